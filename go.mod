@@ -1,0 +1,3 @@
+module blockd.dev
+
+go 1.26

@@ -1,0 +1,104 @@
+package sockio
+
+import (
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Config sets a Conn's limits. The zero value means the defaults.
+type Config struct {
+	// SpinMax is the longest that the reader polls the socket after its last
+	// byte before it parks; default 60 us, about what a wake-up costs.
+	// Negative means never poll.
+	SpinMax time.Duration
+	// OutHighBytes is the queued output above which Congested reports true;
+	// default 4 MiB.
+	OutHighBytes int
+}
+
+const (
+	defaultSpinMax = 60 * time.Microsecond
+	defaultOutHigh = 4 << 20
+)
+
+// Conn is one connection. Read and Readv belong to one goroutine, the reader;
+// Append, Flush, Close and the rest may be called from any.
+type Conn struct {
+	tcp *net.TCPConn
+	raw syscall.RawConn
+
+	rx reader
+	tx writer
+
+	closed atomic.Bool
+}
+
+// New takes over conn. Closing the Conn closes it.
+func New(conn *net.TCPConn, cfg Config) (*Conn, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.SpinMax == 0 {
+		cfg.SpinMax = defaultSpinMax
+	}
+	if cfg.OutHighBytes <= 0 {
+		cfg.OutHighBytes = defaultOutHigh
+	}
+	c := &Conn{tcp: conn, raw: raw}
+	c.rx.init(cfg.SpinMax)
+	c.tx.init(c, cfg.OutHighBytes)
+	return c, nil
+}
+
+// RemoteAddr is the peer's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.tcp.RemoteAddr() }
+
+// LocalAddr is this side's address.
+func (c *Conn) LocalAddr() net.Addr { return c.tcp.LocalAddr() }
+
+// SetReadDeadline makes a parked or later Read fail with
+// os.ErrDeadlineExceeded after t; the zero time removes the deadline.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.tcp.SetReadDeadline(t) }
+
+// Close closes the socket at once. Output not yet sent is dropped, and the
+// Sent of everything queued is called before or soon after Close returns.
+func (c *Conn) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	err := c.tcp.Close()
+	c.tx.fail(net.ErrClosed)
+	return err
+}
+
+// Stats counts what a Conn did since it was made.
+type Stats struct {
+	Reads     uint64        // reads that returned data
+	BytesIn   uint64        //
+	Writes    uint64        // writev calls that sent data
+	BytesOut  uint64        //
+	SpinHits  uint64        // waits that polling ended
+	SpinMiss  uint64        // polls that gave up and parked
+	Parks     uint64        // waits in the netpoller
+	SpinTime  time.Duration // time spent polling, hits and misses
+	SpinUntil time.Duration // the learned budget now
+}
+
+// Stats returns the counters; each is exact, together they are not a snapshot.
+func (c *Conn) Stats() Stats {
+	r, w := &c.rx, &c.tx
+	return Stats{
+		Reads:     r.reads.Load(),
+		BytesIn:   r.bytes.Load(),
+		Writes:    w.writes.Load(),
+		BytesOut:  w.bytes.Load(),
+		SpinHits:  r.hits.Load(),
+		SpinMiss:  r.misses.Load(),
+		Parks:     r.parks.Load(),
+		SpinTime:  time.Duration(r.spinNanos.Load()),
+		SpinUntil: time.Duration(r.budgetNanos.Load()),
+	}
+}

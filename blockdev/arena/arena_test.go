@@ -290,7 +290,7 @@ func TestConcurrentLoansDoNotOverlap(t *testing.T) {
 	for g := range 8 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(g), 7))
-			for range 2000 {
+			for range 600 {
 				n := 1 + rng.IntN(Classes[rng.IntN(len(Classes))])
 				if b := a.Get(n); b != nil {
 					stamp(b, byte(rng.Uint32()))

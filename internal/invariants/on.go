@@ -1,0 +1,6 @@
+//go:build invariants || race
+
+package invariants
+
+// Enabled tells whether assertions run in this build.
+const Enabled = true

@@ -19,14 +19,14 @@ func Validate(g Geometry, r *Request) error {
 	if r.Offset > g.SizeBytes || r.Length > g.SizeBytes-r.Offset {
 		return NewError(ErrOutOfRange, r, -1, nil)
 	}
-	var want int64
+	want := int64(-1)
 	switch r.Op {
 	case OpRead, OpWrite:
 		want = r.Length
 	case OpCompareAndWrite:
 		want = 2 * r.Length
 	}
-	if want != 0 {
+	if want >= 0 {
 		var have int64
 		for _, s := range r.Data {
 			have += int64(len(s))

@@ -1,0 +1,79 @@
+# blockd: what a developer does with it. `make` alone prints this menu; every
+# target does its own set-up (as root it installs the Debian packages that are
+# missing, otherwise it prints the one line that does).
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+GO       ?= go
+BINARIES := blockd blockctl blockbench testenv
+# Static: no cgo. -trimpath and an empty build id make two builds of one commit equal.
+GOBUILD  := CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-buildid=
+FUZZTIME ?= 20s
+# How many power cuts `make powercut` makes, and with which seed (0: by the clock).
+CUTS     ?= 1000000
+SEED     ?= 0
+# How many times `make vm` and `make test` kill blockd while a VM writes to it.
+KILLS    ?= 10
+
+.PHONY: help
+help: ## this menu
+	@awk 'BEGIN {FS = ":.*## "; print "make TARGET, where TARGET is one of"} \
+	  /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## static bin/blockd, bin/blockctl, bin/blockbench, bin/testenv
+	@scripts/need.sh build
+	@mkdir -p bin
+	$(GOBUILD) -o bin/ $(addprefix ./tools/,$(BINARIES))
+	@scripts/check-static.sh $(addprefix bin/,$(BINARIES))
+
+.PHONY: run
+run: build ## build, then run a one-node blockd in the foreground
+	bin/blockd dev
+
+.PHONY: test
+test: ## everything that CI runs, with a summary at the end (up to 40 minutes)
+	@KILLS=$(KILLS) scripts/test.sh
+
+.PHONY: unit
+unit: ## the Go tests of all packages, under the race detector
+	@scripts/need.sh build race
+	$(GO) test -race ./...
+
+.PHONY: lint
+lint: ## formatting, vet, golangci-lint, generated code, go.mod
+	@scripts/lint.sh
+
+.PHONY: conformance
+conformance: build ## iscsi-test-cu, qemu-img and qemu-io against bin/blockd
+	@scripts/need.sh conformance
+	$(GO) test -tags e2e -count=1 -timeout 20m -v ./testenv/conformance/...
+
+.PHONY: vm
+vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes
+	@scripts/need.sh vm
+	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -tags e2e -count=1 -timeout 60m -v ./testenv/vmtest/...
+
+.PHONY: powercut
+powercut: ## CUTS=1000000 power cuts of the extent store; SEED=n repeats a run
+	@CUTS=$(CUTS) SEED=$(SEED) scripts/powercut.sh
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME=20s
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+.PHONY: bench
+bench: build ## the benchmarks, beside the peers that are installed
+	@scripts/need.sh bench
+	bin/blockbench suite
+
+.PHONY: generate
+generate: ## regenerate what is generated
+	@scripts/need.sh generate
+	$(GO) generate ./...
+
+.PHONY: clean
+clean: ## remove what the other targets made, but not ./data
+	rm -rf bin .build

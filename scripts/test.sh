@@ -1,0 +1,52 @@
+#!/bin/bash
+# Everything that CI runs, in phases. Every phase runs even when an earlier one
+# failed, so that one run tells all; only a build that fails stops the rest.
+# The summary lists each phase with its time; the exit status is 0 when all
+# passed. Nothing is left out silently: what can't run fails.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p .build
+KILLS=${KILLS:-10}
+CUTS=${CUTS:-20000}
+SEED=${SEED:-$(date +%s)}
+
+names=() results=() seconds=() failed=0
+phase() { # phase NAME COMMAND...
+    local name=$1 start=$SECONDS status
+    shift
+    printf '\n=== %s: %s\n' "$name" "$*"
+    "$@"
+    status=$?
+    names+=("$name") seconds+=($((SECONDS - start)))
+    if [ $status = 0 ]; then
+        results+=(pass)
+    else
+        results+=("FAIL ($status)")
+        failed=1
+    fi
+    return $status
+}
+summary() {
+    printf '\n=== summary\n'
+    local i
+    for i in "${!names[@]}"; do
+        printf '%-14s %-10s %4d s\n' "${names[i]}" "${results[i]}" "${seconds[i]}"
+    done
+    printf '%-14s %-10s %4d s\n' total "$([ $failed = 0 ] && echo pass || echo FAIL)" $SECONDS
+}
+finish() {
+    summary
+    exit $failed
+}
+
+phase tools scripts/need.sh build race generate conformance vm || finish
+phase build make --no-print-directory build || finish
+phase lint scripts/lint.sh
+# The release build: no assertions, and the tests that count allocations.
+phase unit go test ./...
+# Assertions on, under the race detector.
+phase race go test -race -timeout 20m ./...
+phase powercut env CUTS="$CUTS" SEED="$SEED" scripts/powercut.sh
+phase conformance go test -tags e2e -count=1 -timeout 20m -v ./testenv/conformance/...
+phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -tags e2e -count=1 -timeout 30m -v ./testenv/vmtest/...
+finish

@@ -42,6 +42,8 @@ type Local struct {
 	}
 }
 
+var errRemoved = errors.New("the volume was deleted")
+
 type localVolume struct {
 	*Volume
 	mu     sync.Mutex // held over Apply
@@ -119,6 +121,9 @@ func (l *Local) Apply(_ context.Context, id VolumeID, c *Command) (Result, error
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.broken == errRemoved {
+		return Result{}, fmt.Errorf("reservations of volume %s: %w", id, errRemoved)
+	}
 	if v.broken != nil {
 		return Result{}, fmt.Errorf("reservations of volume %s are frozen until a restart, because an earlier change may or may not be on disk: %w", id, v.broken)
 	}
@@ -166,7 +171,13 @@ func (l *Local) save(v *localVolume, id VolumeID, s *State) error {
 func (l *Local) Remove(id VolumeID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.mu.volumes, id)
+	if v := l.mu.volumes[id]; v != nil {
+		// A command that found the volume before must not bring the file back.
+		v.mu.Lock()
+		v.broken = errRemoved
+		v.mu.Unlock()
+		delete(l.mu.volumes, id)
+	}
 	err := l.disk.Remove(l.path(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

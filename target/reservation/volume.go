@@ -92,7 +92,7 @@ func (v *Volume) Allows(id *Identity, a Access) bool {
 }
 
 // Watch calls fn for every change published from now on, in order, until stop
-// is called. fn runs before the command that caused the change answers; it must
+// is called; a call that has begun may outlast stop. fn runs before the command that caused the change answers; it must
 // not block, and must not call Backend.Apply or stop.
 func (v *Volume) Watch(fn func(*Change)) (stop func()) {
 	w := &watcher{fn: fn}

@@ -26,6 +26,11 @@ func open(t *testing.T, o disk.Options) disk.Disk {
 // TestConformance runs the one suite over every way to drive a disk.
 func TestConformance(t *testing.T) {
 	makers := map[string]disktest.Maker{
+		"io_uring":        func(t *testing.T) disk.Disk { return open(t, disk.Options{Driver: disk.DriverURing}) },
+		"io_uring-depth3": func(t *testing.T) disk.Disk { return open(t, disk.Options{Driver: disk.DriverURing, QueueDepth: 3}) },
+		"io_uring-buffered": func(t *testing.T) disk.Disk {
+			return open(t, disk.Options{Driver: disk.DriverURing, Buffered: true})
+		},
 		"pread":         func(t *testing.T) disk.Disk { return open(t, disk.Options{Driver: disk.DriverPread}) },
 		"pread-1worker": func(t *testing.T) disk.Disk { return open(t, disk.Options{Driver: disk.DriverPread, Workers: 1}) },
 		"pread-buffered": func(t *testing.T) disk.Disk {

@@ -31,3 +31,6 @@ func discardRange(fd int, off, n int64) syscall.Errno {
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKDISCARD, uintptr(unsafe.Pointer(&r)))
 	return errno
 }
+
+// addrOfIovec is where v's memory starts, for an SQE.
+func addrOfIovec(v unix.Iovec) uint64 { return uint64(uintptr(unsafe.Pointer(v.Base))) }

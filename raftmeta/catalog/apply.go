@@ -1,0 +1,467 @@
+package catalog
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"blockd.dev/raftmeta/catalog/catalogpb"
+)
+
+// CommandVersion is the version that commands carry. A command with a higher
+// one was made by a newer blockd and is refused.
+const CommandVersion = 1
+
+// Result is what a command did.
+type Result struct {
+	Revision uint64 // of the state that first had the effect
+	ID       ID     // of what was created, zero otherwise
+	Replayed bool   // the request id was answered before; nothing changed now
+	Audit    Audit  // the entry that the command left; zero when Replayed
+}
+
+// Apply returns the state after cmd, and what cmd did. A refused command
+// returns an *Error and no state. s is not changed, and shares what it can
+// with the new state.
+func (s *State) Apply(cmd *catalogpb.Command) (*State, Result, error) {
+	if v := cmd.GetVersion(); v == 0 || v > CommandVersion {
+		return nil, Result{}, refuse(ErrInvalid, "command of version %d: this blockd knows version %d; upgrade it", v, CommandVersion)
+	}
+	if len(cmd.GetRequestId()) > requestIDMax || len(cmd.GetActor()) > actorMax {
+		return nil, Result{}, refuse(ErrInvalid, "request id or actor too long: at most %d and %d bytes", requestIDMax, actorMax)
+	}
+	digest := commandDigest(cmd)
+	if id := cmd.GetRequestId(); id != "" {
+		for _, a := range s.answers {
+			if a.requestID != id {
+				continue
+			}
+			if a.digest != digest {
+				return nil, Result{}, refuse(ErrConflict, "request id %q was used for another request; choose a new one", id)
+			}
+			return s, Result{Revision: a.revision, ID: a.id, Replayed: true}, nil
+		}
+	}
+
+	next := *s
+	next.Revision++
+	f := fold{State: &next, now: time.Unix(0, cmd.GetTimeUnixNano()).UTC()}
+	id, err := f.apply(cmd)
+	if err != nil {
+		return nil, Result{}, err
+	}
+	entry := Audit{Revision: next.Revision, Time: f.now, Actor: cmd.GetActor(),
+		Action: f.action, Subject: f.subject, Detail: f.detail}
+	next.Audits = appendBounded(s.Audits, entry, AuditMax)
+	if cmd.GetRequestId() != "" {
+		next.answers = appendBounded(s.answers,
+			answer{cmd.GetRequestId(), digest, next.Revision, id}, AnswersMax)
+	}
+	return &next, Result{Revision: next.Revision, ID: id, Audit: entry}, nil
+}
+
+// appendBounded returns a new slice of at most limit entries that ends with e.
+func appendBounded[T any](list []T, e T, limit int) []T {
+	drop := max(0, len(list)+1-limit)
+	out := make([]T, 0, len(list)+1-drop)
+	return append(append(out, list[drop:]...), e)
+}
+
+// commandDigest is over what the client asked for: not the time, the actor or
+// the identifiers that were chosen for it.
+func commandDigest(cmd *catalogpb.Command) [32]byte {
+	c := proto.CloneOf(cmd)
+	c.TimeUnixNano, c.Actor, c.RequestId = 0, "", ""
+	switch k := c.GetKind().(type) {
+	case *catalogpb.Command_CreatePool:
+		k.CreatePool.Id = nil
+	case *catalogpb.Command_CreateVolume:
+		k.CreateVolume.Id = nil
+	case *catalogpb.Command_CreateHost:
+		k.CreateHost.Id = nil
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	if err != nil {
+		// Only invalid UTF-8 fails; such a command can't be logged either, and
+		// the digest of its error differs from every other.
+		return sha256.Sum256([]byte(err.Error()))
+	}
+	return sha256.Sum256(b)
+}
+
+// fold is one command being applied: the next state, whose slices are replaced
+// and never changed in place, and the words for the audit log.
+type fold struct {
+	*State
+	now                     time.Time
+	action, subject, detail string
+}
+
+func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
+	if _, isInit := cmd.GetKind().(*catalogpb.Command_Init); !isInit && f.ClusterID.IsZero() {
+		return ID{}, refuse(ErrInvalid, "the cluster has not been initialised")
+	}
+	switch k := cmd.GetKind().(type) {
+	case *catalogpb.Command_Init:
+		return f.init(k.Init)
+	case *catalogpb.Command_CreatePool:
+		return f.createPool(k.CreatePool)
+	case *catalogpb.Command_CreateVolume:
+		return f.createVolume(k.CreateVolume)
+	case *catalogpb.Command_ResizeVolume:
+		return ID{}, f.resizeVolume(k.ResizeVolume)
+	case *catalogpb.Command_RetireVolume:
+		return f.retireVolume(k.RetireVolume)
+	case *catalogpb.Command_RemoveVolume:
+		return ID{}, f.removeVolume(k.RemoveVolume)
+	case *catalogpb.Command_CreateHost:
+		return f.createHost(k.CreateHost)
+	case *catalogpb.Command_UpdateHost:
+		return ID{}, f.updateHost(k.UpdateHost)
+	case *catalogpb.Command_DeleteHost:
+		return ID{}, f.deleteHost(k.DeleteHost)
+	case *catalogpb.Command_MapVolume:
+		return ID{}, f.mapVolume(k.MapVolume)
+	case *catalogpb.Command_UnmapVolume:
+		return ID{}, f.unmapVolume(k.UnmapVolume)
+	}
+	return ID{}, refuse(ErrInvalid, "unknown kind of command; a newer blockd wrote it")
+}
+
+func (f *fold) did(action, subject, format string, args ...any) {
+	f.action, f.subject, f.detail = action, subject, fmt.Sprintf(format, args...)
+}
+
+// newID checks an identifier chosen by the maker of a command.
+func (f *fold) newID(b []byte) (ID, error) {
+	id, ok := idFrom(b)
+	if !ok {
+		return ID{}, refuse(ErrInvalid, "identifier of %d bytes: want 16, not all zero", len(b))
+	}
+	taken := f.VolumeByID(id) != nil || f.HostByID(id) != nil ||
+		slices.ContainsFunc(f.Pools, func(p Pool) bool { return p.ID == id })
+	if taken {
+		return ID{}, refuse(ErrConflict, "identifier %s is in use", id)
+	}
+	return id, nil
+}
+
+func (f *fold) init(c *catalogpb.Init) (ID, error) {
+	if !f.ClusterID.IsZero() {
+		return ID{}, refuse(ErrExists, "the cluster is initialised already")
+	}
+	id, ok := idFrom(c.GetClusterId())
+	if !ok {
+		return ID{}, refuse(ErrInvalid, "cluster id of %d bytes: want 16, not all zero", len(c.GetClusterId()))
+	}
+	iqn, err := checkIQN(c.GetIqn())
+	if err != nil {
+		return ID{}, err
+	}
+	if err := checkNQN(c.GetNqn()); err != nil {
+		return ID{}, err
+	}
+	if iqn == "" || c.GetNqn() == "" {
+		return ID{}, refuse(ErrInvalid, "a cluster needs an iSCSI name and an NVMe name")
+	}
+	f.ClusterID, f.IQN, f.NQN = id, iqn, c.GetNqn()
+	f.did("cluster.init", id.String(), "iqn %s", iqn)
+	return id, nil
+}
+
+func (f *fold) createPool(c *catalogpb.CreatePool) (ID, error) {
+	if err := checkName("pool", c.GetName()); err != nil {
+		return ID{}, err
+	}
+	id, err := f.newID(c.GetId())
+	if err != nil {
+		return ID{}, err
+	}
+	i, found := byName(f.Pools, c.GetName(), poolName)
+	media := Media(c.GetMedia())
+	switch {
+	case found:
+		return ID{}, refuse(ErrExists, "pool %q exists already; choose another name", c.GetName())
+	case len(f.Pools) >= PoolsMax:
+		return ID{}, refuse(ErrConflict, "there are %d pools, the most there can be", PoolsMax)
+	case media != MediaDisk && media != MediaRAM:
+		return ID{}, refuse(ErrInvalid, "media %q: want disk or ram", c.GetMedia())
+	case c.GetReplicas() != 1:
+		return ID{}, refuse(ErrInvalid, "%d replicas need as many nodes, and this cluster has one; use --replicas 1", c.GetReplicas())
+	}
+	f.Pools = slices.Insert(slices.Clone(f.Pools), i,
+		Pool{ID: id, Name: c.GetName(), Replicas: c.GetReplicas(), Media: media, Created: f.now})
+	f.did("pool.create", c.GetName(), "media %s, replicas %d", media, c.GetReplicas())
+	return id, nil
+}
+
+func (f *fold) createVolume(c *catalogpb.CreateVolume) (ID, error) {
+	if err := checkName("volume", c.GetName()); err != nil {
+		return ID{}, err
+	}
+	if err := checkSize(c.GetSizeBytes()); err != nil {
+		return ID{}, err
+	}
+	id, err := f.newID(c.GetId())
+	if err != nil {
+		return ID{}, err
+	}
+	i, found := byName(f.Volumes, c.GetName(), volumeName)
+	switch {
+	case found && f.Volumes[i].Retired:
+		return ID{}, refuse(ErrConflict, "volume %q is being deleted; wait until `blockctl volume list` no longer shows it", c.GetName())
+	case found:
+		return ID{}, refuse(ErrExists, "volume %q exists already; choose another name", c.GetName())
+	case c.GetBlockSize() != 512 && c.GetBlockSize() != 4096:
+		return ID{}, refuse(ErrInvalid, "block size of %d bytes: want 512 or 4096", c.GetBlockSize())
+	case f.Pool(c.GetPool()) == nil:
+		return ID{}, refuse(ErrNotFound, "no pool %q; see `blockctl pool list`", c.GetPool())
+	}
+	lun, ok := f.freeLUN()
+	if !ok {
+		return ID{}, refuse(ErrConflict, "there are %d volumes, the most there can be", LUNMax+1)
+	}
+	f.Volumes = slices.Insert(slices.Clone(f.Volumes), i, Volume{ID: id, Name: c.GetName(),
+		SizeBytes: c.GetSizeBytes(), BlockSize: int(c.GetBlockSize()), LUN: lun, Pool: c.GetPool(), Created: f.now})
+	f.did("volume.create", c.GetName(), "size %d, block size %d, pool %s, lun %d",
+		c.GetSizeBytes(), c.GetBlockSize(), c.GetPool(), lun)
+	return id, nil
+}
+
+// freeLUN is the lowest LUN that no volume has for its own.
+func (f *fold) freeLUN() (uint16, bool) {
+	taken := make([]bool, len(f.Volumes)+1)
+	for i := range f.Volumes {
+		if l := int(f.Volumes[i].LUN); l < len(taken) {
+			taken[l] = true
+		}
+	}
+	lun := slices.Index(taken, false)
+	return uint16(lun), lun <= LUNMax
+}
+
+// liveVolume finds a volume that is not being deleted.
+func (f *fold) liveVolume(name string) (int, error) {
+	i, found := byName(f.Volumes, name, volumeName)
+	switch {
+	case !found:
+		return 0, refuse(ErrNotFound, "no volume %q; see `blockctl volume list`", name)
+	case f.Volumes[i].Retired:
+		return 0, refuse(ErrConflict, "volume %q is being deleted", name)
+	}
+	return i, nil
+}
+
+func (f *fold) resizeVolume(c *catalogpb.ResizeVolume) error {
+	if err := checkSize(c.GetSizeBytes()); err != nil {
+		return err
+	}
+	i, err := f.liveVolume(c.GetName())
+	if err != nil {
+		return err
+	}
+	old := f.Volumes[i].SizeBytes
+	if c.GetSizeBytes() < old {
+		return refuse(ErrInvalid, "volume %q has %d bytes and %d were asked for: volumes do not shrink, since a host would lose the end of its file system; create a smaller volume and copy", c.GetName(), old, c.GetSizeBytes())
+	}
+	f.Volumes = slices.Clone(f.Volumes)
+	f.Volumes[i].SizeBytes = c.GetSizeBytes()
+	f.did("volume.resize", c.GetName(), "size %d to %d", old, c.GetSizeBytes())
+	return nil
+}
+
+func (f *fold) retireVolume(c *catalogpb.RetireVolume) (ID, error) {
+	i, err := f.liveVolume(c.GetName())
+	if err != nil {
+		return ID{}, err
+	}
+	id := f.Volumes[i].ID
+	f.Volumes = slices.Clone(f.Volumes)
+	f.Volumes[i].Retired = true
+	f.Mappings = slices.DeleteFunc(slices.Clone(f.Mappings), func(m Mapping) bool { return m.Volume == id })
+	f.did("volume.delete", c.GetName(), "id %s", id)
+	return id, nil
+}
+
+func (f *fold) removeVolume(c *catalogpb.RemoveVolume) error {
+	id, _ := idFrom(c.GetId())
+	i := slices.IndexFunc(f.Volumes, func(v Volume) bool { return v.ID == id })
+	if i < 0 {
+		return refuse(ErrNotFound, "no volume with id %s", id)
+	}
+	name := f.Volumes[i].Name
+	if !f.Volumes[i].Retired {
+		return refuse(ErrConflict, "volume %q is in use; delete it first", name)
+	}
+	f.Volumes = slices.Delete(slices.Clone(f.Volumes), i, i+1)
+	f.did("volume.removed", name, "id %s", id)
+	return nil
+}
+
+func chapFrom(c *catalogpb.Chap) Chap { return Chap{User: c.GetUser(), Secret: c.GetSecret()} }
+
+// checkHost checks what the hosts' fields have in common, except the name.
+func (f *fold) checkHost(h *Host) error {
+	var err error
+	if h.IQN, err = checkIQN(h.IQN); err != nil {
+		return err
+	}
+	if err := cmp.Or(checkNQN(h.NQN), checkChap("CHAP", h.Chap), checkChap("mutual CHAP", h.Mutual)); err != nil {
+		return err
+	}
+	switch {
+	case h.IQN == "" && h.NQN == "":
+		return refuse(ErrInvalid, "host %q has no name to log in with: give --iqn or --nqn", h.Name)
+	case !h.Mutual.IsZero() && h.Chap.IsZero():
+		return refuse(ErrInvalid, "mutual CHAP needs CHAP: give --chap-user and --chap-secret-file too")
+	case !h.Mutual.IsZero() && h.Mutual.Secret == h.Chap.Secret:
+		return refuse(ErrInvalid, "the two CHAP secrets of a host must differ, or one side could answer with what the other sent (RFC 7143 §12.1.3)")
+	}
+	for i := range f.Hosts {
+		o := &f.Hosts[i]
+		if o.ID == h.ID {
+			continue
+		}
+		if h.IQN != "" && o.IQN == h.IQN || h.NQN != "" && o.NQN == h.NQN {
+			return refuse(ErrConflict, "host %q has the same initiator name; each host needs its own", o.Name)
+		}
+	}
+	return nil
+}
+
+func (f *fold) createHost(c *catalogpb.CreateHost) (ID, error) {
+	if err := checkName("host", c.GetName()); err != nil {
+		return ID{}, err
+	}
+	if c.GetName() == AnyHost {
+		return ID{}, refuse(ErrInvalid, "the name %q stands for every host; choose another", AnyHost)
+	}
+	id, err := f.newID(c.GetId())
+	if err != nil {
+		return ID{}, err
+	}
+	i, found := byName(f.Hosts, c.GetName(), hostName)
+	switch {
+	case found:
+		return ID{}, refuse(ErrExists, "host %q exists already; change it with `blockctl host set`", c.GetName())
+	case len(f.Hosts) >= HostsMax:
+		return ID{}, refuse(ErrConflict, "there are %d hosts, the most there can be", HostsMax)
+	}
+	h := Host{ID: id, Name: c.GetName(), IQN: c.GetIqn(), NQN: c.GetNqn(),
+		Chap: chapFrom(c.GetChap()), Mutual: chapFrom(c.GetMutualChap()), Created: f.now}
+	if err := f.checkHost(&h); err != nil {
+		return ID{}, err
+	}
+	f.Hosts = slices.Insert(slices.Clone(f.Hosts), i, h)
+	f.did("host.create", h.Name, "%s", hostDetail(&h))
+	return id, nil
+}
+
+// hostDetail describes a host in the audit log, without secrets.
+func hostDetail(h *Host) string {
+	return fmt.Sprintf("iqn %q, nqn %q, chap user %q, mutual chap user %q", h.IQN, h.NQN, h.Chap.User, h.Mutual.User)
+}
+
+func (f *fold) updateHost(c *catalogpb.UpdateHost) error {
+	i, found := byName(f.Hosts, c.GetName(), hostName)
+	if !found {
+		return refuse(ErrNotFound, "no host %q; see `blockctl host list`", c.GetName())
+	}
+	h := f.Hosts[i]
+	if c.Iqn != nil {
+		h.IQN = c.GetIqn()
+	}
+	if c.Nqn != nil {
+		h.NQN = c.GetNqn()
+	}
+	if c.Chap != nil {
+		h.Chap = chapFrom(c.Chap)
+	}
+	if c.MutualChap != nil {
+		h.Mutual = chapFrom(c.MutualChap)
+	}
+	if err := f.checkHost(&h); err != nil {
+		return err
+	}
+	f.Hosts = slices.Clone(f.Hosts)
+	f.Hosts[i] = h
+	f.did("host.set", h.Name, "%s", hostDetail(&h))
+	return nil
+}
+
+func (f *fold) deleteHost(c *catalogpb.DeleteHost) error {
+	i, found := byName(f.Hosts, c.GetName(), hostName)
+	if !found {
+		return refuse(ErrNotFound, "no host %q; see `blockctl host list`", c.GetName())
+	}
+	id := f.Hosts[i].ID
+	f.Hosts = slices.Delete(slices.Clone(f.Hosts), i, i+1)
+	f.Mappings = slices.DeleteFunc(slices.Clone(f.Mappings), func(m Mapping) bool { return m.Host == id })
+	f.did("host.delete", c.GetName(), "id %s", id)
+	return nil
+}
+
+// mappingHost returns the ID that stands for a host's name in mappings.
+func (f *fold) mappingHost(name string) (ID, error) {
+	if name == AnyHost {
+		return ID{}, nil
+	}
+	h := f.Host(name)
+	if h == nil {
+		return ID{}, refuse(ErrNotFound, "no host %q; add it with `blockctl host add`, or map to %q", name, AnyHost)
+	}
+	return h.ID, nil
+}
+
+func (f *fold) mapVolume(c *catalogpb.MapVolume) error {
+	vi, err := f.liveVolume(c.GetVolume())
+	if err != nil {
+		return err
+	}
+	host, err := f.mappingHost(c.GetHost())
+	if err != nil {
+		return err
+	}
+	m := Mapping{Volume: f.Volumes[vi].ID, Host: host, LUN: f.Volumes[vi].LUN}
+	if c.Lun != nil {
+		if c.GetLun() > LUNMax {
+			return refuse(ErrInvalid, "LUN %d: want 0 to %d", c.GetLun(), LUNMax)
+		}
+		m.LUN = uint16(c.GetLun())
+	}
+	i, found := slices.BinarySearchFunc(f.Mappings, m, compareMappings)
+	if found {
+		return refuse(ErrExists, "volume %q is mapped to %s at LUN %d already; unmap it first", c.GetVolume(), c.GetHost(), f.Mappings[i].LUN)
+	}
+	f.Mappings = slices.Insert(slices.Clone(f.Mappings), i, m)
+	if f.lunClash() {
+		return refuse(ErrConflict, "LUN %d is taken by another volume for %s or for a host mapped by name; choose one with --lun", m.LUN, c.GetHost())
+	}
+	f.did("volume.map", c.GetVolume(), "host %s, lun %d", c.GetHost(), m.LUN)
+	return nil
+}
+
+func (f *fold) unmapVolume(c *catalogpb.UnmapVolume) error {
+	vi, err := f.liveVolume(c.GetVolume())
+	if err != nil {
+		return err
+	}
+	host, err := f.mappingHost(c.GetHost())
+	if err != nil {
+		return err
+	}
+	i, found := slices.BinarySearchFunc(f.Mappings, Mapping{Volume: f.Volumes[vi].ID, Host: host}, compareMappings)
+	if !found {
+		return refuse(ErrNotFound, "volume %q is not mapped to %s", c.GetVolume(), c.GetHost())
+	}
+	f.Mappings = slices.Delete(slices.Clone(f.Mappings), i, i+1)
+	if f.lunClash() {
+		return refuse(ErrConflict, "without its own mapping, %s would see volume %q through `any` at a LUN that it uses for another volume; unmap that first", c.GetHost(), c.GetVolume())
+	}
+	f.did("volume.unmap", c.GetVolume(), "host %s", c.GetHost())
+	return nil
+}

@@ -1,0 +1,596 @@
+package catalog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"blockd.dev/raftmeta/catalog/catalogpb"
+)
+
+func testID(n uint32) []byte {
+	b := make([]byte, 16)
+	b[0], b[1], b[2], b[3], b[15] = 1, byte(n>>16), byte(n>>8), byte(n), 1
+	return b
+}
+
+var stamp int64 = 1_800_000_000_000_000_000
+
+func initCmd() *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Actor: "test", Kind: &catalogpb.Command_Init{
+		Init: &catalogpb.Init{ClusterId: testID(99999), Iqn: "iqn.2026-01.dev.blockd:t", Nqn: "nqn.2014-08.org.nvmexpress:uuid:x"}}}
+}
+
+func poolCmd(id uint32, name string) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_CreatePool{
+		CreatePool: &catalogpb.CreatePool{Id: testID(id), Name: name, Replicas: 1, Media: "disk"}}}
+}
+
+func volumeCmd(id uint32, name string) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_CreateVolume{
+		CreateVolume: &catalogpb.CreateVolume{Id: testID(id), Name: name, SizeBytes: 1 << 30, BlockSize: 512, Pool: "default"}}}
+}
+
+func hostCmd(id uint32, name string) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_CreateHost{
+		CreateHost: &catalogpb.CreateHost{Id: testID(id), Name: name, Iqn: "iqn.1993-08.org.debian:" + strings.ToLower(name)}}}
+}
+
+func mapCmd(volume, host string, lun *uint32) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_MapVolume{
+		MapVolume: &catalogpb.MapVolume{Volume: volume, Host: host, Lun: lun}}}
+}
+
+func unmapCmd(volume, host string) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_UnmapVolume{
+		UnmapVolume: &catalogpb.UnmapVolume{Volume: volume, Host: host}}}
+}
+
+func retireCmd(name string) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_RetireVolume{
+		RetireVolume: &catalogpb.RetireVolume{Name: name}}}
+}
+
+func resizeCmd(name string, size int64) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_ResizeVolume{
+		ResizeVolume: &catalogpb.ResizeVolume{Name: name, SizeBytes: size}}}
+}
+
+func updateHostCmd(u *catalogpb.UpdateHost) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_UpdateHost{UpdateHost: u}}
+}
+
+func mustApply(t testing.TB, s *State, cmds ...*catalogpb.Command) *State {
+	t.Helper()
+	for _, c := range cmds {
+		next, _, err := s.Apply(c)
+		if err != nil {
+			t.Fatalf("%v: %v", c, err)
+		}
+		s = next
+	}
+	return s
+}
+
+func base(t testing.TB) *State {
+	return mustApply(t, &State{}, initCmd(), poolCmd(1, "default"))
+}
+
+func TestVolumesTakeTheLowestFreeLUN(t *testing.T) {
+	s := mustApply(t, base(t), volumeCmd(10, "b"), volumeCmd(11, "a"), volumeCmd(12, "c"), retireCmd("a"))
+	if s.Volume("b").LUN != 0 || s.Volume("a").LUN != 1 || s.Volume("c").LUN != 2 || s.Volume("c").NSID() != 3 {
+		t.Fatalf("%+v", s.Volumes)
+	}
+	if !s.Volume("a").Retired {
+		t.Fatal("a is not retired")
+	}
+	remove := &catalogpb.Command{Version: 1, Kind: &catalogpb.Command_RemoveVolume{RemoveVolume: &catalogpb.RemoveVolume{Id: testID(11)}}}
+	s = mustApply(t, s, remove, volumeCmd(13, "d"))
+	if s.Volume("a") != nil || s.Volume("d").LUN != 1 {
+		t.Fatalf("%+v", s.Volumes)
+	}
+}
+
+func TestRefusalsSayWhy(t *testing.T) {
+	s := mustApply(t, base(t), volumeCmd(10, "a"), volumeCmd(11, "b"), volumeCmd(12, "gone"), retireCmd("gone"),
+		hostCmd(20, "h"), mapCmd("a", "any", nil), mapCmd("b", "h", proto.Uint32(7)))
+	with := func(c *catalogpb.Command, f func(*catalogpb.Command)) *catalogpb.Command { f(c); return c }
+	for name, tc := range map[string]struct {
+		cmd  *catalogpb.Command
+		kind error
+		text string
+	}{
+		"no kind":           {&catalogpb.Command{Version: 1}, ErrInvalid, "unknown kind"},
+		"newer":             {&catalogpb.Command{Version: 2}, ErrInvalid, "upgrade"},
+		"init twice":        {initCmd(), ErrExists, "already"},
+		"pool twice":        {poolCmd(50, "default"), ErrExists, "another name"},
+		"pool replicas":     {with(poolCmd(50, "p"), func(c *catalogpb.Command) { c.GetCreatePool().Replicas = 3 }), ErrInvalid, "--replicas 1"},
+		"pool media":        {with(poolCmd(50, "p"), func(c *catalogpb.Command) { c.GetCreatePool().Media = "tape" }), ErrInvalid, "disk or ram"},
+		"volume twice":      {volumeCmd(50, "a"), ErrExists, "another name"},
+		"volume id twice":   {volumeCmd(10, "x"), ErrConflict, "in use"},
+		"volume no id":      {with(volumeCmd(10, "x"), func(c *catalogpb.Command) { c.GetCreateVolume().Id = nil }), ErrInvalid, "16"},
+		"volume name":       {volumeCmd(50, "../x"), ErrInvalid, "letters"},
+		"volume being gone": {volumeCmd(50, "gone"), ErrConflict, "being deleted"},
+		"volume block size": {with(volumeCmd(50, "x"), func(c *catalogpb.Command) { c.GetCreateVolume().BlockSize = 1024 }), ErrInvalid, "512 or 4096"},
+		"volume odd size":   {with(volumeCmd(50, "x"), func(c *catalogpb.Command) { c.GetCreateVolume().SizeBytes = 1<<30 + 512 }), ErrInvalid, "multiple of 4096"},
+		"volume pool":       {with(volumeCmd(50, "x"), func(c *catalogpb.Command) { c.GetCreateVolume().Pool = "x" }), ErrNotFound, "pool list"},
+		"shrink":            {resizeCmd("a", 1<<29), ErrInvalid, "do not shrink"},
+		"resize nothing":    {resizeCmd("x", 1<<30), ErrNotFound, "volume list"},
+		"host any":          {hostCmd(50, "any"), ErrInvalid, "every host"},
+		"host twice":        {hostCmd(50, "h"), ErrExists, "host set"},
+		"host same iqn":     {with(hostCmd(50, "x"), func(c *catalogpb.Command) { c.GetCreateHost().Iqn = "IQN.1993-08.org.debian:H" }), ErrConflict, "own"},
+		"host bad iqn":      {with(hostCmd(50, "x"), func(c *catalogpb.Command) { c.GetCreateHost().Iqn = "debian" }), ErrInvalid, "initiatorname.iscsi"},
+		"host bad nqn":      {with(hostCmd(50, "x"), func(c *catalogpb.Command) { c.GetCreateHost().Nqn = "debian" }), ErrInvalid, "hostnqn"},
+		"host no name":      {with(hostCmd(50, "x"), func(c *catalogpb.Command) { c.GetCreateHost().Iqn = "" }), ErrInvalid, "--iqn"},
+		"short secret":      {updateHostCmd(&catalogpb.UpdateHost{Name: "h", Chap: &catalogpb.Chap{User: "u", Secret: "short"}}), ErrInvalid, "12 to 255"},
+		"mutual alone":      {updateHostCmd(&catalogpb.UpdateHost{Name: "h", MutualChap: &catalogpb.Chap{User: "u", Secret: "123456789012"}}), ErrInvalid, "needs CHAP"},
+		"same secrets": {updateHostCmd(&catalogpb.UpdateHost{Name: "h", Chap: &catalogpb.Chap{User: "u", Secret: "123456789012"},
+			MutualChap: &catalogpb.Chap{User: "t", Secret: "123456789012"}}), ErrInvalid, "must differ"},
+		"map twice":       {mapCmd("b", "h", nil), ErrExists, "unmap"},
+		"map no host":     {mapCmd("a", "x", nil), ErrNotFound, "host add"},
+		"map no volume":   {mapCmd("x", "h", nil), ErrNotFound, "volume list"},
+		"map high lun":    {mapCmd("a", "h", proto.Uint32(16384)), ErrInvalid, "16383"},
+		"map taken lun":   {mapCmd("a", "h", proto.Uint32(7)), ErrConflict, "--lun"},
+		"map any taken":   {mapCmd("b", "any", proto.Uint32(0)), ErrConflict, "--lun"},
+		"unmap not there": {unmapCmd("a", "h"), ErrNotFound, "not mapped"},
+		"long request id": {with(mapCmd("a", "h", nil), func(c *catalogpb.Command) { c.RequestId = strings.Repeat("x", 129) }), ErrInvalid, "too long"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			next, _, err := s.Apply(tc.cmd)
+			var e *Error
+			if next != nil || !errors.As(err, &e) || !errors.Is(err, tc.kind) || !strings.Contains(err.Error(), tc.text) {
+				t.Fatalf("got %v, want %v with %q", err, tc.kind, tc.text)
+			}
+		})
+	}
+}
+
+func TestViews(t *testing.T) {
+	s := mustApply(t, base(t), volumeCmd(10, "a"), volumeCmd(11, "b"), hostCmd(20, "h"), hostCmd(21, "other"),
+		mapCmd("a", "any", nil), mapCmd("a", "h", proto.Uint32(5)), mapCmd("b", "h", proto.Uint32(0)))
+	a, b := s.Volume("a").ID, s.Volume("b").ID
+	if v := s.View(s.Host("h").ID); len(v) != 2 || v[5] != a || v[0] != b {
+		t.Errorf("h sees %v", v)
+	}
+	if v := s.View(s.Host("other").ID); len(v) != 1 || v[0] != a {
+		t.Errorf("other sees %v", v)
+	}
+	if v := s.View(ID{}); len(v) != 1 || v[0] != a {
+		t.Errorf("strangers see %v", v)
+	}
+	// Without its own mapping of a, h would see a at LUN 0, where b is.
+	if _, _, err := s.Apply(unmapCmd("a", "h")); !errors.Is(err, ErrConflict) {
+		t.Errorf("unmap: %v", err)
+	}
+	s = mustApply(t, s, &catalogpb.Command{Version: 1, Kind: &catalogpb.Command_DeleteHost{DeleteHost: &catalogpb.DeleteHost{Name: "h"}}})
+	if len(s.Mappings) != 1 {
+		t.Errorf("mappings of a deleted host stay: %v", s.Mappings)
+	}
+}
+
+func TestRequestIDsMakeRepeatsHarmless(t *testing.T) {
+	s := base(t)
+	first := volumeCmd(10, "a")
+	first.RequestId = "r1"
+	s, res, err := s.Apply(first)
+	if err != nil || res.Replayed {
+		t.Fatal(res, err)
+	}
+	again := volumeCmd(11, "a") // another id, as a retrying client's server would choose
+	again.RequestId, again.TimeUnixNano, again.Actor = "r1", stamp+1, "elsewhere"
+	s2, res2, err := s.Apply(again)
+	if err != nil || !res2.Replayed || res2.ID != res.ID || res2.Revision != res.Revision || s2 != s {
+		t.Fatal(res2, err)
+	}
+	other := volumeCmd(12, "b")
+	other.RequestId = "r1"
+	if _, _, err := s.Apply(other); !errors.Is(err, ErrConflict) {
+		t.Fatal(err)
+	}
+}
+
+func TestSecretsDoNotPrint(t *testing.T) {
+	h := Host{Chap: Chap{User: "u", Secret: "topsecret-topsecret"}}
+	for _, f := range []string{"%v", "%+v", "%#v", "%s"} {
+		if s := fmt.Sprintf(f, h); strings.Contains(s, "topsecret") {
+			t.Errorf("%s prints %s", f, s)
+		}
+	}
+	s := mustApply(t, base(t), hostCmd(20, "h"),
+		updateHostCmd(&catalogpb.UpdateHost{Name: "h", Chap: &catalogpb.Chap{User: "u", Secret: "topsecret-topsecret"}}))
+	if strings.Contains(fmt.Sprint(s.Audits), "topsecret") {
+		t.Error("the audit log holds a secret")
+	}
+}
+
+// genCommand draws commands that collide often.
+func genCommand(t *rapid.T) *catalogpb.Command {
+	name := rapid.SampledFrom([]string{"a", "b", "c"})
+	host := rapid.SampledFrom([]string{"h", "i", "any"})
+	id := rapid.Uint32Range(1, 1<<20)
+	var c *catalogpb.Command
+	switch rapid.IntRange(0, 9).Draw(t, "kind") {
+	case 0, 1:
+		c = volumeCmd(id.Draw(t, "id"), name.Draw(t, "name"))
+	case 2:
+		c = hostCmd(id.Draw(t, "id"), host.Draw(t, "host"))
+	case 3, 4:
+		c = mapCmd(name.Draw(t, "name"), host.Draw(t, "host"), rapid.Ptr(rapid.Uint32Range(0, 2), true).Draw(t, "lun"))
+	case 5:
+		c = unmapCmd(name.Draw(t, "name"), host.Draw(t, "host"))
+	case 6:
+		c = retireCmd(name.Draw(t, "name"))
+	case 7:
+		c = resizeCmd(name.Draw(t, "name"), rapid.Int64Range(1<<17, 1<<20).Draw(t, "size")*4096)
+	case 8:
+		c = &catalogpb.Command{Version: 1, Kind: &catalogpb.Command_DeleteHost{DeleteHost: &catalogpb.DeleteHost{Name: host.Draw(t, "host")}}}
+	case 9:
+		c = &catalogpb.Command{Version: 1, Kind: &catalogpb.Command_RemoveVolume{RemoveVolume: &catalogpb.RemoveVolume{Id: testID(id.Draw(t, "id"))}}}
+	}
+	c.RequestId = rapid.SampledFrom([]string{"", "", "", "x", "y"}).Draw(t, "request")
+	c.TimeUnixNano = rapid.Int64Range(0, stamp).Draw(t, "time")
+	return c
+}
+
+func TestFoldIsDeterministicAndKeepsInvariants(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := mustApplyRapid(t, &State{}, initCmd(), poolCmd(1<<21, "default"))
+		twin, err := Unmarshal(must(s.Marshal()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range rapid.IntRange(1, 60).Draw(t, "n") {
+			cmd := genCommand(t)
+			before := must(s.Marshal())
+			next, res, err := s.Apply(cmd)
+			if !bytes.Equal(before, must(s.Marshal())) {
+				t.Fatal("Apply changed its receiver")
+			}
+			next2, res2, err2 := twin.Apply(proto.CloneOf(cmd))
+			if (err == nil) != (err2 == nil) || res != res2 {
+				t.Fatalf("twin differs: %v %v, %v %v", res, err, res2, err2)
+			}
+			if err != nil {
+				continue
+			}
+			if n := next.Check(); n != 0 {
+				t.Fatalf("%v breaks invariant %d", cmd, n)
+			}
+			s = next
+			// The twin goes through its encoding each time.
+			if twin, err = Unmarshal(must(next2.Marshal())); err != nil {
+				t.Fatal(err)
+			}
+			if must(s.Hash()) != must(twin.Hash()) {
+				t.Fatal("states differ")
+			}
+		}
+	})
+}
+
+func mustApplyRapid(t *rapid.T, s *State, cmds ...*catalogpb.Command) *State {
+	for _, c := range cmds {
+		next, _, err := s.Apply(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = next
+	}
+	return s
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func TestCatalogSurvivesReopening(t *testing.T) {
+	dir := t.TempDir()
+	c := must(Open(dir))
+	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default"), volumeCmd(10, "a")} {
+		if _, err := c.Do(cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := must(c.State().Hash())
+	// Not closed, as after a kill.
+	again := must(Open(dir))
+	if must(again.State().Hash()) != want || again.JournalInfo().Replayed != 3 {
+		t.Fatal("the log does not give the state back")
+	}
+	if err := c.journal.close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	third := must(Open(dir))
+	if must(third.State().Hash()) != want || third.JournalInfo().Replayed != 0 {
+		t.Fatal("the snapshot does not give the state back")
+	}
+	if _, err := third.Do(volumeCmd(11, "b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := third.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := third.Do(volumeCmd(12, "c")); !errors.Is(err, ErrFailed) {
+		t.Fatal(err)
+	}
+}
+
+func TestWaitSeesChanges(t *testing.T) {
+	c := must(Open(t.TempDir()))
+	defer c.Close()
+	got := make(chan *State)
+	go func() { got <- must(c.Wait(t.Context(), 0)) }()
+	if _, err := c.Do(initCmd()); err != nil {
+		t.Fatal(err)
+	}
+	if s := <-got; s.Revision != 1 {
+		t.Fatal(s.Revision)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := c.Wait(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+}
+
+// TestLogCutAtEveryByte cuts the log at every byte, as a power failure during
+// the last append would, and also fills the rest with zeroes.
+func TestLogCutAtEveryByte(t *testing.T) {
+	dir := t.TempDir()
+	c := must(Open(dir))
+	ends, hashes := []int64{fileHeaderBytes}, [][32]byte{must(c.State().Hash())}
+	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default"), volumeCmd(10, "a"), mapCmd("a", "any", nil)} {
+		if _, err := c.Do(cmd); err != nil {
+			t.Fatal(err)
+		}
+		ends, hashes = append(ends, c.journal.logBytes), append(hashes, must(c.State().Hash()))
+	}
+	full := must(os.ReadFile(filepath.Join(dir, "log")))
+	if err := c.journal.close(); err != nil {
+		t.Fatal(err)
+	}
+	cuts := 0
+	try := func(name string, log []byte, complete int) {
+		d := t.TempDir()
+		if err := os.WriteFile(filepath.Join(d, "log"), log, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Open(d)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if must(c.State().Hash()) != hashes[complete] {
+			t.Fatalf("%s: not the state after %d commands", name, complete)
+		}
+		if torn := int64(len(log)) - ends[complete]; c.JournalInfo().TornBytes != torn {
+			t.Fatalf("%s: %d torn bytes, want %d", name, c.JournalInfo().TornBytes, torn)
+		}
+		// It goes on from there.
+		if complete == 0 {
+			_, err = c.Do(initCmd())
+		} else {
+			_, err = c.Do(poolCmd(77, "more"))
+		}
+		if complete == 0 || complete >= 1 {
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		want := must(c.State().Hash())
+		if err := c.journal.close(); err != nil {
+			t.Fatal(err)
+		}
+		c = must(Open(d))
+		if must(c.State().Hash()) != want {
+			t.Fatalf("%s: lost a command after recovery", name)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		cuts++
+	}
+	for n := fileHeaderBytes; n <= len(full); n++ {
+		complete := 0
+		for complete+1 < len(ends) && ends[complete+1] <= int64(n) {
+			complete++
+		}
+		try(fmt.Sprintf("cut at %d", n), full[:n], complete)
+		if n%16 == 0 {
+			zeroed := append(bytes.Clone(full[:n]), make([]byte, 64)...)
+			// A record whose last bytes are zero anyway may be complete.
+			for complete+1 < len(ends) && ends[complete+1] <= int64(len(zeroed)) && bytes.Equal(zeroed[:ends[complete+1]], full[:ends[complete+1]]) {
+				complete++
+			}
+			try(fmt.Sprintf("zeroes from %d", n), zeroed, complete)
+		}
+	}
+	t.Logf("%d cuts", cuts)
+}
+
+func TestCorruptionIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	c := must(Open(dir))
+	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default"), volumeCmd(10, "a")} {
+		if _, err := c.Do(cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	beforeLast := c.journal.logBytes
+	if _, err := c.Do(volumeCmd(11, "b")); err != nil {
+		t.Fatal(err)
+	}
+	full := must(os.ReadFile(filepath.Join(dir, "log")))
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	snap := must(os.ReadFile(filepath.Join(dir, "snapshot")))
+	emptyLog := must(os.ReadFile(filepath.Join(dir, "log")))
+	open := func(files map[string][]byte) error {
+		d := t.TempDir()
+		for name, b := range files {
+			if err := os.WriteFile(filepath.Join(d, name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := Open(d)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	}
+	flip := func(b []byte, i int) []byte {
+		b = bytes.Clone(b)
+		b[i] ^= 0x10
+		return b
+	}
+	for i := range int(beforeLast) {
+		if err := open(map[string][]byte{"log": flip(full, i)}); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("log with byte %d flipped: %v", i, err)
+		}
+	}
+	for i := range snap {
+		if err := open(map[string][]byte{"log": emptyLog, "snapshot": flip(snap, i)}); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("snapshot with byte %d flipped: %v", i, err)
+		}
+	}
+	if err := open(map[string][]byte{"snapshot": snap}); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("no log: %v", err)
+	}
+	if err := open(map[string][]byte{"snapshot": snap, "log": emptyLog}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCompactionCutAtEveryStep opens the directory as it is after each step of
+// a compaction.
+func TestCompactionCutAtEveryStep(t *testing.T) {
+	dir := t.TempDir()
+	c := must(Open(dir))
+	c.journal.compactBytes = 1 // after every command
+	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default")} {
+		if _, err := c.Do(cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	steps := 0
+	c.journal.step = func(name string) {
+		steps++
+		d := filepath.Join(t.TempDir(), "copy")
+		if err := os.CopyFS(d, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		cut, err := Open(d)
+		if err != nil {
+			t.Fatalf("after %q: %v", name, err)
+		}
+		if n := cut.State().Revision; n != 3 {
+			t.Fatalf("after %q: revision %d", name, n)
+		}
+		if err := cut.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Do(volumeCmd(10, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if steps != 5 {
+		t.Fatalf("%d steps", steps)
+	}
+	c.journal.step = func(string) {}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDiskErrorsAreFinal(t *testing.T) {
+	c := must(Open(t.TempDir()))
+	if _, err := c.Do(initCmd()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.journal.log.Close(); err != nil { // every write fails from here
+		t.Fatal(err)
+	}
+	if _, err := c.Do(poolCmd(1, "default")); !errors.Is(err, ErrFailed) {
+		t.Fatal(err)
+	}
+	if c.State().Revision != 1 {
+		t.Fatal("published what is not durable")
+	}
+	if _, err := c.Do(poolCmd(1, "default")); !errors.Is(err, ErrFailed) || c.Err() == nil {
+		t.Fatal(err, c.Err())
+	}
+}
+
+func FuzzApply(f *testing.F) {
+	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(5, "p"), volumeCmd(6, "v"), hostCmd(7, "h"),
+		mapCmd("a", "h", proto.Uint32(3)), unmapCmd("a", "any"), retireCmd("a"), resizeCmd("a", 1<<31)} {
+		f.Add(must(proto.Marshal(cmd)))
+	}
+	start := mustApply(f, base(f), volumeCmd(10, "a"), hostCmd(20, "g"), mapCmd("a", "any", nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cmd := &catalogpb.Command{}
+		if proto.Unmarshal(b, cmd) != nil {
+			return
+		}
+		next, _, err := start.Apply(cmd)
+		if err != nil {
+			return
+		}
+		if n := next.Check(); n != 0 {
+			t.Fatalf("invariant %d", n)
+		}
+		back, err := Unmarshal(must(next.Marshal()))
+		if err != nil || must(back.Hash()) != must(next.Hash()) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzJournal(f *testing.F) {
+	log := fileHeader(logMagic)
+	for i, cmd := range []*catalogpb.Command{initCmd(), poolCmd(5, "default"), volumeCmd(6, "v")} {
+		log = appendRecord(log, uint64(i+1), must(proto.Marshal(cmd)))
+	}
+	s := mustApply(f, base(f), volumeCmd(10, "a"))
+	f.Add(log, []byte{})
+	f.Add(fileHeader(logMagic), appendRecord(fileHeader(snapshotMagic), s.Revision, must(s.Marshal())))
+	f.Fuzz(func(t *testing.T, log, snapshot []byte) {
+		d := t.TempDir()
+		if err := os.WriteFile(filepath.Join(d, "log"), log, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if len(snapshot) > 0 {
+			if err := os.WriteFile(filepath.Join(d, "snapshot"), snapshot, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := Open(d)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if n := c.State().Check(); n != 0 {
+			t.Fatalf("invariant %d", n)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

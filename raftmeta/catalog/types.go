@@ -1,0 +1,111 @@
+package catalog
+
+import (
+	"encoding/hex"
+	"fmt"
+	"time"
+)
+
+// ID identifies a pool, volume or host for ever, also after it was renamed or
+// deleted. It is random; whoever makes a command chooses it.
+type ID [16]byte
+
+// String returns 32 hexadecimal digits.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// IsZero reports whether id is not set.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// idFrom takes an ID from a message; ok is false unless it has 16 bytes and is
+// not zero.
+func idFrom(b []byte) (id ID, ok bool) {
+	if len(b) != len(id) {
+		return ID{}, false
+	}
+	copy(id[:], b)
+	return id, !id.IsZero()
+}
+
+// Media says where the data of a pool is kept.
+type Media string
+
+// The media.
+const (
+	MediaDisk Media = "disk" // on the disks of the node, durable
+	MediaRAM  Media = "ram"  // in memory, gone when the node stops
+)
+
+// Pool is where volumes are created.
+type Pool struct {
+	ID       ID
+	Name     string
+	Replicas uint32 // copies of each extent
+	Media    Media
+	Created  time.Time
+}
+
+// Volume is a logical disk.
+type Volume struct {
+	ID        ID
+	Name      string
+	SizeBytes int64
+	BlockSize int    // logical block, 512 or 4096 bytes
+	LUN       uint16 // where hosts see it unless a mapping says otherwise
+	Pool      string
+	Retired   bool // deleted for its hosts; its data is being removed
+	Created   time.Time
+}
+
+// NSID is the volume's NVMe namespace identifier.
+func (v *Volume) NSID() uint32 { return uint32(v.LUN) + 1 }
+
+// Chap is a CHAP user name and secret. The zero value means no authentication.
+type Chap struct {
+	User   string
+	Secret string
+}
+
+// IsZero reports whether no authentication is asked for.
+func (c Chap) IsZero() bool { return c == Chap{} }
+
+// String leaves the secret out, so that it can't end up in a log.
+func (c Chap) String() string { return fmt.Sprintf("user %q, secret hidden", c.User) }
+
+// GoString is String, for %#v.
+func (c Chap) GoString() string { return c.String() }
+
+// Host is a machine that attaches volumes.
+type Host struct {
+	ID      ID
+	Name    string
+	IQN     string // iSCSI initiator name, in lower case; empty for none
+	NQN     string // NVMe host NQN; empty for none
+	Chap    Chap   // what the host must authenticate with
+	Mutual  Chap   // what the target authenticates itself with
+	Created time.Time
+}
+
+// Mapping shows a volume to a host.
+type Mapping struct {
+	Volume ID
+	Host   ID // zero for any host
+	LUN    uint16
+}
+
+// Audit is one change that was made.
+type Audit struct {
+	Revision uint64
+	Time     time.Time
+	Actor    string
+	Action   string // for example volume.create
+	Subject  string // the name of what was changed
+	Detail   string
+}
+
+// answer is what a request id was answered with.
+type answer struct {
+	requestID string
+	digest    [32]byte
+	revision  uint64
+	id        ID
+}

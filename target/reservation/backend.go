@@ -22,8 +22,8 @@ type Backend interface {
 	Volume(id VolumeID) (*Volume, error)
 
 	// Apply runs one command. When it returns without an error, the new state is
-	// published, every watcher of this process has seen it, and, if the state
-	// says Persist, it survives a crash. It may wait for storage or for other
+	// published, every watcher of this process has seen it and released its
+	// holds, and, if the state says Persist, it survives a crash. It may wait for storage or for other
 	// nodes, as long as ctx allows. With an error, whether the command took
 	// effect is unknown to the caller unless the error says so.
 	Apply(ctx context.Context, id VolumeID, c *Command) (Result, error)
@@ -65,10 +65,11 @@ func (m *Memory) Volume(id VolumeID) (*Volume, error) { return m.get(id).Volume,
 func (m *Memory) Apply(_ context.Context, id VolumeID, c *Command) (Result, error) {
 	v := m.get(id)
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	s := v.State()
 	next, res := s.Apply(c)
-	publish(v.Volume, s, next, &res)
+	change := publish(v.Volume, s, next, &res)
+	v.mu.Unlock()
+	change.Wait()
 	return res, nil
 }
 
@@ -80,9 +81,12 @@ func (m *Memory) Remove(id VolumeID) error {
 	return nil
 }
 
-// publish tells the watchers of v if there is anything to tell.
-func publish(v *Volume, prev, next *State, res *Result) {
+// publish tells the watchers of v if there is anything to tell. The caller
+// waits for the returned change without its locks.
+func publish(v *Volume, prev, next *State, res *Result) *Change {
+	c := &Change{State: next, Events: res.Events, Aborts: res.Aborts}
 	if next != prev || len(res.Events) > 0 || len(res.Aborts) > 0 {
-		v.Publish(&Change{State: next, Events: res.Events, Aborts: res.Aborts})
+		v.Publish(c)
 	}
+	return c
 }

@@ -119,23 +119,28 @@ func (l *Local) Apply(_ context.Context, id VolumeID, c *Command) (Result, error
 	if err != nil {
 		return Result{}, err
 	}
+	res, change, err := l.apply(v, id, c)
+	if err != nil {
+		return Result{}, fmt.Errorf("reservations of volume %s: %w", id, err)
+	}
+	change.Wait()
+	return res, nil
+}
+
+func (l *Local) apply(v *localVolume, id VolumeID, c *Command) (Result, *Change, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.broken == errRemoved {
-		return Result{}, fmt.Errorf("reservations of volume %s: %w", id, errRemoved)
-	}
 	if v.broken != nil {
-		return Result{}, fmt.Errorf("reservations of volume %s are frozen until a restart, because an earlier change may or may not be on disk: %w", id, v.broken)
+		return Result{}, nil, v.broken
 	}
 	s := v.State()
 	next, res := s.Apply(c)
 	if next != s {
 		if err := l.save(v, id, next); err != nil {
-			return Result{}, fmt.Errorf("reservations of volume %s: %w", id, err)
+			return Result{}, nil, err
 		}
 	}
-	publish(v.Volume, s, next, &res)
-	return res, nil
+	return res, publish(v.Volume, s, next, &res), nil
 }
 
 // save makes the file hold what a power loss would leave of s.
@@ -160,7 +165,7 @@ func (l *Local) save(v *localVolume, id VolumeID, s *State) error {
 		err = l.disk.SyncDir(l.dir)
 	}
 	if err != nil {
-		v.broken = err
+		v.broken = fmt.Errorf("frozen until a restart, because an earlier change may or may not be on disk: %w", err)
 		return fmt.Errorf("replace the file (the change may come back after a restart): %w", err)
 	}
 	v.saved = b

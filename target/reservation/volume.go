@@ -41,8 +41,26 @@ func compile(s *State) *rules {
 type Change struct {
 	State  *State
 	Events []Event
+	// Aborts are the parties whose tasks end (PREEMPT AND ABORT, and NVMe's of
+	// that name). A watcher with such tasks calls Hold, ends them on a goroutine
+	// of its own, and then releases. It leaves out tasks that wait in
+	// Backend.Apply themselves: two parties that abort each other would wait for
+	// ever, and such a task meets the new state anyway.
 	Aborts []Identity
+
+	holds sync.WaitGroup
 }
+
+// Hold keeps the command that caused c from being answered until release is
+// called, once. It must be called within the watcher's callback.
+func (c *Change) Hold() (release func()) {
+	c.holds.Add(1)
+	return c.holds.Done
+}
+
+// Wait returns when every Hold was released. Backends call it after Publish,
+// with no lock held, before they answer the command.
+func (c *Change) Wait() { c.holds.Wait() }
 
 // Volume is the published reservation table of one volume. Its methods are
 // safe for concurrent use.
@@ -90,6 +108,10 @@ func (v *Volume) Allows(id *Identity, a Access) bool {
 	_, ok := r.members[*id]
 	return ok
 }
+
+// Restricted reports whether there is anybody whom Allows would refuse
+// something. It spares the caller the making of an Identity.
+func (v *Volume) Restricted() bool { return v.rules.Load() != nil }
 
 // Watch calls fn for every change published from now on, in order, until stop
 // is called; a call that has begun may outlast stop. fn runs before the command that caused the change answers; it must

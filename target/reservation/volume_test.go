@@ -56,6 +56,47 @@ func TestWatchersSeeEveryChange(t *testing.T) {
 	}
 }
 
+// TestApplyWaitsForAborts: a preemption answers when every frontend has ended
+// the tasks of the preempted, while other commands of the volume go on.
+func TestApplyWaitsForAborts(t *testing.T) {
+	for name, b := range map[string]Backend{"memory": &Memory{}, "local": open(t, t.TempDir())} {
+		mustApply(t, b, "A register new=1")
+		mustApply(t, b, "B register new=2")
+		v, err := b.Volume(vol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		releases := make(chan func(), 2)
+		for range 2 { // as the two protocols do
+			defer v.Watch(func(c *Change) {
+				if len(c.Aborts) == 1 && c.Aborts[0] == party("A") {
+					releases <- c.Hold()
+				}
+			})()
+		}
+		answered := make(chan Result)
+		go func() {
+			res, err := b.Apply(context.Background(), vol, command(t, "B preempt-abort key=2 new=1 type=we"))
+			if err != nil {
+				t.Error(err)
+			}
+			answered <- res
+		}()
+		first, second := <-releases, <-releases
+		mustApply(t, b, "A register new=1") // not held up
+		first()
+		select {
+		case <-answered:
+			t.Fatalf("%s: answered while a task was running", name)
+		default:
+		}
+		second()
+		if res := <-answered; res.Status != StatusOK {
+			t.Fatalf("%s: %v", name, res.Status)
+		}
+	}
+}
+
 // TestConcurrentUse lets strangers read while three registrants fight for a
 // write exclusive reservation: they may read all the time, and the race
 // detector sees nothing.

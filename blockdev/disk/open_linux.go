@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,8 +59,7 @@ func Open(path string, o Options) (Disk, error) {
 	}
 	d, err := drive(f, o)
 	if err != nil {
-		unix.Close(f.fd)
-		return nil, err
+		return nil, errors.Join(err, f.close())
 	}
 	return d, nil
 }
@@ -123,11 +123,8 @@ func openFile(path string, o Options) (_ *file, err error) {
 		}
 	}()
 	if !f.info.IsBlock {
-		if err := unix.Flock(f.fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, fmt.Errorf("open disk %s: it is in use by another process (it is locked); stop that one first: %w", abs, err)
-			}
-			return nil, fmt.Errorf("lock disk %s: %w", abs, err)
+		if err := f.lock(); err != nil {
+			return nil, err
 		}
 	}
 	end, err := unix.Seek(f.fd, 0, unix.SEEK_END)
@@ -169,13 +166,48 @@ func (f *file) open(flags int, buffered bool) error {
 	return nil
 }
 
-func openRetry(path string, flags int) (int, error) {
-	for {
-		fd, err := unix.Open(path, flags, 0)
-		if err != unix.EINTR {
-			return fd, err
+// patience is how long Open waits for a disk that is in use: the kernel tears
+// down the io_uring of a process that was killed some time after the process,
+// and the ring holds the file until then.
+const patience = time.Second
+
+// patiently repeats call while it ends with busy, for a bounded time.
+func patiently(busy syscall.Errno, call func() error) (err error) {
+	for end := time.Now().Add(patience); ; {
+		if err = ignoringEINTR(call); !errors.Is(err, busy) || time.Now().After(end) {
+			return err
 		}
+		time.Sleep(patience / 100)
 	}
+}
+
+func openRetry(path string, flags int) (fd int, err error) {
+	err = patiently(unix.EBUSY, func() error {
+		fd, err = unix.Open(path, flags, 0)
+		return err
+	})
+	return fd, err
+}
+
+// lock takes the file for this process.
+func (f *file) lock() error {
+	err := patiently(unix.EWOULDBLOCK, func() error { return unix.Flock(f.fd, unix.LOCK_EX|unix.LOCK_NB) })
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("open disk %s: it is in use by another process, or twice by this one (it is locked): stop that one first: %w", f.info.Path, err)
+	case err != nil:
+		return fmt.Errorf("lock disk %s: %w", f.info.Path, err)
+	}
+	return nil
+}
+
+// close unlocks at once, whoever else still refers to the open file.
+func (f *file) close() error {
+	var err error
+	if !f.info.IsBlock {
+		err = unix.Flock(f.fd, unix.LOCK_UN)
+	}
+	return errors.Join(err, unix.Close(f.fd))
 }
 
 // tryDirect reads a block and turns O_DIRECT off if that is refused: some

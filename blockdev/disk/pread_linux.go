@@ -171,7 +171,7 @@ func (d *pread) Close() error {
 	d.work.Broadcast()
 	d.mu.Unlock()
 	d.exited.Wait()
-	return unix.Close(d.fd)
+	return d.file.close()
 }
 
 // errnoOf is the errno that a unix wrapper returned, 0 for nil.

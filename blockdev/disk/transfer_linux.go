@@ -15,11 +15,12 @@ type transfer struct {
 	iovs []unix.Iovec // of the next call; keeps its memory across uses
 	off  int64        // where the next call goes
 	bufs [][]byte     // segments after those in iovs
+	used int          // the most that iovs held since begin
 }
 
 // begin prepares the first call.
 func (t *transfer) begin(io *IO) {
-	t.off, t.bufs, t.iovs = io.Off, io.Bufs, t.iovs[:0]
+	t.off, t.bufs, t.iovs, t.used = io.Off, io.Bufs, t.iovs[:0], 0
 	t.fill()
 }
 
@@ -33,6 +34,7 @@ func (t *transfer) fill() {
 		}
 		t.bufs = t.bufs[1:]
 	}
+	t.used = max(t.used, len(t.iovs))
 }
 
 // advance takes n moved bytes off the front. It reports whether all is done;
@@ -58,8 +60,8 @@ func (t *transfer) advance(n int) (done bool) {
 
 // release forgets the buffers, so that they can be collected.
 func (t *transfer) release() {
-	clear(t.iovs[:cap(t.iovs)])
-	t.iovs, t.bufs = t.iovs[:0], nil
+	clear(t.iovs[:t.used])
+	t.iovs, t.bufs, t.used = t.iovs[:0], nil, 0
 }
 
 // retriable reports whether the same call may just be made again.

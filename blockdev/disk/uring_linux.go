@@ -1,12 +1,12 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +21,7 @@ type ring interface {
 	Enter(submit, wait uint32) (int, syscall.Errno)
 	Ready() bool
 	Reap(dst []uring.CQE) int
+	UnregisterFiles() error
 	Close() error
 }
 
@@ -31,12 +32,13 @@ var _ ring = (*uring.Ring)(nil)
 // Who does what:
 //
 //   - Submit, on any goroutine, fills SQEs under mu and enters the kernel once
-//     for the batch. When another goroutine is entering already, or the reaper is
-//     about to, it leaves that to them: their next Enter takes all that is
-//     there.
+//     for the batch, if the reaper sleeps. While the reaper is awake, Submit
+//     leaves that to it (up to leaveMax SQEs): the reaper looks at them before it
+//     sleeps. So batches form by themselves, and the kernel finishes requests
+//     on the thread that waits for them rather than waking another one first.
 //   - The reaper, one goroutine, takes completions, continues short transfers,
-//     calls Done for many per wake-up and submits what Done and the queue
-//     brought with the same Enter that waits for more.
+//     calls Done for many per wake-up, lets the goroutines run that these woke,
+//     and submits what Done, they and the queue brought with one Enter.
 //   - While nothing is in flight the reaper is parked by the scheduler and costs
 //     nothing. A Submit readies it; since the submitter usually parks next,
 //     the reaper then runs on the submitter's thread, which is the one that
@@ -58,17 +60,25 @@ type uringDisk struct {
 	slots    []slot
 	free     []uint32 // indexes of slots
 	waiting  ioQueue  // for a slot
-	filled   uint32   // SQEs published and not passed to Enter
+	filled   []uint32 // slots whose SQE no Enter has taken, in order
+	awake    bool     // the reaper will look at filled before it sleeps
 	entering bool     // someone will Enter again for all that is filled
 	parked   bool     // the reaper waits on wake
 	closing  bool
 
+	// filledLen is len(filled), for the reaper to look at without mu.
+	filledLen atomic.Int32
+
 	// Only the reaper uses these.
+	handled  bool // Done was called since the last await
 	spin     spinner
 	cqes     []uring.CQE
 	finished []finished
-	again    []uint32 // slots whose transfer goes on
 }
+
+// leaveMax is how many SQEs Submit leaves to a reaper that is awake. More
+// would only make the kernel wait: batches gain nothing beyond this.
+const leaveMax = 32
 
 // slot is an I/O in the kernel. Its index is the SQE's UserData.
 type slot struct {
@@ -112,10 +122,10 @@ func startURing(f *file, r ring, depth int) *uringDisk {
 		ended:    make(chan struct{}),
 		slots:    make([]slot, depth),
 		free:     make([]uint32, depth),
+		filled:   make([]uint32, 0, depth),
 		parked:   true,
 		cqes:     make([]uring.CQE, min(depth, 128)),
 		finished: make([]finished, 0, min(depth, 128)),
-		again:    make([]uint32, 0, min(depth, 128)),
 		spin:     newSpinner(),
 	}
 	for i := range d.free {
@@ -152,13 +162,13 @@ func (d *uringDisk) Submit(batch []*IO) {
 		}
 		d.startLocked(io)
 	}
-	if d.filled > 0 && !d.entering {
+	if len(d.filled) > 0 && !d.entering && (!d.awake || len(d.filled) >= leaveMax) {
 		d.entering = true
 		d.enterLocked()
 		d.entering = false
 	}
 	if d.parked && len(d.free) < len(d.slots) {
-		d.parked = false
+		d.parked, d.awake = false, true
 		d.wake <- struct{}{}
 	}
 	d.mu.Unlock()
@@ -205,7 +215,8 @@ func (d *uringDisk) fillLocked(i uint32) {
 		e.Len = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	}
 	d.ring.Publish()
-	d.filled++
+	d.filled = append(d.filled, i)
+	d.filledLen.Store(int32(len(d.filled)))
 }
 
 // opcodes by operation, for one segment and for several.
@@ -218,12 +229,13 @@ var opcodes = [...][2]uint8{
 // the calls. It returns with the rest still filled when the kernel wants
 // completions to be reaped first, which the reaper then does.
 func (d *uringDisk) enterLocked() {
-	for d.filled > 0 {
-		n := d.filled
+	for len(d.filled) > 0 {
+		n := uint32(len(d.filled))
 		d.mu.Unlock()
 		took, errno := d.ring.Enter(n, 0)
 		d.mu.Lock()
-		d.filled -= uint32(took)
+		d.filled = d.filled[:copy(d.filled, d.filled[took:])]
+		d.filledLen.Store(int32(len(d.filled)))
 		switch {
 		case errno == 0 && took > 0, errno == syscall.EINTR:
 		case errno == 0, retriable(errno), errno == syscall.EBUSY:
@@ -235,10 +247,33 @@ func (d *uringDisk) enterLocked() {
 	}
 }
 
-// brokenLocked gives up: the kernel refuses the ring itself.
+// brokenLocked gives up: the kernel refuses the ring itself. All that it has
+// not taken fails, now and later.
 func (d *uringDisk) brokenLocked(errno syscall.Errno) {
-	err := error(fmt.Errorf("%w: io_uring_enter: %w", ErrGone, errno))
+	err := fmt.Errorf("%w: io_uring_enter: %w", ErrGone, errno)
 	d.health.gone.CompareAndSwap(nil, &err)
+	var lost []*IO
+	for _, i := range d.filled {
+		lost = append(lost, d.slots[i].io)
+		d.releaseLocked(i)
+	}
+	d.filled = d.filled[:0]
+	d.filledLen.Store(0)
+	for d.waiting.len() > 0 {
+		lost = append(lost, d.waiting.pop())
+	}
+	d.mu.Unlock()
+	for _, io := range lost {
+		d.end(io, err)
+	}
+	d.mu.Lock()
+}
+
+// releaseLocked makes slot i free.
+func (d *uringDisk) releaseLocked(i uint32) {
+	d.slots[i].io = nil
+	d.slots[i].t.release()
+	d.free = append(d.free, i)
 }
 
 // reap is the reaper goroutine.
@@ -260,6 +295,7 @@ func (d *uringDisk) reap() {
 func (d *uringDisk) await() bool {
 	d.mu.Lock()
 	if len(d.free) == len(d.slots) {
+		d.awake = false
 		if d.closing {
 			d.mu.Unlock()
 			return false
@@ -269,70 +305,81 @@ func (d *uringDisk) await() bool {
 		<-d.wake
 		return true
 	}
-	if d.filled > 0 && !d.entering {
+	d.mu.Unlock()
+	if d.handled { // let those run whom Done woke: their I/O goes with this Enter
+		d.handled = false
+		runtime.Gosched()
+	}
+	stuck := d.flush()
+	if d.spin.until(d.something) {
+		return true
+	}
+	d.mu.Lock()
+	if len(d.filled) > 0 {
+		d.mu.Unlock()
+		if stuck {
+			runtime.Gosched()
+		}
+		return true
+	}
+	d.awake = false
+	d.mu.Unlock()
+	_, errno := d.ring.Enter(0, 1)
+	if errno != 0 && !retriable(errno) && errno != syscall.EBUSY {
+		// The kernel can't refuse this of a ring that exists, and what it still
+		// holds may not be given back.
+		panic(fmt.Sprintf("%s: waiting on io_uring: %v", d.info.Path, errno))
+	}
+	d.mu.Lock()
+	d.awake = true
+	d.mu.Unlock()
+	return true
+}
+
+// something reports whether there is work for the reaper.
+func (d *uringDisk) something() bool { return d.ring.Ready() || d.filledLen.Load() > 0 }
+
+// flush submits what is filled and reports whether something stays.
+func (d *uringDisk) flush() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.filled) > 0 && !d.entering {
 		d.entering = true
 		d.enterLocked()
 		d.entering = false
 	}
-	stuck := d.filled > 0
-	d.mu.Unlock()
-	if d.spin.until(d.ring.Ready) {
-		return true
-	}
-	if stuck {
-		runtime.Gosched()
-		return true
-	}
-	d.ring.Enter(0, 1)
-	return true
+	return len(d.filled) > 0
 }
 
 // handle ends or continues the I/Os of these completions.
 func (d *uringDisk) handle(cqes []uring.CQE) {
-	d.finished, d.again = d.finished[:0], d.again[:0]
-	for _, c := range cqes {
-		i := uint32(c.UserData)
-		s := &d.slots[i]
-		switch errno, done := d.outcome(s, c.Res); {
-		case !done:
-			d.again = append(d.again, i)
-		case errno != 0:
-			d.finished = append(d.finished, finished{s.io, d.health.failed(s.io, errno)})
-		default:
-			d.finished = append(d.finished, finished{s.io, nil})
-		}
-	}
+	d.finished = d.finished[:0]
 	d.mu.Lock()
 	for _, c := range cqes {
 		i := uint32(c.UserData)
-		if !contains(d.again, i) {
-			d.slots[i].io = nil
-			d.slots[i].t.release()
-			d.free = append(d.free, i)
+		s := &d.slots[i]
+		errno, done := d.outcome(s, c.Res)
+		if !done {
+			d.fillLocked(i)
+			continue
 		}
-	}
-	for _, i := range d.again {
-		d.fillLocked(i)
+		f := finished{io: s.io}
+		if errno != 0 {
+			f.err = d.health.failed(s.io, errno)
+		}
+		d.finished = append(d.finished, f)
+		d.releaseLocked(i)
 	}
 	for d.waiting.len() > 0 && len(d.free) > 0 {
 		d.startLocked(d.waiting.pop())
 	}
-	// What Done submits is entered below, together.
-	mine := !d.entering
-	d.entering = true
 	d.mu.Unlock()
 	for i := range d.finished {
 		f := &d.finished[i]
 		d.end(f.io, f.err)
 		*f = finished{}
 	}
-	d.mu.Lock()
-	if mine {
-		d.enterLocked()
-		d.entering = false
-	}
-	d.mu.Unlock()
-	runtime.Gosched()
+	d.handled = true
 }
 
 // outcome says what res means for the I/O in s: not done, done, or failed.
@@ -357,15 +404,6 @@ func (d *uringDisk) outcome(s *slot, res int32) (errno syscall.Errno, done bool)
 	return 0, s.t.advance(int(res))
 }
 
-func contains(list []uint32, x uint32) bool {
-	for _, y := range list {
-		if x == y {
-			return true
-		}
-	}
-	return false
-}
-
 // Close implements Disk. It must not be called by a Done.
 func (d *uringDisk) Close() error {
 	d.mu.Lock()
@@ -376,97 +414,11 @@ func (d *uringDisk) Close() error {
 	d.closing = true
 	d.health.closed.Store(true)
 	if d.parked {
-		d.parked = false
+		d.parked, d.awake = false, true
 		d.wake <- struct{}{}
 	}
 	d.mu.Unlock()
 	<-d.ended
 	d.discards.wait()
-	err := d.ring.Close()
-	if cerr := unix.Close(d.fd); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// discarder runs the discards of a block device, for which io_uring has no
-// operation on most kernels, on one goroutine that lives while there are any.
-type discarder struct {
-	mu      sync.Mutex
-	queue   ioQueue
-	running bool
-	done    sync.WaitGroup
-}
-
-func (q *discarder) add(f *file, io *IO) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.queue.push(io)
-	if !q.running {
-		q.running = true
-		q.done.Add(1)
-		go q.run(f)
-	}
-}
-
-func (q *discarder) run(f *file) {
-	defer q.done.Done()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for q.queue.len() > 0 {
-		io := q.queue.pop()
-		q.mu.Unlock()
-		var err error
-		if errno := f.discard(io); errno != 0 {
-			err = f.health.failed(io, errno)
-		}
-		f.end(io, err)
-		q.mu.Lock()
-	}
-	q.running = false
-}
-
-func (q *discarder) wait() { q.done.Wait() }
-
-// spinner decides how long to look at the ring before blocking.
-type spinner struct {
-	budget  time.Duration // the most to spend on one wait
-	average time.Duration // of waits, as far as spinning saw their end
-	waits   uint32
-}
-
-// spinMax is set by tests and benchmarks only.
-var spinMax atomic.Int64
-
-func newSpinner() spinner {
-	s := spinner{budget: time.Duration(spinMax.Load())}
-	if runtime.GOMAXPROCS(0) == 1 {
-		s.budget = 0
-	}
-	return s
-}
-
-// until calls ready until it is true or the time is up.
-func (s *spinner) until(ready func() bool) bool {
-	if s.budget == 0 {
-		return ready()
-	}
-	s.waits++
-	if s.average > s.budget && s.waits%64 != 0 {
-		return ready()
-	}
-	begin := time.Now()
-	for i := 0; ; i++ {
-		if ready() {
-			s.average += (time.Since(begin) - s.average) / 8
-			return true
-		}
-		if i%16 == 15 {
-			if time.Since(begin) > s.budget {
-				s.average += (2*s.budget - s.average) / 8
-				return false
-			}
-			runtime.Gosched()
-		}
-	}
+	return errors.Join(d.ring.UnregisterFiles(), d.ring.Close(), d.file.close())
 }

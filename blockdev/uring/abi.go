@@ -71,6 +71,7 @@ const (
 
 	registerBuffers = 0
 	registerFiles   = 2
+	unregisterFiles = 3
 	registerProbe   = 8
 
 	opSupported = 1 << 0 // IO_URING_OP_SUPPORTED

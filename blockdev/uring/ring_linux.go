@@ -123,6 +123,15 @@ func (r *Ring) RegisterFiles(fds []int32) error {
 	return nil
 }
 
+// UnregisterFiles gives up the references of RegisterFiles. Close does so
+// too, but some time after it returns; until then a lock on the file lives on.
+func (r *Ring) UnregisterFiles() error {
+	if errno := unregister(r.fd, unregisterFiles); errno != 0 {
+		return fmt.Errorf("io_uring: unregister files: %w", errno)
+	}
+	return nil
+}
+
 // RegisterBuffers pins these regions for OpReadFixed and OpWriteFixed. They
 // count as locked memory and must stay mapped until Close.
 func (r *Ring) RegisterBuffers(regions [][]byte) error {

@@ -83,6 +83,8 @@ func register(fd int, op uintptr, arg unsafe.Pointer, n int) syscall.Errno {
 	return errno
 }
 
+func unregister(fd int, op uintptr) syscall.Errno { return register(fd, op, nil, 0) }
+
 func registerFds(fd int, fds []int32) syscall.Errno {
 	errno := register(fd, registerFiles, unsafe.Pointer(unsafe.SliceData(fds)), len(fds))
 	runtime.KeepAlive(fds)

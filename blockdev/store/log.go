@@ -1,0 +1,230 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/disk"
+)
+
+// logState is the write-ahead log: a ring of blocks, addressed by positions that
+// only grow (position modulo size is the place). Batches never wrap: one that
+// does not fit before the end starts at place 0.
+//
+// One batch is in flight at a time; ops that come meanwhile form the next. So a
+// batch that fails its check during recovery is the last one that was started,
+// or the log is damaged: a later whole batch tells (invariant 6).
+type logState struct {
+	size    int64
+	tail    int64 // start of what a recovery needs
+	applied int64 // end of what is durable and applied
+	seq     uint64
+	busy    bool
+	full    bool // the next batch waits for a checkpoint
+
+	head  []byte // header blocks of the batch in flight
+	segs  [][]byte
+	io    disk.IO
+	end   int64 // position after the batch in flight
+	batch opList
+}
+
+func (l *logState) used() int64 { return l.applied - l.tail }
+
+// place says where a batch of n bytes goes: its position, and whether there is
+// room.
+func (l *logState) place(n int64) (int64, bool) {
+	pos := l.applied
+	if at := pos % l.size; at+n > l.size {
+		pos += l.size - at
+	}
+	return pos, pos+n-l.tail <= l.size
+}
+
+// putRecords encodes the records of op's round at p and returns their size.
+func (op *Op) putRecords(p []byte) int {
+	first := int(op.Off%ExtentBytes/SpanBytes) * blocksPerPage // of the page, in the extent
+	first += op.first
+	vol, ext := op.Vol.id, op.extent()
+	switch op.Kind {
+	case OpClear, OpZero:
+		typ := byte(recClear)
+		if op.Kind == OpZero {
+			typ = recZero
+		}
+		putRecord(p, typ, vol, ext, first, op.n, op.Ver, 0)
+		return recordHeader
+	}
+	le := binary.LittleEndian
+	size, c := 0, 0
+	for i := op.pos; i < op.end; {
+		j := i
+		if op.whole((op.first + i) / blocksPerChunk) {
+			for j < op.end && op.whole((op.first+j)/blocksPerChunk) {
+				j += blocksPerChunk
+			}
+			q := putRecord(p[size:], recRemap, vol, ext, first+i, j-i, op.Ver, (j-i)/blocksPerChunk*remapBytes)
+			size += recordHeader + len(q)
+			for ; i < j; c++ {
+				le.PutUint32(q, op.chunks[c])
+				q = q[4:]
+				for range blocksPerChunk {
+					le.PutUint32(q, op.crcs[i])
+					q = q[4:]
+					i++
+				}
+			}
+			continue
+		}
+		for j < op.end && !op.whole((op.first+j)/blocksPerChunk) {
+			j++
+		}
+		q := putRecord(p[size:], recWrite, vol, ext, first+i, j-i, op.Ver, 4*(j-i))
+		size += recordHeader + len(q)
+		for ; i < j; i++ {
+			le.PutUint32(q, op.crcs[i])
+			q = q[4:]
+		}
+	}
+	return size
+}
+
+// startBatch puts as many queued ops as fit into one batch and writes it.
+func (s *Store) startBatch(t *turn) {
+	l := &s.mu.lg
+	if l.busy || s.mu.logq.empty() || s.mu.state != StateOnline {
+		return
+	}
+	l.segs = append(l.segs[:0], nil)
+	rec, records, data := 0, 0, 0
+	blocks := func(rec, data int) int64 {
+		return int64((batchHeader+rec+BlockBytes-1)/BlockBytes+data) * BlockBytes
+	}
+	for op := s.mu.logq.head; op != nil; op = s.mu.logq.head {
+		if rec+maxRecordBytes > maxHeadBlocks*BlockBytes-batchHeader ||
+			records > 0 && data+len(op.blockBufs) > s.opts.BatchBlocks {
+			break
+		}
+		n := op.putRecords(l.head[batchHeader+rec:])
+		if _, ok := l.place(blocks(rec+n, data+len(op.blockBufs))); !ok {
+			break
+		}
+		rec += n
+		records += op.records()
+		data += len(op.blockBufs)
+		for _, b := range op.blockBufs {
+			l.segs = append(l.segs, s.mu.bufs.bytes(b))
+		}
+		l.batch.push(s.mu.logq.pop())
+	}
+	l.full = records == 0
+	if l.full {
+		return
+	}
+	size := blocks(rec, data)
+	pos, _ := l.place(size)
+	head := int(size/BlockBytes) - data
+	sealBatch(l.head, s.sb.uuid, batchInfo{
+		headBlocks: head, records: records, recordBytes: rec, dataBlocks: data,
+		incarnation: s.sb.incarnation, seq: l.seq, generation: s.sb.generation,
+	})
+	l.segs[0] = l.head[:head*BlockBytes]
+	l.end, l.busy = pos+size, true
+	l.io = disk.IO{Op: disk.Write, Dsync: !s.opts.breakage.noDsync, Off: s.sb.logOff + pos%l.size, Bufs: l.segs, Done: s.batchDone, Internal: l.io.Internal}
+	t.ios = append(t.ios, &l.io)
+	s.stats.batches.Add(1)
+	s.stats.logBytes.Add(size)
+	if s.opts.breakage.ackEarly {
+		for op := l.batch.head; op != nil; op = op.next {
+			op.earlyAck()
+		}
+	}
+}
+
+func (op *Op) earlyAck() {
+	done := op.Done
+	op.Done = func(op *Op) { op.Done = done }
+	done(op)
+}
+
+// records counts the records that putRecords writes.
+func (op *Op) records() int {
+	if op.Kind != OpWrite {
+		return 1
+	}
+	n, was := 0, -1
+	r0, r1 := op.regions(op.pos, op.end)
+	for r := r0; r <= r1; r++ {
+		is := 0
+		if op.whole(r) {
+			is = 1
+		}
+		if is != was {
+			n++
+		}
+		was = is
+	}
+	return n
+}
+
+func (s *Store) batchDone(io *disk.IO) {
+	t := s.newTurn()
+	s.mu.Lock()
+	l := &s.mu.lg
+	l.busy = false
+	if io.Err != nil {
+		s.failLocked(t, fmt.Errorf("write to the log: %w", io.Err))
+		for op := l.batch.pop(); op != nil; op = l.batch.pop() {
+			s.endWrite(t, op, blockdev.ErrIO, s.mu.failure)
+		}
+	} else {
+		l.applied = l.end
+		l.seq++
+		for op := l.batch.pop(); op != nil; op = l.batch.pop() {
+			if s.apply(t, op) {
+				s.end(t, op, nil, nil)
+			} else if s.writable(t, op) {
+				s.nextRound(t, op)
+			}
+		}
+	}
+	s.kick(t)
+	s.mu.Unlock()
+	s.run(t)
+}
+
+// kick starts whatever can go on after a change. Every entry calls it last.
+func (s *Store) kick(t *turn) {
+	for op := s.mu.waitBufs.head; op != nil; op = s.mu.waitBufs.head {
+		if len(s.mu.bufs.free) < op.inLog() {
+			break
+		}
+		s.tryBufs(t, s.mu.waitBufs.pop())
+	}
+	for n := s.pageWaiters.Load(); n > 0 && s.room(); n-- {
+		op := s.mu.waitPages.pop()
+		s.pageWaiters.Add(-1)
+		if op.Kind == OpWrite {
+			s.admitWrite(t, op)
+		} else {
+			s.admit(t, op)
+		}
+	}
+	s.startSync(t)
+	s.startBatch(t)
+	s.maybeCheckpoint(t)
+	if s.mu.closing != nil && !s.mu.idle && s.isIdle() {
+		s.mu.idle = true
+		t.idle = s.mu.closing
+	}
+}
+
+// isIdle tells whether a closing store has nothing left to do.
+func (s *Store) isIdle() bool {
+	l := &s.mu.lg
+	if s.mu.inflight != s.readsDone.Load() || l.busy || s.mu.syncBusy || s.mu.ck.running {
+		return false
+	}
+	return s.mu.state != StateOnline || (l.used() == 0 && len(s.mu.pages.dirty) == 0)
+}

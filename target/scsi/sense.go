@@ -27,8 +27,8 @@ const (
 	ascTransitioning            additional = 0x040a
 	ascStandby                  additional = 0x040b
 	ascUnavailable              additional = 0x040c
-	ascThresholdReached         additional = 0x3807
-	ascNotReadyGone             additional = 0x0400 // cause not reportable
+	ascManualIntervention       additional = 0x0403
+	ascSavingNotSupported       additional = 0x3900
 	ascUnreadable               additional = 0x1100
 	ascWriteError               additional = 0x0c00
 	ascParameterListLength      additional = 0x1a00
@@ -50,11 +50,9 @@ const (
 	ascCopyTargetUnreachable    additional = 0x0d02
 	ascInternalFailure          additional = 0x4400
 	ascDataPhase                additional = 0x4b00
-	ascRemovalPrevented         additional = 0x5302
 	ascInvalidFieldInIU         additional = 0x0e03
 	ascInsufficientResources    additional = 0x5503
 	ascSTPGFailed               additional = 0x670a
-	ascMediumNotPresent         additional = 0x3a00
 )
 
 // sense is sense data before it is put into a format. The zero value is "no

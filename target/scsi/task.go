@@ -60,6 +60,10 @@ type Task struct {
 	// Data is the transport's buffer, at least Length bytes (rounded up to a
 	// 4 KiB multiple by the arena); its segments cover exactly Length bytes.
 	Data *arena.SG
+	// Expected is how many bytes of Data-Out the initiator announced (iSCSI's
+	// ExpectedDataTransferLength of a write), for commands that must refuse
+	// more than they ask for. 0 when the transport has no such number.
+	Expected int
 	// OutLen is how many bytes of Data-Out arrived, at most Length. Commands
 	// whose data is short end with the right sense.
 	OutLen int

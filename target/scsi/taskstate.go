@@ -40,7 +40,8 @@ type taskState struct {
 func (t *Task) Reset() {
 	st := &t.state
 	t.LUN, t.CDB, t.Attr = 0, nil, AttrUntagged
-	t.Dir, t.Length, t.Data, t.OutLen, t.InLen = DirNone, 0, nil, 0, 0
+	t.Dir, t.Length, t.Data = DirNone, 0, nil
+	t.Expected, t.OutLen, t.InLen = 0, 0, 0
 	t.Status, t.SenseLen, t.Silent = StatusGood, 0, false
 	st.cmd, st.nexus, st.itl = nil, nil, nil
 	st.prev, st.next, st.phase = nil, nil, phaseNone
@@ -52,8 +53,14 @@ func (t *Task) Reset() {
 	st.req.FUA, st.req.NoUnmap = false, false
 }
 
-// run hands t to its handler.
-func (t *Task) run() { t.state.cmd.execute(t) }
+// run hands t to its handler, unless a reservation came since Prepare.
+func (t *Task) run() {
+	if t.conflictAtStart() {
+		t.failStatus(StatusReservationConflict)
+		return
+	}
+	t.state.cmd.execute(t)
+}
 
 // setSense ends t with CHECK CONDITION, in the unit's sense format.
 func (t *Task) setSense(s *sense) {

@@ -1,0 +1,262 @@
+package scsi
+
+import (
+	"blockd.dev/blockdev"
+)
+
+// blockCommands move blocks (SBC-4 §5). DPO is evaluated and needs nothing
+// done; FUA_NV, RELADR and the like are obsolete and let through.
+var blockCommands = []command{
+	{name: "READ (6)", cdb: "08 1f ff ff ff 00", ignored: "00 e0 00 00 00 00", access: accessRead, flags: flagMedium, prepare: prepareRead, execute: read},
+	{name: "READ (10)", cdb: "28 18 ff ff ff ff 00 ff ff 00", ignored: "00 03 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium, prepare: prepareRead, execute: read},
+	{name: "READ (12)", cdb: "a8 18 ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium, prepare: prepareRead, execute: read},
+	{name: "READ (16)", cdb: "88 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium, prepare: prepareRead, execute: read},
+
+	{name: "WRITE (6)", cdb: "0a 1f ff ff ff 00", ignored: "00 e0 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: write},
+	{name: "WRITE (10)", cdb: "2a 18 ff ff ff ff 00 ff ff 00", ignored: "00 03 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: write},
+	{name: "WRITE (12)", cdb: "aa 18 ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: write},
+	{name: "WRITE (16)", cdb: "8a 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: write},
+	{name: "WRITE ATOMIC (16)", cdb: "9c 18 ff ff ff ff ff ff ff ff 00 00 ff ff 00 00", access: accessWrite, flags: flagMedium,
+		supported: func(lu *LU) bool { return lu.atomicBlocks() > 0 }, prepare: prepareWriteAtomic, execute: write},
+
+	{name: "WRITE AND VERIFY (10)", cdb: "2e 16 ff ff ff ff 00 ff ff 00", access: accessWrite, flags: flagMedium, prepare: prepareWriteVerify, execute: writeVerify},
+	{name: "WRITE AND VERIFY (12)", cdb: "ae 16 ff ff ff ff ff ff ff ff 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWriteVerify, execute: writeVerify},
+	{name: "WRITE AND VERIFY (16)", cdb: "8e 16 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWriteVerify, execute: writeVerify},
+
+	{name: "VERIFY (10)", cdb: "2f 16 ff ff ff ff 00 ff ff 00", access: accessRead, flags: flagMedium, prepare: prepareVerify, execute: verify},
+	{name: "VERIFY (12)", cdb: "af 16 ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium, prepare: prepareVerify, execute: verify},
+	{name: "VERIFY (16)", cdb: "8f 16 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium, prepare: prepareVerify, execute: verify},
+
+	{name: "ORWRITE (16)", cdb: "8b 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 02 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: orWrite},
+	{name: "COMPARE AND WRITE", cdb: "89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00", ignored: "00 02 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareCompareAndWrite, execute: compareAndWrite},
+
+	{name: "PRE-FETCH (10)", cdb: "34 02 ff ff ff ff 00 ff ff 00", access: accessRead, flags: flagMedium, prepare: preparePreFetch, execute: preFetch},
+	{name: "PRE-FETCH (16)", cdb: "90 02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium, prepare: preparePreFetch, execute: preFetch},
+	{name: "SYNCHRONIZE CACHE (10)", cdb: "35 02 ff ff ff ff 00 ff ff 00", ignored: "00 04 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareSynchronize, execute: synchronize},
+	{name: "SYNCHRONIZE CACHE (16)", cdb: "91 02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 04 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareSynchronize, execute: synchronize},
+}
+
+// extent reads LBA and number of blocks by the length of the CDB, and says
+// where the number begins.
+func (t *Task) extent() (lba uint64, blocks uint32, at int) {
+	cdb := &t.state.cdb
+	switch len(t.state.cmd.usage) {
+	case 10:
+		return uint64(be32(cdb[2:])), uint32(be16(cdb[7:])), 7
+	case 16:
+		return be64(cdb[2:]), be32(cdb[10:]), 10
+	case 12:
+		return uint64(be32(cdb[2:])), be32(cdb[6:]), 6
+	}
+	blocks = uint32(cdb[4])
+	if blocks == 0 {
+		blocks = 256 // SBC-4 §5.15, READ (6)
+	}
+	return uint64(be24(cdb[1:]) & 0x1fffff), blocks, 4
+}
+
+// locate checks that blocks at lba lie on the medium and notes where.
+func (t *Task) locate(lba, blocks uint64) sense {
+	st := &t.state
+	lu := st.itl.lu
+	capacity := lu.blocks()
+	if lba >= capacity || blocks > capacity-lba {
+		return illegal(ascLBAOutOfRange).withInfo(max(lba, min(capacity, lba+blocks)))
+	}
+	st.lba, st.blocks = lba, blocks
+	st.offset, st.length = int64(lba<<lu.shift), int64(blocks<<lu.shift)
+	return sense{}
+}
+
+// transfer decodes and checks the extent of a command that moves it.
+func (t *Task) transfer(dir Direction) sense {
+	st := &t.state
+	lba, blocks, at := t.extent()
+	if s := t.locate(lba, uint64(blocks)); !s.ok() {
+		return s
+	}
+	if st.length > transferMax {
+		return badCDBByte(at)
+	}
+	if st.length > 0 {
+		t.Dir, t.Length = dir, int(st.length)
+	}
+	return sense{}
+}
+
+// writable says why the unit can't be written.
+func (lu *LU) writable() sense {
+	if lu.mode.writeProtected() {
+		return sense{key: keyDataProtect, asc: ascSoftwareWriteProtected}
+	}
+	if lu.device.Geometry().ReadOnly {
+		return sense{key: keyDataProtect, asc: ascWriteProtected}
+	}
+	return sense{}
+}
+
+// durable says whether a write must be durable before its status: always
+// when there is no write cache (WCE=0), else when the CDB has FUA.
+func (t *Task) durable(fua bool) bool { return fua || !t.state.itl.lu.mode.writeCache() }
+
+// short ends t when the initiator sent less than the CDB asks for: nothing is
+// written then.
+func (t *Task) short() bool {
+	if t.OutLen >= t.Length {
+		return false
+	}
+	t.fail(illegal(ascInvalidFieldInIU))
+	return true
+}
+
+func prepareRead(t *Task) sense {
+	t.state.fua = len(t.state.cmd.usage) > 6 && t.state.cdb[1]&0x08 != 0
+	return t.transfer(DirIn)
+}
+
+func read(t *Task) {
+	st := &t.state
+	if t.Length == 0 {
+		t.good()
+		return
+	}
+	if st.fua && st.itl.lu.mode.writeCache() {
+		// FUA reads what is on the medium, so the cache goes there first.
+		t.submit(blockdev.OpFlush, 0, 0, nil, func(r *blockdev.Request) {
+			if r.Err != nil {
+				t.failIO(r.Err)
+				return
+			}
+			t.submit(blockdev.OpRead, st.offset, st.length, t.Data.Segs, readDone)
+		})
+		return
+	}
+	t.submit(blockdev.OpRead, st.offset, st.length, t.Data.Segs, readDone)
+}
+
+func prepareWrite(t *Task) sense {
+	st := &t.state
+	if s := st.itl.lu.writable(); !s.ok() {
+		return s
+	}
+	st.fua = t.durable(len(st.cmd.usage) > 6 && st.cdb[1]&0x08 != 0)
+	return t.transfer(DirOut)
+}
+
+func write(t *Task) {
+	st := &t.state
+	if t.short() {
+		return
+	}
+	if t.Length == 0 {
+		t.good()
+		return
+	}
+	st.req.FUA = st.fua
+	t.submit(blockdev.OpWrite, st.offset, st.length, t.Data.Segs, ioDone)
+}
+
+func prepareWriteAtomic(t *Task) sense {
+	st := &t.state
+	lu := st.itl.lu
+	if s := lu.writable(); !s.ok() {
+		return s
+	}
+	st.fua = t.durable(st.cdb[1]&0x08 != 0)
+	blocks := uint64(be16(st.cdb[12:]))
+	if s := t.locate(be64(st.cdb[2:]), blocks); !s.ok() {
+		return s
+	}
+	if blocks > uint64(lu.atomicBlocks()) {
+		return badCDBByte(12)
+	}
+	if blocks > 0 {
+		t.Dir, t.Length = DirOut, int(st.length)
+	}
+	return sense{}
+}
+
+func prepareCompareAndWrite(t *Task) sense {
+	st := &t.state
+	if s := st.itl.lu.writable(); !s.ok() {
+		return s
+	}
+	st.fua = t.durable(st.cdb[1]&0x08 != 0)
+	if s := t.locate(be64(st.cdb[2:]), uint64(st.cdb[13])); !s.ok() {
+		return s
+	}
+	if st.length > 0 {
+		t.Dir, t.Length = DirOut, int(2*st.length)
+	}
+	return sense{}
+}
+
+func compareAndWrite(t *Task) {
+	st := &t.state
+	if t.short() {
+		return
+	}
+	if t.wrongSize() {
+		return
+	}
+	if t.Length == 0 {
+		t.good()
+		return
+	}
+	st.req.FUA = st.fua
+	t.submit(blockdev.OpCompareAndWrite, st.offset, st.length, t.Data.Segs, ioDone)
+}
+
+// wrongSize ends t when the initiator announced more data than the CDB has:
+// for commands where that means the two disagree about what is compared or
+// repeated.
+func (t *Task) wrongSize() bool {
+	if t.Expected <= t.Length {
+		return false
+	}
+	t.fail(illegal(ascInvalidFieldInIU))
+	return true
+}
+
+func preparePreFetch(t *Task) sense {
+	lba, blocks, _ := t.extent()
+	return t.rest(lba, uint64(blocks))
+}
+
+// rest is locate where 0 blocks mean all up to the end.
+func (t *Task) rest(lba, blocks uint64) sense {
+	if s := t.locate(lba, blocks); !s.ok() {
+		return s
+	}
+	if blocks == 0 {
+		return t.locate(lba, t.state.itl.lu.blocks()-lba)
+	}
+	return sense{}
+}
+
+// preFetch has no cache to fill: GOOD says that not all blocks are in it
+// (SBC-4 §5.12).
+func preFetch(t *Task) { t.good() }
+
+func prepareSynchronize(t *Task) sense {
+	lba, blocks, _ := t.extent()
+	return t.rest(lba, uint64(blocks))
+}
+
+// synchronize flushes the whole device, whatever the range (SBC-4 §5.33
+// allows more than was asked). With IMMED the flush goes on after the status.
+func synchronize(t *Task) {
+	st := &t.state
+	if st.cdb[1]&0x02 != 0 {
+		lu := st.itl.lu
+		r := &blockdev.Request{Op: blockdev.OpFlush, Done: func(r *blockdev.Request) {
+			if r.Err != nil {
+				lu.target.event(Event{Kind: EventDeviceError, Unit: lu.id, Text: "flush after SYNCHRONIZE CACHE with IMMED: " + r.Err.Error()})
+			}
+		}}
+		lu.device.Submit([]*blockdev.Request{r})
+		t.good()
+		return
+	}
+	t.submit(blockdev.OpFlush, 0, 0, nil, ioDone)
+}

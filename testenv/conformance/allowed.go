@@ -1,0 +1,86 @@
+package conformance
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Allowed is a test that may be skipped, from the table in
+// docs/CONFORMANCE.md.
+type Allowed struct {
+	ID     string // SUITE.TEST
+	Says   string // the reason that the tool prints
+	Reason string // ours
+}
+
+var allowedRow = regexp.MustCompile("^\\| `([A-Za-z0-9_]+\\.[A-Za-z0-9_-]+)` \\| (.+?) \\| (.+?) \\|$")
+
+const allowedHeading = "## Skipped tests"
+
+// ParseAllowed reads the table under the heading "Skipped tests" of the page:
+//
+//	| `SUITE.TEST` | what the tool says | why that is right |
+func ParseAllowed(page string) ([]Allowed, error) {
+	_, section, ok := strings.Cut(page, allowedHeading+"\n")
+	if !ok {
+		return nil, fmt.Errorf("conformance: the page has no heading %q", allowedHeading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	var all []Allowed
+	seen := map[string]bool{}
+	for line := range strings.Lines(section) {
+		line = strings.TrimSpace(line)
+		m := allowedRow.FindStringSubmatch(line)
+		switch {
+		case m == nil && strings.HasPrefix(line, "| `"):
+			return nil, fmt.Errorf("conformance: cannot read the row %q: want | `SUITE.TEST` | what the tool says | reason |", line)
+		case m == nil:
+			continue
+		case seen[m[1]]:
+			return nil, fmt.Errorf("conformance: %s is listed twice", m[1])
+		}
+		seen[m[1]] = true
+		all = append(all, Allowed{ID: m[1], Says: m[2], Reason: m[3]})
+	}
+	return all, nil
+}
+
+// Judge compares a run with what it may skip, and returns what is wrong with
+// it, one sentence each; nothing means that the run is good.
+func Judge(run CUnitRun, allowed []Allowed) []string {
+	var wrong []string
+	if run.TestsRan < 0 {
+		wrong = append(wrong, "the tool did not get to its summary: "+strings.Join(run.Stray, "; "))
+	} else if run.TestsRan != len(run.Tests) {
+		wrong = append(wrong, fmt.Sprintf("the tool counts %d tests, its output shows %d", run.TestsRan, len(run.Tests)))
+	}
+	if failed := run.Count(Failed); run.TestsFailed >= 0 && run.TestsFailed != failed {
+		wrong = append(wrong, fmt.Sprintf("the tool counts %d failures, its output shows %d", run.TestsFailed, failed))
+	}
+	if len(run.Tests) == 0 {
+		wrong = append(wrong, "no test ran")
+	}
+	listed := map[string]Allowed{}
+	for _, a := range allowed {
+		listed[a.ID] = a
+	}
+	for _, t := range run.Tests {
+		a, isListed := listed[t.ID()]
+		delete(listed, t.ID())
+		switch {
+		case t.Outcome == Failed || t.Outcome == Unfinished:
+			wrong = append(wrong, fmt.Sprintf("%s: %v: %s", t.ID(), t.Outcome, strings.Join(t.Reasons, "; ")))
+		case t.Outcome == Skipped && !isListed:
+			wrong = append(wrong, fmt.Sprintf("%s was skipped (%s) and is not listed in docs/CONFORMANCE.md", t.ID(), t.SkipReason()))
+		case t.Outcome == Skipped && !strings.HasPrefix(t.SkipReason(), a.Says):
+			wrong = append(wrong, fmt.Sprintf("%s was skipped for another reason than docs/CONFORMANCE.md says: %q, not %q", t.ID(), t.SkipReason(), a.Says))
+		case t.Outcome == Passed && isListed:
+			wrong = append(wrong, fmt.Sprintf("%s is listed in docs/CONFORMANCE.md as skipped, and passes: take it off the list", t.ID()))
+		}
+	}
+	for id := range listed {
+		wrong = append(wrong, fmt.Sprintf("%s is listed in docs/CONFORMANCE.md and did not run", id))
+	}
+	return wrong
+}

@@ -1,0 +1,334 @@
+// Package node starts bin/blockd for tests: with ports and a data directory of
+// its own, waits until it is ready, and kills, restarts and stops it. Volumes
+// and hosts are made with bin/blockctl, as an administrator would.
+//
+// Each running blockd has one goroutine that copies its output to a log, and
+// one that waits for it to end; both are gone when Kill or Stop has returned.
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Config says how to start blockd. The zero value of each field means its
+// default.
+type Config struct {
+	// BinDir holds blockd and blockctl. Default: bin at the root of the module.
+	BinDir string
+	// DataDir keeps the data; it must exist and is the caller's to remove.
+	// Required.
+	DataDir string
+	// Media is "disk" or "ram". Default "disk".
+	Media string
+	// Portals is the number of iSCSI portals. Default 1.
+	Portals int
+	// Args are further arguments.
+	Args []string
+	// ReadyTimeout bounds the wait for the portals. Default 30 s.
+	ReadyTimeout time.Duration
+}
+
+// Node is one blockd, running or not. Its methods are for one goroutine.
+type Node struct {
+	config Config
+	iscsi  []string // addresses, host:port, the same over restarts
+	api    string
+
+	process *exec.Cmd
+	ended   chan struct{} // closed when process has ended
+	waitErr error         // valid once ended is closed
+	log     logBuffer
+}
+
+// Start starts a new blockd on free ports and returns when it is ready.
+func Start(ctx context.Context, c Config) (*Node, error) {
+	if c.DataDir == "" {
+		return nil, errors.New("node: DataDir is empty; want a directory of the test's own")
+	}
+	if c.BinDir == "" {
+		dir, err := defaultBinDir()
+		if err != nil {
+			return nil, err
+		}
+		c.BinDir = dir
+	}
+	if c.Media == "" {
+		c.Media = "disk"
+	}
+	if c.ReadyTimeout == 0 {
+		c.ReadyTimeout = 30 * time.Second
+	}
+	if c.Portals == 0 {
+		c.Portals = 1
+	}
+	ports, err := freePorts(1 + c.Portals)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{config: c, api: ports[0], iscsi: ports[1:]}
+	if err := n.Restart(ctx); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// defaultBinDir finds bin/ beside the go.mod above the working directory.
+func defaultBinDir() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("node: %w", err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("node: no go.mod above the working directory; set BinDir")
+		}
+		dir = filepath.Dir(dir)
+	}
+	bin := filepath.Join(dir, "bin")
+	for _, name := range []string{"blockd", "blockctl"} {
+		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
+			return "", fmt.Errorf("node: %w; run make build", err)
+		}
+	}
+	return bin, nil
+}
+
+// freePorts returns n addresses of 127.0.0.1 that nobody listens on. Another
+// process may take one before it is used; then the start fails and says so.
+func freePorts(n int) ([]string, error) {
+	var addrs []string
+	for range n {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("node: %w", err)
+		}
+		defer func() { _ = l.Close() }()
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs, nil
+}
+
+// Portal is the address of iSCSI portal i, from 0, as host:port.
+func (n *Node) Portal(i int) string { return n.iscsi[i] }
+
+// Port is the port of iSCSI portal i.
+func (n *Node) Port(i int) string {
+	_, port, _ := net.SplitHostPort(n.iscsi[i]) // it came from a listener's address
+	return port
+}
+
+// API is the address of the control API, host:port.
+func (n *Node) API() string { return n.api }
+
+// Log returns what blockd printed so far, over all restarts.
+func (n *Node) Log() string { return n.log.String() }
+
+// Restart starts blockd again, with the same data and the same addresses,
+// after Kill or Stop. It returns when blockd is ready.
+func (n *Node) Restart(ctx context.Context) error {
+	if n.process != nil {
+		return errors.New("node: blockd is running; stop or kill it first")
+	}
+	args := []string{"--data", n.config.DataDir, "--iscsi", strings.Join(n.iscsi, ","), "--api", n.api, "--media", n.config.Media}
+	cmd := exec.Command(filepath.Join(n.config.BinDir, "blockd"), append(args, n.config.Args...)...)
+	cmd.SysProcAttr = dieWithParent()
+	cmd.Stderr = &n.log
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("node: start blockd: %w", err)
+	}
+	ready := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		n.readOutput(stdout, ready)
+		n.waitErr = cmd.Wait()
+		close(ended)
+	}()
+	n.process, n.ended = cmd, ended
+
+	timeout := time.NewTimer(n.config.ReadyTimeout)
+	defer timeout.Stop()
+	select {
+	case <-ready:
+		return nil
+	case <-ended:
+		n.process = nil
+		return fmt.Errorf("node: blockd ended before it was ready: %w\n%s", n.waitErr, n.Log())
+	case <-timeout.C:
+		err = fmt.Errorf("node: blockd is not ready after %v\n%s", n.config.ReadyTimeout, n.Log())
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	return errors.Join(err, n.Kill())
+}
+
+// readOutput copies blockd's standard output to the log until it ends, and
+// closes ready at the line that the command contract promises.
+func (n *Node) readOutput(from io.Reader, ready chan<- struct{}) {
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, 1<<20)
+	isReady := false
+	for lines.Scan() {
+		_, _ = n.log.Write(append(lines.Bytes(), '\n'))
+		if !isReady && lines.Text() == "blockd ready" {
+			isReady = true
+			close(ready)
+		}
+	}
+	_, _ = io.Copy(&n.log, from)
+}
+
+// Kill ends blockd with SIGKILL, as a crash would, and waits until it is gone.
+// A blockd that does not run is left alone.
+func (n *Node) Kill() error {
+	if n.process == nil {
+		return nil
+	}
+	if err := n.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("node: kill blockd: %w", err)
+	}
+	<-n.ended
+	n.process = nil
+	return nil
+}
+
+// Stop asks blockd to end, and fails when it takes longer than grace or does
+// not end with status 0. It is gone either way.
+func (n *Node) Stop(grace time.Duration) error {
+	if n.process == nil {
+		return nil
+	}
+	if err := n.process.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return errors.Join(fmt.Errorf("node: stop blockd: %w", err), n.Kill())
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-n.ended:
+		n.process = nil
+		if n.waitErr != nil {
+			return fmt.Errorf("node: blockd did not end cleanly: %w\n%s", n.waitErr, n.Log())
+		}
+		return nil
+	case <-timer.C:
+		return errors.Join(fmt.Errorf("node: blockd is still there %v after SIGTERM\n%s", grace, n.Log()), n.Kill())
+	}
+}
+
+// Running tells whether blockd runs.
+func (n *Node) Running() bool {
+	if n.process == nil {
+		return false
+	}
+	select {
+	case <-n.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// Ctl runs blockctl against this node and returns what it printed.
+func (n *Node) Ctl(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(n.config.BinDir, "blockctl"), append([]string{"--api", n.api}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("node: blockctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// Volume is what blockctl shows of a volume, as far as the command contract
+// promises it.
+type Volume struct {
+	Name      string `json:"name"`
+	ID        string `json:"id"`
+	SizeBytes int64  `json:"size_bytes"`
+	BlockSize int    `json:"block_size"`
+	IQN       string `json:"iqn"`
+	LUN       int    `json:"lun"`
+	UUID      string `json:"uuid"`
+	State     string `json:"state"`
+}
+
+// CreateVolume makes a volume, maps it to every host, and returns it as
+// `volume show` does.
+func (n *Node) CreateVolume(ctx context.Context, name, size string, blockSize int) (Volume, error) {
+	if _, err := n.Ctl(ctx, "volume", "create", name, "--size", size, "--block-size", fmt.Sprint(blockSize)); err != nil {
+		return Volume{}, err
+	}
+	if _, err := n.Ctl(ctx, "map", name, "any"); err != nil {
+		return Volume{}, err
+	}
+	return n.ShowVolume(ctx, name)
+}
+
+// ShowVolume returns what `blockctl volume show` says.
+func (n *Node) ShowVolume(ctx context.Context, name string) (Volume, error) {
+	var v Volume
+	out, err := n.Ctl(ctx, "-o", "json", "volume", "show", name)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		return v, fmt.Errorf("node: blockctl volume show %s -o json: %w in %s", name, err, out)
+	}
+	if v.IQN == "" {
+		return v, fmt.Errorf("node: blockctl volume show %s -o json has no iqn: %s", name, out)
+	}
+	return v, nil
+}
+
+// URL is the volume by portal i, as libiscsi's tools want it.
+func (n *Node) URL(i int, v Volume) string {
+	return fmt.Sprintf("iscsi://%s/%s/%d", n.iscsi[i], v.IQN, v.LUN)
+}
+
+// logBuffer is a buffer that several goroutines may write to and read.
+type logBuffer struct {
+	mu struct {
+		sync.Mutex
+		text bytes.Buffer
+	}
+}
+
+const logMax = 4 << 20
+
+// Write appends p while the log is shorter than its bound, and takes all of it
+// either way.
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if room := logMax - l.mu.text.Len(); room > 0 {
+		l.mu.text.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// String returns the log.
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.text.String()
+}

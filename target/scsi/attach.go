@@ -94,7 +94,6 @@ func (n *Nexus) detachLocked() {
 	t.mu.departed.add(n.id)
 	for _, i := range n.itls() {
 		i.drop()
-		i.lu.reservationsNexusLost(n)
 	}
 	n.view.Store(&lunMap{})
 }
@@ -103,6 +102,7 @@ func (n *Nexus) detachLocked() {
 func (i *itl) drop() {
 	i.lu.leave(i)
 	i.set.close(nil)
+	i.lu.reservationsNexusLost(i.nexus)
 }
 
 func (n *Nexus) itls() []*itl {

@@ -23,12 +23,12 @@ type unitReservations struct {
 	stop    func()
 }
 
-// open loads the state of a new logical unit.
+// open loads the state of a new logical unit. Called with target.mu.
 func (r *unitReservations) open(lu *LU) error {
-	r.backend = lu.target.deps.Reservations
-	if r.backend == nil {
-		r.backend = &reservation.Memory{}
+	if lu.target.deps.Reservations == nil {
+		lu.target.deps.Reservations = &reservation.Memory{}
 	}
+	r.backend = lu.target.deps.Reservations
 	v, err := r.backend.Volume(lu.id)
 	if err != nil {
 		return err
@@ -86,8 +86,8 @@ func (lu *LU) applyReservation(c *reservation.Command) (reservation.Result, erro
 	return res, err
 }
 
-// reservationsNexusLost is called after the I_T nexus n was lost. It gives up
-// the nexus's SPC-2 reservation; persistent ones stay (SPC-5 "Persistent
+// reservationsNexusLost is called after the I_T nexus n was lost, or no longer
+// sees the unit. It gives up the nexus's SPC-2 reservation; persistent ones stay (SPC-5 "Persistent
 // reservations").
 func (lu *LU) reservationsNexusLost(n *Nexus) {
 	id := n.id.identity()

@@ -65,12 +65,7 @@ func newPRBed(t *testing.T, backend ReservationBackend) *prBed {
 		t.Fatal(err)
 	}
 	b := &prBed{t: t, arena: a, device: &heldDevice{Device: dev}}
-	b.target, err = NewTarget(TargetConfig{
-		Name:    "iqn.2025-01.dev.blockd:test",
-		Units:   []UnitConfig{{ID: prUnit, Name: "vol", Device: b.device}},
-		AnyView: View{0: prUnit},
-		Ports:   []PortConfig{{RelativeID: 1, Group: 1}, {RelativeID: 2, Group: 2}},
-	}, Deps{Arena: a, Reservations: backend})
+	b.target, err = NewTarget(b.config(), Deps{Arena: a, Reservations: backend})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +76,15 @@ func newPRBed(t *testing.T, backend ReservationBackend) *prBed {
 		}
 	})
 	return b
+}
+
+func (b *prBed) config() TargetConfig {
+	return TargetConfig{
+		Name:    "iqn.2025-01.dev.blockd:test",
+		Units:   []UnitConfig{{ID: prUnit, Name: "vol", Device: b.device}},
+		AnyView: View{0: prUnit},
+		Ports:   []PortConfig{{RelativeID: 1, Group: 1}, {RelativeID: 2, Group: 2}},
+	}
 }
 
 // attach logs an initiator in; its ISID follows from a number, its first unit
@@ -552,6 +556,19 @@ func TestLegacyReserveEnds(t *testing.T) {
 		"nexus loss": func(b *prBed, n *Nexus) { n.Detach() },
 		"reinstatement": func(b *prBed, n *Nexus) {
 			b.target.Attach(n.ID())
+		},
+		"unmapping": func(b *prBed, n *Nexus) {
+			cfg := b.config()
+			cfg.AnyView = nil
+			cfg.Views = map[string]View{}
+			for _, other := range []string{"a", "c", "d"} {
+				if name := "iqn.2026-01.ex:" + other; name != n.ID().InitiatorName {
+					cfg.Views[name] = View{0: prUnit}
+				}
+			}
+			if err := b.target.Configure(cfg); err != nil {
+				b.t.Fatal(err)
+			}
 		},
 		"LUN reset": func(b *prBed, n *Nexus) { b.tmf(n, TMFLUNReset) },
 		"warm":      func(b *prBed, n *Nexus) { b.tmf(n, TMFTargetWarmReset) },

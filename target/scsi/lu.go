@@ -37,6 +37,7 @@ type itl struct {
 	ua     attentions
 	set    taskSet
 	locked atomic.Bool // PREVENT ALLOW MEDIUM REMOVAL
+	copies copyResults
 }
 
 // openUnit makes the LU of u. Called with t.mu.

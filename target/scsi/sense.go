@@ -28,6 +28,9 @@ const (
 	ascStandby                  additional = 0x040b
 	ascUnavailable              additional = 0x040c
 	ascManualIntervention       additional = 0x0403
+	ascOperationInProgress      additional = 0x0016
+	ascUnreachableCopyTarget    additional = 0x0804
+	ascThirdPartyFailure        additional = 0x0d01
 	ascSavingNotSupported       additional = 0x3900
 	ascUnreadable               additional = 0x1100
 	ascWriteError               additional = 0x0c00

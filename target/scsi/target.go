@@ -29,6 +29,9 @@ type Target struct {
 type snapshot struct {
 	TargetConfig
 	groups []GroupConfig // sorted; every group that a port is in
+	// changedBy says for each group how it came into its state (the STATUS
+	// CODE field of RTPG).
+	changedBy map[uint16]byte
 }
 
 // NewTarget makes a Target. It fails when cfg does not pass Validate or the
@@ -56,6 +59,15 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.conf.Load()
+	if old != nil {
+		next.changedBy = make(map[uint16]byte)
+		for _, g := range next.groups {
+			next.changedBy[g.ID] = old.changedBy[g.ID]
+			if !slices.Contains(old.groups, g) {
+				next.changedBy[g.ID] = statusByTarget
+			}
+		}
+	}
 
 	units := make(map[UnitID]*LU, len(cfg.Units))
 	var opened, renamed []*LU

@@ -1,5 +1,0 @@
-package scsi
-
-type copyJob struct{}
-
-var maintenanceCommands, copyCommands []command

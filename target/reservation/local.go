@@ -55,7 +55,7 @@ type localVolume struct {
 // process at a time may have it open. Tables are read as volumes are asked
 // for, so that a damaged one stops only its own volume.
 func OpenLocal(dir string) (*Local, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(osDisk{}, filepath.Clean(dir)); err != nil {
 		return nil, fmt.Errorf("reservations: make directory: %w", err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -73,6 +73,24 @@ func OpenLocal(dir string) (*Local, error) {
 	l := &Local{dir: dir, disk: osDisk{}}
 	l.mu.volumes = make(map[VolumeID]*localVolume)
 	return l, nil
+}
+
+// makeDir makes dir and what is missing above it, durably: files synced in a
+// folder whose own entry is lost would be lost with it.
+func makeDir(d disk, dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = makeDir(d, filepath.Dir(dir)); err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+	}
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.SyncDir(filepath.Dir(dir))
 }
 
 func (l *Local) path(id VolumeID) string { return filepath.Join(l.dir, id.String()+fileSuffix) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -225,6 +226,40 @@ func TestLocalRefusesDamage(t *testing.T) {
 		if _, err := l.Volume(VolumeID{9}); err != nil {
 			t.Fatalf("%s: another volume: %v", name, err)
 		}
+	}
+}
+
+// syncLog records the folders that were synced.
+type syncLog struct {
+	disk
+	dirs []string
+}
+
+func (d *syncLog) SyncDir(dir string) error {
+	d.dirs = append(d.dirs, dir)
+	return d.disk.SyncDir(dir)
+}
+
+// TestLocalFolderIsDurable: each folder that is made is synced into the one
+// above it, and one that is there is left alone.
+func TestLocalFolderIsDurable(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "a", "b")
+	log := &syncLog{disk: osDisk{}}
+	for range 2 {
+		if err := makeDir(log, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []string{root, filepath.Join(root, "a")}; !slices.Equal(log.dirs, want) {
+		t.Fatalf("synced %q, want %q", log.dirs, want)
+	}
+	file := filepath.Join(root, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenLocal(file); err == nil {
+		t.Fatal("a file was taken for a folder")
 	}
 }
 

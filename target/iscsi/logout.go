@@ -1,0 +1,52 @@
+package iscsi
+
+import (
+	"blockd.dev/target/iscsi/pdu"
+)
+
+// handleLogout closes the session or the connection, which is the same with
+// one connection (§11.14). Tasks that still run end without response.
+func (c *conn) handleLogout(hdr []byte) error {
+	var q pdu.LogoutRequest
+	if _, err := q.Decode(hdr); err != nil {
+		c.reject(pdu.RejectInvalidField, hdr)
+		return nil
+	}
+	resp := uint8(pdu.LogoutDone)
+	switch {
+	case q.Reason == pdu.LogoutSession:
+	case q.Reason == pdu.LogoutConnection && q.CID == c.cid:
+	case q.Reason == pdu.LogoutConnection:
+		resp = pdu.LogoutNoCID
+	case q.Reason == pdu.LogoutRecovery:
+		resp = pdu.LogoutNoRecovery
+	default:
+		c.reject(pdu.RejectInvalidField, hdr)
+		return nil
+	}
+	c.mu.Lock()
+	r := pdu.LogoutResponse{Response: resp, ITT: q.ITT}
+	r.Time2Wait, r.Time2Retain = uint16(c.mu.par.Time2Wait), uint16(c.mu.par.Time2Retain)
+	r.StatSN, r.ExpCmdSN, r.MaxCmdSN = c.snLocked(true)
+	c.sendLocked(r.Append(make([]byte, 0, pdu.BHSLen+pdu.DigestLen)), nil)
+	if resp == pdu.LogoutDone {
+		c.mu.dead = true // nothing follows the response
+		c.done = true
+	}
+	c.mu.Unlock()
+	return nil
+}
+
+// requestLogout asks the initiator to log out within the given seconds, after
+// which the connection is dropped (§11.9.1, event 1).
+func (c *conn) requestLogout(seconds int) {
+	c.mu.Lock()
+	if !c.mu.leave {
+		c.mu.leave = true
+		a := pdu.Async{Event: pdu.AsyncLogout, Parameter3: uint16(min(seconds, 65535))}
+		a.StatSN, a.ExpCmdSN, a.MaxCmdSN = c.snLocked(true)
+		c.sendLocked(a.Append(make([]byte, 0, pdu.BHSLen+pdu.DigestLen)), nil)
+	}
+	c.mu.Unlock()
+	c.sock.Flush()
+}

@@ -1,0 +1,450 @@
+package iscsi
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockd.dev/blockdev/arena"
+	"blockd.dev/target/auth"
+	"blockd.dev/target/iscsi/pdu"
+	"blockd.dev/target/scsi"
+)
+
+// ErrClosed is what Serve returns after Shutdown.
+var ErrClosed = errors.New("iscsi: server is shut down")
+
+var (
+	errReinstated = errors.New("iscsi: replaced by a new login of the same initiator port")
+	errShutdown   = errors.New("iscsi: the target shut down")
+	errColdReset  = errors.New("iscsi: target cold reset")
+)
+
+// Server serves one iSCSI target on any number of portals. All methods may be
+// called from any goroutine.
+type Server struct {
+	cfg        atomic.Pointer[Config]
+	limits     Limits
+	arena      *arena.Arena
+	target     *scsi.Target
+	challenges auth.Challenges
+	wg         sync.WaitGroup // connections and the ticker
+
+	mu struct {
+		sync.Mutex
+		listeners map[net.Listener]uint16 // portal group tags
+		conns     map[*conn]*pulse
+		byTSIH    map[uint16]*session
+		byKey     map[sessionKey]*session
+		lastTSIH  uint16
+		logins    int // connections without a session
+		draining  bool
+		stop      chan struct{} // ends the ticker
+		changed   chan struct{} // closed and replaced when a connection ends
+		stats     ServerStats
+	}
+}
+
+// pulse is how the ticker follows one connection.
+type pulse struct {
+	received uint64
+	idle     int // seconds
+}
+
+// New makes a server. It fails when cfg is not valid.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{limits: cfg.Limits, arena: cfg.Arena, target: cfg.Target}
+	s.cfg.Store(&cfg)
+	s.mu.listeners = map[net.Listener]uint16{}
+	s.mu.conns = map[*conn]*pulse{}
+	s.mu.byTSIH = map[uint16]*session{}
+	s.mu.byKey = map[sessionKey]*session{}
+	s.mu.stop = make(chan struct{})
+	s.mu.changed = make(chan struct{})
+	s.wg.Add(1)
+	go s.tick(s.mu.stop)
+	return s, nil
+}
+
+// Configure replaces the target's name and alias, the auth directory, the
+// redirect, the portals and the event function for logins from now on.
+// Target, Arena and Limits must stay as they are and may be left zero.
+// Sessions go on; see Drop.
+func (s *Server) Configure(cfg Config) error {
+	if cfg.Target == nil {
+		cfg.Target = s.target
+	}
+	if cfg.Arena == nil {
+		cfg.Arena = s.arena
+	}
+	if cfg.Target != s.target || cfg.Arena != s.arena {
+		return errors.New("iscsi: Target and Arena can't be changed: make a new server")
+	}
+	cfg.Limits = s.limits
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	s.cfg.Store(&cfg)
+	return nil
+}
+
+// Serve accepts connections on ln, a portal of group tpgt, until Shutdown or
+// a failure of ln. It closes ln and returns ErrClosed after Shutdown.
+func (s *Server) Serve(ln net.Listener, tpgt uint16) error {
+	defer ln.Close()
+	s.mu.Lock()
+	if s.mu.draining {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.mu.listeners[ln] = tpgt
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.mu.listeners, ln)
+		s.mu.Unlock()
+	}()
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if s.draining() {
+				return ErrClosed
+			}
+			var ne net.Error
+			if errors.As(err, &ne) && ne.Temporary() { //nolint:staticcheck // EMFILE and ECONNABORTED
+				select {
+				case <-time.After(10 * time.Millisecond):
+					continue
+				case <-s.mu.stop:
+					return ErrClosed
+				}
+			}
+			return fmt.Errorf("iscsi: portal %v: %w", ln.Addr(), err)
+		}
+		tcp, ok := nc.(*net.TCPConn)
+		if !ok {
+			_ = nc.Close()
+			return fmt.Errorf("iscsi: portal %v: connections are %T: use a TCP listener", ln.Addr(), nc)
+		}
+		s.accept(tcp, tpgt)
+	}
+}
+
+func (s *Server) draining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.draining
+}
+
+// accept starts serving one connection, or closes it when too many others
+// have not logged in.
+func (s *Server) accept(tcp *net.TCPConn, tpgt uint16) {
+	_ = tcp.SetNoDelay(true)
+	c, err := newConn(s, tcp, tpgt)
+	if err != nil {
+		_ = tcp.Close()
+		return
+	}
+	s.mu.Lock()
+	s.mu.stats.Accepted++
+	if s.mu.draining || s.mu.logins >= s.limits.Logins {
+		s.mu.stats.Refused++
+		s.mu.Unlock()
+		_ = tcp.Close()
+		return
+	}
+	s.mu.logins++
+	s.mu.conns[c] = &pulse{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+
+	cfg := s.cfg.Load()
+	c.login = newLogin(loginEnv{
+		targetName: cfg.TargetName, targetAlias: cfg.Alias, tpgt: tpgt, limits: &s.limits,
+		auth: cfg.Auth, challenges: &s.challenges, redirect: cfg.Redirect,
+	})
+	_ = c.sock.SetReadDeadline(time.Now().Add(time.Duration(s.limits.LoginSeconds) * time.Second))
+	go func() {
+		defer s.wg.Done()
+		c.run()
+	}()
+}
+
+// establish makes the session for a login that has succeeded, as TSIH and ISID
+// ask (§6.3.1): a new one, one that replaces another of the same initiator
+// port, or a new connection for one that exists.
+func (s *Server) establish(c *conn) (*session, pdu.LoginStatus, error) {
+	l := c.login
+	n := &session{initiator: l.initiator, alias: l.alias, isid: l.isid, tpgt: c.tpgt,
+		discovery: l.discovery, since: time.Now(), conn: c}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.draining {
+		return nil, pdu.LoginUnavailable, errShutdown
+	}
+	old := s.mu.byKey[n.key()]
+	if l.tsih != 0 {
+		if old == nil || old.tsih != l.tsih {
+			return nil, pdu.LoginNoSession, fmt.Errorf("no session %d of this initiator port", l.tsih)
+		}
+		if old.conn.cid != l.cid {
+			return nil, pdu.LoginTooManyConnections, errors.New("a session has one connection")
+		}
+		n.tsih = l.tsih
+	}
+	if old == nil && len(s.mu.byKey) >= s.limits.Sessions {
+		return nil, pdu.LoginOutOfResources, fmt.Errorf("all %d sessions are in use", s.limits.Sessions)
+	}
+	if n.tsih == 0 {
+		n.tsih = s.freeTSIHLocked()
+	}
+	if old != nil {
+		delete(s.mu.byTSIH, old.tsih)
+		old.conn.drop(errReinstated)
+	}
+	s.mu.byTSIH[n.tsih] = n
+	s.mu.byKey[n.key()] = n
+	s.mu.logins--
+	s.mu.stats.Logins++
+	c.sess = n
+	if !n.discovery {
+		// Attach ends the nexus that the old session had.
+		n.nexus = s.target.Attach(scsi.NexusID{InitiatorName: n.initiator, ISID: n.isid, TargetPort: n.tpgt})
+		c.nexus = n.nexus
+	}
+	return n, 0, nil
+}
+
+// freeTSIHLocked finds a handle that no session has; there are more handles
+// than sessions. 0 is not one.
+func (s *Server) freeTSIHLocked() uint16 {
+	for {
+		s.mu.lastTSIH++
+		if _, used := s.mu.byTSIH[s.mu.lastTSIH]; !used && s.mu.lastTSIH != 0 {
+			return s.mu.lastTSIH
+		}
+	}
+}
+
+// ended is told by a connection that it ends.
+func (s *Server) ended(c *conn) {
+	n := c.sess
+	ev := Event{Remote: c.sock.RemoteAddr(), Err: c.closeErr}
+	s.mu.Lock()
+	delete(s.mu.conns, c)
+	if n == nil {
+		s.mu.logins--
+		s.mu.stats.Failed++
+		ev.Kind = EventLoginFailed
+		if c.login != nil {
+			ev.Initiator = c.login.initiator
+		}
+	} else {
+		if s.mu.byKey[n.key()] == n {
+			delete(s.mu.byKey, n.key())
+		}
+		if s.mu.byTSIH[n.tsih] == n {
+			delete(s.mu.byTSIH, n.tsih)
+		}
+		ev.Initiator, ev.TSIH, ev.Discovery = n.initiator, n.tsih, n.discovery
+		switch {
+		case c.closeErr == nil:
+			ev.Kind = EventLogout
+		case errors.Is(c.closeErr, errReinstated):
+			ev.Kind = EventReinstated
+		default:
+			ev.Kind = EventDropped
+			s.mu.stats.Dropped++
+		}
+	}
+	close(s.mu.changed)
+	s.mu.changed = make(chan struct{})
+	s.mu.Unlock()
+	if n != nil && n.nexus != nil {
+		n.nexus.Detach()
+	}
+	s.cfg.Load().Events(ev)
+}
+
+// reset follows a target reset that the device server has done. A cold reset
+// ends every session, behind its response (§11.5.1).
+func (s *Server) reset(by *conn, cold bool) {
+	s.cfg.Load().Events(Event{Kind: EventReset, Initiator: by.sess.initiator, TSIH: by.sess.tsih, Remote: by.sock.RemoteAddr()})
+	if !cold {
+		return
+	}
+	s.mu.Lock()
+	all := make([]*conn, 0, len(s.mu.byKey))
+	for _, n := range s.mu.byKey {
+		if !n.discovery {
+			all = append(all, n.conn)
+		}
+	}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.wg.Done()
+		for _, c := range all {
+			if c != by {
+				c.drop(errColdReset)
+			}
+		}
+		// Ends when the response is out or the connection is.
+		_ = by.sock.Drain()
+		by.drop(errColdReset)
+	}()
+}
+
+// tick looks after silent connections once a second until stop is closed.
+func (s *Server) tick(stop chan struct{}) {
+	defer s.wg.Done()
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+			s.pulse()
+		}
+	}
+}
+
+// pulse is one tick.
+func (s *Server) pulse() {
+	type due struct {
+		c    *conn
+		idle int
+	}
+	var list []due
+	s.mu.Lock()
+	for c, p := range s.mu.conns {
+		if c.sess == nil {
+			continue // the login has a deadline of its own
+		}
+		if n := c.received.Load(); n != p.received {
+			p.received, p.idle = n, 0
+			continue
+		}
+		p.idle++
+		list = append(list, due{c, p.idle})
+	}
+	s.mu.Unlock()
+	for _, d := range list {
+		d.c.keepAlive(d.idle)
+	}
+}
+
+// Drop ends the sessions for which match says so, for example those of a host
+// that is no longer allowed, and returns how many.
+func (s *Server) Drop(why error, match func(SessionInfo) bool) int {
+	s.mu.Lock()
+	var list []*conn
+	for _, n := range s.mu.byKey {
+		if match(n.infoLocked()) {
+			list = append(list, n.conn)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range list {
+		c.drop(why)
+	}
+	return len(list)
+}
+
+// Sessions lists the sessions by initiator, then TSIH.
+func (s *Server) Sessions() []SessionInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]SessionInfo, 0, len(s.mu.byKey))
+	for _, n := range s.mu.byKey {
+		out = append(out, n.infoLocked())
+	}
+	slices.SortFunc(out, func(a, b SessionInfo) int {
+		return cmp.Or(cmp.Compare(a.Initiator, b.Initiator), cmp.Compare(a.TSIH, b.TSIH))
+	})
+	return out
+}
+
+// Stats returns the server's counters.
+func (s *Server) Stats() ServerStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.mu.stats
+	st.Sessions, st.LogingIn = len(s.mu.byKey), s.mu.logins
+	return st
+}
+
+// Shutdown stops accepting, asks every initiator to log out, and waits until
+// they have or ctx is done, whereupon it closes what is left. It returns when
+// every buffer is back, with ctx's error if sessions had to be closed.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	first := !s.mu.draining
+	s.mu.draining = true
+	for ln := range s.mu.listeners {
+		_ = ln.Close()
+	}
+	seconds := 3
+	if at, ok := ctx.Deadline(); ok {
+		seconds = max(0, int(time.Until(at)/time.Second))
+	}
+	var ask, cut []*conn
+	for c := range s.mu.conns {
+		if c.sess != nil && !c.sess.discovery {
+			ask = append(ask, c)
+		} else {
+			cut = append(cut, c)
+		}
+	}
+	s.mu.Unlock()
+	if first {
+		close(s.mu.stop)
+	}
+	for _, c := range cut {
+		c.drop(errShutdown)
+	}
+	for _, c := range ask {
+		c.requestLogout(seconds)
+	}
+	err := s.waitEmpty(ctx)
+	s.mu.Lock()
+	for c := range s.mu.conns {
+		c.drop(errShutdown)
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return err
+}
+
+// waitEmpty blocks until no connection is left or ctx is done.
+func (s *Server) waitEmpty(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		n, changed := len(s.mu.conns), s.mu.changed
+		s.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func sortPortals(p []Portal) {
+	slices.SortFunc(p, func(a, b Portal) int {
+		return cmp.Or(cmp.Compare(a.TPGT, b.TPGT), cmp.Compare(a.Address, b.Address))
+	})
+}

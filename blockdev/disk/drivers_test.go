@@ -36,7 +36,9 @@ func TestConformance(t *testing.T) {
 		"pread-buffered": func(t *testing.T) disk.Disk {
 			return open(t, disk.Options{Driver: disk.DriverPread, Buffered: true})
 		},
-		"sim-inline": func(*testing.T) disk.Disk { return sim.New(disktest.SizeBytes, sim.Options{}) },
+		"mock-ring":        func(t *testing.T) disk.Disk { return disk.OverMock(t, disktest.SizeBytes, 64, 1) },
+		"mock-ring-depth1": func(t *testing.T) disk.Disk { return disk.OverMock(t, disktest.SizeBytes, 1, 2) },
+		"sim-inline":       func(*testing.T) disk.Disk { return sim.New(disktest.SizeBytes, sim.Options{}) },
 		"sim-async": func(*testing.T) disk.Disk {
 			return sim.New(disktest.SizeBytes, sim.Options{Mode: sim.Async, Shuffle: true, Seed: 1})
 		},

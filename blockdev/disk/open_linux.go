@@ -75,6 +75,8 @@ func drive(f *file, o Options) (Disk, error) {
 			return nil, fmt.Errorf("open %s with io_uring: %w", f.info.Path, err)
 		}
 		f.because(err.Error())
+	} else {
+		f.because("the pread driver was asked for")
 	}
 	return newPread(f, o), nil
 }

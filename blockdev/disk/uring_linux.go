@@ -17,7 +17,6 @@ import (
 type ring interface {
 	Next() *uring.SQE
 	Publish()
-	Unconsumed() uint32
 	Enter(submit, wait uint32) (int, syscall.Errno)
 	Ready() bool
 	Reap(dst []uring.CQE) int

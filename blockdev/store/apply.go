@@ -163,6 +163,14 @@ func (s *Store) wipe(t *turn, p *page, b, n int, keep bool, ver Version) {
 // apply makes a durable op visible. It returns false when the op goes on with
 // another round.
 func (s *Store) apply(t *turn, op *Op) (done bool) {
+	if op.Kind == opDrop {
+		if e := op.Vol.exts[op.extent()]; e != nil {
+			if err := s.dropExtent(t, e); err != nil {
+				s.failLocked(t, err)
+			}
+		}
+		return true
+	}
 	p := op.page
 	s.mu.lastSeq = max(s.mu.lastSeq, op.Ver.Seq)
 	s.enter(p)

@@ -338,6 +338,14 @@ func Format(d disk.Disk, o FormatOptions) error {
 	if err := write(kindBitmap, sb.bitmapOff, sb.bmBlocks); err != nil {
 		return err
 	}
+	// Zeroes in the log make its blocks allocated and written in the file below,
+	// so that a durable write there changes no metadata of the file system.
+	zero = disk.NewAligned(int(min(sb.logBytes, 1<<20)))
+	for off := int64(0); off < sb.logBytes; off += int64(len(zero)) {
+		if err := io.write(zero[:min(int64(len(zero)), sb.logBytes-off)], sb.logOff+off); err != nil {
+			return fmt.Errorf("format: %w", err)
+		}
+	}
 	p := disk.NewAligned(superBytes)
 	sb.encode(p)
 	if err := errors.Join(io.sync(), io.write(p, 0), io.sync(), io.write(p, sb.superBOff), io.sync()); err != nil {

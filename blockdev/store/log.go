@@ -48,6 +48,9 @@ func (op *Op) putRecords(p []byte) int {
 	first += op.first
 	vol, ext := op.Vol.id, op.extent()
 	switch op.Kind {
+	case opDrop:
+		putRecord(p, recDrop, vol, ext, 0, 0, op.Ver, 0)
+		return recordHeader
 	case OpClear, OpZero:
 		typ := byte(recClear)
 		if op.Kind == OpZero {

@@ -16,6 +16,9 @@ const (
 	OpWrite        // durable when done
 	OpClear        // the range becomes a hole; durable when done
 	OpZero         // the range reads as zeroes and keeps its space; durable when done
+
+	opVisit // calls visit with the page, or nil when there is none, under mu
+	opDrop  // removes an extent that owns no chunk; Off is its start
 )
 
 // Op is one operation on a volume, within one span: [Off, Off+Len) must not
@@ -67,8 +70,8 @@ type Op struct {
 	chunks    []uint32 // per whole region of the round: its new chunk
 	resv      uint32   // bit per region of the page: a chunk is reserved for it
 	bounce    []*[]byte
-	recBytes  int
 	admitted  bool
+	visit     func(*page)
 }
 
 // opIO is one disk IO of an Op; index is its first block in the Op.
@@ -195,7 +198,7 @@ func (op *Op) valid() bool {
 		}
 		return n == op.Len
 	}
-	return op.Kind == OpClear || op.Kind == OpZero
+	return op.Kind >= OpClear && op.Kind <= opDrop
 }
 
 func (s *Store) admit(t *turn, op *Op) {
@@ -204,6 +207,19 @@ func (s *Store) admit(t *turn, op *Op) {
 		s.admitRead(t, op)
 	case OpWrite:
 		s.takeBufs(t, op)
+	case opVisit:
+		switch s.getPage(t, op, false) {
+		case pageAbsent:
+			op.visit(nil)
+			s.end(t, op, nil, nil)
+		case pageReady:
+			op.visit(op.page)
+			s.end(t, op, nil, nil)
+		}
+	case opDrop:
+		if s.writable(t, op) {
+			s.mu.logq.push(op)
+		}
 	default:
 		s.admitClear(t, op)
 	}

@@ -26,6 +26,7 @@ func Open(d disk.Disk, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open store on %s: %w", d.Info().Path, err)
 	}
 	s.sb.incarnation++
+	s.seq.Store(s.mu.lastSeq)
 	if err := s.Checkpoint(); err != nil {
 		return nil, fmt.Errorf("open store on %s: recovery: %w", d.Info().Path, err)
 	}

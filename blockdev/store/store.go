@@ -153,6 +153,7 @@ type Store struct {
 	pageWaiters atomic.Int32 // len(waitPages), readable without mu
 	readsDone   atomic.Int64 // reads that ended without mu; part of inflight
 	closing     atomic.Bool
+	seq         atomic.Uint64 // last number given by NextSeq
 	bounce      [2]sync.Pool
 
 	stats  counters
@@ -232,7 +233,7 @@ func (s *Store) failLocked(t *turn, err error) {
 	t.event = &Event{State: StateFailed, Err: err}
 	for _, q := range []*opList{&s.mu.waitBufs, &s.mu.waitPages, &s.mu.needSync, &s.mu.logq} {
 		for op := q.pop(); op != nil; op = q.pop() {
-			if op.Kind == OpRead { // waits for a page: reads go on
+			if op.Kind == OpRead || op.Kind == opVisit { // waits for a page: reads go on
 				t.retry.push(op)
 				continue
 			}

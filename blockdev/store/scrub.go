@@ -1,0 +1,109 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/disk"
+)
+
+// ScrubError is a block that a scrub could not read or that fails its checksum.
+type ScrubError struct {
+	Volume VolumeID
+	Offset int64 // bytes in the volume
+	Err    error
+}
+
+// Scrub reads every block that exists, once, at no more than bytesPerSec (0: as
+// fast as it goes), and calls report for each bad one. It returns when done, when
+// ctx ends, or when the store is closed. Hosts go on meanwhile; what they write
+// is not read again.
+func (s *Store) Scrub(ctx context.Context, bytesPerSec int64, report func(ScrubError)) error {
+	buf := disk.NewAligned(ChunkBytes)
+	start := time.Now()
+	total := int64(0)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for _, vi := range s.Volumes() {
+		v, err := s.OpenVolume(vi.ID)
+		if errors.Is(err, ErrBusy) {
+			continue // being deleted
+		} else if err != nil {
+			return err
+		}
+		err = s.scrubVolume(v, vi.EndBytes, buf, report, func(n int64) error {
+			total += n
+			s.stats.scrubbedBytes.Add(n)
+			if err := ctx.Err(); err != nil || bytesPerSec <= 0 {
+				return err
+			}
+			ahead := time.Duration(float64(total)/float64(bytesPerSec)*float64(time.Second)) - time.Since(start)
+			if ahead <= 0 {
+				return nil
+			}
+			timer.Reset(ahead)
+			select {
+			case <-timer.C:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		s.CloseVolume(v)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) scrubVolume(v *Vol, end int64, buf []byte, report func(ScrubError), pace func(int64) error) error {
+	for off := int64(0); off < end; {
+		mapped, n, err := s.Mapped(v, off, end-off)
+		if err != nil {
+			if errors.Is(err, blockdev.ErrGone) {
+				return err
+			}
+			report(ScrubError{Volume: v.id, Offset: off, Err: err}) // the page is bad
+			off += SpanBytes - off%SpanBytes
+			continue
+		}
+		if !mapped {
+			off += n
+			continue
+		}
+		n = min(n, ChunkBytes-off%ChunkBytes)
+		if err := s.scrubRange(v, off, buf[:n], report); err != nil {
+			return err
+		}
+		if err := pace(n); err != nil {
+			return err
+		}
+		off += n
+	}
+	return nil
+}
+
+// scrubRange reads a range, and block by block when that fails.
+func (s *Store) scrubRange(v *Vol, off int64, p []byte, report func(ScrubError)) error {
+	op := &Op{Kind: OpRead, Vol: v, Off: off, Len: len(p), Data: [][]byte{p}}
+	err := s.wait(op)
+	switch {
+	case err == nil || errors.Is(err, blockdev.ErrBusy): // busy: hosts rewrite it right now
+		return nil
+	case !errors.Is(err, blockdev.ErrMedium):
+		return fmt.Errorf("scrub of volume %x at %d: %w", v.id, off, err)
+	case len(p) == BlockBytes:
+		report(ScrubError{Volume: v.id, Offset: off, Err: err})
+		return nil
+	}
+	for i := 0; i < len(p); i += BlockBytes {
+		if err := s.scrubRange(v, off+int64(i), p[i:i+BlockBytes], report); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package suite
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestFioOutputIsRead(t *testing.T) {
+	// Cut down from `fio --name=x --rw=randread --output-format=json` 3.33.
+	const out = `{"fio version":"fio-3.33","jobs":[{"jobname":"x","read":{"iops":14352.5},"write":{"iops":0.0}}]}`
+	s, err := parseFio(out, true)
+	if err != nil || s.IOPS != 14352.5 {
+		t.Fatal(s, err)
+	}
+	for _, bad := range []string{"", "{}", `{"jobs":[{},{}]}`} {
+		if _, err := parseFio(bad, true); err == nil {
+			t.Errorf("%q was taken for fio's output", bad)
+		}
+	}
+}
+
+func TestClientsLinesAreFound(t *testing.T) {
+	perf := "\r00:00:01 - lba 238298, iops current 65267 (254 MB/s), iops average 65852 (257 MB/s), in_flight 32, busy 0" +
+		"\riops average 66609 (260 MB/s)   \n\nfinished.\n"
+	all := perfLine.FindAllStringSubmatch(perf, -1)
+	if got := all[len(all)-1][1]; got != "66609" {
+		t.Errorf("iscsi-perf: %s", got)
+	}
+	if m := benchLine.FindStringSubmatch("Sending 20000 read requests\nRun completed in 0.313 seconds.\n"); m == nil || m[1] != "0.313" {
+		t.Errorf("qemu-img bench: %v", m)
+	}
+	if m := iscsiLine.FindStringSubmatch("Target:iqn.2026-01.dev.blockd:x Portal:127.0.0.1:3260,1\n"); m == nil || m[1] != "iqn.2026-01.dev.blockd:x" {
+		t.Errorf("iscsi-ls: %v", m)
+	}
+}
+
+func TestRowsAreRatiosOfMedians(t *testing.T) {
+	own := []Sample{{IOPS: 10}, {IOPS: 300, CPUPerOp: 2 * time.Microsecond}, {IOPS: 900}}
+	peer := []Sample{{IOPS: 90}, {IOPS: 100, CPUPerOp: 4 * time.Microsecond}, {IOPS: 5000}}
+	r := newRow("case", "peer", 3.5, own, peer)
+	if r.Ratio != 3 || r.Met() {
+		t.Errorf("%+v", r)
+	}
+	var b strings.Builder
+	if err := WriteTable(&b, []Row{r}); err != nil {
+		t.Fatal(err)
+	}
+	if line := strings.Split(b.String(), "\n")[1]; !strings.Contains(line, "3.00") || !strings.Contains(line, "short") ||
+		!strings.Contains(line, "2.0 us") {
+		t.Error(line)
+	}
+}

@@ -290,6 +290,10 @@ func copyStep(w *work) {
 		job.end(w, s.problem)
 		return
 	}
+	if s.from.conflict(w.t.state.nexus, accessRead) {
+		job.end(w, copyAborted(ascThirdPartyFailure, job.at))
+		return
+	}
 	w.n = min(chunkMax, s.length-job.within)
 	w.dev = s.from.device
 	w.submitAny(blockdev.OpRead, s.fromOff+job.within, w.n, w.piece(w.n), copyWrite)
@@ -302,6 +306,13 @@ func copyWrite(w *work) {
 		return
 	}
 	s := &job.segments[job.at]
+	// A reservation may have come since the segment was read; a copy that is
+	// long under way must not go on writing to a unit that its host is fenced
+	// from.
+	if s.to.conflict(w.t.state.nexus, accessWrite) {
+		job.end(w, copyAborted(ascThirdPartyFailure, job.at))
+		return
+	}
 	w.dev = s.to.device
 	w.t.state.req.FUA = !s.to.mode.writeCache()
 	w.submitAny(blockdev.OpWrite, s.toOff+job.within, w.n, w.piece(w.n), copyWritten)

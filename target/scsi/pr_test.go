@@ -11,6 +11,7 @@ import (
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/arena"
 	"blockd.dev/blockdev/ram"
+	"blockd.dev/target/identity"
 	"blockd.dev/target/reservation"
 )
 
@@ -409,6 +410,73 @@ func TestReservationBetweenPrepareAndExecute(t *testing.T) {
 	a.Execute(w.task)
 	if got, _ := w.result(); got != "conflict" {
 		t.Fatal(got)
+	}
+}
+
+// TestReservationStopsExtendedCopy: a copy between two units that is under way
+// writes no more once its host is fenced from the destination, which is not
+// the unit that the command was sent to.
+func TestReservationStopsExtendedCopy(t *testing.T) {
+	b := newPRBed(t, nil)
+	dest, err := ram.New(ram.Config{SizeBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := b.config()
+	destID := UnitID{0xcd}
+	cfg.Units = append(cfg.Units, UnitConfig{ID: destID, Name: "dest", Device: dest})
+	if err := b.target.Configure(cfg); err != nil {
+		t.Fatal(err)
+	}
+	// c sees the destination at LUN 0.
+	cfg.Views = map[string]View{"iqn.2026-01.ex:a": {0: prUnit, 1: destID}, "iqn.2026-01.ex:c": {0: destID}}
+	if err := b.target.Configure(cfg); err != nil {
+		t.Fatal(err)
+	}
+	a, c := b.attach("a", 1, 1), b.attach("c", 1, 1)
+	full := make([]byte, 512)
+	for i := range full {
+		full[i] = 0xee
+	}
+	b.want(a, "good", cdbWrite, full)
+
+	p := make([]byte, 16+2*32+28)
+	p[1], p[3], p[11] = 3<<3, 2*32, 28
+	for i, id := range []UnitID{prUnit, destID} {
+		d := p[16+32*i:]
+		naa := identity.NAA(id)
+		d[0], d[4], d[5], d[7] = 0xe4, codeBinary, designatorNAA, byte(copy(d[8:], naa[:]))
+		d[30] = 2 // 512-byte blocks
+	}
+	seg := p[16+64:]
+	seg[0], seg[3], seg[7], seg[11] = 0x02, 24, 1, 1
+	cdb := make([]byte, 16)
+	cdb[0], cdb[13] = 0x83, byte(len(p))
+
+	for _, fenced := range []bool{true, false} {
+		b.device.setHold(true)
+		copying, over := b.prepare(a, cdb, p)
+		if over {
+			got, _ := copying.result()
+			t.Fatal(got)
+		}
+		a.Execute(copying.task)
+		want := "good"
+		if fenced {
+			want = "a/0d01"
+			b.out(c, "good", prOutRegister, 0, 0, 1, 0)
+			b.out(c, "good", prOutReserve, 1, 1, 0, 0)
+		}
+		b.device.setHold(false)
+		if got, _ := copying.result(); got != want {
+			t.Fatalf("fenced %v: the copy ends with %s", fenced, got)
+		}
+		if _, data := b.do(c, cdbRead, nil); slices.Contains(data, 0xee) == fenced {
+			t.Fatalf("fenced %v: the destination has %x...", fenced, data[:4])
+		}
+		if fenced {
+			b.out(c, "good", prOutClear, 0, 1, 0, 0)
+		}
 	}
 }
 

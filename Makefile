@@ -54,7 +54,7 @@ conformance: build ## iscsi-test-cu, qemu-img and qemu-io against bin/blockd
 .PHONY: vm
 vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes
 	@scripts/need.sh vm
-	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -tags e2e -count=1 -timeout 60m -v ./testenv/vmtest/...
+	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -tags e2e -count=1 -timeout 60m -v ./testenv/vm ./testenv/vmtest
 
 .PHONY: powercut
 powercut: ## CUTS=1000000 power cuts of the extent store; SEED=n repeats a run

@@ -3,15 +3,21 @@
 discover >/dev/null
 login
 dev=$(disk "$LUN")
-run() { echo "\$ $*"; "$@" >/tmp/out 2>&1 || { cat /tmp/out; fail "$*: status $?"; }; }
+run() {
+    local status=0
+    echo "\$ $*"
+    "$@" >/tmp/out 2>&1 || status=$?
+    [ $status = 0 ] || { cat /tmp/out; fail "$*: status $status"; }
+}
 
 step 'what it says it is'
 run sg_inq "$dev"
 grep -q 'Unit serial number' /tmp/out || fail 'no serial number'
 run sg_vpd --page=0 "$dev"
-pages=$(sed -n 's/^ *\(0x[0-9a-f]*\)[ \t].*/\1/p' /tmp/out)
-[ -n "$pages" ] || { run sg_vpd -H --page=0 "$dev"; cat /tmp/out; pages='0x00 0x80 0x83 0xb0 0xb1 0xb2'; }
-for page in $pages; do run sg_vpd --page="$page" "$dev"; done
+# The page's own bytes: a header of four, then one number per page.
+pages=$(sg_vpd --raw --page=0 "$dev" | tail -c +5 | od -An -v -tx1)
+[ "$(wc -w <<<"$pages")" -ge 9 ] || fail "few pages: $pages"
+for page in $pages; do run sg_vpd --page="0x$page" "$dev"; done
 run sg_vpd --page=di "$dev"
 grep -qi 'NAA' /tmp/out || fail 'no NAA name'
 run sg_luns "$dev"
@@ -41,7 +47,6 @@ run sg_verify --lba=0 --count=16 --bytchk=1 --in=/tmp/a --ndo=$((16 * BLOCK_SIZE
 refused sg_verify --lba=0 --count=16 --bytchk=1 --in=/tmp/b --ndo=$((16 * BLOCK_SIZE)) "$dev"
 run sg_sync "$dev"
 run sg_sync --16 "$dev"
-run sg_read_long --help
 run sg_write_verify --16 --lba=32 --num=16 --in=/tmp/b --ilen=$((16 * BLOCK_SIZE)) "$dev"
 run sg_verify --lba=32 --count=16 --bytchk=1 --in=/tmp/b --ndo=$((16 * BLOCK_SIZE)) "$dev"
 

@@ -159,7 +159,7 @@ const maxLine = 1 << 20
 
 // pumpOutput hands on what the script prints.
 func (g *guest) pumpOutput(from io.Reader) error {
-	var sink io.Writer = io.Discard
+	sink := io.Discard
 	if g.config.Output != nil {
 		sink = g.config.Output
 	}

@@ -7,5 +7,5 @@ scripts/need.sh build
 CUTS=${CUTS:-1000000} SEED=${SEED:-0}
 [ "$SEED" != 0 ] || SEED=$(date +%s)
 echo "powercut: $CUTS cuts, seed $SEED"
-BLOCKD_POWERCUTS=$CUTS BLOCKD_POWERCUT_SEED=$SEED \
+BLOCKD_POWERCUT_CUTS=$CUTS BLOCKD_POWERCUT_SEED=$SEED \
     go test -run PowerCut -count=1 -timeout 24h -v ./blockdev/store/... ./blockdev/localvol/...

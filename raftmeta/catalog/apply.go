@@ -128,6 +128,8 @@ func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
 		return ID{}, f.mapVolume(k.MapVolume)
 	case *catalogpb.Command_UnmapVolume:
 		return ID{}, f.unmapVolume(k.UnmapVolume)
+	case *catalogpb.Command_RegisterDisk:
+		return f.registerDisk(k.RegisterDisk)
 	}
 	return ID{}, refuse(ErrInvalid, "unknown kind of command; a newer blockd wrote it")
 }
@@ -143,7 +145,8 @@ func (f *fold) newID(b []byte) (ID, error) {
 		return ID{}, refuse(ErrInvalid, "identifier of %d bytes: want 16, not all zero", len(b))
 	}
 	taken := f.VolumeByID(id) != nil || f.HostByID(id) != nil ||
-		slices.ContainsFunc(f.Pools, func(p Pool) bool { return p.ID == id })
+		slices.ContainsFunc(f.Pools, func(p Pool) bool { return p.ID == id }) ||
+		slices.ContainsFunc(f.Disks, func(d Disk) bool { return d.ID == id })
 	if taken {
 		return ID{}, refuse(ErrConflict, "identifier %s is in use", id)
 	}
@@ -196,6 +199,19 @@ func (f *fold) createPool(c *catalogpb.CreatePool) (ID, error) {
 	f.Pools = slices.Insert(slices.Clone(f.Pools), i,
 		Pool{ID: id, Name: c.GetName(), Replicas: c.GetReplicas(), Media: media, Created: f.now})
 	f.did("pool.create", c.GetName(), "media %s, replicas %d", media, c.GetReplicas())
+	return id, nil
+}
+
+func (f *fold) registerDisk(c *catalogpb.RegisterDisk) (ID, error) {
+	id, err := f.newID(c.GetId())
+	if err != nil {
+		return ID{}, err
+	}
+	if len(f.Disks) >= DisksMax || len(c.GetPath()) > pathMax {
+		return ID{}, refuse(ErrConflict, "there are %d disks, the most there can be, or the path is longer than %d bytes", DisksMax, pathMax)
+	}
+	f.Disks = appendBounded(f.Disks, Disk{ID: id, Path: c.GetPath(), Created: f.now}, DisksMax)
+	f.did("disk.register", c.GetPath(), "id %s", id)
 	return id, nil
 }
 
@@ -439,7 +455,7 @@ func (f *fold) mapVolume(c *catalogpb.MapVolume) error {
 	}
 	f.Mappings = slices.Insert(slices.Clone(f.Mappings), i, m)
 	if f.lunClash() {
-		return refuse(ErrConflict, "LUN %d is taken by another volume for %s or for a host mapped by name; choose one with --lun", m.LUN, c.GetHost())
+		return refuse(ErrConflict, "LUN %d does not fit for %s: a host would see two volumes there, or this volume at another LUN too, counting the mappings to `any`; choose one with --lun, or unmap the other (`blockctl volume show %s`)", m.LUN, c.GetHost(), c.GetVolume())
 	}
 	f.did("volume.map", c.GetVolume(), "host %s, lun %d", c.GetHost(), m.LUN)
 	return nil
@@ -459,9 +475,6 @@ func (f *fold) unmapVolume(c *catalogpb.UnmapVolume) error {
 		return refuse(ErrNotFound, "volume %q is not mapped to %s", c.GetVolume(), c.GetHost())
 	}
 	f.Mappings = slices.Delete(slices.Clone(f.Mappings), i, i+1)
-	if f.lunClash() {
-		return refuse(ErrConflict, "without its own mapping, %s would see volume %q through `any` at a LUN that it uses for another volume; unmap that first", c.GetHost(), c.GetVolume())
-	}
 	f.did("volume.unmap", c.GetVolume(), "host %s", c.GetHost())
 	return nil
 }

@@ -20,7 +20,8 @@
 //     identifiers, and IQNs and NQNs of hosts.
 //  2. LUNs of volumes are distinct; a volume's pool exists.
 //  3. A mapping's volume exists and is not retired; its host exists or is any.
-//  4. No host sees two volumes at one LUN, counting the mappings to any.
+//  4. No host sees two volumes at one LUN, or one volume at two, counting the
+//     mappings to any.
 //  5. Sizes are multiples of 4096 between VolumeSizeMin and VolumeSizeMax.
 //
 // # Goroutines

@@ -53,6 +53,10 @@ func (s *State) Marshal() ([]byte, error) {
 		}
 		p.Mappings = append(p.Mappings, m)
 	}
+	for i := range s.Disks {
+		e := &s.Disks[i]
+		p.Disks = append(p.Disks, &catalogpb.Disk{Id: e.ID[:], Path: e.Path, CreatedUnixNano: e.Created.UnixNano()})
+	}
 	for i := range s.Audits {
 		e := &s.Audits[i]
 		p.Audit = append(p.Audit, &catalogpb.Audit{Revision: e.Revision, TimeUnixNano: e.Time.UnixNano(),
@@ -108,6 +112,9 @@ func Unmarshal(b []byte) (*State, error) {
 	for _, e := range p.GetMappings() {
 		s.Mappings = append(s.Mappings, Mapping{Volume: d.id(e.GetVolumeId(), false),
 			Host: d.id(e.GetHostId(), true), LUN: d.lun(e.GetLun())})
+	}
+	for _, e := range p.GetDisks() {
+		s.Disks = append(s.Disks, Disk{ID: d.id(e.GetId(), false), Path: e.GetPath(), Created: decodeTime(e.GetCreatedUnixNano())})
 	}
 	for _, e := range p.GetAudit() {
 		s.Audits = append(s.Audits, Audit{Revision: e.GetRevision(), Time: decodeTime(e.GetTimeUnixNano()),

@@ -16,6 +16,7 @@ type State struct {
 	Volumes   []Volume  // by name
 	Hosts     []Host    // by name
 	Mappings  []Mapping // by volume, then host
+	Disks     []Disk    // in the order of registration
 	Audits    []Audit   // oldest first, at most AuditMax
 
 	answers []answer // oldest first, at most AnswersMax
@@ -87,21 +88,11 @@ func (s *State) HostByIQN(iqn string) *Host {
 }
 
 // View returns what a host sees: LUN to volume. It is the host's own mappings
-// and, for volumes without one, those to any host. The zero ID asks for what
-// unknown hosts see.
+// and those to any host. The zero ID asks for what unknown hosts see.
 func (s *State) View(host ID) map[uint16]ID {
 	view := map[uint16]ID{}
-	own := map[ID]bool{}
-	if !host.IsZero() {
-		for _, m := range s.Mappings {
-			if m.Host == host {
-				view[m.LUN] = m.Volume
-				own[m.Volume] = true
-			}
-		}
-	}
 	for _, m := range s.Mappings {
-		if m.Host.IsZero() && !own[m.Volume] {
+		if m.Host == host || m.Host.IsZero() {
 			view[m.LUN] = m.Volume
 		}
 	}
@@ -124,6 +115,11 @@ func (s *State) Check() int {
 	for i := range s.Pools {
 		p := &s.Pools[i]
 		if !fresh(p.ID) || checkName("pool", p.Name) != nil || i > 0 && s.Pools[i-1].Name >= p.Name {
+			return 1
+		}
+	}
+	for i := range s.Disks {
+		if !fresh(s.Disks[i].ID) {
 			return 1
 		}
 	}
@@ -167,15 +163,16 @@ func (s *State) Check() int {
 	return 0
 }
 
-// lunClash reports whether some host would see two volumes at one LUN.
+// lunClash reports whether some host would see two volumes at one LUN, or one
+// volume at two.
 func (s *State) lunClash() bool {
 	type place struct {
 		host ID
 		lun  uint16
 	}
-	seen := map[place]bool{}
+	seen := make(map[place]bool, len(s.Mappings))
 	anyAt := map[uint16]ID{}
-	hosts := map[ID]map[ID]bool{} // host to the volumes it has mappings of its own for
+	anyLUN := map[ID]uint16{}
 	for _, m := range s.Mappings {
 		p := place{m.Host, m.LUN}
 		if seen[p] {
@@ -184,16 +181,17 @@ func (s *State) lunClash() bool {
 		seen[p] = true
 		if m.Host.IsZero() {
 			anyAt[m.LUN] = m.Volume
-			continue
+			anyLUN[m.Volume] = m.LUN
 		}
-		if hosts[m.Host] == nil {
-			hosts[m.Host] = map[ID]bool{}
-		}
-		hosts[m.Host][m.Volume] = true
 	}
 	for _, m := range s.Mappings {
-		other, taken := anyAt[m.LUN]
-		if !m.Host.IsZero() && taken && other != m.Volume && !hosts[m.Host][other] {
+		if m.Host.IsZero() {
+			continue
+		}
+		if other, taken := anyAt[m.LUN]; taken && other != m.Volume {
+			return true
+		}
+		if lun, mapped := anyLUN[m.Volume]; mapped && lun != m.LUN {
 			return true
 		}
 	}

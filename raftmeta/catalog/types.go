@@ -92,6 +92,13 @@ type Mapping struct {
 	LUN    uint16
 }
 
+// Disk is a store that volumes have data on. Its ID is the store's UUID.
+type Disk struct {
+	ID      ID
+	Path    string // where it was when it was registered
+	Created time.Time
+}
+
 // Audit is one change that was made.
 type Audit struct {
 	Revision uint64

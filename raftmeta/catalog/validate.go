@@ -16,8 +16,9 @@ const (
 	// LUNMax is the highest LUN: flat space addressing has 14 bits (SAM-5
 	// §4.7.7.4).
 	LUNMax = 16383
-	// PoolsMax and HostsMax bound the tables.
+	// PoolsMax, DisksMax and HostsMax bound the tables.
 	PoolsMax = 1024
+	DisksMax = 1024
 	HostsMax = 16384
 	// AuditMax is how many changes are remembered, AnswersMax how many request
 	// ids.
@@ -33,6 +34,7 @@ const (
 	DefaultPool = "default"
 
 	requestIDMax  = 128
+	pathMax       = 4096
 	actorMax      = 256
 	nameOfHostMax = 223 // RFC 7143 §4.2.7.1; NVM Express Base 2.0 §4.5
 )

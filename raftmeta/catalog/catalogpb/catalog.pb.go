@@ -48,6 +48,7 @@ type Command struct {
 	//	*Command_DeleteHost
 	//	*Command_MapVolume
 	//	*Command_UnmapVolume
+	//	*Command_RegisterDisk
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -217,6 +218,15 @@ func (x *Command) GetUnmapVolume() *UnmapVolume {
 	return nil
 }
 
+func (x *Command) GetRegisterDisk() *RegisterDisk {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_RegisterDisk); ok {
+			return x.RegisterDisk
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -265,6 +275,10 @@ type Command_UnmapVolume struct {
 	UnmapVolume *UnmapVolume `protobuf:"bytes,20,opt,name=unmap_volume,json=unmapVolume,proto3,oneof"`
 }
 
+type Command_RegisterDisk struct {
+	RegisterDisk *RegisterDisk `protobuf:"bytes,21,opt,name=register_disk,json=registerDisk,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Kind() {}
 
 func (*Command_CreatePool) isCommand_Kind() {}
@@ -286,6 +300,8 @@ func (*Command_DeleteHost) isCommand_Kind() {}
 func (*Command_MapVolume) isCommand_Kind() {}
 
 func (*Command_UnmapVolume) isCommand_Kind() {}
+
+func (*Command_RegisterDisk) isCommand_Kind() {}
 
 type Init struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1001,6 +1017,60 @@ func (x *UnmapVolume) GetHost() string {
 	return ""
 }
 
+// RegisterDisk says that volumes have data on a disk, so that another disk is
+// not taken for it.
+type RegisterDisk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterDisk) Reset() {
+	*x = RegisterDisk{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterDisk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterDisk) ProtoMessage() {}
+
+func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterDisk.ProtoReflect.Descriptor instead.
+func (*RegisterDisk) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RegisterDisk) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *RegisterDisk) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 // A Snapshot is the whole state at one revision. Everything in it is sorted,
 // so that equal states have equal bytes.
 type Snapshot struct {
@@ -1016,13 +1086,14 @@ type Snapshot struct {
 	Mappings      []*Mapping             `protobuf:"bytes,9,rep,name=mappings,proto3" json:"mappings,omitempty"`
 	Audit         []*Audit               `protobuf:"bytes,10,rep,name=audit,proto3" json:"audit,omitempty"`
 	Answers       []*Answer              `protobuf:"bytes,11,rep,name=answers,proto3" json:"answers,omitempty"`
+	Disks         []*Disk                `protobuf:"bytes,12,rep,name=disks,proto3" json:"disks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1105,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1118,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -1127,6 +1198,13 @@ func (x *Snapshot) GetAnswers() []*Answer {
 	return nil
 }
 
+func (x *Snapshot) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
 type Pool struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1140,7 +1218,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1230,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1243,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Pool) GetId() []byte {
@@ -1219,7 +1297,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1309,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1322,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Volume) GetId() []byte {
@@ -1318,7 +1396,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1408,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1421,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Host) GetId() []byte {
@@ -1407,7 +1485,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1497,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1510,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -1456,6 +1534,66 @@ func (x *Mapping) GetLun() uint32 {
 	return 0
 }
 
+type Disk struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Path            string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	CreatedUnixNano int64                  `protobuf:"varint,3,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Disk) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Disk) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Disk) GetCreatedUnixNano() int64 {
+	if x != nil {
+		return x.CreatedUnixNano
+	}
+	return 0
+}
+
 type Audit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1470,7 +1608,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1620,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1633,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -1554,7 +1692,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1704,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1717,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -1614,7 +1752,7 @@ var File_catalogpb_catalog_proto protoreflect.FileDescriptor
 
 const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xe1\x06\n" +
+	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xa9\a\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -1637,7 +1775,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"deleteHost\x12=\n" +
 	"\n" +
 	"map_volume\x18\x13 \x01(\v2\x1c.blockd.catalog.v1.MapVolumeH\x00R\tmapVolume\x12C\n" +
-	"\funmap_volume\x18\x14 \x01(\v2\x1e.blockd.catalog.v1.UnmapVolumeH\x00R\vunmapVolumeB\x06\n" +
+	"\funmap_volume\x18\x14 \x01(\v2\x1e.blockd.catalog.v1.UnmapVolumeH\x00R\vunmapVolume\x12F\n" +
+	"\rregister_disk\x18\x15 \x01(\v2\x1f.blockd.catalog.v1.RegisterDiskH\x00R\fregisterDiskB\x06\n" +
 	"\x04kind\"I\n" +
 	"\x04Init\x12\x1d\n" +
 	"\n" +
@@ -1698,7 +1837,10 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04_lun\"9\n" +
 	"\vUnmapVolume\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
-	"\x04host\x18\x02 \x01(\tR\x04host\"\xb3\x03\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\"2\n" +
+	"\fRegisterDisk\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\xe2\x03\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1d\n" +
@@ -1712,7 +1854,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\bmappings\x18\t \x03(\v2\x1a.blockd.catalog.v1.MappingR\bmappings\x12.\n" +
 	"\x05audit\x18\n" +
 	" \x03(\v2\x18.blockd.catalog.v1.AuditR\x05audit\x123\n" +
-	"\aanswers\x18\v \x03(\v2\x19.blockd.catalog.v1.AnswerR\aanswers\"\x8e\x01\n" +
+	"\aanswers\x18\v \x03(\v2\x19.blockd.catalog.v1.AnswerR\aanswers\x12-\n" +
+	"\x05disks\x18\f \x03(\v2\x17.blockd.catalog.v1.DiskR\x05disks\"\x8e\x01\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1742,7 +1885,11 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\aMapping\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\fR\bvolumeId\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\fR\x06hostId\x12\x10\n" +
-	"\x03lun\x18\x03 \x01(\rR\x03lun\"\xa9\x01\n" +
+	"\x03lun\x18\x03 \x01(\rR\x03lun\"V\n" +
+	"\x04Disk\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12*\n" +
+	"\x11created_unix_nano\x18\x03 \x01(\x03R\x0fcreatedUnixNano\"\xa9\x01\n" +
 	"\x05Audit\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -1769,7 +1916,7 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 	return file_catalogpb_catalog_proto_rawDescData
 }
 
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_catalogpb_catalog_proto_goTypes = []any{
 	(*Command)(nil),      // 0: blockd.catalog.v1.Command
 	(*Init)(nil),         // 1: blockd.catalog.v1.Init
@@ -1784,13 +1931,15 @@ var file_catalogpb_catalog_proto_goTypes = []any{
 	(*DeleteHost)(nil),   // 10: blockd.catalog.v1.DeleteHost
 	(*MapVolume)(nil),    // 11: blockd.catalog.v1.MapVolume
 	(*UnmapVolume)(nil),  // 12: blockd.catalog.v1.UnmapVolume
-	(*Snapshot)(nil),     // 13: blockd.catalog.v1.Snapshot
-	(*Pool)(nil),         // 14: blockd.catalog.v1.Pool
-	(*Volume)(nil),       // 15: blockd.catalog.v1.Volume
-	(*Host)(nil),         // 16: blockd.catalog.v1.Host
-	(*Mapping)(nil),      // 17: blockd.catalog.v1.Mapping
-	(*Audit)(nil),        // 18: blockd.catalog.v1.Audit
-	(*Answer)(nil),       // 19: blockd.catalog.v1.Answer
+	(*RegisterDisk)(nil), // 13: blockd.catalog.v1.RegisterDisk
+	(*Snapshot)(nil),     // 14: blockd.catalog.v1.Snapshot
+	(*Pool)(nil),         // 15: blockd.catalog.v1.Pool
+	(*Volume)(nil),       // 16: blockd.catalog.v1.Volume
+	(*Host)(nil),         // 17: blockd.catalog.v1.Host
+	(*Mapping)(nil),      // 18: blockd.catalog.v1.Mapping
+	(*Disk)(nil),         // 19: blockd.catalog.v1.Disk
+	(*Audit)(nil),        // 20: blockd.catalog.v1.Audit
+	(*Answer)(nil),       // 21: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
 	1,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
@@ -1804,23 +1953,25 @@ var file_catalogpb_catalog_proto_depIdxs = []int32{
 	10, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
 	11, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
 	12, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
-	7,  // 11: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 12: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 13: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 14: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 15: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	15, // 16: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	16, // 17: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	17, // 18: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	18, // 19: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	19, // 20: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	7,  // 21: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 22: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	13, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
+	7,  // 12: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
+	7,  // 13: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	7,  // 14: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	7,  // 15: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	15, // 16: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	16, // 17: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	17, // 18: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	18, // 19: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	20, // 20: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	21, // 21: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	19, // 22: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	7,  // 23: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	7,  // 24: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -1840,6 +1991,7 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_DeleteHost)(nil),
 		(*Command_MapVolume)(nil),
 		(*Command_UnmapVolume)(nil),
+		(*Command_RegisterDisk)(nil),
 	}
 	file_catalogpb_catalog_proto_msgTypes[9].OneofWrappers = []any{}
 	file_catalogpb_catalog_proto_msgTypes[11].OneofWrappers = []any{}
@@ -1849,7 +2001,7 @@ func file_catalogpb_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,393 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/target/identity"
+)
+
+// actorHeader carries who a client says it acts for. It is for the audit log
+// and proves nothing.
+const actorHeader = "Blockd-Actor"
+
+// apiReadMax bounds one request to the control API, in bytes.
+const apiReadMax = 1 << 20
+
+// caller is who asks for a change.
+type caller struct {
+	actor     string
+	requestID string
+}
+
+func callerOf[T any](req *connect.Request[T], requestID string) *caller {
+	actor := req.Peer().Addr
+	if who := req.Header().Get(actorHeader); who != "" {
+		if len(who) > 128 {
+			who = who[:128]
+		}
+		actor = fmt.Sprintf("%s (%s)", who, actor)
+	}
+	return &caller{actor: actor, requestID: requestID}
+}
+
+// api implements the services of package blockdv1.
+type api struct{ d *Daemon }
+
+func (a api) register(mux *http.ServeMux) {
+	limit := connect.WithReadMaxBytes(apiReadMax)
+	mux.Handle(blockdv1connect.NewVolumeServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewPoolServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewHostServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewMappingServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewNodeServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewEventServiceHandler(a, limit))
+}
+
+// apiError gives an error the code that clients act on.
+func apiError(err error) error {
+	for kind, code := range map[error]connect.Code{
+		catalog.ErrInvalid: connect.CodeInvalidArgument, catalog.ErrNotFound: connect.CodeNotFound,
+		catalog.ErrExists: connect.CodeAlreadyExists, catalog.ErrConflict: connect.CodeFailedPrecondition,
+		catalog.ErrFailed: connect.CodeUnavailable, context.Canceled: connect.CodeCanceled,
+		context.DeadlineExceeded: connect.CodeDeadlineExceeded,
+	} {
+		if errors.Is(err, kind) {
+			return connect.NewError(code, err)
+		}
+	}
+	return connect.NewError(connect.CodeInternal, err)
+}
+
+// change runs a command and waits until the node has become what it says.
+func (a api) change(ctx context.Context, by *caller, cmd *catalogpb.Command) (catalog.Result, error) {
+	res, err := a.d.do(by, cmd)
+	if err == nil {
+		err = a.d.applied.wait(ctx, res.Revision)
+	}
+	if err != nil {
+		return catalog.Result{}, apiError(err)
+	}
+	return res, nil
+}
+
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func (a api) volume(s *catalog.State, v *catalog.Volume) *blockdv1.Volume {
+	out := &blockdv1.Volume{Name: v.Name, Id: v.ID.String(), SizeBytes: v.SizeBytes, BlockSize: int32(v.BlockSize),
+		Iqn: s.IQN, Lun: uint32(v.LUN), Nqn: s.NQN, Nsid: v.NSID(), Uuid: identity.UUIDString(v.ID), Pool: v.Pool,
+		Created: timeText(v.Created), Mappings: a.mappings(s, func(m catalog.Mapping) bool { return m.Volume == v.ID })}
+	out.State, out.Reason = a.d.volumeState(v)
+	if open, ok := a.d.volumes.get(v.ID); ok && open.dev != nil {
+		out.UsedBytes, _ = open.dev.Provisioning()
+	}
+	return out
+}
+
+func (a api) mappings(s *catalog.State, match func(catalog.Mapping) bool) []*blockdv1.Mapping {
+	var out []*blockdv1.Mapping
+	for i := range s.Volumes {
+		for _, m := range s.Mappings {
+			if m.Volume == s.Volumes[i].ID && match(m) {
+				out = append(out, mapping(s, m))
+			}
+		}
+	}
+	return out
+}
+
+func mapping(s *catalog.State, m catalog.Mapping) *blockdv1.Mapping {
+	out := &blockdv1.Mapping{Host: catalog.AnyHost, Lun: uint32(m.LUN)}
+	if v := s.VolumeByID(m.Volume); v != nil {
+		out.Volume = v.Name
+	}
+	if h := s.HostByID(m.Host); h != nil {
+		out.Host = h.Name
+	}
+	return out
+}
+
+func noSuch(what, name string) error {
+	return connect.NewError(connect.CodeNotFound, fmt.Errorf("no %s %q; see `blockctl %s list`", what, name, what))
+}
+
+func (a api) namedVolume(name string) (*blockdv1.Volume, error) {
+	s := a.d.catalog.State()
+	v := s.Volume(name)
+	if v == nil {
+		return nil, noSuch("volume", name)
+	}
+	return a.volume(s, v), nil
+}
+
+// CreateVolume implements blockdv1connect.VolumeServiceHandler.
+func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.CreateVolumeRequest]) (*connect.Response[blockdv1.CreateVolumeResponse], error) {
+	m := req.Msg
+	id := newID()
+	cmd := &catalogpb.CreateVolume{Id: id[:], Name: m.GetName(), SizeBytes: m.GetSizeBytes(), BlockSize: m.GetBlockSize(), Pool: m.GetPool()}
+	if cmd.BlockSize == 0 {
+		cmd.BlockSize = blockSizeDefault
+	}
+	if cmd.Pool == "" {
+		cmd.Pool = catalog.DefaultPool
+	}
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}}); err != nil {
+		return nil, err
+	}
+	v, err := a.namedVolume(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.CreateVolumeResponse{Volume: v}), nil
+}
+
+// ListVolumes implements blockdv1connect.VolumeServiceHandler.
+func (a api) ListVolumes(context.Context, *connect.Request[blockdv1.ListVolumesRequest]) (*connect.Response[blockdv1.ListVolumesResponse], error) {
+	s := a.d.catalog.State()
+	out := &blockdv1.ListVolumesResponse{}
+	for i := range s.Volumes {
+		out.Volumes = append(out.Volumes, a.volume(s, &s.Volumes[i]))
+	}
+	return connect.NewResponse(out), nil
+}
+
+// GetVolume implements blockdv1connect.VolumeServiceHandler.
+func (a api) GetVolume(_ context.Context, req *connect.Request[blockdv1.GetVolumeRequest]) (*connect.Response[blockdv1.GetVolumeResponse], error) {
+	v, err := a.namedVolume(req.Msg.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.GetVolumeResponse{Volume: v}), nil
+}
+
+// ResizeVolume implements blockdv1connect.VolumeServiceHandler.
+func (a api) ResizeVolume(ctx context.Context, req *connect.Request[blockdv1.ResizeVolumeRequest]) (*connect.Response[blockdv1.ResizeVolumeResponse], error) {
+	m := req.Msg
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_ResizeVolume{
+		ResizeVolume: &catalogpb.ResizeVolume{Name: m.GetName(), SizeBytes: m.GetSizeBytes()}}}); err != nil {
+		return nil, err
+	}
+	v, err := a.namedVolume(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.ResizeVolumeResponse{Volume: v}), nil
+}
+
+// DeleteVolume implements blockdv1connect.VolumeServiceHandler.
+func (a api) DeleteVolume(ctx context.Context, req *connect.Request[blockdv1.DeleteVolumeRequest]) (*connect.Response[blockdv1.DeleteVolumeResponse], error) {
+	m := req.Msg
+	v := a.d.catalog.State().Volume(m.GetName())
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_RetireVolume{
+		RetireVolume: &catalogpb.RetireVolume{Name: m.GetName()}}}); err != nil {
+		return nil, err
+	}
+	if v != nil && a.d.catalog.State().VolumeByID(v.ID) != nil {
+		_, reason := a.d.volumeState(v)
+		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is gone for its hosts, but its data could not be removed: %s; it is tried again at the next change and the next start", m.GetName(), reason))
+	}
+	return connect.NewResponse(&blockdv1.DeleteVolumeResponse{}), nil
+}
+
+func (a api) pool(s *catalog.State, p *catalog.Pool) *blockdv1.Pool {
+	out := &blockdv1.Pool{Name: p.Name, Id: p.ID.String(), Replicas: p.Replicas, Media: string(p.Media), Created: timeText(p.Created)}
+	for i := range s.Volumes {
+		v := &s.Volumes[i]
+		if v.Pool != p.Name {
+			continue
+		}
+		out.Volumes++
+		out.ProvisionedBytes += v.SizeBytes
+		if open, ok := a.d.volumes.get(v.ID); ok && open.dev != nil {
+			used, _ := open.dev.Provisioning()
+			out.UsedBytes += used
+		}
+	}
+	if p.Media == catalog.MediaDisk && a.d.storage != nil {
+		out.CapacityBytes = a.d.storage.store.Stats().CapacityBytes
+	}
+	return out
+}
+
+func (a api) namedPool(name string) (*blockdv1.Pool, error) {
+	s := a.d.catalog.State()
+	p := s.Pool(name)
+	if p == nil {
+		return nil, noSuch("pool", name)
+	}
+	return a.pool(s, p), nil
+}
+
+// CreatePool implements blockdv1connect.PoolServiceHandler.
+func (a api) CreatePool(ctx context.Context, req *connect.Request[blockdv1.CreatePoolRequest]) (*connect.Response[blockdv1.CreatePoolResponse], error) {
+	m := req.Msg
+	id := newID()
+	cmd := &catalogpb.CreatePool{Id: id[:], Name: m.GetName(), Replicas: max(m.GetReplicas(), 1), Media: m.GetMedia()}
+	if cmd.Media == "" {
+		cmd.Media = string(a.d.cfg.Media)
+	}
+	if cmd.Media == string(catalog.MediaDisk) && a.d.storage == nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("this node has no disk; start it with --disks, or use --media ram"))
+	}
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreatePool{CreatePool: cmd}}); err != nil {
+		return nil, err
+	}
+	p, err := a.namedPool(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.CreatePoolResponse{Pool: p}), nil
+}
+
+// ListPools implements blockdv1connect.PoolServiceHandler.
+func (a api) ListPools(context.Context, *connect.Request[blockdv1.ListPoolsRequest]) (*connect.Response[blockdv1.ListPoolsResponse], error) {
+	s := a.d.catalog.State()
+	out := &blockdv1.ListPoolsResponse{}
+	for i := range s.Pools {
+		out.Pools = append(out.Pools, a.pool(s, &s.Pools[i]))
+	}
+	return connect.NewResponse(out), nil
+}
+
+// GetPool implements blockdv1connect.PoolServiceHandler.
+func (a api) GetPool(_ context.Context, req *connect.Request[blockdv1.GetPoolRequest]) (*connect.Response[blockdv1.GetPoolResponse], error) {
+	p, err := a.namedPool(req.Msg.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.GetPoolResponse{Pool: p}), nil
+}
+
+func (a api) host(s *catalog.State, h *catalog.Host) *blockdv1.Host {
+	out := &blockdv1.Host{Name: h.Name, Id: h.ID.String(), Iqn: h.IQN, Nqn: h.NQN, ChapUser: h.Chap.User,
+		MutualChapUser: h.Mutual.User, Created: timeText(h.Created),
+		Mappings: a.mappings(s, func(m catalog.Mapping) bool { return m.Host == h.ID })}
+	for _, session := range a.d.sessions() {
+		if h.IQN != "" && session.Initiator == h.IQN && !session.Discovery {
+			out.Sessions++
+		}
+	}
+	return out
+}
+
+func (a api) namedHost(name string) (*blockdv1.Host, error) {
+	s := a.d.catalog.State()
+	h := s.Host(name)
+	if h == nil {
+		return nil, noSuch("host", name)
+	}
+	return a.host(s, h), nil
+}
+
+func chapMessage(c *blockdv1.Chap) *catalogpb.Chap {
+	if c == nil {
+		return nil
+	}
+	return &catalogpb.Chap{User: c.GetUser(), Secret: c.GetSecret()}
+}
+
+// CreateHost implements blockdv1connect.HostServiceHandler.
+func (a api) CreateHost(ctx context.Context, req *connect.Request[blockdv1.CreateHostRequest]) (*connect.Response[blockdv1.CreateHostResponse], error) {
+	m := req.Msg
+	id := newID()
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateHost{CreateHost: &catalogpb.CreateHost{
+		Id: id[:], Name: m.GetName(), Iqn: m.GetIqn(), Nqn: m.GetNqn(),
+		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap())}}}); err != nil {
+		return nil, err
+	}
+	h, err := a.namedHost(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.CreateHostResponse{Host: h}), nil
+}
+
+// ListHosts implements blockdv1connect.HostServiceHandler.
+func (a api) ListHosts(context.Context, *connect.Request[blockdv1.ListHostsRequest]) (*connect.Response[blockdv1.ListHostsResponse], error) {
+	s := a.d.catalog.State()
+	out := &blockdv1.ListHostsResponse{}
+	for i := range s.Hosts {
+		out.Hosts = append(out.Hosts, a.host(s, &s.Hosts[i]))
+	}
+	return connect.NewResponse(out), nil
+}
+
+// GetHost implements blockdv1connect.HostServiceHandler.
+func (a api) GetHost(_ context.Context, req *connect.Request[blockdv1.GetHostRequest]) (*connect.Response[blockdv1.GetHostResponse], error) {
+	h, err := a.namedHost(req.Msg.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.GetHostResponse{Host: h}), nil
+}
+
+// UpdateHost implements blockdv1connect.HostServiceHandler.
+func (a api) UpdateHost(ctx context.Context, req *connect.Request[blockdv1.UpdateHostRequest]) (*connect.Response[blockdv1.UpdateHostResponse], error) {
+	m := req.Msg
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UpdateHost{UpdateHost: &catalogpb.UpdateHost{
+		Name: m.GetName(), Iqn: m.Iqn, Nqn: m.Nqn,
+		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap())}}}); err != nil {
+		return nil, err
+	}
+	h, err := a.namedHost(m.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.UpdateHostResponse{Host: h}), nil
+}
+
+// DeleteHost implements blockdv1connect.HostServiceHandler.
+func (a api) DeleteHost(ctx context.Context, req *connect.Request[blockdv1.DeleteHostRequest]) (*connect.Response[blockdv1.DeleteHostResponse], error) {
+	if _, err := a.change(ctx, callerOf(req, req.Msg.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_DeleteHost{
+		DeleteHost: &catalogpb.DeleteHost{Name: req.Msg.GetName()}}}); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.DeleteHostResponse{}), nil
+}
+
+// MapVolume implements blockdv1connect.MappingServiceHandler.
+func (a api) MapVolume(ctx context.Context, req *connect.Request[blockdv1.MapVolumeRequest]) (*connect.Response[blockdv1.MapVolumeResponse], error) {
+	m := req.Msg
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_MapVolume{MapVolume: &catalogpb.MapVolume{
+		Volume: m.GetVolume(), Host: m.GetHost(), Lun: m.Lun}}}); err != nil {
+		return nil, err
+	}
+	s := a.d.catalog.State()
+	for _, have := range s.Mappings {
+		if out := mapping(s, have); out.GetVolume() == m.GetVolume() && out.GetHost() == m.GetHost() {
+			return connect.NewResponse(&blockdv1.MapVolumeResponse{Mapping: out}), nil
+		}
+	}
+	return nil, connect.NewError(connect.CodeAborted, fmt.Errorf("volume %q was unmapped from %s meanwhile", m.GetVolume(), m.GetHost()))
+}
+
+// UnmapVolume implements blockdv1connect.MappingServiceHandler.
+func (a api) UnmapVolume(ctx context.Context, req *connect.Request[blockdv1.UnmapVolumeRequest]) (*connect.Response[blockdv1.UnmapVolumeResponse], error) {
+	m := req.Msg
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UnmapVolume{UnmapVolume: &catalogpb.UnmapVolume{
+		Volume: m.GetVolume(), Host: m.GetHost()}}}); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.UnmapVolumeResponse{}), nil
+}
+
+// ListMappings implements blockdv1connect.MappingServiceHandler.
+func (a api) ListMappings(context.Context, *connect.Request[blockdv1.ListMappingsRequest]) (*connect.Response[blockdv1.ListMappingsResponse], error) {
+	s := a.d.catalog.State()
+	return connect.NewResponse(&blockdv1.ListMappingsResponse{
+		Mappings: a.mappings(s, func(catalog.Mapping) bool { return true })}), nil
+}

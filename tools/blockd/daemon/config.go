@@ -1,0 +1,299 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"go.uber.org/zap/zapcore"
+
+	"blockd.dev/internal/units"
+	"blockd.dev/raftmeta/catalog"
+)
+
+// Config is how blockd runs. NewConfig has the defaults; each field can be set
+// by flag, BLOCKD_ variable and TOML file under the name in settings.
+type Config struct {
+	Dev           bool          // create and map vol0, and print how to attach it
+	Data          string        // directory of catalog, reservations and disk files
+	Roles         []string      // meta, store, target
+	ISCSI         []string      // portal addresses, host:port
+	API           string        // address of control API, metrics and status page
+	Media         catalog.Media // of the pool called default
+	Disks         []string      // block devices or files; empty means DATA/disk0
+	DiskSize      int64         // bytes of DATA/disk0 when it is made; 0: see diskSizeDefault
+	DiskDriver    string        // io_uring or pread; empty for the best
+	ArenaSize     int64         // bytes of I/O buffers
+	ScrubRate     int64         // bytes per second; 0 switches scrubbing off
+	ScrubInterval time.Duration // from the end of one scrub to the start of the next
+	LogLevel      string        // debug, info, warn or error
+}
+
+// NewConfig returns the defaults.
+func NewConfig() Config {
+	return Config{
+		Data:          "./data",
+		Roles:         []string{"meta", "store", "target"},
+		ISCSI:         []string{"127.0.0.1:3260"},
+		API:           "127.0.0.1:7480",
+		Media:         catalog.MediaDisk,
+		ArenaSize:     256 << 20,
+		ScrubRate:     32 << 20,
+		ScrubInterval: 7 * 24 * time.Hour,
+		LogLevel:      "info",
+	}
+}
+
+// Setting is one thing that can be configured.
+type Setting struct {
+	// Name is the flag (--disk-size), with '_' for '-' the key in the file
+	// (disk_size), and in capitals the variable (BLOCKD_DISK_SIZE).
+	Name  string
+	Usage string
+	Get   func(*Config) string
+	Set   func(*Config, string) error
+	list  bool
+}
+
+// Key is the name in the configuration file.
+func (s *Setting) Key() string { return strings.ReplaceAll(s.Name, "-", "_") }
+
+// Variable is the name in the environment.
+func (s *Setting) Variable() string { return "BLOCKD_" + strings.ToUpper(s.Key()) }
+
+func splitList(v string) []string {
+	var out []string
+	for _, e := range strings.Split(v, ",") {
+		if e = strings.TrimSpace(e); e != "" {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func textSetting(name, usage string, at func(*Config) *string) Setting {
+	return Setting{Name: name, Usage: usage, Get: func(c *Config) string { return *at(c) },
+		Set: func(c *Config, v string) error { *at(c) = v; return nil }}
+}
+
+func listSetting(name, usage string, at func(*Config) *[]string) Setting {
+	return Setting{Name: name, Usage: usage, Get: func(c *Config) string { return strings.Join(*at(c), ",") },
+		Set: func(c *Config, v string) error { *at(c) = splitList(v); return nil }, list: true}
+}
+
+func sizeSetting(name, usage string, at func(*Config) *int64) Setting {
+	return Setting{Name: name, Usage: usage, Get: func(c *Config) string { return units.FormatBytes(*at(c)) },
+		Set: func(c *Config, v string) (err error) { *at(c), err = units.ParseBytes(v); return err }}
+}
+
+// Settings lists what can be configured, in the order of help and printing.
+func Settings() []Setting {
+	return []Setting{
+		textSetting("data", "directory for catalog, reservations and disk files", func(c *Config) *string { return &c.Data }),
+		listSetting("roles", "what this node does: meta, store, target", func(c *Config) *[]string { return &c.Roles }),
+		listSetting("iscsi", "addresses of the iSCSI portals", func(c *Config) *[]string { return &c.ISCSI }),
+		textSetting("api", "address of control API, metrics and status page", func(c *Config) *string { return &c.API }),
+		{Name: "media", Usage: "where the default pool keeps data: disk or ram (gone at the end)",
+			Get: func(c *Config) string { return string(c.Media) },
+			Set: func(c *Config, v string) error { c.Media = catalog.Media(v); return nil }},
+		listSetting("disks", "block device or file for extents; empty: DATA/disk0, made at the first start", func(c *Config) *[]string { return &c.Disks }),
+		sizeSetting("disk-size", "size of DATA/disk0 when it is made; 0: 16GiB, or a quarter of the free space if that is less", func(c *Config) *int64 { return &c.DiskSize }),
+		textSetting("disk-driver", "io_uring or pread; empty: the best that the kernel allows", func(c *Config) *string { return &c.DiskDriver }),
+		sizeSetting("arena-size", "memory for I/O buffers", func(c *Config) *int64 { return &c.ArenaSize }),
+		sizeSetting("scrub-rate", "bytes per second that the scrub reads; 0: no scrub", func(c *Config) *int64 { return &c.ScrubRate }),
+		{Name: "scrub-interval", Usage: "time between two scrubs, such as 168h",
+			Get: func(c *Config) string { return c.ScrubInterval.String() },
+			Set: func(c *Config, v string) (err error) { c.ScrubInterval, err = time.ParseDuration(v); return err }},
+		textSetting("log-level", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
+	}
+}
+
+// LoadFile applies a TOML file. A key that is not a setting is refused with
+// its line.
+func (c *Config) LoadFile(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	var f configFile
+	d := toml.NewDecoder(strings.NewReader(string(b))).DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		var strict *toml.StrictMissingError
+		if errors.As(err, &strict) && len(strict.Errors) > 0 {
+			row, _ := strict.Errors[0].Position()
+			return fmt.Errorf("configuration: %s line %d: there is no setting %q; `blockd config` prints those there are", path, row, strings.Join(strict.Errors[0].Key(), "."))
+		}
+		var de *toml.DecodeError
+		if errors.As(err, &de) {
+			row, col := de.Position()
+			return fmt.Errorf("configuration: %s line %d, column %d: %w", path, row, col, err)
+		}
+		return fmt.Errorf("configuration: %s: %w", path, err)
+	}
+	for _, s := range Settings() {
+		v, err := f.value(s.Key(), s.list)
+		if err == nil && v != nil {
+			err = s.Set(c, *v)
+		}
+		if err != nil {
+			return fmt.Errorf("configuration: %s: %s: %w", path, s.Key(), err)
+		}
+	}
+	return nil
+}
+
+// configFile has a field per setting, so that the decoder knows which keys
+// there are; the values take the way that flags and variables take.
+type configFile struct {
+	Data          any `toml:"data"`
+	Roles         any `toml:"roles"`
+	ISCSI         any `toml:"iscsi"`
+	API           any `toml:"api"`
+	Media         any `toml:"media"`
+	Disks         any `toml:"disks"`
+	DiskSize      any `toml:"disk_size"`
+	DiskDriver    any `toml:"disk_driver"`
+	ArenaSize     any `toml:"arena_size"`
+	ScrubRate     any `toml:"scrub_rate"`
+	ScrubInterval any `toml:"scrub_interval"`
+	LogLevel      any `toml:"log_level"`
+}
+
+func (f *configFile) value(key string, list bool) (*string, error) {
+	v := map[string]any{
+		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "api": f.API, "media": f.Media, "disks": f.Disks,
+		"disk_size": f.DiskSize, "disk_driver": f.DiskDriver, "arena_size": f.ArenaSize, "scrub_rate": f.ScrubRate,
+		"scrub_interval": f.ScrubInterval, "log_level": f.LogLevel,
+	}[key]
+	switch v := v.(type) {
+	case nil:
+		return nil, nil
+	case string:
+		return &v, nil
+	case int64:
+		text := strconv.FormatInt(v, 10)
+		return &text, nil
+	case []any:
+		if !list {
+			return nil, errors.New("want one value, not a list")
+		}
+		var parts []string
+		for _, e := range v {
+			text, ok := e.(string)
+			if !ok {
+				return nil, fmt.Errorf("want a list of strings, and it holds %v", e)
+			}
+			parts = append(parts, text)
+		}
+		text := strings.Join(parts, ",")
+		return &text, nil
+	}
+	return nil, fmt.Errorf("want a string, and it is %v", v)
+}
+
+// LoadEnv applies BLOCKD_ variables from lookup (os.LookupEnv).
+func (c *Config) LoadEnv(lookup func(string) (string, bool)) error {
+	for _, s := range Settings() {
+		if v, ok := lookup(s.Variable()); ok {
+			if err := s.Set(c, v); err != nil {
+				return fmt.Errorf("configuration: %s: %w", s.Variable(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// Print writes the settings as a file that LoadFile takes.
+func (c *Config) Print(w io.Writer) error {
+	for _, s := range Settings() {
+		v := strconv.Quote(s.Get(c))
+		if s.list {
+			var parts []string
+			for _, e := range splitList(s.Get(c)) {
+				parts = append(parts, strconv.Quote(e))
+			}
+			v = "[" + strings.Join(parts, ", ") + "]"
+		}
+		if _, err := fmt.Fprintf(w, "%-14s = %-32s # %s\n", s.Key(), v, s.Usage); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// has reports whether the node plays a role.
+func (c *Config) has(role string) bool { return slices.Contains(c.Roles, role) }
+
+// Validate reports the first setting that can't be, and what it should be.
+func (c *Config) Validate() error {
+	if err := c.validate(); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	return nil
+}
+
+func (c *Config) validate() error {
+	for _, r := range c.Roles {
+		if !slices.Contains([]string{"meta", "store", "target"}, r) {
+			return fmt.Errorf("roles: %q is none of meta, store, target", r)
+		}
+	}
+	for _, a := range append(slices.Clone(c.ISCSI), c.API) {
+		if err := checkAddress(a); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.Data == "":
+		return errors.New("data: the directory is missing")
+	case !c.has("meta"):
+		return errors.New("roles: meta is missing, and there is no other node to keep the catalog")
+	case c.has("target") && len(c.ISCSI) == 0:
+		return errors.New("iscsi: give at least one address, or leave target out of roles")
+	case c.Media != catalog.MediaDisk && c.Media != catalog.MediaRAM:
+		return fmt.Errorf("media: %q is neither disk nor ram", c.Media)
+	case len(c.Disks) > 1:
+		return fmt.Errorf("disks: %d are given, and this version drives one disk per node; join them by LVM or mdraid", len(c.Disks))
+	case c.DiskSize != 0 && (c.DiskSize < diskSizeMin || c.DiskSize%4096 != 0):
+		return fmt.Errorf("disk_size: %d bytes: want a multiple of 4096 and at least %s", c.DiskSize, units.FormatBytes(diskSizeMin))
+	case !slices.Contains([]string{"", "io_uring", "pread"}, c.DiskDriver):
+		return fmt.Errorf("disk_driver: %q is neither io_uring nor pread", c.DiskDriver)
+	case c.ArenaSize < arenaSizeMin:
+		return fmt.Errorf("arena_size: %s: want at least %s", units.FormatBytes(c.ArenaSize), units.FormatBytes(arenaSizeMin))
+	case c.ScrubRate != 0 && c.ScrubRate < 1<<20:
+		return fmt.Errorf("scrub_rate: %d bytes per second: want at least 1MiB, or 0 for none", c.ScrubRate)
+	case c.ScrubInterval < time.Minute:
+		return fmt.Errorf("scrub_interval: %v: want at least 1m", c.ScrubInterval)
+	}
+	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil || !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
+		return fmt.Errorf("log_level: %q is none of debug, info, warn, error", c.LogLevel)
+	}
+	return nil
+}
+
+func checkAddress(a string) error {
+	_, port, err := net.SplitHostPort(a)
+	if err != nil {
+		return fmt.Errorf("address %q: want HOST:PORT, with IPv6 addresses in brackets", a)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
+		return fmt.Errorf("address %q: port %q is not a number below 65536", a, port)
+	}
+	return nil
+}
+
+const (
+	// diskSizeMin holds superblocks, a log and some extents.
+	diskSizeMin = 256 << 20
+	// diskSizeDefault is for trying out; who keeps data names a disk.
+	diskSizeDefault = 16 << 30
+	// arenaSizeMin serves a few hosts with small transfers.
+	arenaSizeMin = 32 << 20
+)

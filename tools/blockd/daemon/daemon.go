@@ -1,0 +1,357 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"blockd.dev/blockdev/arena"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/target/identity"
+	"blockd.dev/target/iscsi"
+	"blockd.dev/target/reservation"
+	"blockd.dev/target/scsi"
+)
+
+// Daemon is a running node.
+type Daemon struct {
+	cfg     Config
+	log     *zap.Logger
+	started time.Time
+
+	data         *dataDir
+	arena        *arena.Arena
+	catalog      *catalog.Catalog
+	storage      *storage // nil without a disk
+	reservations *reservation.Local
+	target       *scsi.Target  // nil without the role target
+	iscsi        *iscsi.Server // nil without the role target
+	portals      []net.Listener
+	api          net.Listener
+	http         *http.Server
+
+	events    *eventLog
+	volumes   volumeTable
+	applied   applied
+	errorGate gate
+	ready     atomic.Bool
+	stopping  atomic.Bool
+
+	cancel     context.CancelFunc // ends the goroutines below
+	background sync.WaitGroup
+}
+
+// Start brings a node up: when it returns, every portal listens. On error
+// everything is taken down again. The logger gets what happens; nothing else is
+// printed.
+func Start(cfg Config, log *zap.Logger) (_ *Daemon, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Daemon{cfg: cfg, log: log, started: time.Now().UTC(), events: newEventLog(log)}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	defer func() {
+		if err != nil {
+			sctx, scancel := context.WithTimeout(context.Background(), stopTimeout)
+			defer scancel()
+			err = errors.Join(err, d.Stop(sctx))
+		}
+	}()
+
+	if d.data, err = openDataDir(cfg.Data); err != nil {
+		return nil, err
+	}
+	if d.arena, err = arena.New(arena.Config{SizeBytes: cfg.ArenaSize}); err != nil {
+		return nil, err
+	}
+	if err := d.openCatalog(); err != nil {
+		return nil, err
+	}
+	if d.needsDisk() {
+		if d.storage, err = d.openStorage(); err != nil {
+			return nil, err
+		}
+	}
+	if d.reservations, err = reservation.OpenLocal(d.data.join("reservations")); err != nil {
+		return nil, err
+	}
+	if err := d.listen(); err != nil {
+		return nil, err
+	}
+	if cfg.has("target") {
+		if err := d.startTarget(); err != nil {
+			return nil, err
+		}
+	}
+	first := d.catalog.State()
+	d.reconcile(first)
+	d.background.Go(func() { d.reconcileLoop(ctx, first.Revision) })
+	if cfg.Dev {
+		if err := d.ensureDevVolume(); err != nil {
+			return nil, err
+		}
+	}
+	d.servePortals()
+	d.serveHTTP(ctx)
+	if d.storage != nil && cfg.ScrubRate > 0 {
+		d.background.Go(func() { d.scrubLoop(ctx) })
+	}
+	d.ready.Store(true)
+	d.events.add(levelInfo, "node.ready", d.nodeName(), "every portal listens")
+	return d, nil
+}
+
+// stopTimeout bounds how long hosts may take to let go at a stop.
+const stopTimeout = 4 * time.Second
+
+// Stop drains and takes everything down, in the reverse order of Start. It
+// takes no longer than ctx allows plus the last checkpoint.
+func (d *Daemon) Stop(ctx context.Context) error {
+	if d.stopping.Swap(true) {
+		return nil
+	}
+	d.ready.Store(false)
+	d.cancel()
+	var errs []error
+	if d.iscsi != nil {
+		if err := d.iscsi.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			errs = append(errs, err)
+		}
+	}
+	for _, l := range d.portals {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if d.http != nil {
+		// A watcher of events ends with the cancel above; what else takes long
+		// is cut off.
+		hctx, cancel := context.WithTimeout(ctx, time.Second)
+		if err := d.http.Shutdown(hctx); err != nil {
+			errs = append(errs, d.http.Close())
+		}
+		cancel()
+	} else if d.api != nil {
+		errs = append(errs, d.api.Close())
+	}
+	d.background.Wait()
+	if d.target != nil {
+		d.target.Close()
+	}
+	for _, v := range d.volumes.all() {
+		errs = append(errs, v.close())
+	}
+	if d.storage != nil {
+		errs = append(errs, d.storage.close())
+	}
+	if d.catalog != nil {
+		errs = append(errs, d.catalog.Close())
+	}
+	if d.arena != nil {
+		errs = append(errs, d.arena.Close())
+	}
+	if d.data != nil {
+		errs = append(errs, d.data.close())
+	}
+	return errors.Join(errs...)
+}
+
+// openCatalog opens the catalog and, at the first start, gives the cluster its
+// identity and the pool default.
+func (d *Daemon) openCatalog() error {
+	var err error
+	if d.catalog, err = catalog.Open(d.data.join("catalog")); err != nil {
+		return err
+	}
+	if n := d.catalog.JournalInfo().TornBytes; n > 0 {
+		d.events.add(levelWarning, "catalog.torn", d.data.join("catalog"),
+			fmt.Sprintf("cut off %d bytes of a change that was being written when the node stopped", n))
+	}
+	if d.catalog.State().ClusterID.IsZero() {
+		id := newID()
+		if _, err := d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_Init{Init: &catalogpb.Init{
+			ClusterId: id[:],
+			Iqn:       "iqn.2026-01.dev.blockd:" + id.String()[:12],
+			Nqn:       "nqn.2014-08.org.nvmexpress:uuid:" + identity.UUIDString(id),
+		}}}); err != nil {
+			return err
+		}
+	}
+	pool := d.catalog.State().Pool(catalog.DefaultPool)
+	if pool == nil {
+		id := newID()
+		_, err := d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_CreatePool{CreatePool: &catalogpb.CreatePool{
+			Id: id[:], Name: catalog.DefaultPool, Replicas: 1, Media: string(d.cfg.Media)}}})
+		return err
+	}
+	if pool.Media != d.cfg.Media {
+		return fmt.Errorf("the pool %q in %s keeps data on %s, and this start says --media %s; start with --media %s, or with another --data",
+			pool.Name, d.data.path, pool.Media, d.cfg.Media, pool.Media)
+	}
+	return nil
+}
+
+// needsDisk reports whether this node has a disk: it plays the role, and the
+// default pool or a disk in the catalog asks for one.
+func (d *Daemon) needsDisk() bool {
+	return d.cfg.has("store") && (d.cfg.Media == catalog.MediaDisk || len(d.cfg.Disks) > 0 || len(d.catalog.State().Disks) > 0)
+}
+
+// newID returns a random identifier, in the form of a version 4 UUID.
+func newID() catalog.ID {
+	var id catalog.ID
+	rand.Read(id[:]) // never fails
+	return identity.UUID(id)
+}
+
+// do gives the command what is not deterministic and hands it to the catalog.
+// A nil caller is the node itself.
+func (d *Daemon) do(by *caller, cmd *catalogpb.Command) (catalog.Result, error) {
+	cmd.Version = catalog.CommandVersion
+	cmd.TimeUnixNano = time.Now().UnixNano()
+	cmd.Actor = "blockd"
+	if by != nil {
+		cmd.Actor, cmd.RequestId = by.actor, by.requestID
+	}
+	res, err := d.catalog.Do(cmd)
+	if err == nil && !res.Replayed {
+		d.events.add(levelInfo, res.Audit.Action, res.Audit.Subject, res.Audit.Detail)
+	}
+	return res, err
+}
+
+// listen opens every address, so that a taken one is found before anything is
+// served.
+func (d *Daemon) listen() error {
+	open := func(what, addr, flag string) (net.Listener, error) {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w; is another blockd or target running? choose another address with %s", what, err, flag)
+		}
+		return l, nil
+	}
+	if d.cfg.has("target") {
+		for _, addr := range d.cfg.ISCSI {
+			l, err := open("iSCSI portal", addr, "--iscsi")
+			if err != nil {
+				return err
+			}
+			d.portals = append(d.portals, l)
+		}
+	}
+	var err error
+	d.api, err = open("control API", d.cfg.API, "--api")
+	return err
+}
+
+func (d *Daemon) startTarget() error {
+	s := d.catalog.State()
+	var err error
+	d.target, err = scsi.NewTarget(d.targetConfig(s), scsi.Deps{
+		Arena: d.arena, Reservations: d.reservations, Events: d.scsiEvent})
+	if err != nil {
+		return err
+	}
+	d.iscsi, err = iscsi.New(iscsi.Config{
+		TargetName: s.IQN, Alias: "blockd", Target: d.target, Arena: d.arena,
+		Auth: directory{d.catalog}, Events: d.iscsiEvent})
+	return err
+}
+
+func (d *Daemon) servePortals() {
+	for _, l := range d.portals {
+		d.background.Go(func() {
+			if err := d.iscsi.Serve(l, portalGroup); err != nil && !d.stopping.Load() {
+				d.events.add(levelError, "portal.failed", l.Addr().String(), err.Error())
+			}
+		})
+	}
+}
+
+func (d *Daemon) scsiEvent(e scsi.Event) {
+	subject := catalog.ID(e.Unit).String()
+	if v := d.catalog.State().VolumeByID(e.Unit); v != nil {
+		subject = v.Name
+	}
+	switch e.Kind {
+	case scsi.EventDeviceError:
+		if d.errorGate.pass("scsi " + subject) {
+			d.events.add(levelError, "volume.error", subject, e.Text)
+		}
+	case scsi.EventReset:
+		d.events.add(levelWarning, "volume.reset", subject, fmt.Sprintf("%s by %s", e.Text, e.Nexus.InitiatorName))
+	case scsi.EventAccessState:
+		d.events.add(levelInfo, "target.access", fmt.Sprint(e.Group), e.Text)
+	}
+}
+
+func (d *Daemon) iscsiEvent(e iscsi.Event) {
+	lv, text := levelInfo, fmt.Sprintf("from %v", e.Remote)
+	switch e.Kind {
+	case iscsi.EventLoginFailed, iscsi.EventDropped, iscsi.EventReset:
+		lv = levelWarning
+	}
+	if e.Discovery {
+		text = "discovery " + text
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	subject := e.Initiator
+	if subject == "" {
+		subject = "unknown initiator"
+	}
+	if lv == levelWarning && !d.errorGate.pass(e.Kind.String()+subject) {
+		return
+	}
+	d.events.add(lv, "session."+e.Kind.String(), subject, text)
+}
+
+func (d *Daemon) nodeName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "node"
+	}
+	return name
+}
+
+// APIAddress is where the control API listens.
+func (d *Daemon) APIAddress() string { return d.api.Addr().String() }
+
+// ISCSIAddresses are where the iSCSI portals listen.
+func (d *Daemon) ISCSIAddresses() []string {
+	var out []string
+	for _, l := range d.portals {
+		out = append(out, l.Addr().String())
+	}
+	return out
+}
+
+// Version is the version of this build: the module's, or the commit.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return s.Value[:12]
+		}
+	}
+	return "development"
+}

@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"fmt"
+	"net"
+
+	"blockd.dev/blockdev/store"
+	"blockd.dev/internal/units"
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/target/iscsi"
+)
+
+// diagnose looks at every part and says how it is, worst last within a part.
+func (d *Daemon) diagnose() []*blockdv1.Finding {
+	var out []*blockdv1.Finding
+	add := func(lv, subject, advice, format string, args ...any) {
+		out = append(out, &blockdv1.Finding{Level: lv, Subject: subject, Message: fmt.Sprintf(format, args...), Advice: advice})
+	}
+	const ok, warning, bad = "ok", string(levelWarning), string(levelError)
+
+	if err := d.catalog.Err(); err != nil {
+		add(bad, "catalog", "repair the file system of the data directory and restart blockd", "%v", err)
+	} else {
+		add(ok, "catalog", "", "revision %d in %s", d.catalog.State().Revision, d.data.path)
+	}
+
+	a := d.arena.Stats()
+	if a.HugePages == "hugetlb" {
+		add(ok, "memory", "", "I/O buffers of %s in reserved huge pages", units.FormatBytes(a.SizeBytes))
+	} else {
+		add(warning, "memory", fmt.Sprintf("sysctl vm.nr_hugepages=%d and restart", (a.SizeBytes+2<<20-1)/(2<<20)),
+			"I/O buffers of %s are not in reserved huge pages (%s): %s", units.FormatBytes(a.SizeBytes), a.HugePages, a.Reason)
+	}
+	if a.Failures > 0 {
+		add(warning, "memory", "raise --arena-size", "%d requests found no free buffer", a.Failures)
+	}
+
+	switch {
+	case d.storage == nil:
+		add(ok, "disk", "", "none: volumes are in memory and end with the process")
+	default:
+		d.diagnoseDisk(add)
+	}
+
+	s := d.catalog.State()
+	working := 0
+	for i := range s.Volumes {
+		v := &s.Volumes[i]
+		switch state, reason := d.volumeState(v); {
+		case state == "online" && reason == "":
+			working++
+		case state == "deleting" && reason == "":
+		case state == "read-only":
+			add(warning, "volume "+v.Name, "", "it is read-only")
+		default:
+			add(bad, "volume "+v.Name, "see the disk it is on and `blockctl events`", "%s: %s", state, reason)
+		}
+	}
+	add(ok, "volumes", "", "%d of %d online", working, len(s.Volumes))
+
+	if d.iscsi == nil {
+		add(ok, "iscsi", "", "this node has not the role target")
+	} else {
+		add(ok, "iscsi", "", "%d sessions through %v", len(d.sessions()), d.ISCSIAddresses())
+	}
+	if host, _, err := net.SplitHostPort(d.APIAddress()); err == nil && !net.ParseIP(host).IsLoopback() {
+		add(warning, "api", "listen on a loopback address (--api 127.0.0.1:7480) or put an authenticating proxy before it",
+			"the control API at %s has no authentication and is open to the network", d.APIAddress())
+	} else {
+		add(ok, "api", "", "at %s", d.APIAddress())
+	}
+	return out
+}
+
+func (d *Daemon) diagnoseDisk(add func(lv, subject, advice, format string, args ...any)) {
+	st := d.storage.store.Stats()
+	switch {
+	case st.State != store.StateOnline:
+		add("error", "disk "+d.storage.path, "replace or repair the disk, then restart blockd; what was acknowledged is on it", "%v: %s", st.State, st.Failure)
+	case st.AvailableBytes < st.CapacityBytes/20:
+		add("warning", "disk "+d.storage.path, "delete volumes, or let hosts discard what they don't use (fstrim)",
+			"%s of %s are free; writes to a full disk fail", units.FormatBytes(st.AvailableBytes), units.FormatBytes(st.CapacityBytes))
+	default:
+		add("ok", "disk "+d.storage.path, "", "%s of %s are free", units.FormatBytes(st.AvailableBytes), units.FormatBytes(st.CapacityBytes))
+	}
+	if st.Disk.Reason != "" {
+		add("warning", "driver", "", "%s, direct %v: %s", st.Disk.Driver, st.Disk.Direct, st.Disk.Reason)
+	} else {
+		add("ok", "driver", "", "%s, direct %v", st.Disk.Driver, st.Disk.Direct)
+	}
+	if st.BadBlocks > 0 {
+		add("error", "disk "+d.storage.path, "see `blockctl events`; restore what is named there from a backup, and replace the disk", "%d reads found an error or a wrong checksum", st.BadBlocks)
+	}
+	if scrub := d.storage.scrub.get(); scrub.errors > 0 {
+		add("error", "scrub", "see `blockctl events`; restore what is named there from a backup, and replace the disk", "%d errors, the last: %s", scrub.errors, scrub.lastError)
+	} else {
+		add("ok", "scrub", "", "%d rounds", scrub.rounds)
+	}
+}
+
+// sessionParameters are the negotiated parameters under their names in RFC
+// 7143 §13.
+func sessionParameters(i *iscsi.SessionInfo) map[string]string {
+	yes := map[bool]string{true: "Yes", false: "No"}
+	digest := map[bool]string{true: "CRC32C", false: "None"}
+	p := &i.Params
+	out := map[string]string{
+		"HeaderDigest": digest[p.HeaderDigest], "DataDigest": digest[p.DataDigest],
+		"MaxRecvDataSegmentLength": fmt.Sprint(p.MaxRecvData),
+		"InitialR2T":               yes[p.InitialR2T], "ImmediateData": yes[p.ImmediateData],
+		"MaxBurstLength": fmt.Sprint(p.MaxBurst), "FirstBurstLength": fmt.Sprint(p.FirstBurst),
+		"MaxOutstandingR2T": fmt.Sprint(p.MaxOutstandingR2T), "SessionType": "Normal",
+	}
+	if i.Discovery {
+		out["SessionType"] = "Discovery"
+	}
+	return out
+}

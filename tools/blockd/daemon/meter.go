@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockd.dev/blockdev"
+)
+
+// backing is what a volume is served from.
+type backing interface {
+	blockdev.Device
+	blockdev.Mapper
+	blockdev.Provisioner
+	Resize(sizeBytes int64) error
+	Close() error
+}
+
+// opsCount is one more than the largest blockdev.Op.
+const opsCount = int(blockdev.OpCompareAndWrite) + 1
+
+// latencySample is how many requests go by for one that is timed: reading the
+// clock twice costs more than all the rest of the counting.
+const latencySample = 8
+
+// latencyBuckets are powers of two from 2^latencyShift nanoseconds on: 4 us up
+// to about 8 s, and one for what takes longer.
+const (
+	latencyShift   = 12
+	latencyBuckets = 22
+)
+
+// opStats counts one kind of operation. Sizes are in bytes, times in
+// nanoseconds.
+type opStats struct {
+	ops, bytes, errors atomic.Uint64
+	timed, nanos       atomic.Uint64
+	buckets            [latencyBuckets + 1]atomic.Uint64
+	_                  [64]byte // reads and writes are counted on different cores
+}
+
+func (s *opStats) observe(d time.Duration) {
+	n := uint64(max(d, 0))
+	s.timed.Add(1)
+	s.nanos.Add(n)
+	s.buckets[min(bits.Len64(n>>latencyShift), latencyBuckets)].Add(1)
+}
+
+// meter is a device that counts what goes through it, and otherwise is the one
+// below. It allocates nothing in steady state.
+type meter struct {
+	backing
+	ops     [opsCount]opStats
+	onError func(error) // called for requests that end with a fault of the device
+	turn    atomic.Uint64
+	calls   sync.Pool // *call
+	batches sync.Pool // *[]*blockdev.Request
+}
+
+// call is a request on its way through a meter.
+type call struct {
+	child  blockdev.Request
+	parent *blockdev.Request
+	meter  *meter
+	start  time.Time // zero unless timed
+}
+
+func newMeter(b backing, onError func(error)) *meter {
+	m := &meter{backing: b, onError: onError}
+	m.calls.New = func() any {
+		c := &call{meter: m}
+		c.child.Done = callDone
+		c.child.Tag = c
+		return c
+	}
+	m.batches.New = func() any { return new([]*blockdev.Request) }
+	return m
+}
+
+// Submit implements blockdev.Device.
+func (m *meter) Submit(batch []*blockdev.Request) {
+	list := m.batches.Get().(*[]*blockdev.Request)
+	for _, r := range batch {
+		c := m.calls.Get().(*call)
+		c.parent = r
+		c.child.Op, c.child.FUA, c.child.NoUnmap = r.Op, r.FUA, r.NoUnmap
+		c.child.Offset, c.child.Length, c.child.Data = r.Offset, r.Length, r.Data
+		c.child.Err = nil
+		if m.turn.Add(1)%latencySample == 0 {
+			c.start = time.Now()
+		}
+		*list = append(*list, &c.child)
+	}
+	m.backing.Submit(*list)
+	clear(*list)
+	*list = (*list)[:0]
+	m.batches.Put(list)
+}
+
+func callDone(r *blockdev.Request) {
+	c := r.Tag.(*call)
+	m, parent, err := c.meter, c.parent, r.Err
+	if int(r.Op) < opsCount {
+		s := &m.ops[r.Op]
+		s.ops.Add(1)
+		if err == nil {
+			s.bytes.Add(uint64(r.Length))
+		} else {
+			m.failed(s, err)
+		}
+		if !c.start.IsZero() {
+			s.observe(time.Since(c.start))
+			c.start = time.Time{}
+		}
+	}
+	c.parent, r.Data = nil, nil
+	m.calls.Put(c)
+	blockdev.Complete(parent, err)
+}
+
+// failed counts an error, unless it is the host's.
+func (m *meter) failed(s *opStats, err error) {
+	if isHostsFault(err) {
+		return
+	}
+	s.errors.Add(1)
+	m.onError(err)
+}

@@ -1,0 +1,191 @@
+package daemon
+
+import (
+	"math"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/raftmeta/catalog"
+)
+
+// collector turns the Stats of every part into metrics when they are scraped.
+// docs/OPERATIONS.md lists them.
+type collector struct {
+	d *Daemon
+
+	info, catalogRevision, events                                   *prometheus.Desc
+	volumeState, volumeSize, volumeUsed                             *prometheus.Desc
+	volumeOps, volumeBytes, volumeErrors, volumeLatency             *prometheus.Desc
+	sessions, connections, logins, dropped                          *prometheus.Desc
+	arenaSize, arenaUsed, arenaPeak, arenaFailures                  *prometheus.Desc
+	diskUp, diskCapacity, diskUsed, diskAvailable                   *prometheus.Desc
+	storeLog, storeLogUsed, storeDirty, storeHost, storeDisk        *prometheus.Desc
+	storeAmplification, storeCheckpoints, storeBatches, storeBad    *prometheus.Desc
+	scrubRunning, scrubBytes, scrubErrors, scrubRounds, scrubFinish *prometheus.Desc
+}
+
+func newCollector(d *Daemon) *collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("blockd_"+name, help, labels, nil)
+	}
+	return &collector{
+		d:               d,
+		info:            desc("info", "Always 1; the labels say what runs.", "version", "iqn", "media"),
+		catalogRevision: desc("catalog_revision", "Changes that the catalog has seen."),
+		events:          desc("events_total", "Events by level.", "level"),
+
+		volumeState:   desc("volume_up", "1 while the volume is online, else 0.", "volume"),
+		volumeSize:    desc("volume_size_bytes", "Size that hosts see.", "volume"),
+		volumeUsed:    desc("volume_used_bytes", "Space that the volume takes.", "volume"),
+		volumeOps:     desc("volume_ops_total", "Requests that ended, by operation.", "volume", "op"),
+		volumeBytes:   desc("volume_bytes_total", "Bytes of requests that succeeded, by operation.", "volume", "op"),
+		volumeErrors:  desc("volume_errors_total", "Requests that the storage failed, by operation.", "volume", "op"),
+		volumeLatency: desc("volume_latency_seconds", "Time that the storage took, of every eighth request.", "volume", "op"),
+
+		sessions:    desc("iscsi_sessions", "Sessions now."),
+		connections: desc("iscsi_connections_total", "Connections accepted."),
+		logins:      desc("iscsi_logins_total", "Logins by result.", "result"),
+		dropped:     desc("iscsi_sessions_dropped_total", "Sessions that ended without logout."),
+
+		arenaSize:     desc("arena_size_bytes", "Memory for I/O buffers."),
+		arenaUsed:     desc("arena_used_bytes", "Of it, lent out now."),
+		arenaPeak:     desc("arena_peak_bytes", "Most ever lent out."),
+		arenaFailures: desc("arena_failures_total", "Requests for a buffer that found none."),
+
+		diskUp:             desc("disk_up", "1 while the disk is online, else 0.", "disk", "driver"),
+		diskCapacity:       desc("disk_capacity_bytes", "What volumes can hold.", "disk"),
+		diskUsed:           desc("disk_used_bytes", "What volumes hold.", "disk"),
+		diskAvailable:      desc("disk_available_bytes", "What is left.", "disk"),
+		storeLog:           desc("store_log_bytes", "Size of the write-ahead log.", "disk"),
+		storeLogUsed:       desc("store_log_used_bytes", "Of it, since the last checkpoint.", "disk"),
+		storeDirty:         desc("store_dirty_bytes", "Acknowledged data that is in the log only.", "disk"),
+		storeHost:          desc("store_host_bytes_total", "Bytes that volumes read and wrote.", "disk", "direction"),
+		storeDisk:          desc("store_written_bytes_total", "Bytes written to the disk, by purpose.", "disk", "purpose"),
+		storeAmplification: desc("store_write_amplification", "Bytes written to the disk per byte that volumes wrote.", "disk"),
+		storeCheckpoints:   desc("store_checkpoints_total", "Checkpoints.", "disk"),
+		storeBatches:       desc("store_log_batches_total", "Group commits.", "disk"),
+		storeBad:           desc("store_bad_blocks_total", "Reads that found an error or a wrong checksum.", "disk"),
+
+		scrubRunning: desc("scrub_running", "1 while a scrub runs.", "disk"),
+		scrubBytes:   desc("scrub_bytes_total", "Bytes that scrubs have read.", "disk"),
+		scrubErrors:  desc("scrub_errors_total", "Errors that scrubs have found.", "disk"),
+		scrubRounds:  desc("scrub_rounds_total", "Scrubs that came to the end.", "disk"),
+		scrubFinish:  desc("scrub_last_finished_seconds", "When the last scrub ended, in seconds since 1970; 0 for never.", "disk"),
+	}
+}
+
+// Describe implements prometheus.Collector; the set of metrics depends on what
+// the node has.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	m := sink{ch}
+	s := c.d.catalog.State()
+	m.gauge(c.info, 1, Version(), s.IQN, string(c.d.cfg.Media))
+	m.gauge(c.catalogRevision, float64(s.Revision))
+	for _, lv := range []level{levelInfo, levelWarning, levelError} {
+		m.counter(c.events, float64(c.d.events.count(lv)), string(lv))
+	}
+	for i := range s.Volumes {
+		c.collectVolume(m, &s.Volumes[i])
+	}
+	if c.d.iscsi != nil {
+		st := c.d.iscsi.Stats()
+		m.gauge(c.sessions, float64(st.Sessions))
+		m.counter(c.connections, float64(st.Accepted))
+		m.counter(c.logins, float64(st.Logins), "ok")
+		m.counter(c.logins, float64(st.Failed), "failed")
+		m.counter(c.dropped, float64(st.Dropped))
+	}
+	a := c.d.arena.Stats()
+	m.gauge(c.arenaSize, float64(a.SizeBytes))
+	m.gauge(c.arenaUsed, float64(a.InUseBytes))
+	m.gauge(c.arenaPeak, float64(a.PeakBytes))
+	m.counter(c.arenaFailures, float64(a.Failures))
+	if c.d.storage != nil {
+		c.collectDisk(m)
+	}
+}
+
+func (c *collector) collectVolume(m sink, cv *catalog.Volume) {
+	up := 0.0
+	if state, _ := c.d.volumeState(cv); state == "online" {
+		up = 1
+	}
+	m.gauge(c.volumeState, up, cv.Name)
+	m.gauge(c.volumeSize, float64(cv.SizeBytes), cv.Name)
+	v, ok := c.d.volumes.get(cv.ID)
+	if !ok || v.dev == nil {
+		return
+	}
+	used, _ := v.dev.Provisioning()
+	m.gauge(c.volumeUsed, float64(used), cv.Name)
+	for op := blockdev.OpRead; int(op) < opsCount; op++ {
+		st := &v.dev.ops[op]
+		m.counter(c.volumeOps, float64(st.ops.Load()), cv.Name, op.String())
+		m.counter(c.volumeBytes, float64(st.bytes.Load()), cv.Name, op.String())
+		m.counter(c.volumeErrors, float64(st.errors.Load()), cv.Name, op.String())
+		buckets := map[float64]uint64{}
+		var sum uint64
+		for i := range latencyBuckets {
+			sum += st.buckets[i].Load()
+			buckets[math.Ldexp(1e-9, latencyShift+i)] = sum
+		}
+		sum += st.buckets[latencyBuckets].Load()
+		ch := prometheus.MustNewConstHistogram(c.volumeLatency, sum, float64(st.nanos.Load())*1e-9, buckets, cv.Name, op.String())
+		m.ch <- ch
+	}
+}
+
+func (c *collector) collectDisk(m sink) {
+	st := c.d.storage.store.Stats()
+	disk := c.d.storage.path
+	up := 0.0
+	if st.Failure == "" {
+		up = 1
+	}
+	m.gauge(c.diskUp, up, disk, st.Disk.Driver)
+	m.gauge(c.diskCapacity, float64(st.CapacityBytes), disk)
+	m.gauge(c.diskUsed, float64(st.UsedBytes), disk)
+	m.gauge(c.diskAvailable, float64(st.AvailableBytes), disk)
+	m.gauge(c.storeLog, float64(st.LogBytes), disk)
+	m.gauge(c.storeLogUsed, float64(st.LogUsedBytes), disk)
+	m.gauge(c.storeDirty, float64(st.DirtyBytes), disk)
+	m.counter(c.storeHost, float64(st.HostReadBytes), disk, "read")
+	m.counter(c.storeHost, float64(st.HostWriteBytes), disk, "write")
+	m.counter(c.storeDisk, float64(st.DataBytes), disk, "data")
+	m.counter(c.storeDisk, float64(st.LogWriteBytes), disk, "log")
+	m.counter(c.storeDisk, float64(st.HomeBytes), disk, "home")
+	m.counter(c.storeDisk, float64(st.MetaBytes), disk, "metadata")
+	m.gauge(c.storeAmplification, st.WriteAmplification(), disk)
+	m.counter(c.storeCheckpoints, float64(st.Checkpoints), disk)
+	m.counter(c.storeBatches, float64(st.Batches), disk)
+	m.counter(c.storeBad, float64(st.BadBlocks), disk)
+
+	scrub := c.d.storage.scrub.get()
+	running, finished := 0.0, 0.0
+	if scrub.running {
+		running = 1
+	}
+	if !scrub.lastFinished.IsZero() {
+		finished = float64(scrub.lastFinished.Unix())
+	}
+	m.gauge(c.scrubRunning, running, disk)
+	m.counter(c.scrubBytes, float64(st.ScrubbedBytes), disk)
+	m.counter(c.scrubErrors, float64(scrub.errors), disk)
+	m.counter(c.scrubRounds, float64(scrub.rounds), disk)
+	m.gauge(c.scrubFinish, finished, disk)
+}
+
+// sink sends metrics of a kind.
+type sink struct{ ch chan<- prometheus.Metric }
+
+func (s sink) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	s.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (s sink) counter(d *prometheus.Desc, v float64, labels ...string) {
+	s.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+}

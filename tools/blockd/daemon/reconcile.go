@@ -1,0 +1,265 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/target/auth"
+	"blockd.dev/target/iscsi"
+	"blockd.dev/target/scsi"
+)
+
+// errNotAllowedNow ends the sessions of hosts that were deleted.
+var errNotAllowedNow = errors.New("the host is not allowed any more")
+
+// volume is a volume of the catalog on this node.
+type volume struct {
+	id    catalog.ID
+	media catalog.Media
+	dev   *meter // nil when it could not be opened
+	err   error  // why it is not wholly what the catalog says
+	stop  func() // ends the watch of dev
+}
+
+// close closes the device, if any.
+func (v *volume) close() error {
+	if v.dev == nil {
+		return nil
+	}
+	v.stop()
+	return v.dev.Close()
+}
+
+// volumeTable is what is open. The reconciler alone changes it; the lock is
+// for readers.
+type volumeTable struct {
+	mu   sync.Mutex
+	list map[catalog.ID]*volume
+}
+
+func (t *volumeTable) get(id catalog.ID) (volume, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v := t.list[id]
+	if v == nil {
+		return volume{}, false
+	}
+	return *v, true
+}
+
+func (t *volumeTable) put(v volume) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.list == nil {
+		t.list = map[catalog.ID]*volume{}
+	}
+	t.list[v.id] = &v
+}
+
+func (t *volumeTable) drop(id catalog.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.list, id)
+}
+
+// all returns the volumes in no order.
+func (t *volumeTable) all() []volume {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]volume, 0, len(t.list))
+	for _, v := range t.list {
+		out = append(out, *v)
+	}
+	return out
+}
+
+// applied tells which revision of the catalog the node has become.
+type applied struct {
+	mu       sync.Mutex
+	revision uint64
+	changed  chan struct{}
+}
+
+func (a *applied) set(rev uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.revision = rev
+	if a.changed != nil {
+		close(a.changed)
+	}
+	a.changed = make(chan struct{})
+}
+
+// wait returns when the node has reached rev, or the context's error.
+func (a *applied) wait(ctx context.Context, rev uint64) error {
+	for {
+		a.mu.Lock()
+		now, changed := a.revision, a.changed
+		a.mu.Unlock()
+		if now >= rev {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// reconcileLoop makes the node follow the catalog until ctx ends.
+func (d *Daemon) reconcileLoop(ctx context.Context, after uint64) {
+	for {
+		s, err := d.catalog.Wait(ctx, after)
+		if err != nil {
+			return
+		}
+		d.reconcile(s)
+		after = s.Revision
+	}
+}
+
+// reconcile makes the node be what s says. What fails is noted at the volume
+// and tried again with the next change; other volumes go on.
+func (d *Daemon) reconcile(s *catalog.State) {
+	want := map[catalog.ID]bool{}
+	for i := range s.Volumes {
+		v := &s.Volumes[i]
+		if v.Retired {
+			continue
+		}
+		want[v.ID] = true
+		d.reconcileVolume(s, v)
+	}
+	if err := d.configureTarget(s); err != nil {
+		d.events.add(levelError, "target.configure", s.IQN, err.Error())
+	}
+	if d.iscsi != nil {
+		allowed := directory{d.catalog}
+		d.iscsi.Drop(errNotAllowedNow, func(i iscsi.SessionInfo) bool {
+			_, err := allowed.Host(i.Initiator)
+			return errors.Is(err, auth.ErrNotAllowed)
+		})
+	}
+	for _, v := range d.volumes.all() {
+		if want[v.id] {
+			continue
+		}
+		if err := v.close(); err != nil {
+			d.events.add(levelError, "volume.close", v.id.String(), err.Error())
+		}
+		d.volumes.drop(v.id)
+	}
+	for i := range s.Volumes {
+		if v := &s.Volumes[i]; v.Retired {
+			d.removeVolume(s, v)
+		}
+	}
+	d.applied.set(s.Revision)
+}
+
+// reconcileVolume opens and resizes one volume.
+func (d *Daemon) reconcileVolume(s *catalog.State, cv *catalog.Volume) {
+	v, known := d.volumes.get(cv.ID)
+	if !known {
+		v = volume{id: cv.ID, media: s.Pool(cv.Pool).Media}
+	}
+	before := v.err
+	v.err = nil
+	if v.dev == nil {
+		b, err := d.openBacking(cv, v.media)
+		if err != nil {
+			v.err = fmt.Errorf("open: %w", err)
+		} else {
+			name := cv.Name
+			v.dev = newMeter(b, func(err error) { d.volumeFailed(name, err) })
+			v.stop = b.Watch(func(c blockdev.Change) {
+				if c == blockdev.ChangeGone {
+					d.events.add(levelError, "volume.gone", name, "the volume fails every request from now on")
+				}
+			})
+		}
+	} else if size := v.dev.Geometry().SizeBytes; size != cv.SizeBytes {
+		if err := v.dev.Resize(cv.SizeBytes); err != nil {
+			v.err = fmt.Errorf("resize from %d to %d bytes: %w", size, cv.SizeBytes, err)
+		}
+	}
+	if v.err != nil && (before == nil || before.Error() != v.err.Error()) {
+		d.events.add(levelError, "volume.failed", cv.Name, v.err.Error())
+	}
+	d.volumes.put(v)
+}
+
+// volumeFailed notes an I/O error. A disk that fails does so for each request,
+// so that only the first of a second is an event; metrics count them all.
+func (d *Daemon) volumeFailed(name string, err error) {
+	if d.errorGate.pass(name) {
+		d.events.add(levelError, "volume.io-error", name, err.Error())
+	}
+}
+
+// removeVolume removes the data of a retired volume, and then the volume.
+func (d *Daemon) removeVolume(s *catalog.State, cv *catalog.Volume) {
+	err := d.deleteBacking(cv, s.Pool(cv.Pool).Media)
+	if err == nil {
+		err = d.reservations.Remove([16]byte(cv.ID))
+	}
+	if err == nil {
+		_, err = d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_RemoveVolume{
+			RemoveVolume: &catalogpb.RemoveVolume{Id: cv.ID[:]}}})
+	}
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		d.volumes.put(volume{id: cv.ID, err: fmt.Errorf("delete: %w", err)})
+		d.events.add(levelError, "volume.delete", cv.Name, err.Error())
+		return
+	}
+	d.volumes.drop(cv.ID)
+}
+
+// configureTarget shows the hosts what the catalog says.
+func (d *Daemon) configureTarget(s *catalog.State) error {
+	if d.target == nil {
+		return nil
+	}
+	return d.target.Configure(d.targetConfig(s))
+}
+
+// targetConfig is what the catalog says, less what could not be opened.
+func (d *Daemon) targetConfig(s *catalog.State) scsi.TargetConfig {
+	cfg := scsi.TargetConfig{Name: s.IQN, Views: map[string]scsi.View{},
+		Ports: []scsi.PortConfig{{RelativeID: portalGroup, Group: portalGroup,
+			Name: fmt.Sprintf("%s,t,0x%04x", s.IQN, portalGroup)}}}
+	open := map[catalog.ID]bool{}
+	for i := range s.Volumes {
+		cv := &s.Volumes[i]
+		if v, ok := d.volumes.get(cv.ID); ok && v.dev != nil && !cv.Retired {
+			open[cv.ID] = true
+			cfg.Units = append(cfg.Units, scsi.UnitConfig{ID: cv.ID, Name: cv.Name, Device: v.dev})
+		}
+	}
+	view := func(host catalog.ID) scsi.View {
+		out := scsi.View{}
+		for lun, id := range s.View(host) {
+			if open[id] {
+				out[lun] = id
+			}
+		}
+		return out
+	}
+	cfg.AnyView = view(catalog.ID{})
+	for i := range s.Hosts {
+		if h := &s.Hosts[i]; h.IQN != "" {
+			cfg.Views[h.IQN] = view(h.ID)
+		}
+	}
+	return cfg
+}
+
+// portalGroup is the one target portal group, and the one target port in it:
+// every portal reaches every volume.
+const portalGroup = 1

@@ -1,0 +1,159 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"blockd.dev/blockdev/disk"
+	"blockd.dev/blockdev/store"
+	"blockd.dev/internal/units"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+)
+
+// storage is the disk of this node and the extent store on it.
+type storage struct {
+	path  string
+	disk  disk.Disk
+	store *store.Store
+	scrub scrubStatus
+}
+
+// openStorage opens the node's disk, making and formatting it at the first
+// start, and checks that it is the one the catalog knows.
+func (d *Daemon) openStorage() (*storage, error) {
+	path, err := d.diskPath()
+	if err != nil {
+		return nil, err
+	}
+	dk, err := disk.Open(path, disk.Options{Driver: d.cfg.DiskDriver})
+	if err != nil {
+		return nil, err
+	}
+	s := &storage{path: path, disk: dk}
+	if err := d.openStore(s); err != nil {
+		return nil, errors.Join(err, dk.Close())
+	}
+	return s, nil
+}
+
+// diskPath is the configured disk, or DATA/disk0, which it makes when neither
+// it nor a disk in the catalog exists.
+func (d *Daemon) diskPath() (string, error) {
+	if len(d.cfg.Disks) > 0 {
+		return d.cfg.Disks[0], nil
+	}
+	path := d.data.join("disk0")
+	_, err := os.Stat(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return path, err
+	}
+	if known := d.catalog.State().Disks; len(known) > 0 {
+		return "", fmt.Errorf("disk %s is not there, and the catalog in %s has volumes on it; bring it back, or name the disk with --disks", path, d.data.path)
+	}
+	size := d.cfg.DiskSize
+	if size == 0 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(d.data.path, &st); err != nil {
+			return "", fmt.Errorf("free space of %s: %w", d.data.path, err)
+		}
+		quarter := int64(st.Bavail) * st.Bsize / 4 &^ (1<<20 - 1)
+		size = min(diskSizeDefault, quarter)
+		if size < diskSizeMin {
+			return "", fmt.Errorf("%s has room for a disk of %s only; free some space, set --disk-size, or name a disk with --disks", d.data.path, units.FormatBytes(quarter))
+		}
+	}
+	note, err := disk.Create(path, size)
+	if err != nil {
+		return "", fmt.Errorf("%w; set --disk-size, or name a disk with --disks", err)
+	}
+	d.events.add(levelInfo, "disk.create", path, fmt.Sprintf("made a disk of %s", units.FormatBytes(size)))
+	if note != "" {
+		d.events.add(levelWarning, "disk.create", path, note)
+	}
+	return path, nil
+}
+
+// openStore opens the store on s.disk, formatting a blank disk that no catalog
+// entry speaks against.
+func (d *Daemon) openStore(s *storage) error {
+	known := d.catalog.State().Disks
+	blank, err := isBlank(s.disk)
+	if err != nil {
+		return err
+	}
+	if blank {
+		if len(known) > 0 {
+			return fmt.Errorf("disk %s is blank, and the catalog in %s has volumes on disk %s (last seen as %s); name that one with --disks", s.path, d.data.path, known[0].ID, known[0].Path)
+		}
+		if err := store.Format(s.disk, store.FormatOptions{}); err != nil {
+			return err
+		}
+		d.events.add(levelInfo, "disk.format", s.path, "formatted a blank disk")
+	}
+	path := s.path
+	s.store, err = store.Open(s.disk, store.Options{OnEvent: func(e store.Event) {
+		lv, why := levelInfo, ""
+		if e.State != store.StateOnline {
+			lv = levelError
+		}
+		if e.Err != nil {
+			why = ": " + e.Err.Error()
+		}
+		d.events.add(lv, "disk.state", path, fmt.Sprintf("the disk is %v%s", e.State, why))
+		if e.State == store.StateFailed {
+			d.storeFailed()
+		}
+	}})
+	if err != nil {
+		return fmt.Errorf("%w; if nothing on %s is needed, clear it with `wipefs -a` and `blkdiscard -z` (or remove the file) and start again", err, s.path)
+	}
+	st := s.store.Stats()
+	id := catalog.ID(st.UUID)
+	for i := range known {
+		if known[i].ID == id {
+			return nil
+		}
+	}
+	switch {
+	case len(known) > 0:
+		err = fmt.Errorf("disk %s is %s, and the catalog in %s has volumes on disk %s (last seen as %s); name that one with --disks", s.path, id, d.data.path, known[0].ID, known[0].Path)
+	case st.Volumes > 0:
+		err = fmt.Errorf("disk %s holds %d volumes that the catalog in %s knows nothing of; start with the data directory that it belongs to", s.path, st.Volumes, d.data.path)
+	default:
+		_, err = d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_RegisterDisk{
+			RegisterDisk: &catalogpb.RegisterDisk{Id: id[:], Path: s.path}}})
+	}
+	if err != nil {
+		return errors.Join(err, s.store.Close())
+	}
+	return nil
+}
+
+// isBlank reports whether the first and last MiB of a disk are zero.
+func isBlank(d disk.Disk) (bool, error) {
+	const window = 1 << 20
+	n := min(int64(window), d.SizeBytes())
+	for _, off := range []int64{0, (d.SizeBytes() - n) &^ (disk.BlockBytes - 1)} {
+		buf := disk.NewAligned(int(min(n, d.SizeBytes()-off)))
+		done := make(chan error, 1)
+		d.Submit([]*disk.IO{{Op: disk.Read, Off: off, Bufs: [][]byte{buf}, Done: func(io *disk.IO) { done <- io.Err }}})
+		if err := <-done; err != nil {
+			return false, fmt.Errorf("read of disk %s at %d: %w", d.Info().Path, off, err)
+		}
+		for _, b := range buf {
+			if b != 0 {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+func (s *storage) close() error {
+	return errors.Join(s.store.Close(), s.disk.Close())
+}

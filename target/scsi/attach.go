@@ -50,14 +50,17 @@ func (m *lunMap) put(lun uint16, i *itl) {
 // Detach: that is what session reinstatement wants.
 func (t *Target) Attach(id NexusID) *Nexus {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if old := t.mu.nexuses[id]; old != nil {
-		old.detachLocked()
+	old := t.mu.nexuses[id]
+	t.mu.Unlock()
+	if old != nil {
+		old.Detach()
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	n := &Nexus{target: t, id: id}
 	n.view.Store(&lunMap{})
 	t.mu.nexuses[id] = n
-	n.remapLocked(t.conf.Load(), t.mu.units)
+	n.remapLocked(t.conf.Load(), t.mu.units) // drops nothing: the view was empty
 	greeting := uaPowerOn
 	if t.mu.departed.has(id) {
 		greeting = uaNexusLoss
@@ -76,26 +79,23 @@ func (n *Nexus) ID() NexusID { return n.id }
 // silently, those that the device works on when it is done. The transport
 // cancels the tasks that it has not executed yet. A second call does nothing.
 func (n *Nexus) Detach() {
-	n.target.mu.Lock()
-	defer n.target.mu.Unlock()
-	n.detachLocked()
-}
-
-// detachLocked is Detach with target.mu held. Device completions don't take
-// that lock, so aborting under it can't deadlock.
-func (n *Nexus) detachLocked() {
 	if n.gone.Swap(true) {
 		return
 	}
 	t := n.target
+	t.mu.Lock()
 	if t.mu.nexuses[n.id] == n {
 		delete(t.mu.nexuses, n.id)
 	}
 	t.mu.departed.add(n.id)
-	for _, i := range n.itls() {
+	lost := n.itls()
+	n.view.Store(&lunMap{})
+	t.mu.Unlock()
+	// Tasks end here, and their Done may take the transport's locks: the
+	// target's is not held.
+	for _, i := range lost {
 		i.drop()
 	}
-	n.view.Store(&lunMap{})
 }
 
 // drop ends an I_T_L nexus.
@@ -115,8 +115,9 @@ func (n *Nexus) itls() []*itl {
 }
 
 // remapLocked makes the view of n what s says, keeping what did not change.
-// Called with target.mu.
-func (n *Nexus) remapLocked(s *snapshot, units map[UnitID]*LU) {
+// Called with target.mu; the caller drops what is returned when it has let go
+// of the lock.
+func (n *Nexus) remapLocked(s *snapshot, units map[UnitID]*LU) (lost []*itl) {
 	want := make(map[uint16]*LU)
 	for lun, id := range s.AnyView {
 		want[lun] = units[id]
@@ -149,7 +150,7 @@ func (n *Nexus) remapLocked(s *snapshot, units map[UnitID]*LU) {
 	n.view.Store(next)
 	for _, lun := range old.luns {
 		if i := old.at(lun); !kept[i] {
-			i.drop()
+			lost = append(lost, i)
 		}
 	}
 	if changed {
@@ -157,4 +158,5 @@ func (n *Nexus) remapLocked(s *snapshot, units map[UnitID]*LU) {
 			i.ua.raise(uaReportedLUNs)
 		}
 	}
+	return lost
 }

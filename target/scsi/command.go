@@ -36,6 +36,9 @@ const (
 	flagLUNZero                              // answered at LUN 0 when no unit is there
 	flagWellKnown                            // answered by the REPORT LUNS well known unit
 	flagMedium                               // needs a started unit and an active port
+	// flagGroup marks commands with a GROUP NUMBER field. Grouping is not
+	// supported (GROUP_SUP=0), and a group number then means nothing.
+	flagGroup
 )
 
 // command is one row of the opcode table: what REPORT SUPPORTED OPERATION
@@ -112,6 +115,9 @@ func register(c *command) {
 		evaluated[i] |= ignored[i]
 	}
 	evaluated[0] = 0xff
+	if c.flags&flagGroup != 0 {
+		evaluated[groupByte(len(usage))] |= 0x3f
+	}
 	// Control byte: vendor-specific bits and the obsolete FLAG and LINK are
 	// nobody's business; NACA and reserved bits are refused.
 	evaluated[len(usage)-1] |= 0xc3
@@ -142,6 +148,14 @@ func register(c *command) {
 		panic(fmt.Sprintf("scsi: opcode %02xh/%02xh is %s and %s", c.opcode, c.service, e.service[c.service].name, c.name))
 	}
 	e.service[c.service] = c
+}
+
+// groupByte is where CDBs of a length have the GROUP NUMBER.
+func groupByte(length int) int {
+	if length == 10 {
+		return 6
+	}
+	return length - 2
 }
 
 // lookup finds the command of a CDB; nil when there is none.

@@ -407,5 +407,7 @@ func copyParameters(t *Task) {
 	b[36] = 0xff // concurrent copies: bounded by list identifiers
 	b[37] = 9    // DATA SEGMENT GRANULARITY: 512 bytes
 	b[43] = byte(len(types))
-	t.reply(append(b, types...))
+	b = append(b, types...)
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	t.reply(b)
 }

@@ -226,7 +226,7 @@ func vpdBlockLimits(t *Task, b []byte) []byte {
 		put(b[28:], uint32(g.UnmapGranularity>>lu.shift))
 		put(b[32:], 0x80000000) // UGAVALID, alignment 0
 	}
-	binary.BigEndian.PutUint64(b[36:], writeSameMax>>lu.shift)
+	binary.BigEndian.PutUint64(b[36:], writeSameMax)
 	put(b[44:], lu.atomicBlocks())
 	return b
 }

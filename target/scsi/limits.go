@@ -8,8 +8,9 @@ const (
 	transferMax = 4 << 20
 	// compareMax bounds COMPARE AND WRITE in blocks: its field has one byte.
 	compareMax = 255
-	// writeSameMax bounds WRITE SAME.
-	writeSameMax = 4 << 30
+	// writeSameMax bounds WRITE SAME in blocks, so that a pattern keeps a
+	// device busy for a bounded time. UNMAP has no limit.
+	writeSameMax = 1 << 15
 	// unmapDescriptorsMax bounds the UNMAP block descriptors of one command.
 	// The number of blocks has no limit.
 	unmapDescriptorsMax = 256

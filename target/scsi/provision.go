@@ -15,10 +15,10 @@ var provisionCommands = []command{
 		prepare: func(t *Task) sense { return t.wantIn(be32(t.state.cdb[10:])) }, execute: readCapacity16},
 	{name: "GET LBA STATUS (16)", cdb: "9e 12 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium,
 		supported: (*LU).thin, prepare: prepareLBAStatus, execute: lbaStatus},
-	{name: "UNMAP", cdb: "42 00 00 00 00 00 00 ff ff 00", access: accessWrite, flags: flagMedium,
+	{name: "UNMAP", cdb: "42 00 00 00 00 00 00 ff ff 00", access: accessWrite, flags: flagMedium | flagGroup,
 		supported: (*LU).thin, prepare: prepareUnmap, execute: unmap},
-	{name: "WRITE SAME (10)", cdb: "41 18 ff ff ff ff 00 ff ff 00", access: accessWrite, flags: flagMedium, prepare: prepareWriteSame, execute: writeSame},
-	{name: "WRITE SAME (16)", cdb: "93 19 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWriteSame, execute: writeSame},
+	{name: "WRITE SAME (10)", cdb: "41 18 ff ff ff ff 00 ff ff 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWriteSame, execute: writeSame},
+	{name: "WRITE SAME (16)", cdb: "93 19 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWriteSame, execute: writeSame},
 }
 
 // thin reports whether the unit has logical block provisioning management
@@ -226,7 +226,7 @@ func prepareWriteSame(t *Task) sense {
 			return s
 		}
 	}
-	if blocks > writeSameMax>>lu.shift {
+	if blocks > writeSameMax {
 		return badCDBByte(at)
 	}
 	if flags&sameNDOB == 0 {
@@ -236,16 +236,22 @@ func prepareWriteSame(t *Task) sense {
 }
 
 // writeSame frees or zeroes the extent when that is what the block says, else
-// writes it out piece by piece (SBC-4 §5.54).
+// writes it out piece by piece (SBC-3 §5.45). The 10-byte form with UNMAP frees
+// whatever the block holds: the hosts that use it send no meaningful data.
 func writeSame(t *Task) {
 	st := &t.state
-	if t.short() || t.Length > 0 && t.wrongSize() {
+	if t.short() {
 		return
 	}
-	if t.Length == 0 || zeroes(t.Data.Segs) {
+	if t.Length > 0 && t.Expected > t.Length {
+		t.fail(illegal(ascInvalidFieldInIU)) // more than the one block to repeat
+		return
+	}
+	free := st.cdb[1]&sameUnmap != 0
+	if t.Length == 0 || free && len(st.cmd.usage) == 10 || zeroes(t.Data.Segs) {
 		st.req.FUA = t.durable(false)
 		op := blockdev.OpWriteZeroes
-		if st.cdb[1]&sameUnmap != 0 {
+		if free {
 			op = blockdev.OpUnmap
 		}
 		st.req.NoUnmap = op == blockdev.OpWriteZeroes

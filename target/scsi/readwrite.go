@@ -8,32 +8,32 @@ import (
 // done; FUA_NV, RELADR and the like are obsolete and let through.
 var blockCommands = []command{
 	{name: "READ (6)", cdb: "08 1f ff ff ff 00", ignored: "00 e0 00 00 00 00", access: accessRead, flags: flagMedium, prepare: prepareRead, execute: read},
-	{name: "READ (10)", cdb: "28 18 ff ff ff ff 00 ff ff 00", ignored: "00 03 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium, prepare: prepareRead, execute: read},
-	{name: "READ (12)", cdb: "a8 18 ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium, prepare: prepareRead, execute: read},
-	{name: "READ (16)", cdb: "88 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium, prepare: prepareRead, execute: read},
+	{name: "READ (10)", cdb: "28 18 ff ff ff ff 00 ff ff 00", ignored: "00 03 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium | flagGroup, prepare: prepareRead, execute: read},
+	{name: "READ (12)", cdb: "a8 18 ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium | flagGroup, prepare: prepareRead, execute: read},
+	{name: "READ (16)", cdb: "88 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessRead, flags: flagMedium | flagGroup, prepare: prepareRead, execute: read},
 
 	{name: "WRITE (6)", cdb: "0a 1f ff ff ff 00", ignored: "00 e0 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: write},
-	{name: "WRITE (10)", cdb: "2a 18 ff ff ff ff 00 ff ff 00", ignored: "00 03 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: write},
-	{name: "WRITE (12)", cdb: "aa 18 ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: write},
-	{name: "WRITE (16)", cdb: "8a 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: write},
-	{name: "WRITE ATOMIC (16)", cdb: "9c 18 ff ff ff ff ff ff ff ff 00 00 ff ff 00 00", access: accessWrite, flags: flagMedium,
+	{name: "WRITE (10)", cdb: "2a 18 ff ff ff ff 00 ff ff 00", ignored: "00 03 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWrite, execute: write},
+	{name: "WRITE (12)", cdb: "aa 18 ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWrite, execute: write},
+	{name: "WRITE (16)", cdb: "8a 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 03 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWrite, execute: write},
+	{name: "WRITE ATOMIC (16)", cdb: "9c 18 ff ff ff ff ff ff ff ff 00 00 ff ff 00 00", access: accessWrite, flags: flagMedium | flagGroup,
 		supported: func(lu *LU) bool { return lu.atomicBlocks() > 0 }, prepare: prepareWriteAtomic, execute: write},
 
-	{name: "WRITE AND VERIFY (10)", cdb: "2e 16 ff ff ff ff 00 ff ff 00", access: accessWrite, flags: flagMedium, prepare: prepareWriteVerify, execute: writeVerify},
-	{name: "WRITE AND VERIFY (12)", cdb: "ae 16 ff ff ff ff ff ff ff ff 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWriteVerify, execute: writeVerify},
-	{name: "WRITE AND VERIFY (16)", cdb: "8e 16 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWriteVerify, execute: writeVerify},
+	{name: "WRITE AND VERIFY (10)", cdb: "2e 16 ff ff ff ff 00 ff ff 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWriteVerify, execute: writeVerify},
+	{name: "WRITE AND VERIFY (12)", cdb: "ae 16 ff ff ff ff ff ff ff ff 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWriteVerify, execute: writeVerify},
+	{name: "WRITE AND VERIFY (16)", cdb: "8e 16 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWriteVerify, execute: writeVerify},
 
-	{name: "VERIFY (10)", cdb: "2f 16 ff ff ff ff 00 ff ff 00", access: accessRead, flags: flagMedium, prepare: prepareVerify, execute: verify},
-	{name: "VERIFY (12)", cdb: "af 16 ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium, prepare: prepareVerify, execute: verify},
-	{name: "VERIFY (16)", cdb: "8f 16 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium, prepare: prepareVerify, execute: verify},
+	{name: "VERIFY (10)", cdb: "2f 16 ff ff ff ff 00 ff ff 00", access: accessRead, flags: flagMedium | flagGroup, prepare: prepareVerify, execute: verify},
+	{name: "VERIFY (12)", cdb: "af 16 ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium | flagGroup, prepare: prepareVerify, execute: verify},
+	{name: "VERIFY (16)", cdb: "8f 16 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium | flagGroup, prepare: prepareVerify, execute: verify},
 
-	{name: "ORWRITE (16)", cdb: "8b 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 02 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareWrite, execute: orWrite},
-	{name: "COMPARE AND WRITE", cdb: "89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00", ignored: "00 02 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareCompareAndWrite, execute: compareAndWrite},
+	{name: "ORWRITE (16)", cdb: "8b 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 02 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWrite, execute: orWrite},
+	{name: "COMPARE AND WRITE", cdb: "89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00", ignored: "00 02 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareCompareAndWrite, execute: compareAndWrite},
 
-	{name: "PRE-FETCH (10)", cdb: "34 02 ff ff ff ff 00 ff ff 00", access: accessRead, flags: flagMedium, prepare: preparePreFetch, execute: preFetch},
-	{name: "PRE-FETCH (16)", cdb: "90 02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium, prepare: preparePreFetch, execute: preFetch},
-	{name: "SYNCHRONIZE CACHE (10)", cdb: "35 02 ff ff ff ff 00 ff ff 00", ignored: "00 04 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareSynchronize, execute: synchronize},
-	{name: "SYNCHRONIZE CACHE (16)", cdb: "91 02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 04 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium, prepare: prepareSynchronize, execute: synchronize},
+	{name: "PRE-FETCH (10)", cdb: "34 02 ff ff ff ff 00 ff ff 00", access: accessRead, flags: flagMedium | flagGroup, prepare: preparePreFetch, execute: preFetch},
+	{name: "PRE-FETCH (16)", cdb: "90 02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium | flagGroup, prepare: preparePreFetch, execute: preFetch},
+	{name: "SYNCHRONIZE CACHE (10)", cdb: "35 02 ff ff ff ff 00 ff ff 00", ignored: "00 04 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareSynchronize, execute: synchronize},
+	{name: "SYNCHRONIZE CACHE (16)", cdb: "91 02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 04 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareSynchronize, execute: synchronize},
 }
 
 // extent reads LBA and number of blocks by the length of the CDB, and says
@@ -99,8 +99,19 @@ func (lu *LU) writable() sense {
 // when there is no write cache (WCE=0), else when the CDB has FUA.
 func (t *Task) durable(fua bool) bool { return fua || !t.state.itl.lu.mode.writeCache() }
 
-// short ends t when the initiator sent less than the CDB asks for: nothing is
-// written then.
+// arrived is the whole blocks that the initiator sent for a write. When it
+// announced fewer than the CDB has, those are written and the residual says
+// what is missing (RFC 7143 §11.4.5.1).
+func (t *Task) arrived() (data [][]byte, n int64) {
+	if t.OutLen >= t.Length {
+		return t.Data.Segs, int64(t.Length)
+	}
+	n = int64(t.OutLen) &^ int64(t.state.itl.lu.blockSize()-1)
+	return t.Data.Slice(0, int(n), nil), n
+}
+
+// short ends t when the initiator sent less than the CDB asks for, for
+// commands to which a part means something else.
 func (t *Task) short() bool {
 	if t.OutLen >= t.Length {
 		return false
@@ -145,15 +156,13 @@ func prepareWrite(t *Task) sense {
 
 func write(t *Task) {
 	st := &t.state
-	if t.short() {
-		return
-	}
-	if t.Length == 0 {
+	data, n := t.arrived()
+	if n == 0 {
 		t.good()
 		return
 	}
 	st.req.FUA = st.fua
-	t.submit(blockdev.OpWrite, st.offset, st.length, t.Data.Segs, ioDone)
+	t.submit(blockdev.OpWrite, st.offset, n, data, ioDone)
 }
 
 func prepareWriteAtomic(t *Task) sense {
@@ -196,7 +205,8 @@ func compareAndWrite(t *Task) {
 	if t.short() {
 		return
 	}
-	if t.wrongSize() {
+	if t.Expected > t.Length {
+		t.fail(badCDBByte(13)) // it holds other data than the number of blocks says
 		return
 	}
 	if t.Length == 0 {
@@ -205,17 +215,6 @@ func compareAndWrite(t *Task) {
 	}
 	st.req.FUA = st.fua
 	t.submit(blockdev.OpCompareAndWrite, st.offset, st.length, t.Data.Segs, ioDone)
-}
-
-// wrongSize ends t when the initiator announced more data than the CDB has:
-// for commands where that means the two disagree about what is compared or
-// repeated.
-func (t *Task) wrongSize() bool {
-	if t.Expected <= t.Length {
-		return false
-	}
-	t.fail(illegal(ascInvalidFieldInIU))
-	return true
 }
 
 func preparePreFetch(t *Task) sense {

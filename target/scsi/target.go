@@ -57,7 +57,13 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	}
 	next := newSnapshot(cfg)
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	var lost []*itl
+	defer func() {
+		t.mu.Unlock()
+		for _, i := range lost {
+			i.drop()
+		}
+	}()
 	old := t.conf.Load()
 	if old != nil {
 		next.changedBy = make(map[uint16]byte)
@@ -98,7 +104,7 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	t.mu.units = units
 	t.conf.Store(next)
 	for _, n := range t.mu.nexuses {
-		n.remapLocked(next, units)
+		lost = append(lost, n.remapLocked(next, units)...)
 	}
 	for id, lu := range gone {
 		if units[id] != lu {
@@ -175,14 +181,17 @@ func (s *snapshot) accessOf(port uint16) AccessState {
 	return AccessOptimized
 }
 
-// Close lets go of every unit: watches end, reservations close. Nexuses should
-// be detached before.
+// Close detaches every nexus and lets go of every unit: watches end,
+// reservations close.
 func (t *Target) Close() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, n := range t.mu.nexuses {
-		n.detachLocked()
+	nexuses := slices.Collect(maps.Values(t.mu.nexuses))
+	t.mu.Unlock()
+	for _, n := range nexuses {
+		n.Detach()
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, lu := range t.mu.units {
 		lu.close()
 	}

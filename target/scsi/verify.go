@@ -95,20 +95,19 @@ func prepareWriteVerify(t *Task) sense {
 
 // writeVerify writes, durably, and verifies as VERIFY does.
 func writeVerify(t *Task) {
-	if t.short() {
-		return
-	}
-	if t.Length == 0 {
+	data, n := t.arrived()
+	if n == 0 {
 		t.good()
 		return
 	}
-	w := t.newWork(t.state.length)
+	t.state.length = n
+	w := t.newWork(n)
 	if w == nil {
 		return
 	}
 	t.state.req.FUA = true
 	w.run(func(w *work) {
-		w.submit(blockdev.OpWrite, t.state.offset, t.state.length, t.Data.Segs, verifyStep)
+		w.submit(blockdev.OpWrite, t.state.offset, n, data, verifyStep)
 	})
 }
 

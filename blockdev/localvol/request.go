@@ -1,6 +1,7 @@
 package localvol
 
 import (
+	"bytes"
 	"sync"
 	"sync/atomic"
 
@@ -176,6 +177,10 @@ func (q *request) next(b *opBatch) {
 		q.finish(nil)
 		return
 	}
+	if q.nops == 0 {
+		q.finish(nil) // zeroes over zeroes
+		return
+	}
 	q.submit(b)
 }
 
@@ -248,22 +253,16 @@ func (q *request) writeOps() {
 		if q.head == 0 {
 			e = q.edges[1]
 		}
-		clear(e[q.head : blockBytes-q.tail])
-		q.segs = append(q.segs, e)
-		q.addOp(store.OpWrite, off, blockBytes, q.segs)
+		q.zeroEdge(off, e, e[q.head:blockBytes-q.tail])
 		return
 	}
 	if q.head != 0 {
-		clear(q.edges[0][q.head:])
-		q.segs = append(q.segs, q.edges[0])
-		q.addOp(store.OpWrite, off, blockBytes, q.segs[len(q.segs)-1:])
+		q.zeroEdge(off, q.edges[0], q.edges[0][q.head:])
 		off += blockBytes
 		n -= blockBytes
 	}
 	if q.tail != 0 {
-		clear(tail[:blockBytes-q.tail])
-		q.segs = append(q.segs, tail)
-		q.addOp(store.OpWrite, off+n-blockBytes, blockBytes, q.segs[len(q.segs)-1:])
+		q.zeroEdge(off+n-blockBytes, tail, tail[:blockBytes-q.tail])
 		n -= blockBytes
 	}
 	for n > 0 {
@@ -273,6 +272,19 @@ func (q *request) writeOps() {
 		n -= k
 	}
 }
+
+// zeroEdge zeroes a part of the block at off, unless it is zero already: a hole
+// stays one, and takes no space.
+func (q *request) zeroEdge(off int64, block, part []byte) {
+	if bytes.Count(part, zeroByte) == len(part) {
+		return
+	}
+	clear(part)
+	q.segs = append(q.segs, block)
+	q.addOp(store.OpWrite, off, blockBytes, q.segs[len(q.segs)-1:])
+}
+
+var zeroByte = []byte{0}
 
 // add cuts [off, off+n), whose memory is q.segs, at span boundaries.
 func (q *request) add(kind store.OpKind, off, n int64) {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"fmt"
-	"math/bits"
 
 	"blockd.dev/internal/invariants"
 )
@@ -151,7 +150,7 @@ func (s *Store) wipe(t *turn, p *page, b, n int, keep bool, ver Version) {
 			s.ensureChunk(t, p, r)
 			continue
 		}
-		if c := p.img.chunk(r); c != noChunk && !p.img.anyPresent(r) {
+		if c := p.img.chunk(r); c != noChunk && !p.img.anyPresent(r) && p.held[r] == 0 {
 			p.img.setChunk(r, noChunk)
 			p.ver[r]++
 			s.own(p, -1)
@@ -208,7 +207,6 @@ func (s *Store) apply(t *turn, op *Op) (done bool) {
 	for r := r0; r <= r1; r++ {
 		mask |= 1 << r
 	}
-	s.mu.alloc.unreserve(uint32(bits.OnesCount32(op.resv & mask)))
-	op.resv &^= mask
+	s.letGo(op, mask)
 	return op.end == op.n
 }

@@ -138,17 +138,6 @@ func (s *Store) startBatch(t *turn) {
 	t.ios = append(t.ios, &l.io)
 	s.stats.batches.Add(1)
 	s.stats.logBytes.Add(size)
-	if s.opts.breakage.ackEarly {
-		for op := l.batch.head; op != nil; op = op.next {
-			op.earlyAck()
-		}
-	}
-}
-
-func (op *Op) earlyAck() {
-	done := op.Done
-	op.Done = func(op *Op) { op.Done = done }
-	done(op)
 }
 
 // records counts the records that putRecords writes.
@@ -208,11 +197,7 @@ func (s *Store) kick(t *turn) {
 	for n := s.pageWaiters.Load(); n > 0 && s.room(); n-- {
 		op := s.mu.waitPages.pop()
 		s.pageWaiters.Add(-1)
-		if op.Kind == OpWrite {
-			s.admitWrite(t, op)
-		} else {
-			s.admit(t, op)
-		}
+		s.admit(t, op)
 	}
 	s.startSync(t)
 	s.startBatch(t)

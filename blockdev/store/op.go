@@ -69,6 +69,7 @@ type Op struct {
 	blockBufs []int32  // dirty buffers of the blocks that go through the log
 	chunks    []uint32 // per whole region of the round: its new chunk
 	resv      uint32   // bit per region of the page: a chunk is reserved for it
+	held      uint32   // bit per region of the page: its chunk is held for this op
 	bounce    []*[]byte
 	admitted  bool
 	visit     func(*page)
@@ -177,7 +178,7 @@ func (s *Store) Submit(batch []*Op) {
 		op.admitted = true
 		op.first = int(op.Off % SpanBytes / BlockBytes)
 		op.n = op.Len / BlockBytes
-		op.pos, op.end, op.byLog, op.resv, op.retries = 0, op.n, false, 0, 0
+		op.pos, op.end, op.byLog, op.resv, op.held, op.retries = 0, op.n, false, 0, 0, 0
 		op.blockBufs, op.chunks, op.runs = op.blockBufs[:0], op.chunks[:0], op.runs[:0]
 		s.admit(t, op)
 	}
@@ -206,7 +207,7 @@ func (s *Store) admit(t *turn, op *Op) {
 	case OpRead:
 		s.admitRead(t, op)
 	case OpWrite:
-		s.takeBufs(t, op)
+		s.beginWrite(t, op)
 	case opVisit:
 		switch s.getPage(t, op, false) {
 		case pageAbsent:

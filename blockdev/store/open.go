@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -22,6 +23,9 @@ func Open(d disk.Disk, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store on %s: %w", d.Info().Path, err)
 	}
+	if err := s.mirrorSuper(); err != nil {
+		return nil, fmt.Errorf("open store on %s: %w", d.Info().Path, err)
+	}
 	if err := s.replay(); err != nil {
 		return nil, fmt.Errorf("open store on %s: %w", d.Info().Path, err)
 	}
@@ -37,6 +41,19 @@ func Open(d disk.Disk, o Options) (*Store, error) {
 		c.Store(0)
 	}
 	return s, nil
+}
+
+// mirrorSuper makes superblock B equal to the one that is in use. The power may
+// have failed between A and B; if it then failed again in the next write of A,
+// B would be all there is, and its checkpoint is already half overwritten.
+func (s *Store) mirrorSuper() error {
+	io := newSyncIO(s.d)
+	want, got := disk.NewAligned(superBytes), disk.NewAligned(superBytes)
+	s.sb.encode(want)
+	if err := io.read(got, s.sb.superBOff); err == nil && bytes.Equal(want, got) {
+		return nil
+	}
+	return errors.Join(io.write(want, s.sb.superBOff), io.sync())
 }
 
 // Close waits for the ops in flight, makes a last checkpoint and marks the store
@@ -248,7 +265,7 @@ func (r *logReader) batch(off int64, seq uint64, recs []record) (b batchInfo, he
 	for _, rec := range recs {
 		for i := 0; rec.typ == recWrite && i < rec.count; i++ {
 			k := (rec.data + i) * BlockBytes
-			if checksum(data[k:k+BlockBytes]) != recordCRC(rec, i) {
+			if checksum(data[k:k+BlockBytes]) != recordCRC(rec, i) && !s.opts.breakage.noLogCRC {
 				return b, nil, nil, recs, false, nil // torn
 			}
 		}

@@ -24,7 +24,8 @@ type page struct {
 	loading bool
 	hot     bool // used since the cache last looked
 	pins    atomic.Int32
-	clears  int // OpClears that are logged but not applied
+	clears  int                    // OpClears that are logged but not applied
+	held    [regionsPerPage]uint16 // ops that need the region to keep its chunk
 	waiters opList
 
 	// ver counts, per region, the events that make a disk read that began
@@ -272,11 +273,7 @@ func (s *Store) pageLoaded(io *disk.IO) {
 		}
 	}
 	for op := p.waiters.pop(); op != nil; op = p.waiters.pop() {
-		if op.Kind == OpWrite {
-			s.admitWrite(t, op) // it has its buffers
-		} else {
-			s.admit(t, op)
-		}
+		s.admit(t, op)
 	}
 	s.kick(t)
 	s.mu.Unlock()

@@ -38,7 +38,7 @@ type Options struct {
 
 // breakage are the deliberate faults that prove the power-cut test.
 type breakage struct {
-	skipDataSync, skipCheckpointSync, ackEarly, noDsync, overwriteInPlace, reuseEarly bool
+	skipDataSync, skipCheckpointSync, noDsync, noSuperDsync, overwriteInPlace, reuseEarly, noLogCRC bool
 }
 
 const maxBatchBlocks = 256
@@ -280,14 +280,17 @@ func (s *Store) run(t *turn) {
 		if t.fill.empty() && t.retry.empty() {
 			break
 		}
-		for op := t.fill.head; op != nil; op = op.next {
+		// Admitting may put ops on both lists again.
+		fill, retry := t.fill, t.retry
+		t.fill, t.retry = opList{}, opList{}
+		for op := fill.head; op != nil; op = op.next {
 			op.copyIn(s)
 		}
 		s.mu.Lock()
-		for op := t.fill.pop(); op != nil; op = t.fill.pop() {
+		for op := fill.pop(); op != nil; op = fill.pop() {
 			s.admitWrite(t, op)
 		}
-		for op := t.retry.pop(); op != nil; op = t.retry.pop() {
+		for op := retry.pop(); op != nil; op = retry.pop() {
 			s.admit(t, op)
 		}
 		s.kick(t)

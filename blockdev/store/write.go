@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"syscall"
 
 	"blockd.dev/blockdev"
@@ -12,11 +13,14 @@ import (
 
 // Writes, step by step:
 //
-//  1. takeBufs, under mu: a dirty buffer for each block that goes through the
-//     log, or the op waits in waitBufs.
+//  1. beginWrite, under mu: the page is found, loaded or made, and pinned. Then
+//     takeBufs: a dirty buffer for each block that goes through the log, or the op
+//     waits in waitBufs. Page before buffers: who waits for room in the page cache
+//     holds nothing, and who waits for buffers waits only for the log and the
+//     checkpoint, which need neither.
 //  2. copyIn, without mu: data into those buffers, checksums of all blocks.
-//  3. admitWrite, under mu: the page is found, loaded or made; space is reserved
-//     for regions without a chunk; whole regions get new chunks.
+//  3. admitWrite, under mu: space is reserved for regions without a chunk; whole
+//     regions get new chunks.
 //  4. Whole regions only: data to the new chunks (writeDone), then one Sync for
 //     all that are waiting (syncDone).
 //  5. The op joins logq, and some batch of the log (log.go). When that is
@@ -24,6 +28,18 @@ import (
 //
 // Lock order: there is one lock. Steps 1, 3 and 5 of different ops interleave in
 // any order, but ops enter logq, the log and apply in the same order.
+
+func (s *Store) beginWrite(t *turn, op *Op) {
+	if !s.writable(t, op) {
+		return
+	}
+	switch s.getPage(t, op, true) {
+	case pageReady:
+		s.takeBufs(t, op)
+	case pageFull:
+		s.endWrite(t, op, blockdev.ErrNoSpace, errors.New("no room for more metadata: too many sparse extents"))
+	}
+}
 
 // takeBufs begins a round of op.
 func (s *Store) takeBufs(t *turn, op *Op) {
@@ -75,15 +91,6 @@ func (s *Store) admitWrite(t *turn, op *Op) {
 	if !s.writable(t, op) {
 		return
 	}
-	if op.page == nil {
-		switch s.getPage(t, op, true) {
-		case pageWait:
-			return
-		case pageFull:
-			s.endWrite(t, op, blockdev.ErrNoSpace, errors.New("no room for more metadata: too many sparse extents"))
-			return
-		}
-	}
 	p := op.page
 	r0, r1 := op.regions(op.pos, op.end)
 	whole, need, holes := uint32(0), uint32(0), uint32(0)
@@ -100,7 +107,7 @@ func (s *Store) admitWrite(t *turn, op *Op) {
 			if hole {
 				holes++
 			}
-		case want&(1<<r) != 0:
+		case want&(1<<r) != 0 || op.held&(1<<r) != 0:
 		// A chunk that is there now stays until this op is applied, unless a
 		// clear is ahead of it in the log, or may get ahead while the op writes
 		// its whole regions.
@@ -142,6 +149,9 @@ func (s *Store) writeByLog(t *turn, op *Op) {
 		if p.img.chunk(r) == noChunk {
 			op.resv |= 1 << r
 			s.mu.alloc.reserve(1)
+		} else {
+			op.held |= 1 << r
+			p.held[r]++
 		}
 	}
 	op.pos, op.end = 0, 0
@@ -149,18 +159,24 @@ func (s *Store) writeByLog(t *turn, op *Op) {
 }
 
 // nextRound moves on to the next region of an op that goes through the log a
-// region at a time. It lets go of the page, so that an op never holds one while
-// it waits for buffers.
+// region at a time. It can't fail for lack of space: each region has a chunk that
+// is held, or one reserved.
 func (s *Store) nextRound(t *turn, op *Op) {
-	if op.page != nil {
-		s.unpinLocked(op.page)
-		op.page = nil
-	}
 	op.blockBufs = op.blockBufs[:0]
 	op.pos = op.end
 	edge := (op.first+op.pos)/blocksPerChunk*blocksPerChunk + blocksPerChunk
 	op.end = min(op.n, edge-op.first)
 	s.takeBufs(t, op)
+}
+
+// letGo ends op's claims on the regions in mask.
+func (s *Store) letGo(op *Op, mask uint32) {
+	s.mu.alloc.unreserve(uint32(bits.OnesCount32(op.resv & mask)))
+	op.resv &^= mask
+	for m := op.held & mask; m != 0; m &= m - 1 {
+		op.page.held[bits.TrailingZeros32(m)]--
+	}
+	op.held &^= mask
 }
 
 func (s *Store) putBufs(op *Op) {
@@ -190,6 +206,9 @@ func (s *Store) writeChunks(t *turn, op *Op, r0, r1 int) {
 		if s.opts.breakage.overwriteInPlace && p.img.chunk(r) != noChunk {
 			s.mu.alloc.release(c)
 			c = p.img.chunk(r)
+		}
+		if old := p.img.chunk(r); s.opts.breakage.reuseEarly && old != noChunk {
+			s.mu.alloc.release(old)
 		}
 		if invariants.Enabled && !ok {
 			invariants.Fail("no chunk although %d were free", s.mu.alloc.free)
@@ -367,12 +386,7 @@ func (s *Store) endWrite(t *turn, op *Op, kind, cause error) {
 		}
 	}
 	op.chunks = op.chunks[:0]
-	for r := range regionsPerPage {
-		if op.resv&(1<<r) != 0 {
-			s.mu.alloc.unreserve(1)
-		}
-	}
-	op.resv = 0
+	s.letGo(op, ^uint32(0))
 	if op.Kind == OpClear && op.page != nil {
 		op.page.clears--
 	}

@@ -66,16 +66,18 @@ func (d *DataIn) Decode(b []byte) (int, error) {
 	}
 	d.Final = b[1]&finalFlag != 0
 	d.HasStatus = b[1]&1 != 0
-	d.Status = b[3]
+	d.Status, d.StatSN, d.Residual = 0, 0, Residual{}
 	d.DataLen = dataLen(b)
 	d.LUN = lun(b)
 	d.ITT = u32(b, 16)
-	d.StatSN = u32(b, 24)
 	d.ExpCmdSN = u32(b, 28)
 	d.MaxCmdSN = u32(b, 32)
 	d.DataSN = u32(b, 36)
 	d.Offset = u32(b, 40)
-	d.Residual.decode(b[1], u32(b, 44))
+	if d.HasStatus {
+		d.Status, d.StatSN = b[3], u32(b, 24)
+		d.Residual.decode(b[1], u32(b, 44))
+	}
 	if d.HasStatus && !d.Final {
 		return 0, ErrField
 	}

@@ -218,8 +218,8 @@ func vpdBlockLimits(t *Task, b []byte) []byte {
 	put := binary.BigEndian.PutUint32
 	b[5] = compareMax
 	binary.BigEndian.PutUint16(b[6:], uint16(min(max(g.PhysicalBlockSize>>lu.shift, 1), 0xffff)))
-	put(b[8:], transferMax>>lu.shift)
-	put(b[12:], uint32(min(g.OptimalIOBytes, transferMax)>>lu.shift))
+	put(b[8:], MaxTransferBytes>>lu.shift)
+	put(b[12:], uint32(min(g.OptimalIOBytes, MaxTransferBytes)>>lu.shift))
 	if lu.thin() {
 		put(b[20:], 0xffffffff)
 		put(b[24:], unmapDescriptorsMax)

@@ -3,9 +3,6 @@ package scsi
 // The limits that the Block Limits VPD page (B0h) advertises and the command
 // handlers enforce, in bytes where a device's block size decides the blocks.
 const (
-	// transferMax bounds READ, WRITE, VERIFY with data, ORWRITE and the like:
-	// what one command may take from the arena.
-	transferMax = 4 << 20
 	// compareMax bounds COMPARE AND WRITE in blocks: its field has one byte.
 	compareMax = 255
 	// writeSameMax bounds WRITE SAME in blocks, so that a pattern keeps a
@@ -31,5 +28,10 @@ func (lu *LU) atomicBlocks() uint32 {
 	if !ok {
 		return 0
 	}
-	return uint32(min(a.AtomicWriteBytes(), transferMax) >> lu.shift)
+	return uint32(min(a.AtomicWriteBytes(), MaxTransferBytes) >> lu.shift)
 }
+
+// MaxTransferBytes is the longest buffer that Prepare asks a transport for,
+// and the MAXIMUM TRANSFER LENGTH that hosts are told for READ, WRITE and the
+// like.
+const MaxTransferBytes = 8 << 20

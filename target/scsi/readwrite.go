@@ -75,7 +75,7 @@ func (t *Task) transfer(dir Direction) sense {
 	if s := t.locate(lba, uint64(blocks)); !s.ok() {
 		return s
 	}
-	if st.length > transferMax {
+	if st.length > MaxTransferBytes {
 		return badCDBByte(at)
 	}
 	if st.length > 0 {

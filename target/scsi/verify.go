@@ -14,7 +14,7 @@ func prepareVerify(t *Task) sense {
 	switch byteCheck(&st.cdb) {
 	case 0:
 	case 1:
-		if st.length > transferMax {
+		if st.length > MaxTransferBytes {
 			return badCDBByte(at)
 		}
 		if st.length > 0 {

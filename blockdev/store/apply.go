@@ -120,13 +120,13 @@ func (s *Store) setHome(p *page, b int, crc uint32, buf int32) {
 }
 
 // remap gives region r the chunk c, whose blocks have the given checksums.
-func (s *Store) remap(p *page, r int, c uint32, crc func(i int) uint32) {
+func (s *Store) remap(p *page, r int, c uint32, crcs *[blocksPerChunk]uint32) {
 	old := p.img.chunk(r)
 	for i := range blocksPerChunk {
 		b := r*blocksPerChunk + i
 		s.dropHome(p, b)
 		p.img.setBits(b, true, false)
-		p.img.setBlockCRC(b, crc(i))
+		p.img.setBlockCRC(b, crcs[i])
 	}
 	if old == c {
 		return // only when broken on purpose
@@ -185,8 +185,7 @@ func (s *Store) apply(t *turn, op *Op) (done bool) {
 		k, c, i := 0, 0, op.pos
 		for r := r0; r <= r1; r++ {
 			if op.whole(r) {
-				crcs := op.crcs[i : i+blocksPerChunk]
-				s.remap(p, r, op.chunks[c], func(i int) uint32 { return crcs[i] })
+				s.remap(p, r, op.chunks[c], (*[blocksPerChunk]uint32)(op.crcs[i:]))
 				c++
 				i += blocksPerChunk
 			} else {

@@ -165,7 +165,7 @@ func (s *Store) stepCheckpoint(t *turn) {
 				}
 				c.phase = ckSync
 				if !s.opts.breakage.skipCheckpointSync {
-					c.io = disk.IO{Op: disk.Sync, Done: s.checkpointDone, Internal: c.io.Internal}
+					c.io = disk.IO{Op: disk.Sync, Done: s.onCheckpoint, Internal: c.io.Internal}
 					t.ios = append(t.ios, &c.io)
 					s.stats.syncs.Add(1)
 					return
@@ -314,7 +314,7 @@ func (s *Store) superIO(t *turn) {
 		off = s.sb.superBOff
 	}
 	c.superSeg[0] = c.super
-	c.io = disk.IO{Op: disk.Write, Dsync: !s.opts.breakage.noSuperDsync, Off: off, Bufs: c.superSeg[:], Done: s.checkpointDone, Internal: c.io.Internal}
+	c.io = disk.IO{Op: disk.Write, Dsync: !s.opts.breakage.noSuperDsync, Off: off, Bufs: c.superSeg[:], Done: s.onCheckpoint, Internal: c.io.Internal}
 	t.ios = append(t.ios, &c.io)
 	s.stats.metaBytes.Add(superBytes)
 }

@@ -134,7 +134,7 @@ func (s *Store) startBatch(t *turn) {
 	})
 	l.segs[0] = l.head[:head*BlockBytes]
 	l.end, l.busy = pos+size, true
-	l.io = disk.IO{Op: disk.Write, Dsync: !s.opts.breakage.noDsync, Off: s.sb.logOff + pos%l.size, Bufs: l.segs, Done: s.batchDone, Internal: l.io.Internal}
+	l.io = disk.IO{Op: disk.Write, Dsync: !s.opts.breakage.noDsync, Off: s.sb.logOff + pos%l.size, Bufs: l.segs, Done: s.onBatch, Internal: l.io.Internal}
 	t.ios = append(t.ios, &l.io)
 	s.stats.batches.Add(1)
 	s.stats.logBytes.Add(size)

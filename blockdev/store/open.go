@@ -90,6 +90,7 @@ func load(d disk.Disk, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{d: d, sb: *sb, opts: o}
+	s.onBatch, s.onSync, s.onPage, s.onCheckpoint = s.batchDone, s.syncDone, s.pageLoaded, s.checkpointDone
 	s.turns.New = func() any { return &turn{} }
 	m := &s.mu
 	m.vols = make(map[VolumeID]*Vol)
@@ -172,14 +173,14 @@ func (s *Store) loadBlocks(io *syncIO, kind byte, n uint32, sel int) ([]*abBlock
 func (s *Store) loadExtents() (owned int64, err error) {
 	m := &s.mu
 	for i := int64(s.sb.dirBlocks)*dirEntriesPerBlock - 1; i >= 0; i-- {
-		e := &extent{entry: uint32(i), base: noChunk}
-		_, de := s.entryOf(e)
+		de := m.dir[i/dirEntriesPerBlock].img.entry(int(i % dirEntriesPerBlock))
 		if !de.used() {
 			if i < int64(s.sb.maxExtents) {
-				m.extFree = append(m.extFree, e.entry)
+				m.extFree = append(m.extFree, uint32(i))
 			}
 			continue
 		}
+		e := &extent{entry: uint32(i), base: noChunk}
 		bad := func(what string) error {
 			return fmt.Errorf("%w: directory entry %d (volume %x extent %d): %s", ErrCorrupt, i, de.vol(), de.extent(), what)
 		}
@@ -394,7 +395,11 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 				return fmt.Errorf("%w: chunk %d given to volume %x extent %d is in use or out of range", ErrCorrupt, c, rec.vol, rec.extent)
 			}
 			r := b/blocksPerChunk + i
-			s.remap(p, r, c, func(k int) uint32 { return leU32(q[4+4*k:]) })
+			var crcs [blocksPerChunk]uint32
+			for k := range crcs {
+				crcs[k] = leU32(q[4+4*k:])
+			}
+			s.remap(p, r, c, &crcs)
 			p.img.setVersion(r, rec.ver)
 		}
 	case recClear:

@@ -251,7 +251,7 @@ func (s *Store) slotOff(slot uint32, copyB bool) int64 {
 func (s *Store) load(t *turn, p *page, copyB bool) {
 	p.loading = true
 	p.iobuf[0] = p.img
-	p.io = disk.IO{Op: disk.Read, Off: s.slotOff(p.slot, copyB), Bufs: p.iobuf[:], Tag: p, Done: s.pageLoaded}
+	p.io = disk.IO{Op: disk.Read, Off: s.slotOff(p.slot, copyB), Bufs: p.iobuf[:], Tag: p, Done: s.onPage}
 	t.ios = append(t.ios, &p.io)
 	s.stats.metaReads.Add(1)
 }

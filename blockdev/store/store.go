@@ -156,6 +156,9 @@ type Store struct {
 	seq         atomic.Uint64 // last number given by NextSeq
 	bounce      [2]sync.Pool
 
+	// Methods as values, made once: making one is an allocation.
+	onBatch, onSync, onPage, onCheckpoint func(*disk.IO)
+
 	stats  counters
 	turns  sync.Pool
 	syncIO disk.IO

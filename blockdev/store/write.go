@@ -314,7 +314,7 @@ func (s *Store) startSync(t *turn) {
 	}
 	s.mu.syncBusy = true
 	s.mu.needSync.moveTo(&s.mu.inSync)
-	s.syncIO = disk.IO{Op: disk.Sync, Done: s.syncDone, Internal: s.syncIO.Internal}
+	s.syncIO = disk.IO{Op: disk.Sync, Done: s.onSync, Internal: s.syncIO.Internal}
 	t.ios = append(t.ios, &s.syncIO)
 	s.stats.syncs.Add(1)
 }

@@ -40,10 +40,11 @@ type conn struct {
 	nexus *scsi.Nexus // nil in discovery sessions
 	par   Params      // a copy for the reader; output uses mu.par
 
-	in       []byte     // input buffer
-	r, w     int        // in[r:w] is read and not used
-	segs     [][]byte   // scratch of readInto
-	iov      [16][]byte // scratch of readDirect
+	in       []byte           // input buffer
+	r, w     int              // in[r:w] is read and not used
+	segs     [][]byte         // scratch of readInto
+	iov      [16][]byte       // scratch of readDirect
+	saved    [pdu.BHSLen]byte // header of the PDU whose data is being read
 	text     textState
 	done     bool  // nothing more is read: logged out
 	closeErr error // why the connection ends, nil after logout

@@ -35,8 +35,7 @@ func (c *conn) handleCommand(hdr, data []byte) error {
 
 // streamCommand takes a command whose immediate data is still to be read.
 func (c *conn) streamCommand(hdr []byte, dataLen, segLen int) error {
-	var copied [pdu.BHSLen]byte
-	copy(copied[:], hdr)
+	copied := c.saved[:copy(c.saved[:], hdr)]
 	cmd, err := c.begin(hdr)
 	if err != nil {
 		return err
@@ -58,7 +57,7 @@ func (c *conn) streamCommand(hdr []byte, dataLen, segLen int) error {
 		if err != nil {
 			return err
 		}
-		c.reject(pdu.RejectDataDigest, copied[:])
+		c.reject(pdu.RejectDataDigest, copied)
 		return nil
 	}
 	c.admit(cmd)
@@ -279,15 +278,14 @@ func (c *conn) handleDataOut(hdr, data []byte) error {
 
 // streamDataOut takes a Data-Out whose data is still to be read.
 func (c *conn) streamDataOut(hdr []byte, dataLen, segLen int) error {
-	var copied [pdu.BHSLen]byte
-	copy(copied[:], hdr)
+	copied := c.saved[:copy(c.saved[:], hdr)]
 	var d pdu.DataOut
 	if _, err := d.Decode(hdr); err != nil {
 		return err
 	}
 	cmd := c.receiving(d.ITT)
 	if cmd == nil && len(c.held) > 0 {
-		return c.gather(copied[:], dataLen, segLen)
+		return c.gather(copied, dataLen, segLen)
 	}
 	var segs [][]byte
 	known := true
@@ -305,12 +303,12 @@ func (c *conn) streamDataOut(hdr []byte, dataLen, segLen int) error {
 	}
 	switch {
 	case !ok:
-		c.reject(pdu.RejectDataDigest, copied[:])
+		c.reject(pdu.RejectDataDigest, copied)
 		if cmd != nil {
 			cmd.xfer.lost()
 		}
 	case !known:
-		c.reject(pdu.RejectInvalidField, copied[:])
+		c.reject(pdu.RejectInvalidField, copied)
 	}
 	if cmd != nil && known {
 		c.countIn(dataLen)
@@ -359,7 +357,9 @@ func (c *conn) countIn(n int) {
 // digest, if any, is right. What of segs is not in the input buffer is read
 // straight into it, with the input buffer behind it to catch what follows.
 func (c *conn) readInto(segs [][]byte, dataLen, segLen int) (ok bool, err error) {
-	c.segs = segs
+	if segs != nil {
+		c.segs = segs // keeps what it grew to
+	}
 	left := segLen
 	var crc uint32
 	digest := c.par.DataDigest

@@ -14,6 +14,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"go.uber.org/zap/zapcore"
 
+	"blockd.dev/blockdev/disk"
 	"blockd.dev/internal/units"
 	"blockd.dev/raftmeta/catalog"
 )
@@ -34,6 +35,8 @@ type Config struct {
 	ScrubRate     int64         // bytes per second; 0 switches scrubbing off
 	ScrubInterval time.Duration // from the end of one scrub to the start of the next
 	LogLevel      string        // debug, info, warn or error
+
+	wrapDisk func(disk.Disk) disk.Disk // tests only: goes between disk and store
 }
 
 // NewConfig returns the defaults.

@@ -34,6 +34,9 @@ func (d *Daemon) openStorage() (*storage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.cfg.wrapDisk != nil {
+		dk = d.cfg.wrapDisk(dk)
+	}
 	s := &storage{path: path, disk: dk}
 	if err := d.openStore(s); err != nil {
 		return nil, errors.Join(err, dk.Close())

@@ -94,14 +94,14 @@ func (n *Nexus) Detach() {
 	// Tasks end here, and their Done may take the transport's locks: the
 	// target's is not held.
 	for _, i := range lost {
-		i.drop()
+		i.drop(abortSilent)
 	}
 }
 
-// drop ends an I_T_L nexus.
-func (i *itl) drop() {
+// drop ends an I_T_L nexus and its tasks, in the way that kind says.
+func (i *itl) drop(kind abortKind) {
 	i.lu.leave(i)
-	i.set.close(nil)
+	i.set.close(kind)
 	i.lu.reservationsNexusLost(i.nexus)
 }
 

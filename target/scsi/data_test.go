@@ -241,6 +241,9 @@ func TestUnitAttentions(t *testing.T) {
 	}
 
 	b.want("00", "a4 0a 00 00 00 00 00 00 00 08 00 00", fromHex("00000000 02 00 0001")...)
+	if err := b.target.Configure(cfg); err != nil { // says nothing new about the group
+		t.Fatal(err)
+	}
 	b.want("02/2/040b", tur)
 	b.want("02/2/040b", "28 00 00 00 00 00 00 00 01 00")
 	b.want("00", "a4 0a 00 00 00 00 00 00 00 08 00 00", fromHex("00000000 00 00 0001")...)

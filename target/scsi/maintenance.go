@@ -170,7 +170,8 @@ func reportGroups(t *Task) {
 }
 
 // setGroups lets a host choose the access state of port groups (SPC-4 §6.45).
-// The states hold until the next Configure or SET TARGET PORT GROUPS.
+// The states hold until a Configure says something else about a group than the
+// one before, or the next SET TARGET PORT GROUPS.
 func setGroups(t *Task) {
 	if t.Length == 0 {
 		t.good()

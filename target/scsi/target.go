@@ -28,7 +28,9 @@ type Target struct {
 // snapshot is an immutable configuration.
 type snapshot struct {
 	TargetConfig
-	groups []GroupConfig // sorted; every group that a port is in
+	groups []GroupConfig // sorted; every group that a port is in, as it is now
+	// configured is groups as Configure had them, before a host changed any.
+	configured []GroupConfig
 	// changedBy says for each group how it came into its state (the STATUS
 	// CODE field of RTPG).
 	changedBy map[uint16]byte
@@ -61,18 +63,12 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	defer func() {
 		t.mu.Unlock()
 		for _, i := range lost {
-			i.drop()
+			i.drop(abortStatus) // the session lives on and wants an answer
 		}
 	}()
 	old := t.conf.Load()
 	if old != nil {
-		next.changedBy = make(map[uint16]byte)
-		for _, g := range next.groups {
-			next.changedBy[g.ID] = old.changedBy[g.ID]
-			if !slices.Contains(old.groups, g) {
-				next.changedBy[g.ID] = statusByTarget
-			}
-		}
+		next.inheritStates(old)
 	}
 
 	units := make(map[UnitID]*LU, len(cfg.Units))
@@ -155,7 +151,24 @@ func newSnapshot(cfg TargetConfig) *snapshot {
 		s.groups = append(s.groups, g)
 	}
 	slices.SortFunc(s.groups, func(a, b GroupConfig) int { return cmp.Compare(a.ID, b.ID) })
+	s.configured = slices.Clone(s.groups)
 	return s
+}
+
+// inheritStates keeps the access state that a group had, which a host may have
+// set, as long as the configuration says nothing new about it.
+func (s *snapshot) inheritStates(old *snapshot) {
+	s.changedBy = make(map[uint16]byte)
+	for i := range s.groups {
+		g := &s.groups[i]
+		at := slices.IndexFunc(old.groups, func(o GroupConfig) bool { return o.ID == g.ID })
+		if at >= 0 && slices.Contains(old.configured, *g) {
+			*g = old.groups[at]
+			s.changedBy[g.ID] = old.changedBy[g.ID]
+			continue
+		}
+		s.changedBy[g.ID] = statusByTarget
+	}
 }
 
 // groupOf is the group of a port, or nil for an unknown port.

@@ -27,7 +27,7 @@ type abortKind uint8
 const (
 	abortNo     abortKind = iota
 	abortSilent           // no response (SAM-5 §5.6)
-	abortStatus           // TASK ABORTED: another nexus did it, and TAS=1
+	abortStatus           // TASK ABORTED: another nexus did it and TAS=1, or the unit went
 )
 
 // taskSet is the task set of one I_T_L nexus.
@@ -223,9 +223,9 @@ func (s *taskSet) abort(match func(*Task) bool, kind abortKind, w *abortWait) in
 }
 
 // close aborts everything and lets no task in any more.
-func (s *taskSet) close(w *abortWait) {
+func (s *taskSet) close(kind abortKind) {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.abort(nil, abortSilent, w)
+	s.abort(nil, kind, nil)
 }

@@ -10,10 +10,10 @@ package scsi
 func (n *Nexus) TaskManagement(fn TMF, lun uint64, ref *Task, done func(TMFResult)) {
 	switch fn {
 	case TMFTargetWarmReset:
-		n.target.reset(n, uaBusReset, done)
+		n.resetTarget(uaBusReset, done)
 		return
 	case TMFTargetColdReset:
-		n.target.reset(n, uaPowerOn, done)
+		n.resetTarget(uaPowerOn, done)
 		return
 	case TMFAbortTask, TMFAbortTaskSet, TMFClearTaskSet, TMFLUNReset:
 	case TMFClearACA:
@@ -48,17 +48,16 @@ func (n *Nexus) TaskManagement(fn TMF, lun uint64, ref *Task, done func(TMFResul
 	w.release()
 }
 
-// reset resets every unit of the target.
-func (t *Target) reset(by *Nexus, ua attention, done func(TMFResult)) {
-	t.mu.Lock()
-	units := make([]*LU, 0, len(t.mu.units))
-	for _, lu := range t.mu.units {
-		units = append(units, lu)
-	}
-	t.mu.Unlock()
+// resetTarget resets every unit that the nexus sees: a host has no say over
+// the units of others.
+func (n *Nexus) resetTarget(ua attention, done func(TMFResult)) {
 	w := newAbortWait(func() { done(TMFComplete) })
-	for _, lu := range units {
-		lu.reset(by, ua, w)
+	reset := make(map[*LU]bool)
+	for _, i := range n.itls() {
+		if !reset[i.lu] {
+			reset[i.lu] = true
+			i.lu.reset(n, ua, w)
+		}
 	}
 	w.release()
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/ram"
 )
 
 const (
@@ -267,4 +268,59 @@ func TestGoneDeviceEndsTasks(t *testing.T) {
 			t.Errorf("got %v", r)
 		}
 	}
+}
+
+// A unit that is taken out of the view ends its tasks with a status: the
+// session goes on and its host waits for answers.
+func TestUnmappedUnitEndsTasksWithStatus(t *testing.T) {
+	b := newBed(t)
+	b.hang("read")
+	running := b.simple(b.nexus, tRead)
+	waiting := b.start(b.nexus, 0, AttrOrdered, fromHex(tTUR), nil)
+	open := b.prepare(b.nexus, 0, AttrSimple, fromHex(tWrite), fill(bedBlock, 1))
+	cfg := b.config()
+	cfg.AnyView = nil
+	if err := b.target.Configure(cfg); err != nil {
+		t.Fatal(err)
+	}
+	b.nexus.Execute(open.Task)
+	b.release()
+	for _, c := range []*call{running, waiting, open} {
+		if r := c.wait(); r.silent || r.status != StatusTaskAborted {
+			t.Errorf("got %+v", r)
+		}
+	}
+	if b.blocksAt(0, 1)[0] != 0 {
+		t.Error("a WRITE to an unmapped unit wrote")
+	}
+}
+
+// A target reset reaches the units that the nexus sees, and no others.
+func TestTargetResetKeepsToTheView(t *testing.T) {
+	b := newBed(t)
+	hidden, err := ram.New(ram.Config{SizeBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := b.config()
+	cfg.Units = append(cfg.Units, UnitConfig{ID: UnitID{7}, Device: hidden})
+	cfg.Views = map[string]View{"iqn.host-b": {1: {7}}}
+	if err := b.target.Configure(cfg); err != nil {
+		t.Fatal(err)
+	}
+	other := b.attach("iqn.host-b")
+	if r := <-tmf(b.nexus, TMFTargetWarmReset, nil); r != TMFComplete {
+		t.Fatalf("TARGET WARM RESET: %d", r)
+	}
+	b.want("02/6/2902", tTUR)
+	if r := b.start(other, 0, AttrSimple, fromHex(tTUR), nil).wait(); r.String() != "02/6/2902" {
+		t.Errorf("the shared unit: %v", r)
+	}
+	if r := b.start(other, 1<<48, AttrSimple, fromHex(tTUR), nil).wait(); r.String() != "00" {
+		t.Errorf("the unit that only the other host sees: %v", r)
+	}
+	if r := <-tmf(b.nexus, TMFTargetColdReset, nil); r != TMFComplete {
+		t.Fatalf("TARGET COLD RESET: %d", r)
+	}
+	b.want("02/6/2900", tTUR)
 }

@@ -317,3 +317,67 @@ func TestWriteAtomic(t *testing.T) {
 		t.Error("WRITE ATOMIC did not write")
 	}
 }
+
+// fuaDevice remembers whether the last write had FUA, and counts flushes.
+type fuaDevice struct {
+	blockdev.Device
+	fua     bool
+	flushes int
+}
+
+func (d *fuaDevice) Submit(batch []*blockdev.Request) {
+	for _, r := range batch {
+		switch r.Op {
+		case blockdev.OpRead:
+		case blockdev.OpFlush:
+			d.flushes++
+		default:
+			d.fua = r.FUA
+		}
+	}
+	d.Device.Submit(batch)
+}
+
+// With WCE=0 whatever changes the medium is durable before its status; with
+// WCE=1 FUA asks for it, a FUA read flushes first, and switching the cache off
+// flushes (SBC-3 §6.4.5).
+func TestWriteCacheEnable(t *testing.T) {
+	dev := &fuaDevice{}
+	b := newBed(t, func(c *TargetConfig) {
+		dev.Device = c.Units[0].Device
+		c.Units[0].Device = dev
+		c.Units[0].WriteCache = true
+	})
+	writes := []struct{ plain, fua string }{
+		{"2a 00 00 00 00 00 00 00 01 00", "2a 08 00 00 00 00 00 00 01 00"},
+		{"8b 00 00 00 00 00 00 00 00 00 00 00 00 01 00 00", "8b 08 00 00 00 00 00 00 00 00 00 00 00 01 00 00"},
+		{"41 00 00 00 00 00 00 00 01 00", ""},
+		{"0a 00 00 00 01 00", ""},
+	}
+	check := func(cdb string, want bool) {
+		t.Helper()
+		if dev.fua = !want; cdb == "" {
+			return
+		}
+		b.want("00", cdb, fill(bedBlock, 1)...)
+		if dev.fua != want {
+			t.Errorf("%s: FUA is %v, want %v", cdb, dev.fua, want)
+		}
+	}
+	for _, w := range writes {
+		check(w.plain, false)
+		check(w.fua, true)
+	}
+	b.want("00", "28 08 00 00 00 00 00 00 01 00")
+	if dev.flushes != 1 {
+		t.Errorf("a FUA read flushed %d times, want 1", dev.flushes)
+	}
+	b.want("00", "15 10 00 00 18 00", append(fromHex("00000000 0812 00"), make([]byte, 17)...)...)
+	if dev.flushes != 2 {
+		t.Error("switching the cache off did not flush")
+	}
+	for _, w := range writes {
+		check(w.plain, true)
+		check(w.fua, true)
+	}
+}

@@ -240,7 +240,7 @@ func vpdCharacteristics(t *Task, b []byte) []byte {
 	return b
 }
 
-// thresholdBytes is the size of a threshold set, the unit in which the
+// thresholdShift is log2 of the bytes of a threshold set, the unit in which the
 // provisioning log page counts.
 const thresholdShift = 20 // 1 MiB
 

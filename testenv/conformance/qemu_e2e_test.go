@@ -92,31 +92,58 @@ func TestQEMUCreate(t *testing.T) {
 }
 
 // TestQEMUDiscard: what is discarded becomes a hole, reads as zeroes, and what
-// is around it stays. Unaligned and vectored requests give what they wrote.
+// is around it stays; vectored, parallel and FUA writes give what they wrote.
+//
+// The volume is read back by qemu-img convert, which asks for the allocation
+// first: QEMU 7.2 asserts when it reads 32 KiB or more of a thin disk with
+// blocks of 4096 bytes without having asked (iscsi_co_readv asks then for a
+// length that is no multiple of the block).
 func TestQEMUDiscard(t *testing.T) {
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
 			n, vol := startNode(t, v, "64MiB")
 			url := n.URL(0, vol)
+			want := make([]byte, 64*mib)
+			fill := func(from, to int, pattern byte) {
+				for i := from; i < to; i++ {
+					want[i] = pattern
+				}
+			}
 			mustTool(t, "qemu-io", "-f", "raw", "-d", "unmap", "-c", "write -P 0xa5 0 64M", "-c", "flush", url)
-			before := mapped(t, url)
-			if before.data != 64*mib {
+			fill(0, 64*mib, 0xa5)
+			if before := mapped(t, url); before.data != 64*mib {
 				t.Errorf("of 64 MiB written, %d bytes are mapped", before.data)
 			}
 			mustTool(t, "qemu-io", "-f", "raw", "-d", "unmap", "-c", "discard 16M 32M", "-c", "write -z -u 56M 4M", "-c", "flush", url)
-			after := mapped(t, url)
-			if after.hole < 36*mib {
+			fill(16*mib, 48*mib, 0)
+			fill(56*mib, 60*mib, 0)
+			if after := mapped(t, url); after.hole < 36*mib {
 				t.Errorf("of 36 MiB discarded, %d bytes became holes", after.hole)
 			}
-			out := mustTool(t, "qemu-io", "-f", "raw",
-				"-c", "read -P 0xa5 0 16M", "-c", "read -P 0 16M 32M", "-c", "read -P 0xa5 48M 8M", "-c", "read -P 0 56M 4M",
-				"-c", "writev -P 0x11 4k 8k 12k 512k", "-c", "read -P 0x11 4k 512k",
+			mustTool(t, "qemu-io", "-f", "raw",
+				"-c", "writev -P 0x11 4k 8k 12k 512k",
 				"-c", "aio_write -P 0x22 1M 64k", "-c", "aio_write -P 0x33 2M 256k", "-c", "aio_flush",
-				"-c", "read -P 0x22 1M 64k", "-c", "read -P 0x33 2M 256k",
-				"-c", "write -f -P 0x44 3M 4k", "-c", "read -P 0x44 3M 4k",
-				"-c", "read -P 0xa5 2304k 64k", url)
-			if strings.Contains(strings.ToLower(out), "fail") || strings.Contains(out, "error") {
-				t.Errorf("the data read is not what was written:\n%s", out)
+				"-c", "write -f -P 0x44 3M 4k",
+				"-c", "write -P 0x55 20M 4k", url)
+			fill(4<<10, (4+532)<<10, 0x11)
+			fill(1*mib, 1*mib+(64<<10), 0x22)
+			fill(2*mib, 2*mib+(256<<10), 0x33)
+			fill(3*mib, 3*mib+(4<<10), 0x44)
+			fill(20*mib, 20*mib+(4<<10), 0x55)
+
+			back := filepath.Join(t.TempDir(), "back.raw")
+			mustTool(t, "qemu-img", "convert", "-f", "raw", "-O", "raw", url, back)
+			got, err := os.ReadFile(back)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) != len(want) {
+				t.Fatalf("read back %d bytes, want %d", len(got), len(want))
+			}
+			for i := range want {
+				if got[i] != want[i] {
+					t.Fatalf("at byte %d (of block %d) the volume has %#x, want %#x", i, i/v.blockSize, got[i], want[i])
+				}
 			}
 		})
 	}

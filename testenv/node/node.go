@@ -34,6 +34,10 @@ type Config struct {
 	DataDir string
 	// Media is "disk" or "ram". Default "disk".
 	Media string
+	// DiskSize is the size of the disk that blockd makes in DataDir, as blockd
+	// takes it. Default "2GiB"; blockd's own default fills much of a small
+	// machine.
+	DiskSize string
 	// Portals is the number of iSCSI portals. Default 1.
 	Portals int
 	// Args are further arguments.
@@ -68,6 +72,9 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	}
 	if c.Media == "" {
 		c.Media = "disk"
+	}
+	if c.DiskSize == "" {
+		c.DiskSize = "2GiB"
 	}
 	if c.ReadyTimeout == 0 {
 		c.ReadyTimeout = 30 * time.Second
@@ -146,7 +153,8 @@ func (n *Node) Restart(ctx context.Context) error {
 	if n.process != nil {
 		return errors.New("node: blockd is running; stop or kill it first")
 	}
-	args := []string{"--data", n.config.DataDir, "--iscsi", strings.Join(n.iscsi, ","), "--api", n.api, "--media", n.config.Media}
+	args := []string{"--data", n.config.DataDir, "--iscsi", strings.Join(n.iscsi, ","), "--api", n.api, "--media", n.config.Media,
+		"--disk-size", n.config.DiskSize}
 	cmd := exec.Command(filepath.Join(n.config.BinDir, "blockd"), append(args, n.config.Args...)...)
 	cmd.SysProcAttr = dieWithParent()
 	cmd.Stderr = &n.log

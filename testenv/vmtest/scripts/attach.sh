@@ -44,7 +44,7 @@ e2fsck -fn "$dev" >/tmp/fsck 2>&1 || { cat /tmp/fsck; fail 'e2fsck found errors'
 
 step xfs
 if [ "$GROWN" -ge $((300 << 20)) ]; then
-    blkdiscard "$dev"
+    blkdiscard --force "$dev"
     mkfs.xfs -q -f "$dev"
     mount "$dev" /mnt
     verified /mnt/a 32m

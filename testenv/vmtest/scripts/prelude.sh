@@ -16,8 +16,8 @@ same() { [ "$2" = "$3" ] || fail "$1 is '$2', want '$3'"; }
 
 discover() { iscsiadm -m discovery -t sendtargets -p "$portal"; }
 setting() { iscsiadm -m node -T "$IQN" -p "$reported" --op update -n "$1" -v "$2"; }
-login() { iscsiadm -m node -T "$IQN" -p "$reported" --login; udevadm settle; }
-logout() { udevadm settle; iscsiadm -m node -T "$IQN" -p "$reported" --logout; udevadm settle; }
+login() { iscsiadm -m node -T "$IQN" -p "$reported" --login && udevadm settle; }
+logout() { udevadm settle; iscsiadm -m node -T "$IQN" -p "$reported" --logout && udevadm settle; }
 # disk LUN: the device of the logical unit
 disk() {
     local n

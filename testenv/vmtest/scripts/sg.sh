@@ -5,6 +5,7 @@ login
 dev=$(disk "$LUN")
 run() {
     local status=0
+    rm -f /tmp/back # sg_dd would keep what is behind the end of what it writes
     echo "\$ $*"
     "$@" >/tmp/out 2>&1 || status=$?
     [ $status = 0 ] || { cat /tmp/out; fail "$*: status $status"; }
@@ -16,7 +17,7 @@ grep -q 'Unit serial number' /tmp/out || fail 'no serial number'
 run sg_vpd --page=0 "$dev"
 # The page's own bytes: a header of four, then one number per page.
 pages=$(sg_vpd --raw --page=0 "$dev" | tail -c +5 | od -An -v -tx1)
-[ "$(wc -w <<<"$pages")" -ge 9 ] || fail "few pages: $pages"
+[ "$(wc -w <<<"$pages")" -ge 8 ] || fail "few pages: $pages"
 for page in $pages; do run sg_vpd --page="0x$page" "$dev"; done
 run sg_vpd --page=di "$dev"
 grep -qi 'NAA' /tmp/out || fail 'no NAA name'

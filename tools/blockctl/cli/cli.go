@@ -27,7 +27,6 @@ type app struct {
 	api     string
 	format  string
 	timeout time.Duration
-	header  http.Header
 }
 
 // New returns the command tree.

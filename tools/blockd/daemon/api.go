@@ -134,6 +134,16 @@ func (a api) namedVolume(name string) (*blockdv1.Volume, error) {
 	return a.volume(s, v), nil
 }
 
+// servedVolume is namedVolume, and an error when the node could not do what the
+// catalog now says.
+func (a api) servedVolume(name, did string) (*blockdv1.Volume, error) {
+	v, err := a.namedVolume(name)
+	if err == nil && v.GetReason() != "" {
+		err = connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is %s in the catalog, but not on this node: %s; it is tried again at the next change and the next start", name, did, v.GetReason()))
+	}
+	return v, err
+}
+
 // CreateVolume implements blockdv1connect.VolumeServiceHandler.
 func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.CreateVolumeRequest]) (*connect.Response[blockdv1.CreateVolumeResponse], error) {
 	m := req.Msg
@@ -148,7 +158,7 @@ func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.Cre
 	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}}); err != nil {
 		return nil, err
 	}
-	v, err := a.namedVolume(m.GetName())
+	v, err := a.servedVolume(m.GetName(), "created")
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +191,7 @@ func (a api) ResizeVolume(ctx context.Context, req *connect.Request[blockdv1.Res
 		ResizeVolume: &catalogpb.ResizeVolume{Name: m.GetName(), SizeBytes: m.GetSizeBytes()}}}); err != nil {
 		return nil, err
 	}
-	v, err := a.namedVolume(m.GetName())
+	v, err := a.servedVolume(m.GetName(), "resized")
 	if err != nil {
 		return nil, err
 	}

@@ -219,6 +219,11 @@ ID  PROTOCOL  INITIATOR  HOST  REMOTE  LOCAL  SINCE
 	refused(t, d, "host add", "map", "db1", "nobody")
 	refused(t, d, "--replicas 1", "pool", "create", "p", "--replicas", "3")
 	refused(t, d, "give both", "host", "add", "x", "--iqn", "iqn.2020-01.x:x", "--chap-user", "u")
+	refused(t, d, "not on this node", "volume", "create", "huge", "--size", "3PiB", "--pool", "fast")
+	if code, body := get(t, d, "/readyz"); code != 503 {
+		t.Errorf("/readyz with a failed volume: %d %s", code, body)
+	}
+	mustCtl(t, d, "volume", "delete", "huge", "--yes")
 	refused(t, d, "table, json or yaml", "volume", "list", "-o", "xml")
 	refused(t, d, "at least one of the flags", "host", "set", "web2")
 
@@ -665,5 +670,59 @@ func TestReservationsComeBack(t *testing.T) {
 	mustCtl(t, d, "volume", "delete", "v", "--yes")
 	if v, err = d.reservations.Volume(id); err != nil || len(v.State().Registrants) != 0 {
 		t.Errorf("a deleted volume keeps its reservations: %v", err)
+	}
+}
+
+func TestWithoutTheRoleTarget(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	cfg.Roles = []string{"meta", "store"}
+	d := start(t, cfg)
+	mustCtl(t, d, "volume", "create", "v", "--size", "1GiB")
+	if nodes := mustJSON[[]map[string]any](t, d, "node", "list"); len(nodes[0]["iscsi_portals"].([]any)) != 0 {
+		t.Errorf("%v", nodes)
+	}
+	if out := mustCtl(t, d, "doctor"); !strings.Contains(out, "has not the role target") {
+		t.Errorf("%s", out)
+	}
+	stop(t, d)
+	cfg.Roles = []string{"meta", "target"} // and no disk
+	d = start(t, cfg)
+	if v := mustJSON[map[string]any](t, d, "volume", "show", "v"); v["state"] != "failed" || !strings.Contains(v["reason"].(string), "role store") {
+		t.Errorf("%v", v)
+	}
+}
+
+func TestFollowedEventsEndWithTheNode(t *testing.T) {
+	d := start(t, testConfig(t.TempDir()))
+	out, in := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		c := cli.New()
+		c.SetOut(in)
+		c.SetArgs([]string{"--api", d.APIAddress(), "events", "--follow", "-o", "json"})
+		ended <- c.Execute()
+		in.Close()
+	}()
+	lines := json.NewDecoder(out)
+	next := func(kind string) {
+		for {
+			var e map[string]any
+			if err := lines.Decode(&e); err != nil {
+				t.Fatalf("waiting for %s: %v", kind, err)
+			}
+			if e["kind"] == kind {
+				return
+			}
+		}
+	}
+	next("node.ready")
+	mustCtl(t, d, "volume", "create", "v", "--size", "1GiB")
+	next("volume.create")
+	stop(t, d)
+	if _, err := io.Copy(io.Discard, io.MultiReader(lines.Buffered(), out)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
 	}
 }

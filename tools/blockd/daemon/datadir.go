@@ -38,7 +38,8 @@ func openDataDir(path string) (*dataDir, error) {
 		err = fmt.Errorf("data directory %s is in use by another blockd%s; stop that one, or choose another directory with --data: %w", abs, who, err)
 		return nil, errors.Join(err, f.Close())
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	}
 	if err != nil {

@@ -7,7 +7,7 @@ portal=$TARGET_HOST:$PORT
 # guest routes that to the host.
 reported=127.0.0.1:$PORT
 
-step() { echo "== $*"; }
+step() { echo "== $* (at $(cut -d. -f1 /proc/uptime) s)"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 # refused COMMAND...: the command must fail.
 refused() { if "$@" >/tmp/refused 2>&1; then cat /tmp/refused; fail "should have been refused: $*"; fi; }

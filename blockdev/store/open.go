@@ -35,7 +35,9 @@ func Open(d disk.Disk, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open store on %s: recovery: %w", d.Info().Path, err)
 	}
 	s.mu.Lock()
-	s.mu.bufs.init(int(o.DirtyBytes / BlockBytes)) // recovery may have grown it
+	if n := int(o.DirtyBytes / BlockBytes); s.mu.bufs.total > n {
+		s.mu.bufs.init(n) // recovery has grown it
+	}
 	s.mu.Unlock()
 	for _, c := range []interface{ Store(int64) }{&s.stats.homeBytes, &s.stats.metaBytes, &s.stats.checkpoints, &s.stats.syncs} {
 		c.Store(0)

@@ -362,7 +362,7 @@ type dirtyPool struct {
 }
 
 const (
-	slabBlocks = 1024
+	slabBlocks = 64 // small, so that recovery takes no more than it needs
 
 	bufHome   = 1 // a home write reads it
 	bufOrphan = 2 // nobody else needs it: free it after the home write

@@ -320,7 +320,7 @@ func (a *allowed) advance(n int) {
 		for b := wr.first; b < wr.first+wr.n; b++ {
 			// What was acknowledged before this one began is gone for good.
 			a.blocks[wr.vol][b] = slices.DeleteFunc(a.blocks[wr.vol][b], func(x *write) bool {
-				return x != wr && x.ack != -1 && x.ack <= wr.begin || x.begin == -2
+				return x.id < wr.id && x.ack != -1 && x.ack <= wr.begin || x.begin == -2
 			})
 		}
 	}
@@ -359,6 +359,10 @@ func (a *allowed) verify(vol int, data []byte) error {
 	return nil
 }
 
+// readBack is where recoverAndVerify reads volumes to; junk stays in it, so that
+// a read that leaves bytes alone shows.
+var readBack = disk.NewAligned(3 << 20)
+
 // recoverAndVerify opens what a cut left and compares all of it.
 func recoverAndVerify(img *sim.Sim, a *allowed, opts store.Options, deep bool) error {
 	s, err := store.Open(img, opts)
@@ -372,7 +376,7 @@ func recoverAndVerify(img *sim.Sim, a *allowed, opts store.Options, deep bool) e
 			return err
 		}
 		vols = append(vols, v)
-		data := make([]byte, cv.size)
+		data := readBack[:cv.size]
 		if err := blockdev.ReadAt(v, data, 0); err != nil {
 			return fmt.Errorf("volume %d: %w", i, err)
 		}

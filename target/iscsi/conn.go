@@ -392,7 +392,7 @@ func (c *conn) replay() error {
 	return nil
 }
 
-// took counts a non-immediate request as received.
+// tookLocked counts a non-immediate request as received.
 func (c *conn) tookLocked(isImmediate bool) {
 	if !isImmediate {
 		c.mu.win.advance()

@@ -7,7 +7,7 @@ import (
 	"blockd.dev/target/iscsi/pdu"
 )
 
-// errLoginEnded is why a connection ends whose login failed and was told so.
+// errNotLogin is why a connection ends that doesn't begin with a login.
 var errNotLogin = errors.New("iscsi: the first PDU is not a login request")
 
 // handleLogin takes one PDU of the login phase. Anything but a login request

@@ -32,10 +32,17 @@
 // one reference on the command until the kernel has its bytes; the last
 // reference releases the list.
 //
+// # Goroutines
+//
+// One per listener (the caller's, in Serve), one per connection (the reader),
+// one ticker per Server for silent connections, and one for the time that a
+// cold reset waits for its response to leave.
+//
 // # Locks
 //
 // conn.mu guards the window, StatSN, the task table and the order of output.
 // sockio's lock nests in it. The pool's lock and those of scsi are never taken
-// inside it, and scsi is never called with it held. Server.mu is taken before
-// no other lock but conn.mu.
+// inside it, and scsi is never called with it held. Server.establishing comes
+// before Server.mu, and that before conn.mu; scsi is called with the first one
+// held, not with the others.
 package iscsi

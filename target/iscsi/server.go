@@ -36,6 +36,10 @@ type Server struct {
 	challenges auth.Challenges
 	wg         sync.WaitGroup // connections and the ticker
 
+	// establishing is held while a login becomes a session, so that of two
+	// logins of one initiator port the later one wins. It is taken before mu.
+	establishing sync.Mutex
+
 	mu struct {
 		sync.Mutex
 		listeners map[net.Listener]uint16 // portal group tags
@@ -54,7 +58,8 @@ type Server struct {
 // pulse is how the ticker follows one connection.
 type pulse struct {
 	received uint64
-	idle     int // seconds
+	sent     uint64 // bytes
+	idle     int    // seconds
 }
 
 // New makes a server. It fails when cfg is not valid.
@@ -186,23 +191,40 @@ func (s *Server) establish(c *conn) (*session, pdu.LoginStatus, error) {
 	l := c.login
 	n := &session{initiator: l.initiator, alias: l.alias, isid: l.isid, tpgt: c.tpgt,
 		discovery: l.discovery, since: time.Now(), conn: c}
+	s.establishing.Lock()
+	defer s.establishing.Unlock()
+	if status, err := s.register(n, l.tsih); err != nil {
+		return nil, status, err
+	}
+	if !n.discovery {
+		// Attach ends the nexus that the old session had; what waits for its
+		// tasks may call back into the server, so mu is not held.
+		n.nexus = s.target.Attach(scsi.NexusID{InitiatorName: n.initiator, ISID: n.isid, TargetPort: n.tpgt})
+		c.nexus = n.nexus
+	}
+	return n, 0, nil
+}
+
+// register enters a session into the tables in place of the one that it
+// replaces. tsih is the handle that the initiator asked for.
+func (s *Server) register(n *session, tsih uint16) (pdu.LoginStatus, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.draining {
-		return nil, pdu.LoginUnavailable, errShutdown
+		return pdu.LoginUnavailable, errShutdown
 	}
 	old := s.mu.byKey[n.key()]
-	if l.tsih != 0 {
-		if old == nil || old.tsih != l.tsih {
-			return nil, pdu.LoginNoSession, fmt.Errorf("no session %d of this initiator port", l.tsih)
+	if tsih != 0 {
+		if old == nil || old.tsih != tsih {
+			return pdu.LoginNoSession, fmt.Errorf("no session %d of this initiator port", tsih)
 		}
-		if old.conn.cid != l.cid {
-			return nil, pdu.LoginTooManyConnections, errors.New("a session has one connection")
+		if old.conn.cid != n.conn.cid {
+			return pdu.LoginTooManyConnections, errors.New("a session has one connection")
 		}
-		n.tsih = l.tsih
+		n.tsih = tsih
 	}
 	if old == nil && len(s.mu.byKey) >= s.limits.Sessions {
-		return nil, pdu.LoginOutOfResources, fmt.Errorf("all %d sessions are in use", s.limits.Sessions)
+		return pdu.LoginOutOfResources, fmt.Errorf("all %d sessions are in use", s.limits.Sessions)
 	}
 	if n.tsih == 0 {
 		n.tsih = s.freeTSIHLocked()
@@ -215,13 +237,8 @@ func (s *Server) establish(c *conn) (*session, pdu.LoginStatus, error) {
 	s.mu.byKey[n.key()] = n
 	s.mu.logins--
 	s.mu.stats.Logins++
-	c.sess = n
-	if !n.discovery {
-		// Attach ends the nexus that the old session had.
-		n.nexus = s.target.Attach(scsi.NexusID{InitiatorName: n.initiator, ISID: n.isid, TargetPort: n.tpgt})
-		c.nexus = n.nexus
-	}
-	return n, 0, nil
+	n.conn.sess = n
+	return pdu.LoginSuccess, nil
 }
 
 // freeTSIHLocked finds a handle that no session has; there are more handles
@@ -289,17 +306,22 @@ func (s *Server) reset(by *conn, cold bool) {
 			all = append(all, n.conn)
 		}
 	}
-	s.wg.Add(1)
+	_, here := s.mu.conns[by]
+	if here {
+		s.wg.Add(1) // while by is in conns its goroutine is counted too
+	}
 	s.mu.Unlock()
+	for _, c := range all {
+		if c != by {
+			c.drop(errColdReset)
+		}
+	}
+	if !here {
+		return
+	}
 	go func() {
 		defer s.wg.Done()
-		for _, c := range all {
-			if c != by {
-				c.drop(errColdReset)
-			}
-		}
-		// Ends when the response is out or the connection is.
-		_ = by.sock.Drain()
+		_ = by.sock.Drain() // ends when the response is out or the connection is
 		by.drop(errColdReset)
 	}()
 }
@@ -331,8 +353,12 @@ func (s *Server) pulse() {
 		if c.sess == nil {
 			continue // the login has a deadline of its own
 		}
-		if n := c.received.Load(); n != p.received {
-			p.received, p.idle = n, 0
+		// A slow reader that takes what is queued is not a dead one.
+		n, sent := c.received.Load(), c.sock.Stats().BytesOut
+		alive := n != p.received || (sent != p.sent && c.sock.QueuedBytes() > 0)
+		p.received, p.sent = n, sent
+		if alive {
+			p.idle = 0
 			continue
 		}
 		p.idle++

@@ -33,7 +33,7 @@ func (s *session) key() sessionKey {
 	return sessionKey{s.initiator, s.isid, s.tpgt, s.discovery}
 }
 
-// info describes the session; the caller holds Server.mu.
+// infoLocked describes the session; the caller holds Server.mu.
 func (s *session) infoLocked() SessionInfo {
 	c := s.conn
 	c.mu.Lock()

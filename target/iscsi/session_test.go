@@ -749,3 +749,29 @@ func TestConfigureChangesLaterLogins(t *testing.T) {
 		t.Errorf("%04x", uint16(st))
 	}
 }
+
+// A target reset that waits for a task must not hold up the login that ends
+// the task's nexus.
+func TestReinstatementWhileAResetWaits(t *testing.T) {
+	r := newRig(t, nil)
+	for _, fn := range []uint8{6, 7} {
+		a := r.session().settle()
+		r.gate.close()
+		c := a.command(rw10(opRead10, 0, 1), 512)
+		c.Read = true
+		a.send(c.Append(nil), nil)
+		<-r.gate.came
+		a.tmf(fn, nil)
+		a.ping("the reset waits")
+		b := r.session()
+		r.gate.open()
+		a.gone()
+		r.await(EventReset)
+		if fn == 7 {
+			b.gone()
+		} else {
+			b.settle()
+		}
+		b.c.Close()
+	}
+}

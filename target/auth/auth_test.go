@@ -99,7 +99,7 @@ func TestCHAPBothWays(t *testing.T) {
 	}
 }
 
-// RFC 7143 §12.1.3: a challenge that the target gave out, on this or another
+// RFC 7143 §9.2.1: a challenge that the target gave out, on this or another
 // connection, must not be answered.
 func TestReflectedChallengesAreRefused(t *testing.T) {
 	p := Policy{Host: Credentials{"u", secret(t, "the host's secret")}, Target: Credentials{"t", secret(t, "the target's secret")}}

@@ -31,7 +31,7 @@ const remembered = 1024
 
 // Challenges remembers the challenges that were given out lately by all
 // connections, so that one that comes back from another connection is
-// recognised (RFC 7143 §12.1.3). The zero value is ready to use.
+// recognised (RFC 7143 §9.2.1). The zero value is ready to use.
 type Challenges struct {
 	mu   sync.Mutex
 	ring [remembered][sha256.Size]byte

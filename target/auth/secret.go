@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// Limits of a CHAP secret in bytes. RFC 7143 §12.1.3 wants at least 96 bits
+// Limits of a CHAP secret in bytes. RFC 7143 §9.2.1 wants at least 96 bits
 // where IPsec is not in use; hosts truncate what is longer than 255.
 const (
 	SecretMin = 12
@@ -49,6 +49,6 @@ func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
 // MarshalText hides the secret from encoders. What stores secrets uses Reveal.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
-// errSameSecret: RFC 7143 §12.1.3 forbids one secret for both directions,
+// errSameSecret: RFC 7143 §9.2.1 forbids one secret for both directions,
 // since a reflected challenge would then be answered.
 var errSameSecret = errors.New("auth: the host's secret and the target's are the same: set two different ones")

@@ -69,7 +69,7 @@ var keys = map[string]key{
 	"iSCSIProtocolLevel": {kind: kindNumberMin, lo: 0, hi: 31, ours: constant(1),
 		number: func(p *Params) *int { return &p.ProtocolLevel }},
 	"TaskReporting": {kind: kindList, choice: "RFC3720", leads: true},
-	// Obsolete keys of RFC 3720: §13.26 forbids NotUnderstood for them.
+	// Obsolete keys of RFC 3720: §13.25 forbids NotUnderstood for them.
 	"IFMarker":       {kind: kindAnswer, choice: "No"},
 	"OFMarker":       {kind: kindAnswer, choice: "No"},
 	"IFMarkInt":      {kind: kindAnswer, choice: "Reject"},

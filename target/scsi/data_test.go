@@ -76,10 +76,12 @@ func TestDataOnTheMedium(t *testing.T) {
 			t.Errorf("after UNMAP block %d holds %d, want %d", 16+i, got[i*bedBlock], want)
 		}
 	}
-	b.want("00", "41 00 00 00 0f fe 00 00 00 00", one...) // 0 blocks: to the end
+	// UNMAP or not, what is read back is the block that was sent.
+	b.want("00", "41 08 00 00 0f fe 00 00 02 00", one...)
 	if !bytes.Equal(b.blocksAt(bedBlocks-2, 2), fill(2*bedBlock, 1)) {
-		t.Error("WRITE SAME of 0 blocks did not go to the end")
+		t.Error("WRITE SAME (10) with UNMAP lost its block")
 	}
+	b.want("02/5/2400", "41 00 00 00 0f fe 00 00 00 00", one...) // WSNZ=1
 }
 
 // GET LBA STATUS tells mapped from deallocated (SBC-3 §5.5).
@@ -248,7 +250,7 @@ func TestUnitAttentions(t *testing.T) {
 	b.want("02/2/040b", "28 00 00 00 00 00 00 00 01 00")
 	b.want("00", "a4 0a 00 00 00 00 00 00 00 08 00 00", fromHex("00000000 00 00 0001")...)
 	b.want("00", tur)
-	if r := b.want("00", "a3 0a 00 00 00 00 00 00 01 00 00 00"); !bytes.Equal(r.data, fromHex("0000000c 00 0f 0001 00 01 00 01 00000001")) {
+	if r := b.want("00", "a3 0a 00 00 00 00 00 00 01 00 00 00"); !bytes.Equal(r.data, fromHex("0000000c 00 8f 0001 00 01 00 01 00000001")) {
 		t.Errorf("port groups: %x", r.data)
 	}
 

@@ -107,7 +107,7 @@ func (n *Nexus) ready(lu *LU) sense {
 	if lu.stopped.Load() {
 		return sense{key: keyNotReady, asc: ascNotReadyStopped}
 	}
-	switch n.target.conf.Load().accessOf(n.id.TargetPort) {
+	switch lu.accessThrough(n.target.conf.Load(), n.id.TargetPort) {
 	case AccessStandby:
 		return sense{key: keyNotReady, asc: ascStandby}
 	case AccessUnavailable:

@@ -20,6 +20,7 @@ type LU struct {
 
 	mode    modeState
 	stopped atomic.Bool // START STOP UNIT with START=0
+	access  atomic.Pointer[hostAccess]
 	rsv     unitReservations
 	unwatch func()
 

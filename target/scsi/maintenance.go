@@ -1,9 +1,6 @@
 package scsi
 
-import (
-	"encoding/binary"
-	"slices"
-)
+import "encoding/binary"
 
 // maintenanceCommands are the service actions of MAINTENANCE IN and OUT.
 var maintenanceCommands = []command{
@@ -128,104 +125,4 @@ func reportTMFs(t *Task) {
 		b[3] = 12
 	}
 	t.reply(b)
-}
-
-func prepareReportGroups(t *Task) sense {
-	if f := t.state.cdb[1] >> 5; f > 1 { // PARAMETER DATA FORMAT
-		return badCDB(1, 7)
-	}
-	return t.wantIn(be32(t.state.cdb[6:]))
-}
-
-// Why a group is in its state: the STATUS CODE field of RTPG.
-const (
-	statusUnchanged = 0x00
-	statusByHost    = 0x01
-	statusByTarget  = 0x02
-)
-
-// reportGroups is SPC-4 §6.37.
-func reportGroups(t *Task) {
-	conf := t.state.nexus.target.conf.Load()
-	b := make([]byte, 4, 64)
-	if t.state.cdb[1]>>5 == 1 { // extended header: no implicit transition time
-		b = append(b, 0x10, 0, 0, 0)
-	}
-	for _, g := range conf.groups {
-		d := [8]byte{0: byte(g.State), 1: 0x0f, 2: byte(g.ID >> 8), 3: byte(g.ID), 5: conf.changedBy[g.ID]}
-		if g.Preferred {
-			d[0] |= 0x80
-		}
-		at := len(b)
-		b = append(b, d[:]...)
-		for _, p := range conf.Ports {
-			if p.Group == g.ID {
-				b = append(b, 0, 0, byte(p.RelativeID>>8), byte(p.RelativeID))
-				b[at+7]++
-			}
-		}
-	}
-	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
-	t.reply(b)
-}
-
-// setGroups lets a host choose the access state of port groups (SPC-4 §6.45).
-// The states hold until a Configure says something else about a group than the
-// one before, or the next SET TARGET PORT GROUPS.
-func setGroups(t *Task) {
-	if t.Length == 0 {
-		t.good()
-		return
-	}
-	p := t.parameters()
-	if len(p) < t.Length || len(p) < 4 || len(p)%4 != 0 {
-		t.fail(illegal(ascParameterListLength))
-		return
-	}
-	n := t.state.nexus
-	if s := n.target.setGroups(n, p); !s.ok() {
-		t.fail(s)
-		return
-	}
-	t.good()
-}
-
-func (t *Target) setGroups(by *Nexus, p []byte) sense {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	old := t.conf.Load()
-	next := *old
-	next.groups = slices.Clone(old.groups)
-	next.changedBy = make(map[uint16]byte)
-	for id, c := range old.changedBy {
-		next.changedBy[id] = c
-	}
-	var changed []GroupConfig
-	for at := 4; at < len(p); at += 4 {
-		state := AccessState(p[at] & 0x0f)
-		if state > AccessUnavailable {
-			return badParam(at)
-		}
-		id := be16(p[at+2:])
-		i := slices.IndexFunc(next.groups, func(g GroupConfig) bool { return g.ID == id })
-		if i < 0 {
-			return badParam(at + 2)
-		}
-		if next.groups[i].State != state {
-			next.groups[i].State = state
-			next.changedBy[id] = statusByHost
-			changed = append(changed, next.groups[i])
-		}
-	}
-	if len(changed) == 0 {
-		return sense{}
-	}
-	t.conf.Store(&next)
-	for _, lu := range t.mu.units {
-		lu.raise(uaAccessStateChanged, func(n *Nexus) bool { return n != by })
-	}
-	for _, g := range changed {
-		t.event(Event{Kind: EventAccessState, Nexus: by.id, Group: g.ID, State: g.State, Text: "a host set the access state of a target port group"})
-	}
-	return sense{}
 }

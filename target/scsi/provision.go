@@ -220,13 +220,7 @@ func prepareWriteSame(t *Task) sense {
 	if s := t.locate(lba, blocks); !s.ok() {
 		return s
 	}
-	if blocks == 0 { // WSNZ=0: up to the end
-		blocks = lu.blocks() - lba
-		if s := t.locate(lba, blocks); !s.ok() {
-			return s
-		}
-	}
-	if blocks > writeSameMax {
+	if blocks == 0 || blocks > writeSameMax { // WSNZ=1: no "up to the end"
 		return badCDBByte(at)
 	}
 	if flags&sameNDOB == 0 {
@@ -235,9 +229,9 @@ func prepareWriteSame(t *Task) sense {
 	return sense{}
 }
 
-// writeSame frees or zeroes the extent when that is what the block says, else
-// writes it out piece by piece (SBC-3 §5.45). The 10-byte form with UNMAP frees
-// whatever the block holds: the hosts that use it send no meaningful data.
+// writeSame frees or zeroes the extent when the block is all zeroes, as freed
+// blocks read, else writes it out piece by piece: with UNMAP too, reads must
+// return the block (SBC-3 §5.45).
 func writeSame(t *Task) {
 	st := &t.state
 	if t.short() {
@@ -248,7 +242,7 @@ func writeSame(t *Task) {
 		return
 	}
 	free := st.cdb[1]&sameUnmap != 0
-	if t.Length == 0 || free && len(st.cmd.usage) == 10 || zeroes(t.Data.Segs) {
+	if t.Length == 0 || zeroes(t.Data.Segs) {
 		st.req.FUA = t.durable(false)
 		op := blockdev.OpWriteZeroes
 		if free {

@@ -28,12 +28,9 @@ type Target struct {
 // snapshot is an immutable configuration.
 type snapshot struct {
 	TargetConfig
-	groups []GroupConfig // sorted; every group that a port is in, as it is now
-	// configured is groups as Configure had them, before a host changed any.
-	configured []GroupConfig
-	// changedBy says for each group how it came into its state (the STATUS
-	// CODE field of RTPG).
-	changedBy map[uint16]byte
+	groups []GroupConfig // sorted; every group that a port is in
+	// changed has statusByTarget for groups whose state a Configure changed.
+	changed map[uint16]byte
 }
 
 // NewTarget makes a Target. It fails when cfg does not pass Validate or the
@@ -68,7 +65,7 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	}()
 	old := t.conf.Load()
 	if old != nil {
-		next.inheritStates(old)
+		next.noteChanges(old)
 	}
 
 	units := make(map[UnitID]*LU, len(cfg.Units))
@@ -151,23 +148,21 @@ func newSnapshot(cfg TargetConfig) *snapshot {
 		s.groups = append(s.groups, g)
 	}
 	slices.SortFunc(s.groups, func(a, b GroupConfig) int { return cmp.Compare(a.ID, b.ID) })
-	s.configured = slices.Clone(s.groups)
 	return s
 }
 
-// inheritStates keeps the access state that a group had, which a host may have
-// set, as long as the configuration says nothing new about it.
-func (s *snapshot) inheritStates(old *snapshot) {
-	s.changedBy = make(map[uint16]byte)
-	for i := range s.groups {
-		g := &s.groups[i]
+// noteChanges records which groups have another state than in old, or had one
+// before.
+func (s *snapshot) noteChanges(old *snapshot) {
+	s.changed = make(map[uint16]byte)
+	for _, g := range s.groups {
 		at := slices.IndexFunc(old.groups, func(o GroupConfig) bool { return o.ID == g.ID })
-		if at >= 0 && slices.Contains(old.configured, *g) {
-			*g = old.groups[at]
-			s.changedBy[g.ID] = old.changedBy[g.ID]
-			continue
+		switch {
+		case at < 0 || old.groups[at] != g:
+			s.changed[g.ID] = statusByTarget
+		default:
+			s.changed[g.ID] = old.changed[g.ID]
 		}
-		s.changedBy[g.ID] = statusByTarget
 	}
 }
 
@@ -183,15 +178,6 @@ func (s *snapshot) groupOf(port uint16) *GroupConfig {
 		}
 	}
 	return nil
-}
-
-// accessOf is the access state through a port; ports that are not configured
-// are active/optimized.
-func (s *snapshot) accessOf(port uint16) AccessState {
-	if g := s.groupOf(port); g != nil {
-		return g.State
-	}
-	return AccessOptimized
 }
 
 // Close detaches every nexus and lets go of every unit: watches end,

@@ -57,10 +57,13 @@ type Volume struct {
 	id    store.VolumeID
 	locks rangelock.Table
 	watch blockdev.Watchers
+	// unwatch ends the wait for the store to fail.
+	unwatch func()
 
 	geometry atomic.Pointer[blockdev.Geometry]
 
-	mu       sync.Mutex // guards changes of geometry, and what follows
+	waiting  sync.Mutex // one Resize or Close at a time; held while they wait
+	mu       sync.Mutex // guards changes of geometry and the flags; never held while waiting
 	readOnly bool       // as set by SetReadOnly
 	failed   bool       // the store is read-only
 	closed   atomic.Bool
@@ -95,13 +98,17 @@ func Open(s *store.Store, id [16]byte, o Options) (*Volume, error) {
 		SizeBytes: o.SizeBytes, BlockSize: o.BlockSize, PhysicalBlockSize: blockBytes,
 		OptimalIOBytes: store.ChunkBytes, UnmapGranularity: blockBytes, Thin: true, ReadOnly: o.ReadOnly,
 	})
-	if state, _ := s.State(); state == store.StateOnline {
-		if err := v.trim(o.SizeBytes); err != nil {
-			s.CloseVolume(vol)
-			return nil, fmt.Errorf("open volume %x: free what lies beyond its end: %w", id, err)
+	v.unwatch = s.Watch(func(e store.Event) {
+		if e.State == store.StateFailed {
+			v.storeFailed()
 		}
-	} else {
-		v.StoreFailed()
+	})
+	if state, _ := s.State(); state != store.StateOnline {
+		v.storeFailed()
+	} else if err := v.trim(o.SizeBytes); err != nil {
+		v.unwatch()
+		s.CloseVolume(vol)
+		return nil, fmt.Errorf("open volume %x: free what lies beyond its end: %w", id, err)
 	}
 	return v, nil
 }
@@ -156,20 +163,18 @@ func (v *Volume) Resize(sizeBytes int64) error {
 	if err := checkSize(sizeBytes); err != nil {
 		return fmt.Errorf("resize volume %x: %w", v.id, err)
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	v.waiting.Lock()
+	defer v.waiting.Unlock()
 	if v.closed.Load() {
 		return fmt.Errorf("resize volume %x: %w", v.id, store.ErrClosed)
 	}
-	old := v.Geometry()
-	if old.SizeBytes == sizeBytes {
+	old := v.Geometry().SizeBytes
+	if old == sizeBytes {
 		return nil
 	}
-	g := old
-	g.SizeBytes = sizeBytes
-	v.geometry.Store(&g)
-	if sizeBytes < old.SizeBytes {
-		l := rangelock.Lock{Off: sizeBytes, Len: old.SizeBytes - sizeBytes, Mode: rangelock.Exclusive}
+	v.setSize(sizeBytes)
+	if sizeBytes < old {
+		l := rangelock.Lock{Off: sizeBytes, Len: old - sizeBytes, Mode: rangelock.Exclusive}
 		held := make(chan struct{})
 		l.Granted = func(*rangelock.Lock) { close(held) }
 		if !v.locks.Acquire(&l) {
@@ -178,7 +183,7 @@ func (v *Volume) Resize(sizeBytes int64) error {
 		err := v.s.ClearFrom(v.vol, sizeBytes)
 		v.locks.Release(&l)
 		if err != nil {
-			v.geometry.Store(&old)
+			v.setSize(old)
 			return fmt.Errorf("resize volume %x: free what is cut off: %w", v.id, err)
 		}
 	}
@@ -186,42 +191,46 @@ func (v *Volume) Resize(sizeBytes int64) error {
 	return nil
 }
 
-// SetReadOnly turns read-only on or off.
-func (v *Volume) SetReadOnly(on bool) {
+func (v *Volume) setSize(sizeBytes int64) {
 	v.mu.Lock()
-	v.readOnly = on
-	v.setReadOnly()
-	v.mu.Unlock()
-}
-
-// StoreFailed makes the volume read-only for good. Whoever opened the store
-// calls it when the store's OnEvent says StateFailed.
-func (v *Volume) StoreFailed() {
-	v.mu.Lock()
-	v.failed = true
-	v.setReadOnly()
-	v.mu.Unlock()
-}
-
-func (v *Volume) setReadOnly() {
+	defer v.mu.Unlock()
 	g := v.Geometry()
-	if on := v.readOnly || v.failed; g.ReadOnly != on {
-		g.ReadOnly = on
-		v.geometry.Store(&g)
+	g.SizeBytes = sizeBytes
+	v.geometry.Store(&g)
+}
+
+// SetReadOnly turns read-only on or off. A volume whose store has failed stays
+// read-only.
+func (v *Volume) SetReadOnly(on bool) { v.setReadOnly(func() { v.readOnly = on }) }
+
+// storeFailed makes the volume read-only for good.
+func (v *Volume) storeFailed() { v.setReadOnly(func() { v.failed = true }) }
+
+func (v *Volume) setReadOnly(change func()) {
+	v.mu.Lock()
+	change()
+	g := v.Geometry()
+	on := v.readOnly || v.failed
+	differs := g.ReadOnly != on
+	g.ReadOnly = on
+	v.geometry.Store(&g)
+	v.mu.Unlock()
+	if differs {
 		v.watch.Notify(blockdev.ChangeReadOnly)
 	}
 }
 
 // Close waits for the requests in flight; later ones end with ErrGone.
 func (v *Volume) Close() error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	v.waiting.Lock()
+	defer v.waiting.Unlock()
 	if !v.closed.CompareAndSwap(false, true) {
 		return fmt.Errorf("close volume %x: %w", v.id, store.ErrClosed)
 	}
 	if v.inflight.Add(-1) >= 0 { // see enter
 		<-v.drained
 	}
+	v.unwatch()
 	v.s.CloseVolume(v.vol)
 	v.watch.Notify(blockdev.ChangeGone)
 	return nil

@@ -123,6 +123,7 @@ func TestFailedLogWriteIsFinal(t *testing.T) {
 			}
 			broken := false
 			var s *Store
+			var err error
 			d := &failing{Disk: mem}
 			d.pick = func(io *disk.IO) error {
 				if !broken || s == nil {
@@ -145,12 +146,11 @@ func TestFailedLogWriteIsFinal(t *testing.T) {
 				return nil
 			}
 			var events []Event
-			o := testOptions()
-			o.OnEvent = func(e Event) { events = append(events, e) }
-			s, err := Open(d, o)
+			s, err = Open(d, testOptions())
 			if err != nil {
 				t.Fatal(err)
 			}
+			s.Watch(func(e Event) { events = append(events, e) })
 			v, _ := s.OpenVolume(VolumeID{1})
 			good := fill(16384, 4)
 			if err := write(s, v, 0, good); err != nil {

@@ -95,7 +95,7 @@ func load(d disk.Disk, o Options) (*Store, error) {
 	s.onBatch, s.onSync, s.onPage, s.onCheckpoint = s.batchDone, s.syncDone, s.pageLoaded, s.checkpointDone
 	s.turns.New = func() any { return &turn{} }
 	m := &s.mu
-	m.vols = make(map[VolumeID]*Vol)
+	m.vols, m.watchers = make(map[VolumeID]*Vol), make(map[int]func(Event))
 	m.homePins, m.deferred, m.bad = make(map[uint32]int32), make(map[uint32]bool), make(map[uint32]bool)
 	m.slotCur, m.slotOut = make([]uint64, (sb.pageSlots+63)/64), make([]uint64, (sb.pageSlots+63)/64)
 	m.slots = sb.pageSlots

@@ -90,10 +90,11 @@ func (s *Store) putImage(p []byte) {
 	}
 }
 
-// room makes sure that one more page may be kept in memory.
+// room makes sure that one more page may be kept in memory. A store that has
+// failed can't make dirty pages clean any more, and must still serve reads.
 func (s *Store) room() bool {
 	c := &s.mu.pages
-	if c.count < c.max || s.mu.replaying {
+	if c.count < c.max || s.mu.replaying || s.mu.state != StateOnline {
 		return true
 	}
 	for range 2 * c.count {

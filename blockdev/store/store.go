@@ -2,6 +2,8 @@ package store
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -30,9 +32,6 @@ type Options struct {
 	// InFlight bounds the disk writes that a checkpoint keeps in flight.
 	// Default 16.
 	InFlight int
-	// OnEvent is called when the store's health changes; it must not block.
-	OnEvent func(Event)
-
 	breakage breakage // tests only: leave out what keeps data safe
 }
 
@@ -148,6 +147,8 @@ type Store struct {
 
 		lastSeq   uint64
 		replaying bool
+		watchers  map[int]func(Event)
+		watcherID int
 		images    [][]byte // spare 4 KiB blocks for copies of metadata
 	}
 	pageWaiters atomic.Int32 // len(waitPages), readable without mu
@@ -212,6 +213,30 @@ func (s *Store) CloseVolume(v *Vol) {
 	v.users--
 }
 
+// Watch calls fn when the store's health changes, from any goroutine, until stop
+// is called. fn must not block; it may call any method that does not wait.
+func (s *Store) Watch(fn func(Event)) (stop func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.mu.watcherID
+	s.mu.watcherID++
+	s.mu.watchers[id] = fn
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.mu.watchers, id)
+	}
+}
+
+func (s *Store) notify(e Event) {
+	s.mu.Lock()
+	list := slices.Collect(maps.Values(s.mu.watchers))
+	s.mu.Unlock()
+	for _, fn := range list {
+		fn(e)
+	}
+}
+
 func (s *Store) vol(id VolumeID) *Vol {
 	v := s.mu.vols[id]
 	if v == nil {
@@ -272,9 +297,7 @@ func (s *Store) run(t *turn) {
 			t.ios = t.ios[:0]
 		}
 		if t.event != nil {
-			if s.opts.OnEvent != nil {
-				s.opts.OnEvent(*t.event)
-			}
+			s.notify(*t.event)
 			t.event = nil
 		}
 		for op := t.done.pop(); op != nil; op = t.done.pop() {

@@ -136,5 +136,7 @@ type Mapper interface {
 // Provisioner is implemented by thin devices that can say how much space they
 // use and how much is left to them, in bytes.
 type Provisioner interface {
+	// Provisioning returns the bytes that the device's data takes, and those
+	// that it can still take. It is cheap and never blocks.
 	Provisioning() (usedBytes, availableBytes int64)
 }

@@ -27,6 +27,8 @@ type Make func(t *testing.T) (blockdev.Device, *arena.Arena)
 
 // Resizer is implemented by devices that can change their size, in bytes.
 type Resizer interface {
+	// Resize changes the size, a multiple of the block size. It returns when
+	// Geometry tells the new one.
 	Resize(sizeBytes int64) error
 }
 

@@ -15,7 +15,7 @@ import (
 // must work.
 func TestLoopDevice(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("attaching a loop device needs root")
+		t.Fatal("attaching a loop device needs root: run this test as root")
 	}
 	for _, driver := range []string{disk.DriverURing, disk.DriverPread} {
 		t.Run(driver, func(t *testing.T) {

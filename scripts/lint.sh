@@ -1,37 +1,40 @@
 #!/bin/bash
-# Everything that is checked without running the tests. Prints what to do
-# about what it finds; the exit status is 0 when there is nothing.
-set -euo pipefail
+# Everything that is checked without running the tests. Each step runs even
+# when an earlier one found something; the exit status is 0 when none did.
+set -uo pipefail
 cd "$(dirname "$0")/.."
-scripts/need.sh build generate
+scripts/need.sh build generate || exit
 
-step() { printf '== lint: %s\n' "$1"; }
+failed=0
+step() { # step NAME COMMAND...
+    local name=$1
+    shift
+    printf '== lint: %s\n' "$name"
+    "$@" || { failed=1; printf '== lint: %s: FAILED\n' "$name" >&2; }
+}
 
-step gofmt
-unformatted=$(git ls-files -co --exclude-standard -- '*.go' | xargs -r ls -d 2>/dev/null | xargs -r gofmt -l)
-if [ -n "$unformatted" ]; then
-    printf 'not formatted; run gofmt -w on:\n%s\n' "$unformatted" >&2
-    exit 1
-fi
+formatted() {
+    local found
+    found=$(git ls-files -co --exclude-standard -- '*.go' | while IFS= read -r f; do [ ! -e "$f" ] || gofmt -l "$f"; done)
+    [ -z "$found" ] || { printf 'run gofmt -w on:\n%s\n' "$found" >&2; return 1; }
+}
 
-step 'go vet'
-go vet ./...
-go vet -tags e2e ./testenv/...
+# Pinned in scripts/lint/go.mod, built from the module proxy, rebuilt when the
+# pin changes.
+golangci() {
+    local linter=bin/golangci-lint
+    if [ ! -x $linter ] || [ scripts/lint/go.mod -nt $linter ]; then
+        mkdir -p bin
+        go build -C scripts/lint -o "$PWD/$linter" github.com/golangci/golangci-lint/v2/cmd/golangci-lint || return
+    fi
+    $linter run --build-tags e2e
+}
 
-step 'build for a second architecture'
-GOARCH=arm64 CGO_ENABLED=0 go build ./...
-
-step 'golangci-lint'
-# Pinned in scripts/lint/go.mod, built from the module proxy, rebuilt when the pin changes.
-linter=bin/golangci-lint
-if [ ! -x $linter ] || [ scripts/lint/go.mod -nt $linter ]; then
-    mkdir -p bin
-    go build -C scripts/lint -o "$PWD/$linter" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
-fi
-$linter run --build-tags e2e
-
-step 'generated files'
-scripts/check-generated.sh
-
-step 'go.mod'
-go mod tidy -diff
+step gofmt formatted
+step 'go vet' go vet ./...
+step 'go vet, end-to-end tests' go vet -tags e2e ./testenv/...
+step 'build for a second architecture' env GOARCH=arm64 CGO_ENABLED=0 go build ./...
+step golangci-lint golangci
+step 'generated files' scripts/check-generated.sh
+step go.mod go mod tidy -diff
+exit $failed

@@ -73,7 +73,7 @@ zero 65536 || fail 'WRITE SAME without data did not zero'
 run sg_dd if=/dev/urandom of="$dev" bs="$BLOCK_SIZE" count=$((4 * blocks)) oflag=sgio
 run sg_get_lba_status --lba=0 "$dev"
 grep -qi 'mapped' /tmp/out || { cat /tmp/out; fail 'what was written is not mapped'; }
-run sg_unmap --lba=0 --num=$((4 * blocks)) "$dev"
+run sg_unmap --force --lba=0 --num=$((4 * blocks)) "$dev"
 run sg_get_lba_status --lba=0 "$dev"
 grep -qi 'deallocated\|unmapped' /tmp/out || { cat /tmp/out; fail 'what was unmapped is still mapped'; }
 zero $((4 * 65536)) || fail 'UNMAP did not zero'

@@ -2,6 +2,8 @@ package iscsi
 
 import (
 	"fmt"
+
+	"blockd.dev/target/scsi"
 )
 
 // Params are the negotiated operational parameters of a session and its
@@ -57,7 +59,8 @@ type Limits struct {
 	// QueueDepth is the command window of a session; default 128, 1 to 1024.
 	QueueDepth int
 	// BufferBytes is how much buffer the commands of one connection may hold;
-	// those beyond it end with BUSY. Default 64 MiB, at least 4 MiB.
+	// those beyond it end with BUSY. Default 64 MiB, at least
+	// scsi.MaxTransferBytes.
 	BufferBytes int64
 	// MaxRecvData is the longest data segment accepted; default 256 KiB,
 	// 8 KiB to 1 MiB.
@@ -102,8 +105,8 @@ func (l *Limits) fill() error {
 	if l.BufferBytes == 0 {
 		l.BufferBytes = 64 << 20
 	}
-	if l.BufferBytes < 4<<20 {
-		return fmt.Errorf("iscsi: limit BufferBytes is %d: use at least %d", l.BufferBytes, 4<<20)
+	if l.BufferBytes < scsi.MaxTransferBytes { // less would leave the longest command BUSY for ever
+		return fmt.Errorf("iscsi: limit BufferBytes is %d: use at least %d", l.BufferBytes, scsi.MaxTransferBytes)
 	}
 	if l.FirstBurst > l.MaxBurst {
 		return fmt.Errorf("iscsi: limit FirstBurst %d exceeds MaxBurst %d", l.FirstBurst, l.MaxBurst)

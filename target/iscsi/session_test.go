@@ -637,11 +637,11 @@ func TestLimits(t *testing.T) {
 
 // When there are no buffers, commands end with BUSY and the session lives.
 func TestOutOfBuffersIsBusy(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Limits.BufferBytes = 4 << 20 })
+	r := newRig(t, func(c *Config) { c.Limits.BufferBytes = 8 << 20 })
 	i := r.session().settle()
 	r.gate.close()
 	var held []*pdu.SCSICommand
-	for range 8 {
+	for range 16 {
 		c := i.command(rw10(opRead10, 0, 1024), 512<<10)
 		c.Read = true
 		i.send(c.Append(nil), nil)

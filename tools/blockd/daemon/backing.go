@@ -39,16 +39,3 @@ func (d *Daemon) deleteBacking(cv *catalog.Volume, media catalog.Media) error {
 	}
 	return localvol.Delete(d.storage.store, cv.ID)
 }
-
-// storeFailed tells the volumes of a failed store, so that their hosts hear of
-// it.
-func (d *Daemon) storeFailed() {
-	for _, v := range d.volumes.all() {
-		if v.dev == nil {
-			continue
-		}
-		if lv, ok := v.dev.backing.(*localvol.Volume); ok {
-			lv.StoreFailed()
-		}
-	}
-}

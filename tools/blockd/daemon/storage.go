@@ -99,7 +99,11 @@ func (d *Daemon) openStore(s *storage) error {
 		d.events.add(levelInfo, "disk.format", s.path, "formatted a blank disk")
 	}
 	path := s.path
-	s.store, err = store.Open(s.disk, store.Options{OnEvent: func(e store.Event) {
+	s.store, err = store.Open(s.disk, store.Options{})
+	if err != nil {
+		return fmt.Errorf("%w; if nothing on %s is needed, clear it with `wipefs -a` and `blkdiscard -z` (or remove the file) and start again", err, s.path)
+	}
+	s.store.Watch(func(e store.Event) { // for as long as the store is open
 		lv, why := levelInfo, ""
 		if e.State != store.StateOnline {
 			lv = levelError
@@ -108,13 +112,7 @@ func (d *Daemon) openStore(s *storage) error {
 			why = ": " + e.Err.Error()
 		}
 		d.events.add(lv, "disk.state", path, fmt.Sprintf("the disk is %v%s", e.State, why))
-		if e.State == store.StateFailed {
-			d.storeFailed()
-		}
-	}})
-	if err != nil {
-		return fmt.Errorf("%w; if nothing on %s is needed, clear it with `wipefs -a` and `blkdiscard -z` (or remove the file) and start again", err, s.path)
-	}
+	})
 	st := s.store.Stats()
 	id := catalog.ID(st.UUID)
 	for i := range known {

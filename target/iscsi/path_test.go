@@ -101,7 +101,7 @@ func BenchmarkWrite128KQD8(b *testing.B) { benchmarkIO(b, true, 256, 8) }
 // without digests. The server must go on serving others, and when all is over
 // no buffer and no goroutine may be left.
 func FuzzConnection(f *testing.F) {
-	r := newRig(f, func(c *Config) { c.Events = nil; c.Limits.BufferBytes = scsi.MaxTransferBytes })
+	r := newRig(f, func(c *Config) { c.Events = nil; c.Limits.BufferBytes = 8 << 20 })
 	healthy := r.dial()
 	if healthy.loginAs(pdu.LoginRequest{ISID: [6]byte{1}}, ident...) != 0 {
 		f.Fatal("login")

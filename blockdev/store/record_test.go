@@ -1,0 +1,140 @@
+package store
+
+import (
+	"reflect"
+	"testing"
+
+	"blockd.dev/blockdev/disk"
+)
+
+// testBatch encodes a batch with one record of every type.
+func testBatch() ([]byte, batchInfo) {
+	p := disk.NewAligned(maxHeadBlocks * BlockBytes)
+	b := batchInfo{headBlocks: 1, incarnation: 3, seq: 9, generation: 4, dataBlocks: 2}
+	n := batchHeader
+	add := func(typ byte, block, count, payload int) {
+		q := putRecord(p[n:], typ, VolumeID{1}, 5, block, count, Version{1, 2}, payload)
+		for i := range q {
+			q[i] = byte(i)
+		}
+		n += recordHeader + payload
+		b.records++
+	}
+	add(recWrite, 510, 2, 8)
+	add(recRemap, 512, 32, 2*remapBytes)
+	add(recClear, 0, 512, 0)
+	add(recZero, 1023, 1, 0)
+	add(recDrop, 0, 0, 0)
+	b.recordBytes = n - batchHeader
+	sealBatch(p, [16]byte{7}, b)
+	return p, b
+}
+
+// TestBatchRoundTrip: what is encoded decodes to the same.
+func TestBatchRoundTrip(t *testing.T) {
+	p, want := testBatch()
+	got, ok := peekBatch(p, [16]byte{7})
+	if !ok || got != want {
+		t.Fatalf("header %+v, want %+v", got, want)
+	}
+	if whole, err := checkBatch(p[:BlockBytes]); !whole || err != nil {
+		t.Fatalf("check: %v %v", whole, err)
+	}
+	recs, err := decodeRecords(p[:BlockBytes], got, nil)
+	if err != nil || len(recs) != 5 {
+		t.Fatalf("%d records, %v", len(recs), err)
+	}
+	r := recs[1]
+	if r.typ != recRemap || r.vol != (VolumeID{1}) || r.extent != 5 || r.block != 512 || r.count != 32 || r.ver != (Version{1, 2}) {
+		t.Errorf("remap decodes to %+v", r)
+	}
+	if _, ok := peekBatch(p, [16]byte{8}); ok {
+		t.Error("a batch of another store passes")
+	}
+	for bit := range 8 * (batchHeader + want.recordBytes) {
+		q := append([]byte(nil), p[:BlockBytes]...)
+		q[bit/8] ^= 1 << (bit % 8)
+		if whole, _ := checkBatch(q); whole {
+			t.Fatalf("bit %d may flip unseen", bit)
+		}
+	}
+}
+
+// FuzzDecodeRecords: no bytes make the decoder panic, and what it returns stays
+// within what the format allows.
+func FuzzDecodeRecords(f *testing.F) {
+	p, b := testBatch()
+	f.Add(append([]byte(nil), p[:BlockBytes]...))
+	f.Add(append([]byte(nil), p[:batchHeader+recordHeader]...))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		head := make([]byte, BlockBytes)
+		copy(head, p)
+		info, ok := peekBatch(head, [16]byte{7})
+		if !ok || info.headBlocks != 1 {
+			info = b
+		}
+		recs, err := decodeRecords(head, info, nil)
+		if err != nil {
+			return
+		}
+		data := 0
+		for _, r := range recs {
+			if r.typ == recDrop {
+				continue
+			}
+			if r.count < 1 || r.block < 0 || r.block%blocksPerPage+r.count > blocksPerPage || r.block >= blocksPerPage*pagesPerExtent {
+				t.Fatalf("record %+v leaves its span", r)
+			}
+			if r.typ == recWrite {
+				if r.data != data || len(r.payload) != 4*r.count {
+					t.Fatalf("record %+v", r)
+				}
+				data += r.count
+			}
+		}
+		if data != info.dataBlocks {
+			t.Fatalf("%d data blocks, header says %d", data, info.dataBlocks)
+		}
+	})
+}
+
+// TestAllocatorMatchesASet compares the allocator with a plain set.
+func TestAllocatorMatchesASet(t *testing.T) {
+	const chunks = 2*chunksPerRun + 100
+	a := newAllocator(chunks)
+	taken := map[uint32]bool{}
+	next := uint32(1)
+	for i := range 20000 {
+		next = next*1664525 + 1013904223
+		switch {
+		case next>>30 != 0 && len(taken) < chunks:
+			hint := next % (chunks + 50)
+			c, ok := a.alloc(hint)
+			if !ok || c >= chunks || taken[c] {
+				t.Fatalf("step %d: got chunk %d, %v", i, c, ok)
+			}
+			if hint < chunks && !taken[hint] && c != hint {
+				t.Fatalf("step %d: hint %d is free and was not taken", i, hint)
+			}
+			taken[c] = true
+		default:
+			c := next % chunks
+			if a.release(c) != taken[c] {
+				t.Fatalf("step %d: release of %d", i, c)
+			}
+			delete(taken, c)
+		}
+		if int(a.free) != chunks-len(taken) {
+			t.Fatalf("step %d: %d free, want %d", i, a.free, chunks-len(taken))
+		}
+	}
+	got := map[uint32]bool{}
+	for c := range uint32(chunks) {
+		if a.taken(c) {
+			got[c] = true
+		}
+	}
+	if !reflect.DeepEqual(got, taken) {
+		t.Error("the sets differ")
+	}
+}

@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -10,17 +11,19 @@ import (
 // docs/CONFORMANCE.md.
 type Allowed struct {
 	ID     string // SUITE.TEST
+	Block  int    // only for volumes with logical blocks of so many bytes; 0 for all
 	Says   string // the reason that the tool prints
 	Reason string // ours
 }
 
-var allowedRow = regexp.MustCompile("^\\| `([A-Za-z0-9_]+\\.[A-Za-z0-9_-]+)` \\| (.+?) \\| (.+?) \\|$")
+var allowedRow = regexp.MustCompile("^\\| `([A-Za-z0-9_]+\\.[A-Za-z0-9_-]+)`(?: with blocks of ([0-9]+))? \\| (.+?) \\| (.+?) \\|$")
 
 const allowedHeading = "## Skipped tests"
 
 // ParseAllowed reads the table under the heading "Skipped tests" of the page:
 //
 //	| `SUITE.TEST` | what the tool says | why that is right |
+//	| `SUITE.TEST` with blocks of 4096 | what the tool says | why that is right |
 func ParseAllowed(page string) ([]Allowed, error) {
 	_, section, ok := strings.Cut(page, allowedHeading+"\n")
 	if !ok {
@@ -41,9 +44,29 @@ func ParseAllowed(page string) ([]Allowed, error) {
 			return nil, fmt.Errorf("conformance: %s is listed twice", m[1])
 		}
 		seen[m[1]] = true
-		all = append(all, Allowed{ID: m[1], Says: m[2], Reason: m[3]})
+		a := Allowed{ID: m[1], Says: m[3], Reason: m[4]}
+		if m[2] != "" {
+			n, err := strconv.Atoi(m[2])
+			if err != nil {
+				return nil, fmt.Errorf("conformance: row %q: %w", line, err)
+			}
+			a.Block = n
+		}
+		all = append(all, a)
 	}
 	return all, nil
+}
+
+// AllowedFor returns those of all that are for volumes with logical blocks of
+// so many bytes.
+func AllowedFor(all []Allowed, block int) []Allowed {
+	var some []Allowed
+	for _, a := range all {
+		if a.Block == 0 || a.Block == block {
+			some = append(some, a)
+		}
+	}
+	return some
 }
 
 // Judge compares a run with what it may skip, and returns what is wrong with

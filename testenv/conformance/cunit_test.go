@@ -124,6 +124,10 @@ func TestAllowedPage(t *testing.T) {
 	if len(allowed) == 0 {
 		t.Error("no row was read from the page's table")
 	}
+	rows := "## Skipped tests\n| `A.B` | says | why |\n| `A.C` with blocks of 4096 | says | why |\n"
+	if two, err := ParseAllowed(rows); err != nil || len(AllowedFor(two, 4096)) != 2 || len(AllowedFor(two, 512)) != 1 {
+		t.Errorf("rows for all and for 4096: %+v, %v", two, err)
+	}
 	if _, err := ParseAllowed("## Skipped tests\n| `A.B` | says |\n"); err == nil {
 		t.Error("a row without a reason was accepted")
 	}

@@ -85,7 +85,7 @@ func TestISCSITestCU(t *testing.T) {
 				}
 				return
 			}
-			wrong := Judge(run, allowed)
+			wrong := Judge(run, AllowedFor(allowed, v.blockSize))
 			for _, w := range wrong {
 				t.Error(w)
 			}

@@ -122,7 +122,7 @@ func testCompareAndWrite(t *testing.T, mk Make) {
 		copy(model[off:], p)
 		// The old content does not match any more.
 		err := e.op(blockdev.OpCompareAndWrite, off, n, both)
-		e.wantKind("stale compare and write", err, blockdev.ErrMiscompare, blockdev.OpCompareAndWrite)
+		_ = e.wantKind("stale compare and write", err, blockdev.ErrMiscompare, blockdev.OpCompareAndWrite)
 	}
 	e.same("after compare and write", 0, model)
 }
@@ -270,17 +270,17 @@ func testRefusals(t *testing.T, mk Make) {
 		} {
 			r := tc.r
 			r.Op = op
-			e.wantKind(fmt.Sprintf("%s, %s", op, name), blockdev.Do(e.d, &r), tc.kind, op)
+			_ = e.wantKind(fmt.Sprintf("%s, %s", op, name), blockdev.Do(e.d, &r), tc.kind, op)
 		}
 		if data(1) != nil {
 			r := blockdev.Request{Op: op, Length: 2 * e.bs, Data: data(e.bs)}
-			e.wantKind(op.String()+", too little data", blockdev.Do(e.d, &r), blockdev.ErrInvalid, op)
+			_ = e.wantKind(op.String()+", too little data", blockdev.Do(e.d, &r), blockdev.ErrInvalid, op)
 			r = blockdev.Request{Op: op, Length: e.bs, Data: append(data(e.bs), make([]byte, 1))}
-			e.wantKind(op.String()+", too much data", blockdev.Do(e.d, &r), blockdev.ErrInvalid, op)
+			_ = e.wantKind(op.String()+", too much data", blockdev.Do(e.d, &r), blockdev.ErrInvalid, op)
 		}
 	}
 	for _, op := range []blockdev.Op{0, blockdev.OpCompareAndWrite + 1, 255} {
-		e.wantKind("unknown operation", e.op(op, 0, e.bs), blockdev.ErrInvalid, op)
+		_ = e.wantKind("unknown operation", e.op(op, 0, e.bs), blockdev.ErrInvalid, op)
 	}
 	e.same("the start after refusals", 0, base)
 	e.same("the end after refusals", end-64<<10, base)
@@ -360,7 +360,7 @@ func testReadOnly(t *testing.T, mk Make) {
 		case blockdev.OpCompareAndWrite:
 			data = [][]byte{base[:e.bs], make([]byte, e.bs)}
 		}
-		e.wantKind("on a read-only device", e.op(op, 0, e.bs, data...), blockdev.ErrReadOnly, op)
+		_ = e.wantKind("on a read-only device", e.op(op, 0, e.bs, data...), blockdev.ErrReadOnly, op)
 	}
 	e.must(blockdev.OpFlush, 0, 0)
 	e.same("read-only", 0, base)

@@ -107,7 +107,7 @@ func testResize(t *testing.T, mk Make) {
 	tail := func(size int64) {
 		t.Helper()
 		e.must(blockdev.OpRead, size-e.bs, e.bs, make([]byte, e.bs))
-		e.wantKind("past the end", e.op(blockdev.OpRead, size-e.bs, 2*e.bs, make([]byte, 2*e.bs)), blockdev.ErrOutOfRange, blockdev.OpRead)
+		_ = e.wantKind("past the end", e.op(blockdev.OpRead, size-e.bs, 2*e.bs, make([]byte, 2*e.bs)), blockdev.ErrOutOfRange, blockdev.OpRead)
 	}
 	bigger := old + 1<<20 + 4096
 	resize(bigger)

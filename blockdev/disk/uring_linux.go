@@ -100,12 +100,11 @@ func newURing(f *file, o Options) (Disk, error) {
 		return nil, err
 	}
 	if !r.Supports(uring.OpRead, uring.OpWrite, uring.OpReadv, uring.OpWritev, uring.OpFsync, uring.OpFallocate) {
-		r.Close()
-		return nil, fmt.Errorf("%w: the kernel is older than Linux 5.6", uring.ErrUnsupported)
+		err := fmt.Errorf("%w: the kernel is older than Linux 5.6", uring.ErrUnsupported)
+		return nil, errors.Join(err, r.Close())
 	}
 	if err := r.RegisterFiles([]int32{int32(f.fd)}); err != nil {
-		r.Close()
-		return nil, err
+		return nil, errors.Join(err, r.Close())
 	}
 	return startURing(f, r, depth), nil
 }

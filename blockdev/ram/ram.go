@@ -37,8 +37,6 @@ const (
 	chunkPages  = chunkBytes / pageBytes // bits of chunk.mapped
 	chunksTotal = regionBytes / chunkBytes
 
-	allPages = 1<<chunkPages - 1
-
 	sizeMax = 1 << 50 // 1 PiB; the region table takes 8 bytes per 32 MiB
 )
 

@@ -155,7 +155,9 @@ func TestSubmitAndReapDoNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		*r.Next() = SQE{Opcode: OpNop}
 		r.Publish()
-		r.Enter(1, 1)
+		if _, errno := r.Enter(1, 1); errno != 0 {
+			t.Fatal(errno)
+		}
 		r.Reap(out[:])
 	}); n != 0 {
 		t.Fatalf("%v allocations", n)

@@ -35,27 +35,27 @@ type command struct {
 }
 
 // Sent is called by sockio when the kernel has one of the Data-Ins.
-func (c *command) Sent() { c.unref() }
+func (cmd *command) Sent() { cmd.unref() }
 
 // unref drops a reference; the last one recycles the command.
-func (c *command) unref() {
-	n := c.refs.Add(-1)
+func (cmd *command) unref() {
+	n := cmd.refs.Add(-1)
 	if n > 0 {
 		return
 	}
 	if n < 0 {
 		panic("iscsi: command released twice")
 	}
-	k := c.conn
-	c.sg.Release()
-	k.heldBytes.Add(-c.held)
-	c.held = 0
-	c.task.Data = nil
-	c.task.Reset()
-	c.executing, c.prepared, c.refuse = false, false, false
-	clear(c.segs)
-	c.segs = c.segs[:0]
-	k.pool.put(c)
+	k := cmd.conn
+	cmd.sg.Release()
+	k.heldBytes.Add(-cmd.held)
+	cmd.held = 0
+	cmd.task.Data = nil
+	cmd.task.Reset()
+	cmd.executing, cmd.prepared, cmd.refuse = false, false, false
+	clear(cmd.segs)
+	cmd.segs = cmd.segs[:0]
+	k.pool.put(cmd)
 }
 
 // pool keeps a connection's command structs.

@@ -54,14 +54,5 @@ func (a *attentions) take() (s sense, ok bool) {
 	}
 }
 
-// peek is take without the removal.
-func (a *attentions) peek() (s sense, ok bool) {
-	w := a.word.Load()
-	if w == 0 {
-		return sense{}, false
-	}
-	return sense{key: keyUnitAttention, asc: attentionCodes[bits.TrailingZeros32(w)]}, true
-}
-
 // drop removes conditions without reporting them.
 func (a *attentions) drop(u attention) { a.word.And(^uint32(u)) }

@@ -40,7 +40,6 @@ type checkpoint struct {
 	rootNext int
 
 	inflight int
-	ios      []*ckIO // all of them
 	idle     []*ckIO
 	super    []byte
 	io       disk.IO

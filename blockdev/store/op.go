@@ -70,7 +70,6 @@ type Op struct {
 	chunks    []uint32 // per whole region of the round: its new chunk
 	resv      uint32   // bit per region of the page: a chunk is reserved for it
 	held      uint32   // bit per region of the page: its chunk is held for this op
-	bounce    []*[]byte
 	admitted  bool
 	visit     func(*page)
 }

@@ -489,10 +489,14 @@ func (s *Store) dropExtent(t *turn, e *extent) error {
 			s.mu.pages.unlist(p)
 			s.mu.pages.count--
 			e.pages[no] = nil
-			if p.snap == nil || &p.snap[0] != &p.img[0] {
-				s.putImage(p.img)
+			// A read that began before may still look at the image, and find
+			// that the regions' versions have moved.
+			if p.pins.Load() == 0 && !p.loading {
+				if p.snap == nil || &p.snap[0] != &p.img[0] {
+					s.putImage(p.img)
+				}
+				p.img = nil
 			}
-			p.img = nil
 		case ref != 0:
 			s.freeSlot(ref&^refCopyB - 1)
 		}

@@ -115,6 +115,9 @@ func (s *Store) room() bool {
 }
 
 func (s *Store) evict(p *page) {
+	if p.dead {
+		return // dropped while it was read; nobody counts it any more
+	}
 	c := &s.mu.pages
 	c.unlist(p)
 	c.count--
@@ -122,7 +125,7 @@ func (s *Store) evict(p *page) {
 	if e.pages[p.no] == p {
 		e.pages[p.no] = nil
 	}
-	if !p.inDir && !p.dead {
+	if !p.inDir {
 		s.freeSlot(p.slot)
 		s.dropEmptyExtent(e)
 	}

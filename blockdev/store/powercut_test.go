@@ -281,7 +281,6 @@ type allowed struct {
 	blocks [][][]*write
 	writes []*write // by begin
 	acks   []*write // by ack
-	at     int
 }
 
 func newAllowed(w *workload) *allowed {

@@ -1,0 +1,5 @@
+//go:build race
+
+package iscsihost
+
+const raceEnabled = true

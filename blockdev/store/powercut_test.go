@@ -86,6 +86,7 @@ type workload struct {
 	nextID uint64
 	wrong  error
 	ready  int // events when the store was first open
+	seen   map[string]int
 }
 
 func (w *workload) open() error {
@@ -107,7 +108,7 @@ func (w *workload) open() error {
 // runWorkload returns the workload with its trace. The error is what a store
 // that is broken on purpose may show without any power cut.
 func runWorkload(t testing.TB, seed uint64, opts store.Options, ops int) (_ *workload, err error) {
-	w := &workload{t: t, rng: rand.New(rand.NewPCG(seed, 7)), opts: opts}
+	w := &workload{t: t, rng: rand.New(rand.NewPCG(seed, 7)), opts: opts, seen: map[string]int{}}
 	w.d = sim.New(cutDiskBytes, sim.Options{Seed: seed})
 	f := store.FormatOptions{UUID: [16]byte{byte(seed), 1}, LogBytes: 256 << 10, MaxExtents: 14, MaxPages: 32}
 	if err := store.Format(w.d, f); err != nil {
@@ -133,6 +134,10 @@ func runWorkload(t testing.TB, seed uint64, opts store.Options, ops int) (_ *wor
 		}
 	}
 	w.d.Drain()
+	st := w.s.Stats()
+	w.seen["checkpoint"] += int(st.Checkpoints)
+	w.seen["log lap"] += int(st.LogWriteBytes / (256 << 10))
+	w.seen["page read"] += int(st.MetaReads)
 	if w.flying != 0 {
 		t.Fatalf("seed %d: %d requests never ended", seed, w.flying)
 	}
@@ -233,6 +238,9 @@ func (w *workload) submit() {
 		r.Length = n * bs
 		old := make([]byte, n*bs)
 		w.guess(k, first, old)
+		if w.rng.IntN(4) == 0 {
+			old[w.rng.IntN(len(old))] ^= 1
+		}
 		wr = w.begin(k, first, n, false)
 		r.Op, r.Data = blockdev.OpCompareAndWrite, [][]byte{old, data()}
 	default:
@@ -244,10 +252,13 @@ func (w *workload) submit() {
 		w.flying--
 		switch {
 		case r.Err == nil:
+			w.seen[r.Op.String()]++
 			wr.ack = w.d.Events()
 		case errors.Is(r.Err, blockdev.ErrMiscompare):
+			w.seen["miscompare"]++
 			wr.void = true
 		case errors.Is(r.Err, blockdev.ErrNoSpace):
+			w.seen["no space"]++
 			// Of a write in one span nothing was written; of one in two, one part
 			// may have been, and of an unmap the whole blocks.
 			wr.void = !wr.zero && r.Offset/store.SpanBytes == (r.Offset+r.Length-1)/store.SpanBytes
@@ -495,6 +506,27 @@ func TestPowerCut(t *testing.T) {
 		}
 	}
 	t.Logf("%d power cuts survived, seeds %d to %d, %v", total, first, seed-1, time.Since(start).Round(time.Second))
+}
+
+// TestPowerCutWorkloadMeetsEveryLimit: a workload that never runs out of space,
+// log or page cache, or whose compares always fail, would prove little.
+func TestPowerCutWorkloadMeetsEveryLimit(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(20) {
+		w, err := runWorkload(t, seed+1, cutOptions(), cutMaxOps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, n := range w.seen {
+			seen[k] += n
+		}
+	}
+	for _, k := range []string{"read", "write", "unmap", "write-zeroes", "compare-and-write", "miscompare", "no space", "checkpoint", "log lap", "page read"} {
+		if seen[k] < 3 {
+			t.Errorf("%s: seen %d times", k, seen[k])
+		}
+	}
+	t.Log(seen)
 }
 
 // TestPowerCutFindsBrokenStores proves that the test above can fail: a store that

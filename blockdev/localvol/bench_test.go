@@ -3,6 +3,7 @@ package localvol
 import (
 	"math/rand/v2"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"blockd.dev/blockdev"
@@ -35,29 +36,30 @@ func benchVolume(b testing.TB, sizeBytes int64) *Volume {
 	return v
 }
 
-// load keeps depth requests in flight until n are done.
+// load keeps depth requests in flight until n are done. Each Done submits the
+// next one.
 func load(b testing.TB, v *Volume, op blockdev.Op, depth, n int, size int64) {
-	blocks := v.Geometry().SizeBytes / size
-	free := make(chan *blockdev.Request, depth)
-	rng := rand.New(rand.NewPCG(1, 2))
-	for range depth {
+	blocks := uint64(v.Geometry().SizeBytes / size)
+	var left atomic.Int64
+	left.Store(int64(n))
+	done := make(chan error, depth)
+	for i := range depth {
+		rng := rand.New(rand.NewPCG(uint64(i), 2))
 		r := &blockdev.Request{Op: op, Length: size, Data: [][]byte{disk.NewAligned(int(size))}}
-		r.Done = func(r *blockdev.Request) { free <- r }
-		free <- r
-	}
-	var one [1]*blockdev.Request
-	for range n {
-		r := <-free
-		if r.Err != nil {
-			b.Fatal(r.Err)
+		batch := []*blockdev.Request{r}
+		r.Done = func(r *blockdev.Request) {
+			if r.Err != nil || left.Add(-1) < 0 {
+				done <- r.Err
+				return
+			}
+			r.Offset = int64(rng.Uint64N(blocks)) * size
+			v.Submit(batch)
 		}
-		r.Offset = rng.Int64N(blocks) * size
-		one[0] = r
-		v.Submit(one[:])
+		r.Done(r)
 	}
 	for range depth {
-		if r := <-free; r.Err != nil {
-			b.Fatal(r.Err)
+		if err := <-done; err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -83,7 +83,7 @@ func TestCommandsEndAsTheStandardsSay(t *testing.T) {
 		{"unmap ANCHOR", "42 01 00 00 00 00 00 00 00 00", nil, "02/5/2400"},
 
 		{"write same 10", "41 00 00 00 00 00 00 00 08 00", block, "00"},
-		{"write same 10 of nothing", "41 00 00 00 00 00 00 00 00 00", block, "02/5/2400"},
+		{"write same 10 of all", "41 00 00 00 00 00 00 00 00 00", block, "00"},
 		{"write same 10 UNMAP", "41 08 00 00 00 00 00 00 08 00", make([]byte, bedBlock), "00"},
 		{"write same 10 ANCHOR", "41 18 00 00 00 00 00 00 08 00", make([]byte, bedBlock), "02/5/2400"},
 		{"write same 16 NDOB", "93 01 00 00 00 00 00 00 00 00 00 00 00 08 00 00", nil, "00"},

@@ -81,7 +81,15 @@ func TestDataOnTheMedium(t *testing.T) {
 	if !bytes.Equal(b.blocksAt(bedBlocks-2, 2), fill(2*bedBlock, 1)) {
 		t.Error("WRITE SAME (10) with UNMAP lost its block")
 	}
-	b.want("02/5/2400", "41 00 00 00 0f fe 00 00 00 00", one...) // WSNZ=1
+	one[0] = 7
+	b.want("00", "41 00 00 00 0f fe 00 00 00 00", one...) // no length: to the end
+	if b.blocksAt(bedBlocks-1, 1)[0] != 7 {
+		t.Error("WRITE SAME (10) of 0 blocks did not go to the end")
+	}
+	b.want("00", "41 08 00 00 0f fe 00 00 00 00", one...) // frees it
+	if b.blocksAt(bedBlocks-1, 1)[0] != 0 {
+		t.Error("WRITE SAME (10) of 0 blocks with UNMAP did not free up to the end")
+	}
 }
 
 // GET LBA STATUS tells mapped from deallocated (SBC-3 §5.5).

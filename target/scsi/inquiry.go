@@ -216,7 +216,6 @@ func vpdBlockLimits(t *Task, b []byte) []byte {
 	g := lu.device.Geometry()
 	b = append(b, make([]byte, 60)...)
 	put := binary.BigEndian.PutUint32
-	b[4] = 0x01 // WSNZ: WRITE SAME names its number of blocks
 	b[5] = compareMax
 	binary.BigEndian.PutUint16(b[6:], uint16(min(max(g.PhysicalBlockSize>>lu.shift, 1), 0xffff)))
 	put(b[8:], MaxTransferBytes>>lu.shift)

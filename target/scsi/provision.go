@@ -220,7 +220,13 @@ func prepareWriteSame(t *Task) sense {
 	if s := t.locate(lba, blocks); !s.ok() {
 		return s
 	}
-	if blocks == 0 || blocks > writeSameMax { // WSNZ=1: no "up to the end"
+	if blocks == 0 { // WSNZ=0: up to the end
+		blocks = lu.blocks() - lba
+		if s := t.locate(lba, blocks); !s.ok() {
+			return s
+		}
+	}
+	if blocks > writeSameMax {
 		return badCDBByte(at)
 	}
 	if flags&sameNDOB == 0 {
@@ -231,7 +237,8 @@ func prepareWriteSame(t *Task) sense {
 
 // writeSame frees or zeroes the extent when the block is all zeroes, as freed
 // blocks read, else writes it out piece by piece: with UNMAP too, reads must
-// return the block (SBC-3 §5.45).
+// return the block (SBC-3 §5.45). Only the 10-byte form with UNMAP that names no
+// length is taken for what it is used for, freeing all up to the end.
 func writeSame(t *Task) {
 	st := &t.state
 	if t.short() {
@@ -242,7 +249,8 @@ func writeSame(t *Task) {
 		return
 	}
 	free := st.cdb[1]&sameUnmap != 0
-	if t.Length == 0 || zeroes(t.Data.Segs) {
+	toEnd := len(st.cmd.usage) == 10 && be16(st.cdb[7:]) == 0
+	if t.Length == 0 || free && toEnd || zeroes(t.Data.Segs) {
 		st.req.FUA = t.durable(false)
 		op := blockdev.OpWriteZeroes
 		if free {

@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// Allowed is a test that may be skipped, from the table in
+// Allowed is a test that may be skipped, or must fail, from the tables in
 // docs/CONFORMANCE.md.
 type Allowed struct {
 	ID     string // SUITE.TEST
+	Fails  bool   // the test is wrong: it fails, for the reason that Says tells
 	Block  int    // only for volumes with logical blocks of so many bytes; 0 for all
 	Says   string // the reason that the tool prints
 	Reason string // ours
@@ -18,16 +19,29 @@ type Allowed struct {
 
 var allowedRow = regexp.MustCompile("^\\| `([A-Za-z0-9_]+\\.[A-Za-z0-9_-]+)`(?: with blocks of ([0-9]+))? \\| (.+?) \\| (.+?) \\|$")
 
-const allowedHeading = "## Skipped tests"
+const (
+	skippedHeading = "## Skipped tests"
+	wrongHeading   = "## Tests that are wrong"
+)
 
-// ParseAllowed reads the table under the heading "Skipped tests" of the page:
+// ParseAllowed reads the tables under the headings "Skipped tests" and "Tests
+// that are wrong" of the page:
 //
 //	| `SUITE.TEST` | what the tool says | why that is right |
 //	| `SUITE.TEST` with blocks of 4096 | what the tool says | why that is right |
 func ParseAllowed(page string) ([]Allowed, error) {
-	_, section, ok := strings.Cut(page, allowedHeading+"\n")
+	skipped, err := parseSection(page, skippedHeading, false)
+	if err != nil {
+		return nil, err
+	}
+	wrong, err := parseSection(page, wrongHeading, true)
+	return append(skipped, wrong...), err
+}
+
+func parseSection(page, heading string, fails bool) ([]Allowed, error) {
+	_, section, ok := strings.Cut(page, heading+"\n")
 	if !ok {
-		return nil, fmt.Errorf("conformance: the page has no heading %q", allowedHeading)
+		return nil, fmt.Errorf("conformance: the page has no heading %q", heading)
 	}
 	section, _, _ = strings.Cut(section, "\n## ")
 	var all []Allowed
@@ -44,7 +58,7 @@ func ParseAllowed(page string) ([]Allowed, error) {
 			return nil, fmt.Errorf("conformance: %s is listed twice", m[1])
 		}
 		seen[m[1]] = true
-		a := Allowed{ID: m[1], Says: m[3], Reason: m[4]}
+		a := Allowed{ID: m[1], Fails: fails, Says: m[3], Reason: m[4]}
 		if m[2] != "" {
 			n, err := strconv.Atoi(m[2])
 			if err != nil {
@@ -69,7 +83,7 @@ func AllowedFor(all []Allowed, block int) []Allowed {
 	return some
 }
 
-// Judge compares a run with what it may skip, and returns what is wrong with
+// Judge compares a run with what it may skip and must fail, and returns what is wrong with
 // it, one sentence each; nothing means that the run is good.
 func Judge(run CUnitRun, allowed []Allowed) []string {
 	var wrong []string
@@ -92,14 +106,15 @@ func Judge(run CUnitRun, allowed []Allowed) []string {
 		a, isListed := listed[t.ID()]
 		delete(listed, t.ID())
 		switch {
+		case t.Outcome == Failed && a.Fails && len(t.Reasons) > 0 && strings.HasPrefix(strings.TrimPrefix(t.Reasons[0], "FAILED: "), a.Says):
 		case t.Outcome == Failed || t.Outcome == Unfinished:
 			wrong = append(wrong, fmt.Sprintf("%s: %v: %s", t.ID(), t.Outcome, strings.Join(t.Reasons, "; ")))
-		case t.Outcome == Skipped && !isListed:
+		case t.Outcome == Skipped && (!isListed || a.Fails):
 			wrong = append(wrong, fmt.Sprintf("%s was skipped (%s) and is not listed in docs/CONFORMANCE.md", t.ID(), t.SkipReason()))
 		case t.Outcome == Skipped && !strings.HasPrefix(t.SkipReason(), a.Says):
 			wrong = append(wrong, fmt.Sprintf("%s was skipped for another reason than docs/CONFORMANCE.md says: %q, not %q", t.ID(), t.SkipReason(), a.Says))
 		case t.Outcome == Passed && isListed:
-			wrong = append(wrong, fmt.Sprintf("%s is listed in docs/CONFORMANCE.md as skipped, and passes: take it off the list", t.ID()))
+			wrong = append(wrong, fmt.Sprintf("%s is listed in docs/CONFORMANCE.md, and passes: take it off the list", t.ID()))
 		}
 	}
 	for id := range listed {

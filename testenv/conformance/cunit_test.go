@@ -87,21 +87,26 @@ func TestParseOfARunThatCouldNotStart(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	run := CUnitRun{TestsRan: 3, TestsFailed: 0, Tests: []CUnitTest{
+	run := CUnitRun{TestsRan: 4, TestsFailed: 1, Tests: []CUnitTest{
 		{Suite: "A", Name: "Good", Outcome: Passed},
 		{Suite: "A", Name: "Skip", Outcome: Skipped, Reasons: []string{"SKIPPED: not a tape"}},
 		{Suite: "B", Name: "Good", Outcome: Passed},
+		{Suite: "B", Name: "Bad", Outcome: Failed, Reasons: []string{"FAILED: off by one"}},
 	}}
+	bad := Allowed{ID: "B.Bad", Fails: true, Says: "off by"}
 	cases := []struct {
 		name    string
 		allowed []Allowed
 		want    string // "" means nothing wrong
 	}{
-		{"listed", []Allowed{{ID: "A.Skip", Says: "not a tape"}}, ""},
-		{"not listed", nil, "is not listed"},
-		{"other reason", []Allowed{{ID: "A.Skip", Says: "not removable"}}, "for another reason"},
-		{"stale", []Allowed{{ID: "A.Skip", Says: "not a tape"}, {ID: "B.Good", Says: "x"}}, "take it off"},
-		{"gone", []Allowed{{ID: "A.Skip", Says: "not a tape"}, {ID: "C.Gone", Says: "x"}}, "did not run"},
+		{"listed", []Allowed{{ID: "A.Skip", Says: "not a tape"}, bad}, ""},
+		{"not listed", []Allowed{bad}, "is not listed"},
+		{"other reason", []Allowed{{ID: "A.Skip", Says: "not removable"}, bad}, "for another reason"},
+		{"stale", []Allowed{{ID: "A.Skip", Says: "not a tape"}, {ID: "B.Good", Says: "x"}, bad}, "take it off"},
+		{"gone", []Allowed{{ID: "A.Skip", Says: "not a tape"}, {ID: "C.Gone", Says: "x"}, bad}, "did not run"},
+		{"failure not listed", []Allowed{{ID: "A.Skip", Says: "not a tape"}}, "B.Bad: FAIL"},
+		{"fails in another way", []Allowed{{ID: "A.Skip", Says: "not a tape"}, {ID: "B.Bad", Fails: true, Says: "crash"}}, "B.Bad: FAIL"},
+		{"skipped, not failed", []Allowed{{ID: "A.Skip", Fails: true, Says: "not a tape"}, bad}, "is not listed"},
 	}
 	for _, c := range cases {
 		wrong := strings.Join(Judge(run, c.allowed), "\n")
@@ -124,11 +129,12 @@ func TestAllowedPage(t *testing.T) {
 	if len(allowed) == 0 {
 		t.Error("no row was read from the page's table")
 	}
-	rows := "## Skipped tests\n| `A.B` | says | why |\n| `A.C` with blocks of 4096 | says | why |\n"
-	if two, err := ParseAllowed(rows); err != nil || len(AllowedFor(two, 4096)) != 2 || len(AllowedFor(two, 512)) != 1 {
+	const wrong = "## Tests that are wrong\n| `A.D` | says | why |\n"
+	rows := "## Skipped tests\n| `A.B` | says | why |\n| `A.C` with blocks of 4096 | says | why |\n" + wrong
+	if two, err := ParseAllowed(rows); err != nil || len(AllowedFor(two, 4096)) != 3 || len(AllowedFor(two, 512)) != 2 {
 		t.Errorf("rows for all and for 4096: %+v, %v", two, err)
 	}
-	if _, err := ParseAllowed("## Skipped tests\n| `A.B` | says |\n"); err == nil {
+	if _, err := ParseAllowed("## Skipped tests\n| `A.B` | says |\n" + wrong); err == nil {
 		t.Error("a row without a reason was accepted")
 	}
 	if _, err := ParseAllowed("# Nothing\n"); err == nil {

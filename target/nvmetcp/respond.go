@@ -1,0 +1,96 @@
+package nvmetcp
+
+import (
+	"blockd.dev/target/nvme"
+	"blockd.dev/target/nvmetcp/pdu"
+)
+
+// commandDone is the Done of every command.
+func commandDone(nv *nvme.Command) {
+	cmd := nv.Owner.(*command)
+	cmd.conn.complete(cmd)
+}
+
+// complete queues a command's response. Any goroutine may call it.
+func (c *conn) complete(cmd *command) {
+	nv := &cmd.nv
+	sent := 0
+	if nv.Status.OK() && nv.Dir == nvme.DirIn {
+		sent = nv.InLen
+	}
+	c.count(nv, sent)
+	leaves := nv.SQE[0] == nvme.OpFabrics && nv.SQE[4] == nvme.FabricsDisconnect && nv.Status.OK()
+	if c.noSQHD {
+		c.respond(cmd, sent, noSQHD)
+	} else {
+		c.order.Lock()
+		c.respond(cmd, sent, uint16(c.sqhd.Load()))
+		c.order.Unlock()
+	}
+	cmd.unref()
+	c.sock.Flush()
+	if leaves {
+		go c.leave()
+	}
+}
+
+// leave ends the connection when the response to Disconnect is out, or nobody
+// takes it.
+func (c *conn) leave() {
+	_ = c.sock.Drain() // ends when the connection does
+	c.drop(errDisconnect)
+}
+
+func (c *conn) count(nv *nvme.Command, sent int) {
+	k := &c.counts
+	k.commands.Add(1)
+	switch {
+	case !nv.Status.OK():
+		k.errors.Add(1)
+	case sent > 0:
+		k.reads.Add(1)
+		k.bytesOut.Add(uint64(sent))
+	case nv.Dir == nvme.DirOut:
+		k.writes.Add(1)
+	}
+}
+
+// respond queues the data and the response as one unit. A C2HData with the
+// SUCCESS flag stands for a response that says nothing else (§3.3.2.1), which
+// takes SQ flow control being off, or there would be an SQHD to tell.
+func (c *conn) respond(cmd *command, sent int, sqhd uint16) {
+	nv := &cmd.nv
+	if sent == 0 {
+		head := c.appendResp(cmd.head[:0], nv, sqhd)
+		c.sock.Append(head, nil, nil, nil)
+		return
+	}
+	d := pdu.Data{CID: nv.CID(), Last: true, Length: uint32(sent)}
+	d.Success = c.noSQHD && nv.Status == nvme.Success && nv.Result == 0
+	head := d.Append(cmd.head[:0], &c.layout)
+	segs := cmd.sg.Segs
+	if sent < nv.Length {
+		cmd.segs = cmd.sg.Slice(0, sent, cmd.segs[:0])
+		segs = cmd.segs
+	}
+	tail := cmd.tail[:0]
+	if c.layout.DataDigest {
+		var crc uint32
+		for _, s := range segs {
+			crc = pdu.Digest(crc, s)
+		}
+		tail = pdu.AppendDigest(tail, crc)
+	}
+	if !d.Success {
+		tail = c.appendResp(tail, nv, sqhd)
+	}
+	cmd.refs.Add(1)
+	c.sock.Append(head, segs, tail, cmd)
+}
+
+// appendResp writes the response capsule of a command.
+func (c *conn) appendResp(dst []byte, nv *nvme.Command, sqhd uint16) []byte {
+	var r pdu.CapsuleResp
+	appendCQE(r.CQE[:0], nv.Result, sqhd, nv.CID(), nv.Status)
+	return r.Append(dst, &c.layout)
+}

@@ -1,0 +1,100 @@
+package nvmetcp
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+
+	"blockd.dev/target/sockio"
+)
+
+// Stats counts what a connection did. Bytes are those of commands' data.
+type Stats struct {
+	Commands  uint64 // that ended
+	Reads     uint64 // of those with data to the host
+	Writes    uint64 // of those with data from it
+	BytesIn   uint64 // data received
+	BytesOut  uint64 // data sent
+	Errors    uint64 // commands that ended with a status other than success
+	Parked    uint64 // commands that waited for a buffer
+	Digests   uint64 // data digest errors
+	InFlight  int    // commands now
+	HeldBytes int64  // buffer held now
+}
+
+// counters are the Stats that completions and the reader count.
+type counters struct {
+	commands, reads, writes, bytesIn, bytesOut, errors, parked, digests atomic.Uint64
+}
+
+// SessionInfo describes one connected queue for lists. The queues of one host
+// with the same CNTLID are one controller.
+type SessionInfo struct {
+	HostNQN       string
+	SubNQN        string
+	CNTLID        uint16
+	QID           uint16 // 0: the admin queue
+	Entries       int    // of the submission queue
+	Port          uint16
+	Discovery     bool
+	Authenticated bool
+	HeaderDigest  bool
+	DataDigest    bool
+	Remote        net.Addr
+	Local         net.Addr
+	Since         time.Time
+	Stats         Stats
+	Socket        sockio.Stats
+}
+
+// ServerStats counts what a Server did.
+type ServerStats struct {
+	Accepted    uint64 // connections
+	Refused     uint64 // connections closed at once: too many
+	Connects    uint64 // queues that were connected
+	Failed      uint64 // connections that ended before that
+	AuthFailed  uint64 // of all, those that failed to authenticate
+	Dropped     uint64 // connected queues that ended by an error
+	Connections int    // now
+	Handshaking int    // of those, not served yet
+}
+
+// EventKind says what an Event is about.
+type EventKind uint8
+
+// The kinds of Event.
+const (
+	EventConnected    EventKind = iota + 1 // a queue is connected and served
+	EventFailed                            // a connection ended before that: see Err
+	EventAuthFailed                        // a host failed to authenticate: see Err
+	EventDisconnected                      // a connected queue ended as it should
+	EventDropped                           // a connected queue ended otherwise: see Err
+)
+
+// String returns the kind as logs spell it.
+func (k EventKind) String() string {
+	switch k {
+	case EventConnected:
+		return "connected"
+	case EventFailed:
+		return "connect-failed"
+	case EventAuthFailed:
+		return "auth-failed"
+	case EventDisconnected:
+		return "disconnected"
+	case EventDropped:
+		return "dropped"
+	}
+	return "invalid-event"
+}
+
+// Event is something that the owner of a Server may want to log or count.
+type Event struct {
+	Kind      EventKind
+	HostNQN   string
+	CNTLID    uint16
+	QID       uint16
+	Discovery bool
+	Remote    net.Addr
+	Err       error
+}

@@ -318,6 +318,10 @@ func (f *fold) removeVolume(c *catalogpb.RemoveVolume) error {
 	return nil
 }
 
+func dhchapFrom(c *catalogpb.DhChap) DHChap {
+	return DHChap{Key: c.GetKey(), ControllerKey: c.GetControllerKey()}
+}
+
 func chapFrom(c *catalogpb.Chap) Chap { return Chap{User: c.GetUser(), Secret: c.GetSecret()} }
 
 // checkHost checks what the hosts' fields have in common, except the name.
@@ -326,7 +330,7 @@ func (f *fold) checkHost(h *Host) error {
 	if h.IQN, err = checkIQN(h.IQN); err != nil {
 		return err
 	}
-	if err := cmp.Or(checkNQN(h.NQN), checkChap("CHAP", h.Chap), checkChap("mutual CHAP", h.Mutual)); err != nil {
+	if err := cmp.Or(checkNQN(h.NQN), checkChap("CHAP", h.Chap), checkChap("mutual CHAP", h.Mutual), checkDHChap(h.DHChap)); err != nil {
 		return err
 	}
 	switch {
@@ -334,6 +338,8 @@ func (f *fold) checkHost(h *Host) error {
 		return refuse(ErrInvalid, "host %q has no name to log in with: give --iqn or --nqn", h.Name)
 	case !h.Mutual.IsZero() && h.Chap.IsZero():
 		return refuse(ErrInvalid, "mutual CHAP needs CHAP: give --chap-user and --chap-secret-file too")
+	case !h.DHChap.IsZero() && h.NQN == "":
+		return refuse(ErrInvalid, "DH-HMAC-CHAP is for NVMe: give --nqn too")
 	case !h.Mutual.IsZero() && h.Mutual.Secret == h.Chap.Secret:
 		return refuse(ErrInvalid, "the two CHAP secrets of a host must differ, or one side could answer with what the other sent (RFC 7143 §12.1.3)")
 	}
@@ -368,7 +374,7 @@ func (f *fold) createHost(c *catalogpb.CreateHost) (ID, error) {
 		return ID{}, refuse(ErrConflict, "there are %d hosts, the most there can be", HostsMax)
 	}
 	h := Host{ID: id, Name: c.GetName(), IQN: c.GetIqn(), NQN: c.GetNqn(),
-		Chap: chapFrom(c.GetChap()), Mutual: chapFrom(c.GetMutualChap()), Created: f.now}
+		Chap: chapFrom(c.GetChap()), Mutual: chapFrom(c.GetMutualChap()), DHChap: dhchapFrom(c.GetDhchap()), Created: f.now}
 	if err := f.checkHost(&h); err != nil {
 		return ID{}, err
 	}
@@ -379,7 +385,7 @@ func (f *fold) createHost(c *catalogpb.CreateHost) (ID, error) {
 
 // hostDetail describes a host in the audit log, without secrets.
 func hostDetail(h *Host) string {
-	return fmt.Sprintf("iqn %q, nqn %q, chap user %q, mutual chap user %q", h.IQN, h.NQN, h.Chap.User, h.Mutual.User)
+	return fmt.Sprintf("iqn %q, nqn %q, chap user %q, mutual chap user %q, dhchap %v", h.IQN, h.NQN, h.Chap.User, h.Mutual.User, h.DHChap)
 }
 
 func (f *fold) updateHost(c *catalogpb.UpdateHost) error {
@@ -399,6 +405,9 @@ func (f *fold) updateHost(c *catalogpb.UpdateHost) error {
 	}
 	if c.MutualChap != nil {
 		h.Mutual = chapFrom(c.MutualChap)
+	}
+	if c.Dhchap != nil {
+		h.DHChap = dhchapFrom(c.Dhchap)
 	}
 	if err := f.checkHost(&h); err != nil {
 		return err

@@ -43,7 +43,7 @@ func (s *State) Marshal() ([]byte, error) {
 	for i := range s.Hosts {
 		e := &s.Hosts[i]
 		p.Hosts = append(p.Hosts, &catalogpb.Host{Id: e.ID[:], Name: e.Name, Iqn: e.IQN, Nqn: e.NQN,
-			Chap: chapTo(e.Chap), MutualChap: chapTo(e.Mutual), CreatedUnixNano: e.Created.UnixNano()})
+			Chap: chapTo(e.Chap), MutualChap: chapTo(e.Mutual), Dhchap: dhchapTo(e.DHChap), CreatedUnixNano: e.Created.UnixNano()})
 	}
 	for i := range s.Mappings {
 		e := &s.Mappings[i]
@@ -77,6 +77,13 @@ func (s *State) Marshal() ([]byte, error) {
 	return b, nil
 }
 
+func dhchapTo(c DHChap) *catalogpb.DhChap {
+	if c.IsZero() {
+		return nil
+	}
+	return &catalogpb.DhChap{Key: c.Key, ControllerKey: c.ControllerKey}
+}
+
 func chapTo(c Chap) *catalogpb.Chap {
 	if c.IsZero() {
 		return nil
@@ -107,7 +114,7 @@ func Unmarshal(b []byte) (*State, error) {
 	}
 	for _, e := range p.GetHosts() {
 		s.Hosts = append(s.Hosts, Host{ID: d.id(e.GetId(), false), Name: e.GetName(), IQN: e.GetIqn(), NQN: e.GetNqn(),
-			Chap: chapFrom(e.GetChap()), Mutual: chapFrom(e.GetMutualChap()), Created: decodeTime(e.GetCreatedUnixNano())})
+			Chap: chapFrom(e.GetChap()), Mutual: chapFrom(e.GetMutualChap()), DHChap: dhchapFrom(e.GetDhchap()), Created: decodeTime(e.GetCreatedUnixNano())})
 	}
 	for _, e := range p.GetMappings() {
 		s.Mappings = append(s.Mappings, Mapping{Volume: d.id(e.GetVolumeId(), false),

@@ -74,6 +74,19 @@ func (s *State) HostByID(id ID) *Host {
 	return nil
 }
 
+// HostByNQN returns the host with the NVMe name, or nil.
+func (s *State) HostByNQN(nqn string) *Host {
+	if nqn == "" {
+		return nil
+	}
+	for i := range s.Hosts {
+		if s.Hosts[i].NQN == nqn {
+			return &s.Hosts[i]
+		}
+	}
+	return nil
+}
+
 // HostByIQN returns the host with the iSCSI name, in lower case, or nil.
 func (s *State) HostByIQN(iqn string) *Host {
 	if iqn == "" {

@@ -74,6 +74,24 @@ func (c Chap) String() string { return fmt.Sprintf("user %q, secret hidden", c.U
 // GoString is String, for %#v.
 func (c Chap) GoString() string { return c.String() }
 
+// DHChap is what DH-HMAC-CHAP of NVMe uses, keys in the form
+// DHHC-1:hh:base64:. The zero value means no authentication.
+type DHChap struct {
+	Key           string // what the host proves to have
+	ControllerKey string // what the controller proves to have; empty for none
+}
+
+// IsZero reports whether no authentication is asked for.
+func (c DHChap) IsZero() bool { return c == DHChap{} }
+
+// String leaves the keys out, so that they can't end up in a log.
+func (c DHChap) String() string {
+	return fmt.Sprintf("key %t, controller key %t", c.Key != "", c.ControllerKey != "")
+}
+
+// GoString is String, for %#v.
+func (c DHChap) GoString() string { return c.String() }
+
 // Host is a machine that attaches volumes.
 type Host struct {
 	ID      ID
@@ -82,6 +100,7 @@ type Host struct {
 	NQN     string // NVMe host NQN; empty for none
 	Chap    Chap   // what the host must authenticate with
 	Mutual  Chap   // what the target authenticates itself with
+	DHChap  DHChap // the same for NVMe
 	Created time.Time
 }
 

@@ -75,6 +75,25 @@ func checkNQN(name string) error {
 	return refuse(ErrInvalid, "NVMe host name %q: want nqn.YYYY-MM.DOMAIN:ANYTHING of at most %d bytes; on Linux it is in /etc/nvme/hostnqn", name, nameOfHostMax)
 }
 
+// dhchapPattern is the text form of a key (NVMe base 2.0 §8.13.5.8). Whoever
+// takes keys from users checks their checksum too.
+var dhchapPattern = regexp.MustCompile(`^DHHC-1:0[0-3]:[A-Za-z0-9+/]{44,92}={0,2}:$`)
+
+func checkDHChap(c DHChap) error {
+	switch {
+	case c.Key == "" && c.ControllerKey != "":
+		return refuse(ErrInvalid, "a controller key needs a host key: give --dhchap-key-file too")
+	case c.ControllerKey != "" && c.ControllerKey == c.Key:
+		return refuse(ErrInvalid, "the two DH-HMAC-CHAP keys of a host must differ, or one side could answer with what it knows of the other")
+	}
+	for _, k := range []string{c.Key, c.ControllerKey} {
+		if k != "" && !dhchapPattern.MatchString(k) {
+			return refuse(ErrInvalid, "a DH-HMAC-CHAP key is malformed: want DHHC-1:hh:base64: as `nvme gen-dhchap-key` prints it")
+		}
+	}
+	return nil
+}
+
 func checkChap(what string, c Chap) error {
 	switch {
 	case c.IsZero():

@@ -50,6 +50,7 @@ type Config struct {
 type Node struct {
 	config Config
 	iscsi  []string // addresses, host:port, the same over restarts
+	nvme   []string // the same, of the NVMe/TCP ports; the last is discovery's
 	api    string
 
 	process *exec.Cmd
@@ -82,11 +83,11 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	if c.Portals == 0 {
 		c.Portals = 1
 	}
-	ports, err := freePorts(1 + c.Portals)
+	ports, err := freePorts(2 + 2*c.Portals)
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{config: c, api: ports[0], iscsi: ports[1:]}
+	n := &Node{config: c, api: ports[0], iscsi: ports[1 : 1+c.Portals], nvme: ports[1+c.Portals:]}
 	if err := n.Restart(ctx); err != nil {
 		return nil, err
 	}
@@ -135,6 +136,16 @@ func freePorts(n int) ([]string, error) {
 // Portal is the address of iSCSI portal i, from 0, as host:port.
 func (n *Node) Portal(i int) string { return n.iscsi[i] }
 
+// NVMePort is the TCP port of NVMe/TCP port i, from 0. There are as many as
+// iSCSI portals.
+func (n *Node) NVMePort(i int) string {
+	_, port, _ := net.SplitHostPort(n.nvme[i]) // it came from a listener's address
+	return port
+}
+
+// DiscoveryPort is the TCP port of the NVMe discovery controller.
+func (n *Node) DiscoveryPort() string { return n.NVMePort(len(n.nvme) - 1) }
+
 // Port is the port of iSCSI portal i.
 func (n *Node) Port(i int) string {
 	_, port, _ := net.SplitHostPort(n.iscsi[i]) // it came from a listener's address
@@ -153,7 +164,8 @@ func (n *Node) Restart(ctx context.Context) error {
 	if n.process != nil {
 		return errors.New("node: blockd is running; stop or kill it first")
 	}
-	args := []string{"--data", n.config.DataDir, "--iscsi", strings.Join(n.iscsi, ","), "--api", n.api, "--media", n.config.Media,
+	args := []string{"--data", n.config.DataDir, "--iscsi", strings.Join(n.iscsi, ","), "--nvme", strings.Join(n.nvme[:len(n.nvme)-1], ","),
+		"--discovery", n.nvme[len(n.nvme)-1], "--api", n.api, "--media", n.config.Media,
 		"--disk-size", n.config.DiskSize}
 	cmd := exec.Command(filepath.Join(n.config.BinDir, "blockd"), append(args, n.config.Args...)...)
 	cmd.SysProcAttr = dieWithParent()

@@ -709,6 +709,7 @@ type CreateHost struct {
 	Nqn           string                 `protobuf:"bytes,4,opt,name=nqn,proto3" json:"nqn,omitempty"`
 	Chap          *Chap                  `protobuf:"bytes,5,opt,name=chap,proto3" json:"chap,omitempty"`
 	MutualChap    *Chap                  `protobuf:"bytes,6,opt,name=mutual_chap,json=mutualChap,proto3" json:"mutual_chap,omitempty"`
+	Dhchap        *DhChap                `protobuf:"bytes,7,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -785,6 +786,67 @@ func (x *CreateHost) GetMutualChap() *Chap {
 	return nil
 }
 
+func (x *CreateHost) GetDhchap() *DhChap {
+	if x != nil {
+		return x.Dhchap
+	}
+	return nil
+}
+
+// DhChap is what DH-HMAC-CHAP of NVMe uses: keys as DHHC-1:hh:base64:.
+type DhChap struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What the controller proves itself with; empty for none.
+	ControllerKey string `protobuf:"bytes,2,opt,name=controller_key,json=controllerKey,proto3" json:"controller_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DhChap) Reset() {
+	*x = DhChap{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DhChap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DhChap) ProtoMessage() {}
+
+func (x *DhChap) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
+func (*DhChap) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DhChap) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *DhChap) GetControllerKey() string {
+	if x != nil {
+		return x.ControllerKey
+	}
+	return ""
+}
+
 type UpdateHost struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -792,13 +854,14 @@ type UpdateHost struct {
 	Nqn           *string                `protobuf:"bytes,3,opt,name=nqn,proto3,oneof" json:"nqn,omitempty"`
 	Chap          *Chap                  `protobuf:"bytes,4,opt,name=chap,proto3" json:"chap,omitempty"`
 	MutualChap    *Chap                  `protobuf:"bytes,5,opt,name=mutual_chap,json=mutualChap,proto3" json:"mutual_chap,omitempty"`
+	Dhchap        *DhChap                `protobuf:"bytes,6,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateHost) Reset() {
 	*x = UpdateHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	mi := &file_catalogpb_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +873,7 @@ func (x *UpdateHost) String() string {
 func (*UpdateHost) ProtoMessage() {}
 
 func (x *UpdateHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	mi := &file_catalogpb_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +886,7 @@ func (x *UpdateHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHost.ProtoReflect.Descriptor instead.
 func (*UpdateHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{9}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateHost) GetName() string {
@@ -861,6 +924,13 @@ func (x *UpdateHost) GetMutualChap() *Chap {
 	return nil
 }
 
+func (x *UpdateHost) GetDhchap() *DhChap {
+	if x != nil {
+		return x.Dhchap
+	}
+	return nil
+}
+
 type DeleteHost struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -870,7 +940,7 @@ type DeleteHost struct {
 
 func (x *DeleteHost) Reset() {
 	*x = DeleteHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[10]
+	mi := &file_catalogpb_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +952,7 @@ func (x *DeleteHost) String() string {
 func (*DeleteHost) ProtoMessage() {}
 
 func (x *DeleteHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[10]
+	mi := &file_catalogpb_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +965,7 @@ func (x *DeleteHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHost.ProtoReflect.Descriptor instead.
 func (*DeleteHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{10}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteHost) GetName() string {
@@ -916,7 +986,7 @@ type MapVolume struct {
 
 func (x *MapVolume) Reset() {
 	*x = MapVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[11]
+	mi := &file_catalogpb_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +998,7 @@ func (x *MapVolume) String() string {
 func (*MapVolume) ProtoMessage() {}
 
 func (x *MapVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[11]
+	mi := &file_catalogpb_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1011,7 @@ func (x *MapVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolume.ProtoReflect.Descriptor instead.
 func (*MapVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{11}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MapVolume) GetVolume() string {
@@ -975,7 +1045,7 @@ type UnmapVolume struct {
 
 func (x *UnmapVolume) Reset() {
 	*x = UnmapVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[12]
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1057,7 @@ func (x *UnmapVolume) String() string {
 func (*UnmapVolume) ProtoMessage() {}
 
 func (x *UnmapVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[12]
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1070,7 @@ func (x *UnmapVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolume.ProtoReflect.Descriptor instead.
 func (*UnmapVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UnmapVolume) GetVolume() string {
@@ -1029,7 +1099,7 @@ type RegisterDisk struct {
 
 func (x *RegisterDisk) Reset() {
 	*x = RegisterDisk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1111,7 @@ func (x *RegisterDisk) String() string {
 func (*RegisterDisk) ProtoMessage() {}
 
 func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1124,7 @@ func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterDisk.ProtoReflect.Descriptor instead.
 func (*RegisterDisk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RegisterDisk) GetId() []byte {
@@ -1093,7 +1163,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1175,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1188,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -1218,7 +1288,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1300,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1313,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pool) GetId() []byte {
@@ -1297,7 +1367,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1379,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1392,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Volume) GetId() []byte {
@@ -1390,13 +1460,14 @@ type Host struct {
 	Chap            *Chap                  `protobuf:"bytes,5,opt,name=chap,proto3" json:"chap,omitempty"`
 	MutualChap      *Chap                  `protobuf:"bytes,6,opt,name=mutual_chap,json=mutualChap,proto3" json:"mutual_chap,omitempty"`
 	CreatedUnixNano int64                  `protobuf:"varint,7,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	Dhchap          *DhChap                `protobuf:"bytes,8,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1479,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1492,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Host) GetId() []byte {
@@ -1473,6 +1544,13 @@ func (x *Host) GetCreatedUnixNano() int64 {
 	return 0
 }
 
+func (x *Host) GetDhchap() *DhChap {
+	if x != nil {
+		return x.Dhchap
+	}
+	return nil
+}
+
 type Mapping struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	VolumeId []byte                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
@@ -1485,7 +1563,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1575,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1588,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -1545,7 +1623,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1635,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1648,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Disk) GetId() []byte {
@@ -1608,7 +1686,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1620,7 +1698,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1633,7 +1711,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -1692,7 +1770,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1782,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1795,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -1807,7 +1885,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\fR\x02id\"2\n" +
 	"\x04Chap\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\"\xbb\x01\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"\xee\x01\n" +
 	"\n" +
 	"CreateHost\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
@@ -1816,7 +1894,11 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x03nqn\x18\x04 \x01(\tR\x03nqn\x12+\n" +
 	"\x04chap\x18\x05 \x01(\v2\x17.blockd.catalog.v1.ChapR\x04chap\x128\n" +
 	"\vmutual_chap\x18\x06 \x01(\v2\x17.blockd.catalog.v1.ChapR\n" +
-	"mutualChap\"\xc5\x01\n" +
+	"mutualChap\x121\n" +
+	"\x06dhchap\x18\a \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchap\"A\n" +
+	"\x06DhChap\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12%\n" +
+	"\x0econtroller_key\x18\x02 \x01(\tR\rcontrollerKey\"\xf8\x01\n" +
 	"\n" +
 	"UpdateHost\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x15\n" +
@@ -1824,7 +1906,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x03nqn\x18\x03 \x01(\tH\x01R\x03nqn\x88\x01\x01\x12+\n" +
 	"\x04chap\x18\x04 \x01(\v2\x17.blockd.catalog.v1.ChapR\x04chap\x128\n" +
 	"\vmutual_chap\x18\x05 \x01(\v2\x17.blockd.catalog.v1.ChapR\n" +
-	"mutualChapB\x06\n" +
+	"mutualChap\x121\n" +
+	"\x06dhchap\x18\x06 \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchapB\x06\n" +
 	"\x04_iqnB\x06\n" +
 	"\x04_nqn\" \n" +
 	"\n" +
@@ -1872,7 +1955,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x03lun\x18\x05 \x01(\rR\x03lun\x12\x12\n" +
 	"\x04pool\x18\x06 \x01(\tR\x04pool\x12\x18\n" +
 	"\aretired\x18\a \x01(\bR\aretired\x12*\n" +
-	"\x11created_unix_nano\x18\b \x01(\x03R\x0fcreatedUnixNano\"\xe1\x01\n" +
+	"\x11created_unix_nano\x18\b \x01(\x03R\x0fcreatedUnixNano\"\x94\x02\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -1881,7 +1964,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04chap\x18\x05 \x01(\v2\x17.blockd.catalog.v1.ChapR\x04chap\x128\n" +
 	"\vmutual_chap\x18\x06 \x01(\v2\x17.blockd.catalog.v1.ChapR\n" +
 	"mutualChap\x12*\n" +
-	"\x11created_unix_nano\x18\a \x01(\x03R\x0fcreatedUnixNano\"Q\n" +
+	"\x11created_unix_nano\x18\a \x01(\x03R\x0fcreatedUnixNano\x121\n" +
+	"\x06dhchap\x18\b \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchap\"Q\n" +
 	"\aMapping\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\fR\bvolumeId\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\fR\x06hostId\x12\x10\n" +
@@ -1916,7 +2000,7 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 	return file_catalogpb_catalog_proto_rawDescData
 }
 
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_catalogpb_catalog_proto_goTypes = []any{
 	(*Command)(nil),      // 0: blockd.catalog.v1.Command
 	(*Init)(nil),         // 1: blockd.catalog.v1.Init
@@ -1927,19 +2011,20 @@ var file_catalogpb_catalog_proto_goTypes = []any{
 	(*RemoveVolume)(nil), // 6: blockd.catalog.v1.RemoveVolume
 	(*Chap)(nil),         // 7: blockd.catalog.v1.Chap
 	(*CreateHost)(nil),   // 8: blockd.catalog.v1.CreateHost
-	(*UpdateHost)(nil),   // 9: blockd.catalog.v1.UpdateHost
-	(*DeleteHost)(nil),   // 10: blockd.catalog.v1.DeleteHost
-	(*MapVolume)(nil),    // 11: blockd.catalog.v1.MapVolume
-	(*UnmapVolume)(nil),  // 12: blockd.catalog.v1.UnmapVolume
-	(*RegisterDisk)(nil), // 13: blockd.catalog.v1.RegisterDisk
-	(*Snapshot)(nil),     // 14: blockd.catalog.v1.Snapshot
-	(*Pool)(nil),         // 15: blockd.catalog.v1.Pool
-	(*Volume)(nil),       // 16: blockd.catalog.v1.Volume
-	(*Host)(nil),         // 17: blockd.catalog.v1.Host
-	(*Mapping)(nil),      // 18: blockd.catalog.v1.Mapping
-	(*Disk)(nil),         // 19: blockd.catalog.v1.Disk
-	(*Audit)(nil),        // 20: blockd.catalog.v1.Audit
-	(*Answer)(nil),       // 21: blockd.catalog.v1.Answer
+	(*DhChap)(nil),       // 9: blockd.catalog.v1.DhChap
+	(*UpdateHost)(nil),   // 10: blockd.catalog.v1.UpdateHost
+	(*DeleteHost)(nil),   // 11: blockd.catalog.v1.DeleteHost
+	(*MapVolume)(nil),    // 12: blockd.catalog.v1.MapVolume
+	(*UnmapVolume)(nil),  // 13: blockd.catalog.v1.UnmapVolume
+	(*RegisterDisk)(nil), // 14: blockd.catalog.v1.RegisterDisk
+	(*Snapshot)(nil),     // 15: blockd.catalog.v1.Snapshot
+	(*Pool)(nil),         // 16: blockd.catalog.v1.Pool
+	(*Volume)(nil),       // 17: blockd.catalog.v1.Volume
+	(*Host)(nil),         // 18: blockd.catalog.v1.Host
+	(*Mapping)(nil),      // 19: blockd.catalog.v1.Mapping
+	(*Disk)(nil),         // 20: blockd.catalog.v1.Disk
+	(*Audit)(nil),        // 21: blockd.catalog.v1.Audit
+	(*Answer)(nil),       // 22: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
 	1,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
@@ -1949,29 +2034,32 @@ var file_catalogpb_catalog_proto_depIdxs = []int32{
 	5,  // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
 	6,  // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
 	8,  // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
-	9,  // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
-	10, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
-	11, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
-	12, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
-	13, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
+	10, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
+	11, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
+	12, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
+	13, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
+	14, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
 	7,  // 12: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
 	7,  // 13: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 14: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 15: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	15, // 16: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	16, // 17: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	17, // 18: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	18, // 19: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	20, // 20: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	21, // 21: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	19, // 22: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
-	7,  // 23: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 24: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	9,  // 14: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	7,  // 15: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	7,  // 16: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	9,  // 17: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	16, // 18: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	17, // 19: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	18, // 20: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	19, // 21: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	21, // 22: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	22, // 23: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	20, // 24: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	7,  // 25: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	7,  // 26: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	9,  // 27: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -1993,15 +2081,15 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_UnmapVolume)(nil),
 		(*Command_RegisterDisk)(nil),
 	}
-	file_catalogpb_catalog_proto_msgTypes[9].OneofWrappers = []any{}
-	file_catalogpb_catalog_proto_msgTypes[11].OneofWrappers = []any{}
+	file_catalogpb_catalog_proto_msgTypes[10].OneofWrappers = []any{}
+	file_catalogpb_catalog_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -50,6 +50,39 @@ func (f *chapFlags) read(cmd *cobra.Command) (*blockdv1.Chap, error) {
 	return &blockdv1.Chap{User: f.user, Secret: secret}, nil
 }
 
+// dhchapFlags are the flags for DH-HMAC-CHAP.
+type dhchapFlags struct{ key, controller string }
+
+func (f *dhchapFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.key, "dhchap-key-file", "", "file with the host's DH-HMAC-CHAP key for NVMe, DHHC-1:..., as nvme gen-dhchap-key prints it")
+	c.Flags().StringVar(&f.controller, "dhchap-ctrl-key-file", "", "file with the key that the controller proves itself with to this host")
+}
+
+// read returns nil when neither flag was given.
+func (f *dhchapFlags) read() (*blockdv1.DhChap, error) {
+	if f.key == "" && f.controller == "" {
+		return nil, nil
+	}
+	if f.key == "" {
+		return nil, fmt.Errorf("--dhchap-ctrl-key-file needs --dhchap-key-file: the host is authenticated first")
+	}
+	out := &blockdv1.DhChap{}
+	for _, k := range []struct {
+		flag, file string
+		to         *string
+	}{{"dhchap-key-file", f.key, &out.Key}, {"dhchap-ctrl-key-file", f.controller, &out.ControllerKey}} {
+		if k.file == "" {
+			continue
+		}
+		b, err := readSecretFile(k.file)
+		if err != nil {
+			return nil, fmt.Errorf("--%s: %w", k.flag, err)
+		}
+		*k.to = strings.TrimSpace(string(b))
+	}
+	return out, nil
+}
+
 // secretFileMax bounds what is read of a secret file, in bytes.
 const secretFileMax = 4096
 
@@ -65,8 +98,9 @@ func readSecretFile(path string) ([]byte, error) {
 func (a *app) hostAdd() *cobra.Command {
 	var iqn, nqn string
 	var chap, mutual chapFlags
+	var dhchap dhchapFlags
 	c := &cobra.Command{
-		Use:     "add NAME --iqn IQN",
+		Use:     "add NAME [--iqn IQN] [--nqn NQN]",
 		Short:   "Add a host",
 		Example: "  blockctl host add web1 --iqn iqn.1993-08.org.debian:01:4b2f\n  blockctl host add web2 --iqn iqn.1993-08.org.debian:01:77aa --chap-user web2 --chap-secret-file web2.secret",
 		Args:    cobra.ExactArgs(1),
@@ -77,6 +111,9 @@ func (a *app) hostAdd() *cobra.Command {
 				return err
 			}
 			if m.MutualChap, err = mutual.read(cmd); err != nil {
+				return err
+			}
+			if m.Dhchap, err = dhchap.read(); err != nil {
 				return err
 			}
 			ctx, cancel := a.context(cmd)
@@ -93,6 +130,7 @@ func (a *app) hostAdd() *cobra.Command {
 	c.Flags().StringVar(&nqn, "nqn", "", "its NVMe host NQN (Linux: /etc/nvme/hostnqn)")
 	chap.add(c, "chap", "user that the host authenticates as")
 	mutual.add(c, "mutual-chap", "user that the target authenticates as to the host")
+	dhchap.add(c)
 	return c
 }
 
@@ -139,7 +177,8 @@ func (a *app) hostShow() *cobra.Command {
 func (a *app) hostSet() *cobra.Command {
 	var iqn, nqn string
 	var chap, mutual chapFlags
-	var noChap, noMutual bool
+	var dhchap dhchapFlags
+	var noChap, noMutual, noDHChap bool
 	c := &cobra.Command{
 		Use:               "set NAME",
 		Short:             "Change what is given of a host, and leave the rest",
@@ -161,6 +200,12 @@ func (a *app) hostSet() *cobra.Command {
 			if m.MutualChap, err = mutual.read(cmd); err != nil {
 				return err
 			}
+			if m.Dhchap, err = dhchap.read(); err != nil {
+				return err
+			}
+			if noDHChap {
+				m.Dhchap = &blockdv1.DhChap{}
+			}
 			if noMutual || noChap {
 				m.MutualChap = &blockdv1.Chap{}
 			}
@@ -181,12 +226,15 @@ func (a *app) hostSet() *cobra.Command {
 	c.Flags().StringVar(&nqn, "nqn", "", "its NVMe host NQN")
 	chap.add(c, "chap", "user that the host authenticates as")
 	mutual.add(c, "mutual-chap", "user that the target authenticates as to the host")
+	dhchap.add(c)
+	c.Flags().BoolVar(&noDHChap, "no-dhchap", false, "let the host in over NVMe without DH-HMAC-CHAP, in both directions")
+	c.MarkFlagsMutuallyExclusive("no-dhchap", "dhchap-key-file")
 	c.Flags().BoolVar(&noChap, "no-chap", false, "let the host in without CHAP, in both directions")
 	c.Flags().BoolVar(&noMutual, "no-mutual-chap", false, "do not authenticate the target to the host")
 	c.MarkFlagsMutuallyExclusive("no-chap", "chap-user")
 	c.MarkFlagsMutuallyExclusive("no-chap", "mutual-chap-user")
 	c.MarkFlagsMutuallyExclusive("no-mutual-chap", "mutual-chap-user")
-	c.MarkFlagsOneRequired("iqn", "nqn", "chap-user", "mutual-chap-user", "no-chap", "no-mutual-chap")
+	c.MarkFlagsOneRequired("iqn", "nqn", "chap-user", "mutual-chap-user", "no-chap", "no-mutual-chap", "dhchap-key-file", "no-dhchap")
 	return c
 }
 

@@ -119,11 +119,22 @@ type hostView struct {
 	Sessions       uint32        `json:"sessions"`
 	Created        string        `json:"created"`
 	Mappings       []mappingView `json:"mappings"`
+	DHChap         string        `json:"dhchap"` // no, yes or mutual
 }
 
 func viewHost(h *blockdv1.Host) hostView {
 	return hostView{h.GetName(), h.GetId(), h.GetIqn(), h.GetNqn(), h.GetChapUser(), h.GetMutualChapUser(), h.GetSessions(),
-		h.GetCreated(), mappingViews(h.GetMappings())}
+		h.GetCreated(), mappingViews(h.GetMappings()), dhchapOf(h)}
+}
+
+func dhchapOf(h *blockdv1.Host) string {
+	switch {
+	case h.GetDhchapController():
+		return "mutual"
+	case h.GetDhchap():
+		return "yes"
+	}
+	return "no"
 }
 
 func (h hostView) chap() string {
@@ -154,7 +165,7 @@ func hostTable(list []hostView) rows {
 
 func hostDetail(h hostView) rows {
 	return rows{{"name", h.Name}, {"id", h.ID}, {"iqn", h.IQN}, {"nqn", h.NQN}, {"chap user", h.ChapUser},
-		{"mutual chap user", h.MutualChapUser}, {"sessions", fmt.Sprint(h.Sessions)}, {"volumes", volumesOf(h.Mappings)},
+		{"mutual chap user", h.MutualChapUser}, {"dhchap", h.DHChap}, {"sessions", fmt.Sprint(h.Sessions)}, {"volumes", volumesOf(h.Mappings)},
 		{"created", h.Created}}
 }
 

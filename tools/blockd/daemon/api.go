@@ -13,6 +13,7 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/target/auth"
 	"blockd.dev/target/identity"
 )
 
@@ -284,13 +285,14 @@ func (a api) GetPool(_ context.Context, req *connect.Request[blockdv1.GetPoolReq
 
 func (a api) host(s *catalog.State, h *catalog.Host) *blockdv1.Host {
 	out := &blockdv1.Host{Name: h.Name, Id: h.ID.String(), Iqn: h.IQN, Nqn: h.NQN, ChapUser: h.Chap.User,
-		MutualChapUser: h.Mutual.User, Created: timeText(h.Created),
+		MutualChapUser: h.Mutual.User, Dhchap: h.DHChap.Key != "", DhchapController: h.DHChap.ControllerKey != "", Created: timeText(h.Created),
 		Mappings: a.mappings(s, func(m catalog.Mapping) bool { return m.Host == h.ID })}
 	for _, session := range a.d.sessions() {
 		if h.IQN != "" && session.Initiator == h.IQN && !session.Discovery {
 			out.Sessions++
 		}
 	}
+	out.Sessions += a.d.nvmeControllersOf(h.NQN)
 	return out
 }
 
@@ -310,13 +312,33 @@ func chapMessage(c *blockdv1.Chap) *catalogpb.Chap {
 	return &catalogpb.Chap{User: c.GetUser(), Secret: c.GetSecret()}
 }
 
+// dhchapMessage takes keys whose checksum is right.
+func dhchapMessage(c *blockdv1.DhChap) (*catalogpb.DhChap, error) {
+	if c == nil {
+		return nil, nil
+	}
+	for _, k := range []string{c.GetKey(), c.GetControllerKey()} {
+		if k == "" {
+			continue
+		}
+		if _, err := auth.ParseDHKey(k); err != nil {
+			return nil, connect.NewError(connect.CodeInvalidArgument, err)
+		}
+	}
+	return &catalogpb.DhChap{Key: c.GetKey(), ControllerKey: c.GetControllerKey()}, nil
+}
+
 // CreateHost implements blockdv1connect.HostServiceHandler.
 func (a api) CreateHost(ctx context.Context, req *connect.Request[blockdv1.CreateHostRequest]) (*connect.Response[blockdv1.CreateHostResponse], error) {
 	m := req.Msg
+	dhchap, err := dhchapMessage(m.GetDhchap())
+	if err != nil {
+		return nil, err
+	}
 	id := newID()
 	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateHost{CreateHost: &catalogpb.CreateHost{
 		Id: id[:], Name: m.GetName(), Iqn: m.GetIqn(), Nqn: m.GetNqn(),
-		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap())}}}); err != nil {
+		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap()), Dhchap: dhchap}}}); err != nil {
 		return nil, err
 	}
 	h, err := a.namedHost(m.GetName())
@@ -348,9 +370,13 @@ func (a api) GetHost(_ context.Context, req *connect.Request[blockdv1.GetHostReq
 // UpdateHost implements blockdv1connect.HostServiceHandler.
 func (a api) UpdateHost(ctx context.Context, req *connect.Request[blockdv1.UpdateHostRequest]) (*connect.Response[blockdv1.UpdateHostResponse], error) {
 	m := req.Msg
+	dhchap, err := dhchapMessage(m.GetDhchap())
+	if err != nil {
+		return nil, err
+	}
 	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UpdateHost{UpdateHost: &catalogpb.UpdateHost{
 		Name: m.GetName(), Iqn: m.Iqn, Nqn: m.Nqn,
-		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap())}}}); err != nil {
+		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap()), Dhchap: dhchap}}}); err != nil {
 		return nil, err
 	}
 	h, err := a.namedHost(m.GetName())

@@ -104,6 +104,7 @@ func (a api) ListSessions(context.Context, *connect.Request[blockdv1.ListSession
 		}
 		out.Sessions = append(out.Sessions, e)
 	}
+	out.Sessions = append(out.Sessions, a.d.nvmeSessions(s)...)
 	return connect.NewResponse(out), nil
 }
 

@@ -26,6 +26,8 @@ type Config struct {
 	Data          string        // directory of catalog, reservations and disk files
 	Roles         []string      // meta, store, target
 	ISCSI         []string      // portal addresses, host:port
+	NVMe          []string      // NVMe/TCP port addresses, host:port; empty: no NVMe
+	Discovery     []string      // addresses that only the NVMe discovery controller answers on
 	API           string        // address of control API, metrics and status page
 	Media         catalog.Media // of the pool called default
 	Disks         []string      // block devices or files; empty means DATA/disk0
@@ -45,6 +47,8 @@ func NewConfig() Config {
 		Data:          "./data",
 		Roles:         []string{"meta", "store", "target"},
 		ISCSI:         []string{"127.0.0.1:3260"},
+		NVMe:          []string{"127.0.0.1:4420"},
+		Discovery:     []string{"127.0.0.1:8009"},
 		API:           "127.0.0.1:7480",
 		Media:         catalog.MediaDisk,
 		ArenaSize:     256 << 20,
@@ -102,6 +106,8 @@ func Settings() []Setting {
 		textSetting("data", "directory for catalog, reservations and disk files", func(c *Config) *string { return &c.Data }),
 		listSetting("roles", "what this node does: meta, store, target", func(c *Config) *[]string { return &c.Roles }),
 		listSetting("iscsi", "addresses of the iSCSI portals", func(c *Config) *[]string { return &c.ISCSI }),
+		listSetting("nvme", "addresses of the NVMe/TCP ports; empty: none", func(c *Config) *[]string { return &c.NVMe }),
+		listSetting("discovery", "addresses of the NVMe discovery controller; the NVMe/TCP ports answer for it too", func(c *Config) *[]string { return &c.Discovery }),
 		textSetting("api", "address of control API, metrics and status page", func(c *Config) *string { return &c.API }),
 		{Name: "media", Usage: "where the default pool keeps data: disk or ram (gone at the end)",
 			Get: func(c *Config) string { return string(c.Media) },
@@ -158,6 +164,8 @@ type configFile struct {
 	Data          any `toml:"data"`
 	Roles         any `toml:"roles"`
 	ISCSI         any `toml:"iscsi"`
+	NVMe          any `toml:"nvme"`
+	Discovery     any `toml:"discovery"`
 	API           any `toml:"api"`
 	Media         any `toml:"media"`
 	Disks         any `toml:"disks"`
@@ -171,7 +179,7 @@ type configFile struct {
 
 func (f *configFile) value(key string, list bool) (*string, error) {
 	v := map[string]any{
-		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "api": f.API, "media": f.Media, "disks": f.Disks,
+		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "nvme": f.NVMe, "discovery": f.Discovery, "api": f.API, "media": f.Media, "disks": f.Disks,
 		"disk_size": f.DiskSize, "disk_driver": f.DiskDriver, "arena_size": f.ArenaSize, "scrub_rate": f.ScrubRate,
 		"scrub_interval": f.ScrubInterval, "log_level": f.LogLevel,
 	}[key]
@@ -248,7 +256,7 @@ func (c *Config) validate() error {
 			return fmt.Errorf("roles: %q is none of meta, store, target", r)
 		}
 	}
-	for _, a := range append(slices.Clone(c.ISCSI), c.API) {
+	for _, a := range slices.Concat(c.ISCSI, c.NVMe, c.Discovery, []string{c.API}) {
 		if err := checkAddress(a); err != nil {
 			return err
 		}
@@ -258,6 +266,8 @@ func (c *Config) validate() error {
 		return errors.New("data: the directory is missing")
 	case !c.has("meta"):
 		return errors.New("roles: meta is missing, and there is no other node to keep the catalog")
+	case len(c.NVMe) == 0 && len(c.Discovery) > 0:
+		return errors.New("discovery: it tells of NVMe/TCP ports, and there are none: set nvme, or leave discovery empty")
 	case c.has("target") && len(c.ISCSI) == 0:
 		return errors.New("iscsi: give at least one address, or leave target out of roles")
 	case c.Media != catalog.MediaDisk && c.Media != catalog.MediaRAM:

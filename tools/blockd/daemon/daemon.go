@@ -38,6 +38,7 @@ type Daemon struct {
 	target       *scsi.Target  // nil without the role target
 	iscsi        *iscsi.Server // nil without the role target
 	portals      []net.Listener
+	nvme         nvmeTarget
 	api          net.Listener
 	http         *http.Server
 
@@ -104,6 +105,7 @@ func Start(cfg Config, log *zap.Logger) (_ *Daemon, err error) {
 		}
 	}
 	d.servePortals()
+	d.servePorts()
 	d.serveHTTP(ctx)
 	if d.storage != nil && cfg.ScrubRate > 0 {
 		d.background.Go(func() { d.scrubLoop(ctx) })
@@ -130,6 +132,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, d.nvme.stop(ctx))
 	for _, l := range d.portals {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
@@ -150,6 +153,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	if d.target != nil {
 		d.target.Close()
 	}
+	d.nvme.close()
 	for _, v := range d.volumes.all() {
 		errs = append(errs, v.close())
 	}
@@ -250,6 +254,20 @@ func (d *Daemon) listen() error {
 			}
 			d.portals = append(d.portals, l)
 		}
+		for _, addr := range d.cfg.NVMe {
+			l, err := open("NVMe/TCP port", addr, "--nvme")
+			if err != nil {
+				return err
+			}
+			d.nvme.ports = append(d.nvme.ports, l)
+		}
+		for _, addr := range d.cfg.Discovery {
+			l, err := open("NVMe discovery", addr, "--discovery")
+			if err != nil {
+				return err
+			}
+			d.nvme.discovery = append(d.nvme.discovery, l)
+		}
 	}
 	var err error
 	d.api, err = open("control API", d.cfg.API, "--api")
@@ -267,7 +285,10 @@ func (d *Daemon) startTarget() error {
 	d.iscsi, err = iscsi.New(iscsi.Config{
 		TargetName: s.IQN, Alias: "blockd", Target: d.target, Arena: d.arena,
 		Auth: directory{d.catalog}, Events: d.iscsiEvent})
-	return err
+	if err != nil {
+		return err
+	}
+	return d.startNVMe(s)
 }
 
 func (d *Daemon) servePortals() {
@@ -277,6 +298,23 @@ func (d *Daemon) servePortals() {
 				d.events.add(levelError, "portal.failed", l.Addr().String(), err.Error())
 			}
 		})
+	}
+}
+
+// servePorts serves what listen opened for NVMe.
+func (d *Daemon) servePorts() {
+	serve := func(l net.Listener, run func() error) {
+		d.background.Go(func() {
+			if err := run(); err != nil && !d.stopping.Load() {
+				d.events.add(levelError, "port.failed", l.Addr().String(), err.Error())
+			}
+		})
+	}
+	for i, l := range d.nvme.ports {
+		serve(l, func() error { return d.nvme.server.Serve(l, portID(i)) })
+	}
+	for _, l := range d.nvme.discovery {
+		serve(l, func() error { return d.nvme.server.ServeDiscovery(l) })
 	}
 }
 

@@ -34,6 +34,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func testConfig(dir string) Config {
 	c := NewConfig()
 	c.Data, c.API, c.ISCSI = dir, "127.0.0.1:0", []string{"127.0.0.1:0", "[::1]:0"}
+	c.NVMe, c.Discovery = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}
 	c.DiskSize, c.ArenaSize = diskSizeMin, arenaSizeMin
 	return c
 }

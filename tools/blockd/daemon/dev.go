@@ -58,13 +58,27 @@ func (d *Daemon) PrintGuide(w io.Writer) error {
 	if a := dialable(d.api.Addr()); a != NewConfig().API {
 		blockctl += " --api " + a
 	}
+	nvme := ""
+	if len(d.nvme.ports) > 0 {
+		host, port, err := net.SplitHostPort(dialable(d.nvme.ports[0].Addr()))
+		if err != nil {
+			return err
+		}
+		nvme = fmt.Sprintf(`
+or by NVMe/TCP:
+
+  nvme discover -t tcp -a %[1]s -s %[2]s
+  nvme connect -t tcp -a %[1]s -s %[2]s -n %[3]s
+  nvme disconnect -n %[3]s
+`, host, port, s.NQN)
+	}
 	_, err := fmt.Fprintf(w, `
 Volume %[1]s is mapped to every host. Attach it from this machine:
 
   iscsiadm -m discovery -t sendtargets -p %[2]s
   iscsiadm -m node -T %[3]s -p %[2]s --login
   iscsiadm -m node -T %[3]s -p %[2]s --logout
-
+%[7]s
 without root:
 
   qemu-img info iscsi://%[2]s/%[3]s/%[4]d
@@ -75,7 +89,7 @@ and look at it:
   %[5]s session list
   http://%[6]s/
 
-`, v.Name, portal, s.IQN, lun, blockctl, dialable(d.api.Addr()))
+`, v.Name, portal, s.IQN, lun, blockctl, dialable(d.api.Addr()), nvme)
 	return err
 }
 

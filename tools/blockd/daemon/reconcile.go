@@ -226,7 +226,8 @@ func (d *Daemon) configureTarget(s *catalog.State) error {
 	if d.target == nil {
 		return nil
 	}
-	return d.target.Configure(d.targetConfig(s))
+	err := d.target.Configure(d.targetConfig(s))
+	return errors.Join(err, d.configureNVMe(s))
 }
 
 // targetConfig is what the catalog says, less what could not be opened.

@@ -1141,8 +1141,12 @@ type Host struct {
 	Created        string     `protobuf:"bytes,7,opt,name=created,proto3" json:"created,omitempty"`
 	Mappings       []*Mapping `protobuf:"bytes,8,rep,name=mappings,proto3" json:"mappings,omitempty"`
 	Sessions       uint32     `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Whether it must authenticate with DH-HMAC-CHAP over NVMe, and whether the
+	// controller can prove itself to it.
+	Dhchap           bool `protobuf:"varint,10,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
+	DhchapController bool `protobuf:"varint,11,opt,name=dhchap_controller,json=dhchapController,proto3" json:"dhchap_controller,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
@@ -1238,6 +1242,74 @@ func (x *Host) GetSessions() uint32 {
 	return 0
 }
 
+func (x *Host) GetDhchap() bool {
+	if x != nil {
+		return x.Dhchap
+	}
+	return false
+}
+
+func (x *Host) GetDhchapController() bool {
+	if x != nil {
+		return x.DhchapController
+	}
+	return false
+}
+
+// DhChap holds keys of DH-HMAC-CHAP as `nvme gen-dhchap-key` prints them.
+type DhChap struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What the controller proves itself with; empty for none.
+	ControllerKey string `protobuf:"bytes,2,opt,name=controller_key,json=controllerKey,proto3" json:"controller_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DhChap) Reset() {
+	*x = DhChap{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DhChap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DhChap) ProtoMessage() {}
+
+func (x *DhChap) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
+func (*DhChap) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DhChap) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *DhChap) GetControllerKey() string {
+	if x != nil {
+		return x.ControllerKey
+	}
+	return ""
+}
+
 type CreateHostRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1246,13 +1318,14 @@ type CreateHostRequest struct {
 	Nqn           string                 `protobuf:"bytes,4,opt,name=nqn,proto3" json:"nqn,omitempty"`
 	Chap          *Chap                  `protobuf:"bytes,5,opt,name=chap,proto3" json:"chap,omitempty"`
 	MutualChap    *Chap                  `protobuf:"bytes,6,opt,name=mutual_chap,json=mutualChap,proto3" json:"mutual_chap,omitempty"`
+	Dhchap        *DhChap                `protobuf:"bytes,7,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateHostRequest) Reset() {
 	*x = CreateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1337,7 @@ func (x *CreateHostRequest) String() string {
 func (*CreateHostRequest) ProtoMessage() {}
 
 func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1350,7 @@ func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostRequest.ProtoReflect.Descriptor instead.
 func (*CreateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateHostRequest) GetRequestId() string {
@@ -1322,6 +1395,13 @@ func (x *CreateHostRequest) GetMutualChap() *Chap {
 	return nil
 }
 
+func (x *CreateHostRequest) GetDhchap() *DhChap {
+	if x != nil {
+		return x.Dhchap
+	}
+	return nil
+}
+
 type CreateHostResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -1331,7 +1411,7 @@ type CreateHostResponse struct {
 
 func (x *CreateHostResponse) Reset() {
 	*x = CreateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1343,7 +1423,7 @@ func (x *CreateHostResponse) String() string {
 func (*CreateHostResponse) ProtoMessage() {}
 
 func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1356,7 +1436,7 @@ func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostResponse.ProtoReflect.Descriptor instead.
 func (*CreateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateHostResponse) GetHost() *Host {
@@ -1374,7 +1454,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1466,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1479,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 type ListHostsResponse struct {
@@ -1411,7 +1491,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1503,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1516,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -1455,7 +1535,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1547,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1560,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetHostRequest) GetName() string {
@@ -1499,7 +1579,7 @@ type GetHostResponse struct {
 
 func (x *GetHostResponse) Reset() {
 	*x = GetHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1591,7 @@ func (x *GetHostResponse) String() string {
 func (*GetHostResponse) ProtoMessage() {}
 
 func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1604,7 @@ func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
 func (*GetHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetHostResponse) GetHost() *Host {
@@ -1542,15 +1622,17 @@ type UpdateHostRequest struct {
 	Iqn       *string                `protobuf:"bytes,3,opt,name=iqn,proto3,oneof" json:"iqn,omitempty"`
 	Nqn       *string                `protobuf:"bytes,4,opt,name=nqn,proto3,oneof" json:"nqn,omitempty"`
 	// An empty user removes the secret.
-	Chap          *Chap `protobuf:"bytes,5,opt,name=chap,proto3,oneof" json:"chap,omitempty"`
-	MutualChap    *Chap `protobuf:"bytes,6,opt,name=mutual_chap,json=mutualChap,proto3,oneof" json:"mutual_chap,omitempty"`
+	Chap       *Chap `protobuf:"bytes,5,opt,name=chap,proto3,oneof" json:"chap,omitempty"`
+	MutualChap *Chap `protobuf:"bytes,6,opt,name=mutual_chap,json=mutualChap,proto3,oneof" json:"mutual_chap,omitempty"`
+	// Without a key it removes both.
+	Dhchap        *DhChap `protobuf:"bytes,7,opt,name=dhchap,proto3,oneof" json:"dhchap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateHostRequest) Reset() {
 	*x = UpdateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1644,7 @@ func (x *UpdateHostRequest) String() string {
 func (*UpdateHostRequest) ProtoMessage() {}
 
 func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1657,7 @@ func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostRequest.ProtoReflect.Descriptor instead.
 func (*UpdateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateHostRequest) GetRequestId() string {
@@ -1620,6 +1702,13 @@ func (x *UpdateHostRequest) GetMutualChap() *Chap {
 	return nil
 }
 
+func (x *UpdateHostRequest) GetDhchap() *DhChap {
+	if x != nil {
+		return x.Dhchap
+	}
+	return nil
+}
+
 type UpdateHostResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -1629,7 +1718,7 @@ type UpdateHostResponse struct {
 
 func (x *UpdateHostResponse) Reset() {
 	*x = UpdateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1730,7 @@ func (x *UpdateHostResponse) String() string {
 func (*UpdateHostResponse) ProtoMessage() {}
 
 func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1743,7 @@ func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostResponse.ProtoReflect.Descriptor instead.
 func (*UpdateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdateHostResponse) GetHost() *Host {
@@ -1674,7 +1763,7 @@ type DeleteHostRequest struct {
 
 func (x *DeleteHostRequest) Reset() {
 	*x = DeleteHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1775,7 @@ func (x *DeleteHostRequest) String() string {
 func (*DeleteHostRequest) ProtoMessage() {}
 
 func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1788,7 @@ func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostRequest.ProtoReflect.Descriptor instead.
 func (*DeleteHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteHostRequest) GetRequestId() string {
@@ -1724,7 +1813,7 @@ type DeleteHostResponse struct {
 
 func (x *DeleteHostResponse) Reset() {
 	*x = DeleteHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1825,7 @@ func (x *DeleteHostResponse) String() string {
 func (*DeleteHostResponse) ProtoMessage() {}
 
 func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1838,7 @@ func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostResponse.ProtoReflect.Descriptor instead.
 func (*DeleteHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 // A Mapping shows a volume to a host at a LUN.
@@ -1765,7 +1854,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1866,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1879,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Mapping) GetVolume() string {
@@ -1827,7 +1916,7 @@ type MapVolumeRequest struct {
 
 func (x *MapVolumeRequest) Reset() {
 	*x = MapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1928,7 @@ func (x *MapVolumeRequest) String() string {
 func (*MapVolumeRequest) ProtoMessage() {}
 
 func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +1941,7 @@ func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MapVolumeRequest) GetRequestId() string {
@@ -1892,7 +1981,7 @@ type MapVolumeResponse struct {
 
 func (x *MapVolumeResponse) Reset() {
 	*x = MapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +1993,7 @@ func (x *MapVolumeResponse) String() string {
 func (*MapVolumeResponse) ProtoMessage() {}
 
 func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2006,7 @@ func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MapVolumeResponse) GetMapping() *Mapping {
@@ -1938,7 +2027,7 @@ type UnmapVolumeRequest struct {
 
 func (x *UnmapVolumeRequest) Reset() {
 	*x = UnmapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2039,7 @@ func (x *UnmapVolumeRequest) String() string {
 func (*UnmapVolumeRequest) ProtoMessage() {}
 
 func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2052,7 @@ func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UnmapVolumeRequest) GetRequestId() string {
@@ -1995,7 +2084,7 @@ type UnmapVolumeResponse struct {
 
 func (x *UnmapVolumeResponse) Reset() {
 	*x = UnmapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2096,7 @@ func (x *UnmapVolumeResponse) String() string {
 func (*UnmapVolumeResponse) ProtoMessage() {}
 
 func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2109,7 @@ func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 type ListMappingsRequest struct {
@@ -2031,7 +2120,7 @@ type ListMappingsRequest struct {
 
 func (x *ListMappingsRequest) Reset() {
 	*x = ListMappingsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2132,7 @@ func (x *ListMappingsRequest) String() string {
 func (*ListMappingsRequest) ProtoMessage() {}
 
 func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,7 +2145,7 @@ func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ListMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 type ListMappingsResponse struct {
@@ -2068,7 +2157,7 @@ type ListMappingsResponse struct {
 
 func (x *ListMappingsResponse) Reset() {
 	*x = ListMappingsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2169,7 @@ func (x *ListMappingsResponse) String() string {
 func (*ListMappingsResponse) ProtoMessage() {}
 
 func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2182,7 @@ func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ListMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListMappingsResponse) GetMappings() []*Mapping {
@@ -2124,7 +2213,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2225,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2238,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Node) GetName() string {
@@ -2237,7 +2326,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2338,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2351,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 type ListNodesResponse struct {
@@ -2274,7 +2363,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +2375,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +2388,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -2337,7 +2426,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2438,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2451,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Disk) GetName() string {
@@ -2485,7 +2574,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2586,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2599,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -2563,7 +2652,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2664,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2677,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 type ListDisksResponse struct {
@@ -2600,7 +2689,7 @@ type ListDisksResponse struct {
 
 func (x *ListDisksResponse) Reset() {
 	*x = ListDisksResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2701,7 @@ func (x *ListDisksResponse) String() string {
 func (*ListDisksResponse) ProtoMessage() {}
 
 func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2714,7 @@ func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksResponse.ProtoReflect.Descriptor instead.
 func (*ListDisksResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListDisksResponse) GetDisks() []*Disk {
@@ -2655,7 +2744,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2667,7 +2756,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2680,7 +2769,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Session) GetId() string {
@@ -2754,7 +2843,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +2855,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +2868,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 type ListSessionsResponse struct {
@@ -2791,7 +2880,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2892,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +2905,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2841,7 +2930,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +2942,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +2955,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Finding) GetLevel() string {
@@ -2905,7 +2994,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2917,7 +3006,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2930,7 +3019,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
 }
 
 type DiagnoseResponse struct {
@@ -2942,7 +3031,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3043,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3056,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -2993,7 +3082,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3005,7 +3094,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3018,7 +3107,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -3072,7 +3161,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3173,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3186,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *WatchEventsRequest) GetFollow() bool {
@@ -3116,7 +3205,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3128,7 +3217,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3141,7 +3230,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -3166,7 +3255,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3178,7 +3267,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3191,7 +3280,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AuditEntry) GetRevision() uint64 {
@@ -3244,7 +3333,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3256,7 +3345,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3269,7 +3358,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
 }
 
 type ListAuditResponse struct {
@@ -3281,7 +3370,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3382,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3395,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -3401,7 +3490,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x04pool\x18\x01 \x01(\v2\x0f.blockd.v1.PoolR\x04pool\"2\n" +
 	"\x04Chap\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\"\xfb\x01\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"\xc0\x02\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
@@ -3411,7 +3500,13 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x10mutual_chap_user\x18\x06 \x01(\tR\x0emutualChapUser\x12\x18\n" +
 	"\acreated\x18\a \x01(\tR\acreated\x12.\n" +
 	"\bmappings\x18\b \x03(\v2\x12.blockd.v1.MappingR\bmappings\x12\x1a\n" +
-	"\bsessions\x18\t \x01(\rR\bsessions\"\xc1\x01\n" +
+	"\bsessions\x18\t \x01(\rR\bsessions\x12\x16\n" +
+	"\x06dhchap\x18\n" +
+	" \x01(\bR\x06dhchap\x12+\n" +
+	"\x11dhchap_controller\x18\v \x01(\bR\x10dhchapController\"A\n" +
+	"\x06DhChap\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12%\n" +
+	"\x0econtroller_key\x18\x02 \x01(\tR\rcontrollerKey\"\xec\x01\n" +
 	"\x11CreateHostRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -3420,7 +3515,8 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x03nqn\x18\x04 \x01(\tR\x03nqn\x12#\n" +
 	"\x04chap\x18\x05 \x01(\v2\x0f.blockd.v1.ChapR\x04chap\x120\n" +
 	"\vmutual_chap\x18\x06 \x01(\v2\x0f.blockd.v1.ChapR\n" +
-	"mutualChap\"9\n" +
+	"mutualChap\x12)\n" +
+	"\x06dhchap\x18\a \x01(\v2\x11.blockd.v1.DhChapR\x06dhchap\"9\n" +
 	"\x12CreateHostResponse\x12#\n" +
 	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\"\x12\n" +
 	"\x10ListHostsRequest\":\n" +
@@ -3429,7 +3525,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x0eGetHostRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"6\n" +
 	"\x0fGetHostResponse\x12#\n" +
-	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\"\xfe\x01\n" +
+	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\"\xb9\x02\n" +
 	"\x11UpdateHostRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -3438,11 +3534,13 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x03nqn\x18\x04 \x01(\tH\x01R\x03nqn\x88\x01\x01\x12(\n" +
 	"\x04chap\x18\x05 \x01(\v2\x0f.blockd.v1.ChapH\x02R\x04chap\x88\x01\x01\x125\n" +
 	"\vmutual_chap\x18\x06 \x01(\v2\x0f.blockd.v1.ChapH\x03R\n" +
-	"mutualChap\x88\x01\x01B\x06\n" +
+	"mutualChap\x88\x01\x01\x12.\n" +
+	"\x06dhchap\x18\a \x01(\v2\x11.blockd.v1.DhChapH\x04R\x06dhchap\x88\x01\x01B\x06\n" +
 	"\x04_iqnB\x06\n" +
 	"\x04_nqnB\a\n" +
 	"\x05_chapB\x0e\n" +
-	"\f_mutual_chap\"9\n" +
+	"\f_mutual_chapB\t\n" +
+	"\a_dhchap\"9\n" +
 	"\x12UpdateHostResponse\x12#\n" +
 	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\"F\n" +
 	"\x11DeleteHostRequest\x12\x1d\n" +
@@ -3611,7 +3709,7 @@ func file_blockd_v1_blockd_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_blockd_proto_rawDescData
 }
 
-var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_blockd_v1_blockd_proto_goTypes = []any{
 	(*Volume)(nil),               // 0: blockd.v1.Volume
 	(*CreateVolumeRequest)(nil),  // 1: blockd.v1.CreateVolumeRequest
@@ -3633,46 +3731,47 @@ var file_blockd_v1_blockd_proto_goTypes = []any{
 	(*GetPoolResponse)(nil),      // 17: blockd.v1.GetPoolResponse
 	(*Chap)(nil),                 // 18: blockd.v1.Chap
 	(*Host)(nil),                 // 19: blockd.v1.Host
-	(*CreateHostRequest)(nil),    // 20: blockd.v1.CreateHostRequest
-	(*CreateHostResponse)(nil),   // 21: blockd.v1.CreateHostResponse
-	(*ListHostsRequest)(nil),     // 22: blockd.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),    // 23: blockd.v1.ListHostsResponse
-	(*GetHostRequest)(nil),       // 24: blockd.v1.GetHostRequest
-	(*GetHostResponse)(nil),      // 25: blockd.v1.GetHostResponse
-	(*UpdateHostRequest)(nil),    // 26: blockd.v1.UpdateHostRequest
-	(*UpdateHostResponse)(nil),   // 27: blockd.v1.UpdateHostResponse
-	(*DeleteHostRequest)(nil),    // 28: blockd.v1.DeleteHostRequest
-	(*DeleteHostResponse)(nil),   // 29: blockd.v1.DeleteHostResponse
-	(*Mapping)(nil),              // 30: blockd.v1.Mapping
-	(*MapVolumeRequest)(nil),     // 31: blockd.v1.MapVolumeRequest
-	(*MapVolumeResponse)(nil),    // 32: blockd.v1.MapVolumeResponse
-	(*UnmapVolumeRequest)(nil),   // 33: blockd.v1.UnmapVolumeRequest
-	(*UnmapVolumeResponse)(nil),  // 34: blockd.v1.UnmapVolumeResponse
-	(*ListMappingsRequest)(nil),  // 35: blockd.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil), // 36: blockd.v1.ListMappingsResponse
-	(*Node)(nil),                 // 37: blockd.v1.Node
-	(*ListNodesRequest)(nil),     // 38: blockd.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),    // 39: blockd.v1.ListNodesResponse
-	(*Disk)(nil),                 // 40: blockd.v1.Disk
-	(*Scrub)(nil),                // 41: blockd.v1.Scrub
-	(*ListDisksRequest)(nil),     // 42: blockd.v1.ListDisksRequest
-	(*ListDisksResponse)(nil),    // 43: blockd.v1.ListDisksResponse
-	(*Session)(nil),              // 44: blockd.v1.Session
-	(*ListSessionsRequest)(nil),  // 45: blockd.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil), // 46: blockd.v1.ListSessionsResponse
-	(*Finding)(nil),              // 47: blockd.v1.Finding
-	(*DiagnoseRequest)(nil),      // 48: blockd.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),     // 49: blockd.v1.DiagnoseResponse
-	(*Event)(nil),                // 50: blockd.v1.Event
-	(*WatchEventsRequest)(nil),   // 51: blockd.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),  // 52: blockd.v1.WatchEventsResponse
-	(*AuditEntry)(nil),           // 53: blockd.v1.AuditEntry
-	(*ListAuditRequest)(nil),     // 54: blockd.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),    // 55: blockd.v1.ListAuditResponse
-	nil,                          // 56: blockd.v1.Session.ParametersEntry
+	(*DhChap)(nil),               // 20: blockd.v1.DhChap
+	(*CreateHostRequest)(nil),    // 21: blockd.v1.CreateHostRequest
+	(*CreateHostResponse)(nil),   // 22: blockd.v1.CreateHostResponse
+	(*ListHostsRequest)(nil),     // 23: blockd.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),    // 24: blockd.v1.ListHostsResponse
+	(*GetHostRequest)(nil),       // 25: blockd.v1.GetHostRequest
+	(*GetHostResponse)(nil),      // 26: blockd.v1.GetHostResponse
+	(*UpdateHostRequest)(nil),    // 27: blockd.v1.UpdateHostRequest
+	(*UpdateHostResponse)(nil),   // 28: blockd.v1.UpdateHostResponse
+	(*DeleteHostRequest)(nil),    // 29: blockd.v1.DeleteHostRequest
+	(*DeleteHostResponse)(nil),   // 30: blockd.v1.DeleteHostResponse
+	(*Mapping)(nil),              // 31: blockd.v1.Mapping
+	(*MapVolumeRequest)(nil),     // 32: blockd.v1.MapVolumeRequest
+	(*MapVolumeResponse)(nil),    // 33: blockd.v1.MapVolumeResponse
+	(*UnmapVolumeRequest)(nil),   // 34: blockd.v1.UnmapVolumeRequest
+	(*UnmapVolumeResponse)(nil),  // 35: blockd.v1.UnmapVolumeResponse
+	(*ListMappingsRequest)(nil),  // 36: blockd.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil), // 37: blockd.v1.ListMappingsResponse
+	(*Node)(nil),                 // 38: blockd.v1.Node
+	(*ListNodesRequest)(nil),     // 39: blockd.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),    // 40: blockd.v1.ListNodesResponse
+	(*Disk)(nil),                 // 41: blockd.v1.Disk
+	(*Scrub)(nil),                // 42: blockd.v1.Scrub
+	(*ListDisksRequest)(nil),     // 43: blockd.v1.ListDisksRequest
+	(*ListDisksResponse)(nil),    // 44: blockd.v1.ListDisksResponse
+	(*Session)(nil),              // 45: blockd.v1.Session
+	(*ListSessionsRequest)(nil),  // 46: blockd.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil), // 47: blockd.v1.ListSessionsResponse
+	(*Finding)(nil),              // 48: blockd.v1.Finding
+	(*DiagnoseRequest)(nil),      // 49: blockd.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),     // 50: blockd.v1.DiagnoseResponse
+	(*Event)(nil),                // 51: blockd.v1.Event
+	(*WatchEventsRequest)(nil),   // 52: blockd.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),  // 53: blockd.v1.WatchEventsResponse
+	(*AuditEntry)(nil),           // 54: blockd.v1.AuditEntry
+	(*ListAuditRequest)(nil),     // 55: blockd.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),    // 56: blockd.v1.ListAuditResponse
+	nil,                          // 57: blockd.v1.Session.ParametersEntry
 }
 var file_blockd_v1_blockd_proto_depIdxs = []int32{
-	30, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
+	31, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
 	0,  // 1: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
 	0,  // 2: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
 	0,  // 3: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
@@ -3680,74 +3779,76 @@ var file_blockd_v1_blockd_proto_depIdxs = []int32{
 	11, // 5: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
 	11, // 6: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
 	11, // 7: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
-	30, // 8: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
+	31, // 8: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
 	18, // 9: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
 	18, // 10: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	19, // 11: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
-	19, // 12: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
-	19, // 13: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
-	18, // 14: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
-	18, // 15: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	19, // 16: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
-	30, // 17: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
-	30, // 18: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
-	37, // 19: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
-	41, // 20: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
-	40, // 21: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
-	56, // 22: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
-	44, // 23: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
-	47, // 24: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
-	50, // 25: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
-	53, // 26: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
-	1,  // 27: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
-	3,  // 28: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
-	5,  // 29: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
-	7,  // 30: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
-	9,  // 31: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
-	12, // 32: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
-	14, // 33: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
-	16, // 34: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
-	20, // 35: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
-	22, // 36: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
-	24, // 37: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
-	26, // 38: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
-	28, // 39: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
-	31, // 40: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
-	33, // 41: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
-	35, // 42: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
-	38, // 43: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
-	42, // 44: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
-	45, // 45: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
-	48, // 46: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
-	51, // 47: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
-	54, // 48: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
-	2,  // 49: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
-	4,  // 50: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
-	6,  // 51: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
-	8,  // 52: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
-	10, // 53: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
-	13, // 54: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
-	15, // 55: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
-	17, // 56: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
-	21, // 57: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
-	23, // 58: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
-	25, // 59: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
-	27, // 60: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
-	29, // 61: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
-	32, // 62: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
-	34, // 63: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
-	36, // 64: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
-	39, // 65: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
-	43, // 66: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
-	46, // 67: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
-	49, // 68: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
-	52, // 69: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
-	55, // 70: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
-	49, // [49:71] is the sub-list for method output_type
-	27, // [27:49] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	20, // 11: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	19, // 12: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
+	19, // 13: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
+	19, // 14: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
+	18, // 15: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
+	18, // 16: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	20, // 17: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	19, // 18: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
+	31, // 19: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
+	31, // 20: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
+	38, // 21: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
+	42, // 22: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
+	41, // 23: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
+	57, // 24: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
+	45, // 25: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
+	48, // 26: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
+	51, // 27: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
+	54, // 28: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
+	1,  // 29: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
+	3,  // 30: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
+	5,  // 31: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
+	7,  // 32: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
+	9,  // 33: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
+	12, // 34: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
+	14, // 35: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
+	16, // 36: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
+	21, // 37: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
+	23, // 38: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
+	25, // 39: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
+	27, // 40: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
+	29, // 41: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
+	32, // 42: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
+	34, // 43: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
+	36, // 44: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
+	39, // 45: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
+	43, // 46: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
+	46, // 47: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
+	49, // 48: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
+	52, // 49: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
+	55, // 50: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
+	2,  // 51: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
+	4,  // 52: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
+	6,  // 53: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
+	8,  // 54: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
+	10, // 55: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
+	13, // 56: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
+	15, // 57: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
+	17, // 58: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
+	22, // 59: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
+	24, // 60: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
+	26, // 61: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
+	28, // 62: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
+	30, // 63: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
+	33, // 64: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
+	35, // 65: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
+	37, // 66: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
+	40, // 67: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
+	44, // 68: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
+	47, // 69: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
+	50, // 70: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
+	53, // 71: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
+	56, // 72: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
+	51, // [51:73] is the sub-list for method output_type
+	29, // [29:51] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_blockd_proto_init() }
@@ -3755,15 +3856,15 @@ func file_blockd_v1_blockd_proto_init() {
 	if File_blockd_v1_blockd_proto != nil {
 		return
 	}
-	file_blockd_v1_blockd_proto_msgTypes[26].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[31].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[27].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_blockd_proto_rawDesc), len(file_blockd_v1_blockd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   57,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

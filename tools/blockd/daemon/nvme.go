@@ -1,0 +1,258 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/target/auth"
+	"blockd.dev/target/nvme"
+	"blockd.dev/target/nvmetcp"
+)
+
+// nvmeTarget is what serves hosts over NVMe/TCP. Without the role target, or
+// without ports, it is empty.
+type nvmeTarget struct {
+	subsystem *nvme.Subsystem
+	server    *nvmetcp.Server
+	ports     []net.Listener // of the subsystem; port i has the id portID(i)
+	discovery []net.Listener
+}
+
+// portID is the NVMe port id of listener i.
+func portID(i int) uint16 { return uint16(i + 1) }
+
+// stop ends the connections and closes the ports.
+func (t *nvmeTarget) stop(ctx context.Context) error {
+	var errs []error
+	if t.server != nil {
+		if err := t.server.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			errs = append(errs, err)
+		}
+	}
+	for _, l := range append(t.ports[:len(t.ports):len(t.ports)], t.discovery...) {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// close lets go of the volumes.
+func (t *nvmeTarget) close() {
+	if t.subsystem != nil {
+		t.subsystem.Close()
+	}
+}
+
+func (d *Daemon) startNVMe(s *catalog.State) error {
+	if len(d.nvme.ports) == 0 {
+		return nil
+	}
+	var err error
+	d.nvme.subsystem, err = nvme.NewSubsystem(d.nvmeConfig(s), nvme.Deps{
+		Arena: d.arena, Reservations: d.reservations, Events: d.nvmeEvent})
+	if err != nil {
+		return err
+	}
+	d.nvme.server, err = nvmetcp.New(nvmetcp.Config{
+		Subsystem: d.nvme.subsystem, Arena: d.arena, Auth: directory{d.catalog}, Events: d.nvmetcpEvent})
+	return err
+}
+
+// configureNVMe shows the hosts what the catalog says, and ends the
+// controllers of those that are not allowed any more.
+func (d *Daemon) configureNVMe(s *catalog.State) error {
+	if d.nvme.server == nil {
+		return nil
+	}
+	err := d.nvme.subsystem.Configure(d.nvmeConfig(s))
+	allowed := directory{d.catalog}
+	d.nvme.server.Drop(errNotAllowedNow, func(i nvmetcp.SessionInfo) bool {
+		_, err := allowed.NVMeHost(i.HostNQN)
+		return !i.Discovery && errors.Is(err, auth.ErrNotAllowed)
+	})
+	return err
+}
+
+// nvmeConfig is what the catalog says, less what could not be opened.
+func (d *Daemon) nvmeConfig(s *catalog.State) nvme.Config {
+	cfg := nvme.Config{NQN: s.NQN, Serial: s.ClusterID.String()[:8] + s.ClusterID.String()[9:13], Views: map[string]nvme.View{}}
+	open := map[catalog.ID]bool{}
+	for i := range s.Volumes {
+		cv := &s.Volumes[i]
+		if v, ok := d.volumes.get(cv.ID); ok && v.dev != nil && !cv.Retired {
+			open[cv.ID] = true
+			cfg.Namespaces = append(cfg.Namespaces, nvme.NamespaceConfig{ID: cv.ID, Name: cv.Name, Device: v.dev})
+		}
+	}
+	view := func(host catalog.ID) nvme.View {
+		out := nvme.View{}
+		for lun, id := range s.View(host) {
+			if open[id] {
+				out[uint32(lun)+1] = id
+			}
+		}
+		return out
+	}
+	cfg.AnyView = view(catalog.ID{})
+	for i := range s.Hosts {
+		if h := &s.Hosts[i]; h.NQN != "" {
+			cfg.Views[h.NQN] = view(h.ID)
+			cfg.Hosts = append(cfg.Hosts, h.NQN)
+		}
+	}
+	for i, l := range d.nvme.ports {
+		cfg.Ports = append(cfg.Ports, nvmePorts(l.Addr(), portID(i))...)
+	}
+	for _, l := range d.nvme.discovery {
+		cfg.DiscoveryPorts = append(cfg.DiscoveryPorts, nvmePorts(l.Addr(), 0)...)
+	}
+	return cfg
+}
+
+// nvmePorts are the addresses at which hosts reach a listener: its own, or,
+// for one on every address, those of the machine that others can reach.
+func nvmePorts(a net.Addr, id uint16) []nvme.Port {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return nil
+	}
+	ips := []net.IP{t.IP}
+	if t.IP.IsUnspecified() {
+		ips = nil
+		addrs, _ := net.InterfaceAddrs() // without any, loopback is left
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+				ips = append(ips, n.IP)
+			}
+		}
+		if len(ips) == 0 {
+			ips = []net.IP{net.IPv4(127, 0, 0, 1)}
+		}
+	}
+	var out []nvme.Port
+	for _, ip := range ips {
+		p := nvme.Port{ID: id, Family: nvme.IPv6, Addr: ip.String(), Service: fmt.Sprint(t.Port)}
+		if ip.To4() != nil {
+			p.Family = nvme.IPv4
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// NVMeHost lets in the hosts of the catalog, with DH-HMAC-CHAP where they have
+// it, and others only while something is mapped to any host.
+func (d directory) NVMeHost(nqn string) (auth.NVMePolicy, error) {
+	s := d.catalog.State()
+	h := s.HostByNQN(nqn)
+	if h == nil {
+		if len(s.View(catalog.ID{})) == 0 {
+			return auth.NVMePolicy{}, auth.ErrNotAllowed
+		}
+		return auth.NVMePolicy{}, nil
+	}
+	var p auth.NVMePolicy
+	for _, k := range []struct {
+		text string
+		to   *auth.DHKey
+	}{{h.DHChap.Key, &p.Host}, {h.DHChap.ControllerKey, &p.Controller}} {
+		if k.text == "" {
+			continue
+		}
+		key, err := auth.ParseDHKey(k.text)
+		if err != nil {
+			return auth.NVMePolicy{}, fmt.Errorf("host %s: %w", h.Name, err)
+		}
+		*k.to = key
+	}
+	return p, nil
+}
+
+func (d *Daemon) nvmeEvent(e nvme.Event) {
+	subject := cmp.Or(e.HostNQN, catalog.ID(e.Volume).String())
+	if v := d.catalog.State().VolumeByID(e.Volume); v != nil {
+		subject = v.Name
+	}
+	switch e.Kind {
+	case nvme.EventDeviceError:
+		if d.errorGate.pass("nvme " + subject) {
+			d.events.add(levelError, "volume.error", subject, e.Text)
+		}
+	case nvme.EventConnected:
+		d.events.add(levelInfo, "nvme.controller", subject, fmt.Sprintf("%s, id %d", e.Text, e.CNTLID))
+	case nvme.EventEnded:
+		d.events.add(levelInfo, "nvme.controller-ended", subject, fmt.Sprintf("%s, id %d", e.Text, e.CNTLID))
+	}
+}
+
+func (d *Daemon) nvmetcpEvent(e nvmetcp.Event) {
+	subject := cmp.Or(e.HostNQN, "unknown host")
+	lv := levelInfo
+	switch e.Kind {
+	case nvmetcp.EventConnected, nvmetcp.EventDisconnected:
+		if e.QID != 0 {
+			return // the admin queue stands for the others
+		}
+	default:
+		lv = levelWarning
+		if !d.errorGate.pass(e.Kind.String() + subject) {
+			return
+		}
+	}
+	text := fmt.Sprintf("queue %d from %v", e.QID, e.Remote)
+	if e.Discovery {
+		text = "discovery " + text
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	d.events.add(lv, "nvme."+e.Kind.String(), subject, text)
+}
+
+// nvmeControllersOf counts the controllers of a host.
+func (d *Daemon) nvmeControllersOf(nqn string) uint32 {
+	if d.nvme.subsystem == nil || nqn == "" {
+		return 0
+	}
+	n := uint32(0)
+	for _, c := range d.nvme.subsystem.Controllers() {
+		if c.HostNQN == nqn && !c.Discovery {
+			n++
+		}
+	}
+	return n
+}
+
+// nvmeSessions lists the queues of connected hosts.
+func (d *Daemon) nvmeSessions(s *catalog.State) []*blockdv1.Session {
+	if d.nvme.server == nil {
+		return nil
+	}
+	digest := map[bool]string{true: "CRC32C", false: "None"}
+	var out []*blockdv1.Session
+	for _, i := range d.nvme.server.Sessions() {
+		kind := "I/O"
+		switch {
+		case i.Discovery:
+			kind = "Discovery"
+		case i.QID == 0:
+			kind = "Admin"
+		}
+		e := &blockdv1.Session{Id: fmt.Sprintf("%d.%d", i.CNTLID, i.QID), Protocol: "nvme-tcp", Initiator: i.HostNQN,
+			RemoteAddress: i.Remote.String(), LocalAddress: i.Local.String(), Since: timeText(i.Since),
+			Commands: uint32(i.Stats.InFlight), Parameters: map[string]string{
+				"QueueType": kind, "QueueEntries": fmt.Sprint(i.Entries), "HeaderDigest": digest[i.HeaderDigest],
+				"DataDigest": digest[i.DataDigest], "Authenticated": fmt.Sprint(i.Authenticated)}}
+		if h := s.HostByNQN(i.HostNQN); h != nil {
+			e.Host = h.Name
+		}
+		out = append(out, e)
+	}
+	return out
+}

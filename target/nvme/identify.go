@@ -327,7 +327,8 @@ func identifyNamespaceAny(c *Command, p []byte) Status {
 // identifyCommandSets lists the combinations of I/O command sets: the NVM
 // command set alone.
 func identifyCommandSets(c *Command, p []byte) Status {
-	if id := binary.LittleEndian.Uint16(c.SQE[42:]); id != 0xffff && id != c.state.queue.ctrl.id {
+	// CNTID: FFFFh is this controller; hosts that leave the field 0 mean it too.
+	if id := binary.LittleEndian.Uint16(c.SQE[42:]); id != 0 && id != 0xffff && id != c.state.queue.ctrl.id {
 		return InvalidField | DNR
 	}
 	p[0] = 1 << csiNVM

@@ -16,6 +16,8 @@ CUTS     ?= 1000000
 SEED     ?= 0
 # How many times `make vm` and `make test` kill blockd while a VM writes to it.
 KILLS    ?= 10
+# How many times `make crash` kills blockd while blockbench writes to it.
+CRASHES  ?= 30
 
 .PHONY: help
 help: ## this menu
@@ -50,6 +52,10 @@ lint: ## formatting, vet, golangci-lint, generated code, go.mod
 conformance: build ## iscsi-test-cu, qemu-img and qemu-io against bin/blockd
 	@scripts/need.sh conformance
 	$(GO) test -tags e2e -count=1 -timeout 20m -v ./testenv/conformance/...
+
+.PHONY: crash
+crash: build ## CRASHES=30 times kill -9 of bin/blockd under a load that is verified
+	BLOCKD_E2E_CRASHES=$(CRASHES) $(GO) test -tags e2e -count=1 -timeout 60m -v ./tools/blockbench
 
 .PHONY: vm
 vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes

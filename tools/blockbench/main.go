@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,8 +15,13 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	if err := newRoot().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "blockbench:", err)
+		var data dataError
+		if errors.As(err, &data) {
+			os.Exit(exitData)
+		}
 		os.Exit(1)
 	}
 }
@@ -27,6 +33,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newStoreCommand(), newSuiteCommand())
+	root.AddCommand(newISCSICommand(), newVerifyCommand(), newStoreCommand(), newSuiteCommand())
 	return root
 }

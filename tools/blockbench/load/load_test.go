@@ -99,6 +99,85 @@ func TestSequentialWrapsAtTheRange(t *testing.T) {
 	}
 }
 
+func TestSharesOfOperationsAndSizes(t *testing.T) {
+	mix, err := ParseMix("read:50,write:25,unmap,write-zeroes:4,flush:10,compare-and-write:10")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes, err := ParseSizes("4K:3,64KiB:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &recorder{}
+	const from, length = 256 << 10, 512 << 10
+	if res, err := run(t, d, Spec{Mix: mix, Sizes: sizes, Depth: 3, OffsetBytes: from, RangeBytes: length}, 4000); err != nil || res.Err() != nil {
+		t.Fatal(err, res.Err())
+	}
+	ops, lengths := map[blockdev.Op]int{}, map[int64]int{}
+	for _, r := range d.seen {
+		ops[r.Op]++
+		if r.Op == blockdev.OpFlush {
+			continue
+		}
+		if r.Offset < from || r.Offset+r.Length > from+length {
+			t.Fatalf("request at %d+%d leaves the range", r.Offset, r.Length)
+		}
+		if r.Op == blockdev.OpCompareAndWrite && r.Length != 4096 {
+			t.Fatalf("compare-and-write of %d bytes", r.Length)
+		}
+		lengths[r.Length]++
+	}
+	share := func(n int) float64 { return float64(n) / float64(len(d.seen)) }
+	for _, m := range mix {
+		if got, want := share(ops[m.What]), float64(m.Weight)/100; got < want*0.6 || got > want*1.4+0.01 {
+			t.Errorf("%v is %.3f of the requests, want %.2f", m.What, got, want)
+		}
+	}
+	if got := share(lengths[64<<10]); got < 0.15 || got > 0.25 {
+		t.Errorf("%.2f of the requests are large", got)
+	}
+	for _, bad := range []string{"", "read:0", "read:x", "frobnicate", "read:1,,write:1"} {
+		if m, err := ParseMix(bad); err == nil {
+			t.Errorf("%q was taken for %v", bad, m)
+		}
+	}
+	for _, bad := range []string{"", "0", "4X", "2GiB", "4K:-1"} {
+		if m, err := ParseSizes(bad); err == nil {
+			t.Errorf("%q was taken for %v", bad, m)
+		}
+	}
+}
+
+// Several devices share the rate; latencies count from when a request was due.
+func TestRateIsKeptOverAllDevices(t *testing.T) {
+	mem, err := arena.New(arena.Config{SizeBytes: 16 << 20, HugePages: arena.Off})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := mem.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	devs := []blockdev.Device{&recorder{}, &recorder{}, &recorder{}}
+	progress := 0
+	start := time.Now()
+	res, err := RunAll(t.Context(), devs, mem, Spec{ReadPercent: 100, BlockBytes: 4096, Depth: 4, Rate: 2000,
+		Runtime: 300 * time.Millisecond, Warmup: 100 * time.Millisecond, Progress: func(Result) { progress++ }})
+	took := time.Since(start)
+	if err != nil || res.Connections != 3 || progress == 0 || res.ByOp["read"].Ops != res.Ops {
+		t.Fatalf("%+v, %d reports, %v", res, progress, err)
+	}
+	// The warm-up is not counted but done; a slow machine may do less, none more.
+	var all int
+	for _, d := range devs {
+		all += len(d.(*recorder).seen)
+	}
+	if most := took.Seconds()*2000 + 3; float64(all) > most || int64(all) <= res.Ops || res.Ops == 0 {
+		t.Errorf("%d requests, %d counted, in %v", all, res.Ops, took)
+	}
+}
+
 func TestFirstErrorEndsTheRunAndIsTold(t *testing.T) {
 	d := &recorder{failAt: 7}
 	res, err := run(t, d, Spec{ReadPercent: 100, BlockBytes: 4096, Depth: 2}, 1_000_000)
@@ -121,6 +200,9 @@ func TestSpecThatDoesNotFitIsRefused(t *testing.T) {
 		"runtime":         func(s *Spec) { s.Runtime = 0 },
 		"the device has":  func(s *Spec) { s.RangeBytes = 2 << 20 },
 		"less than one":   func(s *Spec) { s.RangeBytes = 512 },
+		"offset":          func(s *Spec) { s.OffsetBytes = 1 << 20 },
+		"rate":            func(s *Spec) { s.Rate = -1 },
+		"warm-up":         func(s *Spec) { s.Warmup = -1 },
 		"no buffers":      func(s *Spec) { s.BlockBytes, s.Depth = 1<<20, 4096 },
 	} {
 		s := good

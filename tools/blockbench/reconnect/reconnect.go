@@ -26,6 +26,7 @@ var ErrInterrupted = errors.New("the session was lost while the request was in f
 // Session is a device that ends with ErrGone.
 type Session interface {
 	blockdev.Device
+	// Close ends the session and returns when its goroutines have ended.
 	Close() error
 }
 
@@ -80,16 +81,20 @@ type op struct {
 	batch       [1]*blockdev.Request
 }
 
-// New makes the first session; ctx bounds that.
+// New makes the first session, for which it tries for Config.Timeout; ctx
+// bounds that.
 func New(ctx context.Context, cfg Config) (*Device, error) {
 	if cfg.Pause == 0 {
 		cfg.Pause = 50 * time.Millisecond
 	}
+	d := &Device{cfg: cfg}
 	s, err := cfg.Dial(ctx)
+	if err != nil && cfg.Timeout > 0 {
+		s, err = d.dial(ctx, err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{cfg: cfg}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.mu.Lock()
 	d.adoptLocked(s)
@@ -220,7 +225,7 @@ func (d *Device) redial(why error) {
 	stop()
 	_ = old.Close() // it has failed already
 	began := time.Now()
-	s, err := d.dial(why)
+	s, err := d.dial(d.ctx, why)
 	if err != nil {
 		d.mu.Lock()
 		d.mu.final = err
@@ -245,12 +250,15 @@ func (d *Device) redial(why error) {
 	}
 }
 
-func (d *Device) dial(why error) (Session, error) {
-	ctx, cancel := context.WithTimeout(d.ctx, d.cfg.Timeout)
+func (d *Device) dial(ctx context.Context, why error) (Session, error) {
+	if d.cfg.Timeout == 0 {
+		return nil, why
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
 	for {
 		if ctx.Err() != nil {
-			return nil, fmt.Errorf("%w: %w (tried to reconnect for %v)", blockdev.ErrGone, why, d.cfg.Timeout)
+			return nil, fmt.Errorf("%w (tried again for %v)", why, d.cfg.Timeout)
 		}
 		s, err := d.cfg.Dial(ctx)
 		if err == nil {
@@ -270,6 +278,10 @@ func (d *Device) failWaiting(err error) {
 	d.mu.waiting = nil
 	d.mu.Unlock()
 	for _, o := range waiting {
+		if d.cfg.Timeout == 0 && o.sub.Err != nil {
+			o.finish(o.sub.Err)
+			continue
+		}
 		o.finish(blockdev.NewError(blockdev.ErrGone, o.caller, -1, err))
 	}
 }

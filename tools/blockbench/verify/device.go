@@ -29,7 +29,12 @@ type Checker struct {
 	locks    rangelock.Table
 	checked  atomic.Int64
 	resolved atomic.Int64
+	settled  atomic.Int64
 }
+
+// Settled is how many blocks could hold one of several versions until a read
+// has told which.
+func (c *Checker) Settled() int64 { return c.settled.Load() }
 
 // Checked is how many blocks were read and compared.
 func (c *Checker) Checked() int64 { return c.checked.Load() }
@@ -262,7 +267,11 @@ func (o *op) check(data [][]byte) error {
 			b = o.block
 		}
 		c.checked.Add(1)
-		if bad := c.Journal.observe(b, o.caller.Offset+n); bad != nil {
+		bad, settled := c.Journal.observe(b, o.caller.Offset+n)
+		if settled {
+			c.settled.Add(1)
+		}
+		if bad != nil {
 			if c.Report != nil {
 				c.Report(bad)
 			}

@@ -257,15 +257,16 @@ func (j *Journal) flushed(mark uint64) {
 	j.addLocked(record{kind: recFlushed, v: mark})
 }
 
-// observe checks a block that was read.
-func (j *Journal) observe(b []byte, off int64) *Violation {
+// observe checks a block that was read. settled reports that it could have held
+// another version until now.
+func (j *Journal) observe(b []byte, off int64) (bad *Violation, settled bool) {
 	bad, now, settled := j.Oracle.observe(b, off)
 	if settled {
 		j.mu.Lock()
 		j.addRangeLocked(recSeen, off, j.Oracle.unit, uint64(now))
 		j.mu.Unlock()
 	}
-	return bad
+	return bad, settled
 }
 
 // Crashed says that the target was lost and came back.

@@ -492,7 +492,7 @@ func FuzzJournal(f *testing.F) {
 		buf := make([]byte, 512)
 		first, end, unit := j.Oracle.Range()
 		for off := first; off < end && off < first+64*unit; off += unit {
-			_ = j.observe(buf, off)
+			_, _ = j.observe(buf, off)
 		}
 		if err := j.Close(); err != nil {
 			t.Fatal(err)

@@ -88,6 +88,11 @@ func getLogPage(c *Command) {
 		return
 	}
 	off := c.cdq(12)
+	if row.id == logANA {
+		// Hosts take its size to be what NANAGRPID and MNAN would allow, and
+		// read all of that in pieces.
+		off = min(off, uint64(len(p)))
+	}
 	if off > uint64(len(p)) {
 		c.complete(InvalidField | DNR)
 		return

@@ -72,7 +72,7 @@ const (
 	badQID     uint64 = 42
 	badSQSize  uint64 = 44
 	badRecFmt  uint64 = 40
-	badHostID  uint64 = 1<<16 | 0
+	badHostID  uint64 = 1 << 16
 	badCNTLID  uint64 = 1<<16 | 16
 	badSubNQN  uint64 = 1<<16 | 256
 	badHostNQN uint64 = 1<<16 | 512
@@ -126,25 +126,33 @@ func (s *Subsystem) connectAdmin(r *ConnectRequest, discovery bool) (*Queue, Sta
 	if r.CNTLID != 0xffff {
 		return nil, ConnectInvalidParameters | DNR, badCNTLID
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.closed {
-		return nil, ConnectControllerBusy, 0
+	q, status := s.newAssociation(r, discovery)
+	if status != Success {
+		return nil, status, 0
 	}
-	id, ok := s.freeIDLocked(r.HostNQN)
-	if !ok {
-		return nil, ConnectControllerBusy, 0
-	}
-	c := s.newControllerLocked(r, id, discovery)
-	q := newQueue(c, r)
-	c.mu.admin = q
-	s.mu.controllers[id] = c
 	kind := "NVM"
 	if discovery {
 		kind = "discovery"
 	}
-	s.event(Event{Kind: EventConnected, HostNQN: r.HostNQN, CNTLID: id, Text: kind + " controller created"})
-	return q, Success, c.connectResult(r)
+	s.event(Event{Kind: EventConnected, HostNQN: r.HostNQN, CNTLID: q.ctrl.id, Text: kind + " controller created"})
+	return q, Success, q.ctrl.connectResult(r)
+}
+
+// newAssociation makes a controller with its admin queue.
+func (s *Subsystem) newAssociation(r *ConnectRequest, discovery bool) (*Queue, Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return nil, ConnectControllerBusy
+	}
+	id, ok := s.freeIDLocked(r.HostNQN)
+	if !ok {
+		return nil, ConnectControllerBusy
+	}
+	c := s.newControllerLocked(r, id, discovery)
+	c.mu.admin = newQueue(c, r)
+	s.mu.controllers[id] = c
+	return c.mu.admin, Success
 }
 
 func (c *Controller) connectResult(r *ConnectRequest) uint64 {

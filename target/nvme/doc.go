@@ -22,8 +22,10 @@
 // while Done, Closed or a device is called. The I/O path takes only its own
 // queue's, twice.
 //
-// The package starts a goroutine only for a reservation command, which may
-// wait for storage, and to end the commands of a host that another preempted.
+// The package starts a goroutine only for commands that may wait for storage
+// by a blocking call (reservations, write protection), and to tell a host that
+// another preempted it and to end its commands. A read or write of a device
+// that does nothing takes some 0.2 us and allocates nothing (BenchmarkRead4K).
 //
 // Invariants:
 //

@@ -255,7 +255,9 @@ func TestDiscovery(t *testing.T) {
 	if p := hidden.logPage(logDiscovery, 1024, 0, false); le.Uint64(p[8:]) != 3 || le.Uint64(p) == gen {
 		t.Errorf("generation %d, %d records", le.Uint64(p), le.Uint64(p[8:]))
 	}
-	b.configure(func(c *Config) { c.Ports = append(c.Ports, Port{ID: 4, Family: IPv4, Addr: "127.0.0.2", Service: "4420"}) })
+	b.configure(func(c *Config) {
+		c.Ports = append(c.Ports, Port{ID: 4, Family: IPv4, Addr: "127.0.0.2", Service: "4420"})
+	})
 	x.wantEvent(eventDiscovery)
 	gen = le.Uint64(seen.logPage(logDiscovery, 1024, 0, false))
 	b.configure(func(c *Config) { c.Serial = "other" })

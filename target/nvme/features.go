@@ -42,7 +42,6 @@ type features struct {
 	atomicity    uint32
 	writeThrough bool
 	acre         bool
-	queuesSet    bool
 }
 
 func (f *features) reset(discovery bool) {

@@ -11,7 +11,8 @@ import (
 // room for (invariant 1).
 //
 // The input is a list of records: a byte of flags (1 admin queue, 2 discovery
-// controller, 4 execute later, 8 cancel), the entry, a byte of data.
+// controller, 4 execute later, 8 cancel, 16 the SGL length is the entry's own),
+// the entry, a byte of data.
 func FuzzCommands(f *testing.F) {
 	add := func(list ...[64]byte) {
 		var in []byte
@@ -49,6 +50,9 @@ func FuzzCommands(f *testing.F) {
 				q = b.host.admin
 			case 2, 3:
 				q = disc.admin
+			}
+			if flags&16 == 0 {
+				le.PutUint32(e[32:], naturalLength(q, &e))
 			}
 			c := &call{Command: &Command{SQE: e}, bed: b, q: q, done: make(chan struct{})}
 			c.Done = func(*Command) { close(c.done) } // a second call panics
@@ -108,6 +112,38 @@ func FuzzCommands(f *testing.F) {
 			c.sg.Release()
 		}
 	})
+}
+
+// naturalLength is how much data the entry moves if it is well formed.
+func naturalLength(q *Queue, e *[64]byte) uint32 {
+	dword := func(n int) uint32 { return le.Uint32(e[4*n:]) }
+	if q.ID() == 0 {
+		switch e[0] {
+		case OpIdentify:
+			return identifyBytes
+		case OpGetLogPage:
+			return (uint32(le.Uint16(e[42:])) | uint32(le.Uint16(e[44:]))<<16 + 1) * 4
+		}
+		return uint32(featureDataBytes(e[40]))
+	}
+	switch e[0] {
+	case OpReservationRegister, OpReservationAcquire, OpReservationRelease:
+		return 16
+	case OpReservationReport:
+		return (dword(10) + 1) * 4
+	case OpDatasetManagement:
+		return (dword(10)&0xff + 1) * dsmRangeBytes
+	case OpCopy:
+		return (dword(12)&0xff + 1) * copyRangeBytes
+	}
+	return (dword(12)&0xffff + 1) * bedBlock
+}
+
+func featureDataBytes(id uint8) int {
+	if f := featureTable[id]; f != nil {
+		return f.dataBytes
+	}
+	return 0
 }
 
 // FuzzConnect checks that no Connect harms, and that a refused one leaves

@@ -6,12 +6,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"blockd.dev/tools/blockbench/iscsihost"
 )
 
 // newVerifyCommand checks a volume against a journal.
 func newVerifyCommand() *cobra.Command {
 	var d driver
-	var i iscsiFlags
+	i := iscsiFlags{}
+	n := nvmeFlags{}
 	cmd := &cobra.Command{
 		Use:   "verify --journal FILE URL",
 		Short: "Check after a crash that a target has kept what it acknowledged",
@@ -25,7 +28,7 @@ func newVerifyCommand() *cobra.Command {
 			if d.output != "table" && d.output != "json" {
 				return fmt.Errorf("output format %q: give table or json", d.output)
 			}
-			h, err := hostOf(args[0], &i)
+			h, err := hostOf(args[0], &i, &n)
 			if err != nil {
 				return err
 			}
@@ -36,17 +39,22 @@ func newVerifyCommand() *cobra.Command {
 	f.StringVar(&d.journal, "journal", "", "the journal")
 	f.StringVarP(&d.output, "output", "o", "table", "table or json")
 	f.DurationVar(&d.reconnect, "reconnect", 0, "go on when the target is lost and back within this time")
-	i.flags(f)
+	f.StringVar(&i.cfg.Initiator, "initiator", iscsihost.DefaultInitiator, "iSCSI name to log in with")
+	f.StringVar(&n.cfg.HostNQN, "hostnqn", defaultHostNQN, "NQN to connect with")
+	f.StringVar(&n.keyFile, "dhchap-key-file", "", "file with the NVMe host's key")
 	_ = cmd.MarkFlagRequired("journal") // it exists
 	return cmd
 }
 
 // hostOf picks the protocol of a URL.
-func hostOf(url string, i *iscsiFlags) (host, error) {
-	if strings.HasPrefix(url, "iscsi://") {
+func hostOf(url string, i *iscsiFlags, n *nvmeFlags) (host, error) {
+	switch {
+	case strings.HasPrefix(url, "iscsi://"):
 		return i.host(url)
+	case strings.HasPrefix(url, "nvme://"):
+		return n.host(url, 0)
 	}
-	return host{}, fmt.Errorf("%q: want %s", url, iscsiURL)
+	return host{}, fmt.Errorf("the URL %q: want %s or %s", url, iscsiURL, nvmeURL)
 }
 
 // check reads everything back.

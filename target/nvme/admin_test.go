@@ -57,7 +57,7 @@ func TestIdentifyController(t *testing.T) {
 	}
 }
 
-// NVM Command Set 1.0 §4.1.5.1 and the identity rules of FEATURES: the same
+// NVM Command Set 1.0 §4.1.5.1 and the identity that volumes have: the same
 // names as on the other protocol, shared, ANA group, deallocation reads zero.
 func TestIdentifyNamespace(t *testing.T) {
 	b := newBed(t)

@@ -112,6 +112,23 @@ func (c *conn) drop(why error) {
 	_ = c.sock.Close()
 }
 
+// endedError is why the command set ended the queue.
+type endedError struct{ reason error }
+
+func (e *endedError) Error() string { return e.reason.Error() }
+func (e *endedError) Unwrap() error { return e.reason }
+
+// controllerEnded drops the connection when the command set ended its queue.
+func (c *conn) controllerEnded(reason error) { c.drop(&endedError{reason}) }
+
+// orderly reports whether a connected queue ended as it should: by the host,
+// or, for an I/O queue, with its controller, of which the admin queue tells.
+func (c *conn) orderly() bool {
+	var ended *endedError
+	return errors.Is(c.closeErr, errDisconnect) || errors.Is(c.closeErr, io.EOF) ||
+		c.queue.ID() != 0 && errors.As(c.closeErr, &ended)
+}
+
 // run serves the connection until it ends.
 func (c *conn) run() {
 	err := c.loop()
@@ -453,6 +470,3 @@ func (c *conn) end() {
 	c.srv.ended(c)
 	c.pool.wait()
 }
-
-// isEOF reports whether the host closed the connection between two PDUs.
-func isEOF(err error) bool { return errors.Is(err, io.EOF) }

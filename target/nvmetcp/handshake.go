@@ -125,7 +125,7 @@ func (c *conn) connect(cmd *command) {
 	}
 	c.host, c.subNQN = r.HostNQN, r.SubNQN
 	r.Port = c.port
-	r.Closed = c.drop
+	r.Closed = c.controllerEnded
 	policy, status := c.policy(&r)
 	r.AuthRequired = !policy.Host.IsZero()
 	var q *nvme.Queue

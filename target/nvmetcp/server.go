@@ -201,7 +201,7 @@ func (s *Server) ended(c *conn) {
 		s.mu.handshaking--
 		s.mu.stats.Failed++
 		kind = EventFailed
-	} else if !errors.Is(c.closeErr, errDisconnect) && !isEOF(c.closeErr) {
+	} else if !c.orderly() {
 		s.mu.stats.Dropped++
 		kind = EventDropped
 	}

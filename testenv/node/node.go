@@ -288,6 +288,8 @@ type Volume struct {
 	BlockSize int    `json:"block_size"`
 	IQN       string `json:"iqn"`
 	LUN       int    `json:"lun"`
+	NQN       string `json:"nqn"`
+	NSID      int    `json:"nsid"`
 	UUID      string `json:"uuid"`
 	State     string `json:"state"`
 }

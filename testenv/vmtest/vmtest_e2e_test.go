@@ -65,7 +65,11 @@ func createVolume(t *testing.T, n *node.Node, name string, sizeMiB, blockSize in
 func (r run) script(t *testing.T, name string, v node.Volume) {
 	t.Helper()
 	var text strings.Builder
-	for _, part := range []string{"prelude", name} {
+	parts := []string{"prelude", name}
+	if strings.HasPrefix(name, "nvme_") {
+		parts = []string{"prelude", "nvme", name}
+	}
+	for _, part := range parts {
 		b, err := os.ReadFile(filepath.Join("scripts", part+".sh"))
 		if err != nil {
 			t.Fatal(err)

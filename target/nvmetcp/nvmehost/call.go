@@ -37,7 +37,8 @@ type Call struct {
 	refs  atomic.Int32
 	segs  [][]byte
 	scr   [1][]byte
-	head  [pdu.AlignMax]byte
+	head  [pdu.AlignMax]byte // of the PDU that is being queued, which copies it
+	tail  [pdu.DigestLen]byte
 }
 
 // Sent is called when the kernel has the command's data.

@@ -162,13 +162,12 @@ func (q *queue) encode(c *Call, cid uint16) {
 
 func (q *queue) sendData(head []byte, segs [][]byte, c *Call) {
 	var tail []byte
-	var buf [pdu.DigestLen]byte
 	if q.layout.DataDigest {
 		var crc uint32
 		for _, s := range segs {
 			crc = pdu.Digest(crc, s)
 		}
-		tail = pdu.AppendDigest(buf[:0], crc)
+		tail = pdu.AppendDigest(c.tail[:0], crc)
 	}
 	q.sock.Append(head, segs, tail, c)
 }
@@ -454,11 +453,10 @@ func (q *queue) transfer(f *pdu.Frame, b []byte) error {
 	for off := int(r.Offset); off < int(end); {
 		n := min(int(end)-off, q.h2cMax)
 		d := pdu.Data{FromHost: true, Last: off+n == int(end), CID: r.CID, TTag: r.TTag, Offset: uint32(off), Length: uint32(n)}
-		var head [pdu.AlignMax]byte
 		from := len(c.segs)
 		c.segs = slice(c.Data, off, n, c.segs)
 		c.refs.Add(1)
-		q.sendData(d.Append(head[:0], &q.layout), c.segs[from:], c)
+		q.sendData(d.Append(c.head[:0], &q.layout), c.segs[from:], c)
 		off += n
 	}
 	return nil

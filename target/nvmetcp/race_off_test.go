@@ -1,0 +1,5 @@
+//go:build !race
+
+package nvmetcp_test
+
+const raceEnabled = false

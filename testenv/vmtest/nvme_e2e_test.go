@@ -1,0 +1,89 @@
+//go:build e2e
+
+package vmtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"blockd.dev/target/auth"
+	"blockd.dev/testenv/node"
+)
+
+const hostNQN = "nqn.2014-08.org.nvmexpress:uuid:6e1c0f3a-51c5-4a2c-8f0d-0123456789ab"
+
+// nvmeEnv is what scripts/nvme.sh wants to know.
+func nvmeEnv(n *node.Node, v node.Volume, more map[string]string) map[string]string {
+	env := map[string]string{
+		"NVME_PORT": n.NVMePort(0), "DISCOVERY_PORT": n.DiscoveryPort(), "HOSTNQN": hostNQN,
+		"NQN": v.NQN, "NSID": strconv.Itoa(v.NSID), "UUID": v.UUID,
+	}
+	for k, val := range more {
+		env[k] = val
+	}
+	return env
+}
+
+// TestNVMeAttach: the Linux host over NVMe/TCP: discovery, queues and digests,
+// nvme-cli's commands, verified I/O, discard, ext4, growing in use.
+func TestNVMeAttach(t *testing.T) {
+	for _, blockSize := range []int{512, 4096} {
+		t.Run(strconv.Itoa(blockSize), func(t *testing.T) {
+			n := startNode(t)
+			v := createVolume(t, n, "disk", 128, blockSize)
+			r := run{node: n, env: nvmeEnv(n, v, map[string]string{"GROWN": strconv.Itoa(160 * mib)})}
+			r.call = func(ctx context.Context, words []string) (string, error) {
+				if len(words) != 2 || words[0] != "resize" {
+					return "", fmt.Errorf("no such call: %q", words)
+				}
+				return n.Ctl(ctx, "volume", "resize", "disk", "--size", words[1])
+			}
+			r.script(t, "nvme_attach", v)
+		})
+	}
+}
+
+// TestNVMeAuthentication: a host with a key is let in with it and by no other
+// means.
+func TestNVMeAuthentication(t *testing.T) {
+	n := startNode(t)
+	ctx := t.Context()
+	dir := t.TempDir()
+	keys := map[string]string{}
+	for _, name := range []string{"KEY", "CTRL_KEY", "WRONG_KEY"} {
+		k, err := auth.NewDHKey(32, auth.DHSHA256)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), []byte(k+"\n"), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[name] = k
+	}
+	for _, args := range [][]string{
+		{"volume", "create", "disk", "--size", "64MiB", "--block-size", "4096"},
+		{"host", "add", "secure", "--nqn", hostNQN, "--dhchap-key-file", filepath.Join(dir, "KEY")},
+		{"map", "disk", "secure"},
+	} {
+		if _, err := n.Ctl(ctx, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v, err := n.ShowVolume(ctx, "disk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := run{node: n, env: nvmeEnv(n, v, keys)}
+	r.call = func(ctx context.Context, words []string) (string, error) {
+		if len(words) != 2 || words[0] != "mutual" {
+			return "", fmt.Errorf("no such call: %q", words)
+		}
+		return n.Ctl(ctx, "host", "set", "secure", "--dhchap-key-file", filepath.Join(dir, "KEY"),
+			"--dhchap-ctrl-key-file", filepath.Join(dir, "CTRL_KEY"))
+	}
+	r.script(t, "nvme_auth", v)
+}

@@ -191,6 +191,14 @@ func TestReserve(t *testing.T) {
 // is there. BLOCKD_E2E_KILLS says how many times, BLOCKD_E2E_SEED repeats the
 // choice of moments.
 func TestCrash(t *testing.T) {
+	crash(t, "crash", func(_ *node.Node, _, fs node.Volume) map[string]string {
+		return map[string]string{"FS_LUN": strconv.Itoa(fs.LUN)}
+	})
+}
+
+// crash runs a script that writes while it asks for crashes.
+func crash(t *testing.T, script string, env func(n *node.Node, raw, fs node.Volume) map[string]string) {
+	t.Helper()
 	kills := number(t, "BLOCKD_E2E_KILLS", 10)
 	seed := number(t, "BLOCKD_E2E_SEED", time.Now().UnixNano()%1e9)
 	t.Logf("%d kills, seed %d", kills, seed)
@@ -206,9 +214,10 @@ func TestCrash(t *testing.T) {
 	done := int64(0)
 	r := run{
 		node: n,
-		env:  map[string]string{"KILLS": strconv.FormatInt(kills, 10), "FS_LUN": strconv.Itoa(fs.LUN)},
+		env:  env(n, raw, fs),
 		time: time.Duration(kills)*30*time.Second + 3*time.Minute,
 	}
+	r.env["KILLS"] = strconv.FormatInt(kills, 10)
 	r.call = func(ctx context.Context, words []string) (string, error) {
 		if len(words) != 1 || words[0] != "crash" {
 			return "", fmt.Errorf("no such call: %q", words)
@@ -234,7 +243,7 @@ func TestCrash(t *testing.T) {
 		t.Logf("kill %d: ready again after %v", done, time.Since(start).Round(time.Millisecond))
 		return "", nil
 	}
-	r.script(t, "crash", raw)
+	r.script(t, script, raw)
 	if done < kills {
 		t.Errorf("blockd was killed %d times, want %d", done, kills)
 	}

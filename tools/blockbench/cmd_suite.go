@@ -26,18 +26,23 @@ func newSuiteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "suite",
 		Short: "Measure blockd beside its peers in one run and print the ratios",
-		Long: "Runs the store beside fio and the iSCSI target beside tgt, rounds of both in turn.\n" +
+		Long: "Runs the store beside fio, the iSCSI target beside tgt, and both targets beside bare TCP\n" +
+			"in the shape of their protocol, rounds of both in turn.\n" +
 			"Needs fio, tgt, libiscsi-bin, qemu-utils and qemu-block-extra. A goal that is not\n" +
 			"reached is printed, not an error: machines differ.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			logf := func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
 			if blockd == "" {
-				self, err := os.Executable()
-				if err != nil {
-					return err
-				}
 				blockd = filepath.Join(filepath.Dir(self), "blockd")
+			}
+			// Bare TCP settles quickly.
+			wire := func(protocol string) suite.Wire {
+				return suite.Wire{Protocol: protocol, Blockd: blockd, Self: self, Rounds: rounds, Runtime: runtime / 3, Logf: logf}
 			}
 			parts := []struct {
 				name string
@@ -45,6 +50,8 @@ func newSuiteCommand() *cobra.Command {
 			}{
 				{"store", suite.Store{Dir: dir, Bytes: bytes, Rounds: rounds, Runtime: runtime, Logf: logf}.Run},
 				{"iscsi", suite.ISCSI{Blockd: blockd, Rounds: rounds, Runtime: runtime, Logf: logf}.Run},
+				{"nvme", wire("nvme").Run},
+				{"iscsi-wire", wire("iscsi").Run},
 			}
 			var rows []suite.Row
 			var errs []error
@@ -61,7 +68,7 @@ func newSuiteCommand() *cobra.Command {
 				}
 			}
 			if !known {
-				return fmt.Errorf("--only %s: give store or iscsi", only)
+				return fmt.Errorf("--only %s: give store, iscsi, nvme or iscsi-wire", only)
 			}
 			return errors.Join(append(errs, printRows(cmd, output, rows))...)
 		},
@@ -70,9 +77,9 @@ func newSuiteCommand() *cobra.Command {
 	f.StringVar(&dir, "dir", ".", "directory on the disk to measure")
 	f.StringVar(&blockd, "blockd", "", "the blockd binary (default: beside blockbench)")
 	f.IntVar(&rounds, "rounds", 3, "rounds of each side and case")
-	f.DurationVar(&runtime, "runtime", 4*time.Second, "length of a round, in whole seconds")
+	f.DurationVar(&runtime, "runtime", 3*time.Second, "length of a round, in whole seconds; a third of it for bare TCP")
 	f.Int64Var(&bytes, "bytes", 2<<30, "size of the store's volume in bytes, a multiple of 1 MiB")
-	f.StringVar(&only, "only", "", "run one part: store or iscsi")
+	f.StringVar(&only, "only", "", "run one part: store, iscsi, nvme or iscsi-wire")
 	f.StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
 }

@@ -104,7 +104,7 @@ func (s ISCSI) startBlockd(ctx context.Context) (*endpoint, error) {
 		return nil, err
 	}
 	p, err := start(ctx, "blockd ready", s.Blockd, "dev", "--data", dir, "--media", "ram",
-		"--iscsi", fmt.Sprintf("127.0.0.1:%d", port), "--nvme", "127.0.0.1:0", "--discovery", "127.0.0.1:0", "--api", "127.0.0.1:0")
+		"--iscsi", fmt.Sprintf("127.0.0.1:%d", port), "--nvme", "127.0.0.1:0", "--discovery", "127.0.0.1:0", "--api", "127.0.0.1:0", "--nvme", "", "--discovery", "")
 	if err != nil {
 		return nil, err
 	}

@@ -17,8 +17,9 @@ import (
 
 // process is a server under measurement.
 type process struct {
-	cmd *exec.Cmd
-	log bytes.Buffer
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+	said string // the line that it was waited for
 }
 
 // start runs a server until stop. With ready set it waits for a line of
@@ -39,19 +40,23 @@ func start(ctx context.Context, ready string, name string, args ...string) (*pro
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	seen := make(chan bool, 1)
+	seen := make(chan string, 1)
 	go func() {
 		sc := bufio.NewScanner(out)
 		for sc.Scan() {
 			if strings.HasPrefix(sc.Text(), ready) {
-				seen <- true
+				select {
+				case seen <- sc.Text():
+				default: // only the first is waited for
+				}
 			}
 		}
 		close(seen)
 	}()
 	select {
-	case ok := <-seen:
+	case line, ok := <-seen:
 		if ok {
+			p.said = line
 			return p, nil
 		}
 	case <-time.After(30 * time.Second):

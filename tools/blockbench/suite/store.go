@@ -82,7 +82,7 @@ func (s Store) Run(ctx context.Context) ([]Row, error) {
 			if err != nil {
 				return rows, err
 			}
-			a, b = append(a, Sample{x.IOPS, x.CPUPerOp}), append(b, y)
+			a, b = append(a, Sample{IOPS: x.IOPS, CPUPerOp: x.CPUPerOp, P50: x.P50}), append(b, y)
 		}
 		rows = append(rows, newRow(c.name, "fio", c.goal, a, b))
 	}

@@ -51,3 +51,42 @@ func TestRowsAreRatiosOfMedians(t *testing.T) {
 		t.Error(line)
 	}
 }
+
+// A row says which of its goals it misses.
+func TestGoalsOfCPUAndLatency(t *testing.T) {
+	own := []Sample{{IOPS: 80, CPUPerOp: 3 * time.Microsecond, P50: 14 * time.Microsecond}}
+	peer := []Sample{{IOPS: 100, CPUPerOp: 2 * time.Microsecond, P50: 10 * time.Microsecond}}
+	for _, tc := range []struct {
+		goal, cpu, p50 float64
+		want           string
+	}{
+		{0.7, 1.6, 1.5, "met"},
+		{0.9, 0, 0, "short: IOPS"},
+		{0.7, 1.4, 1.3, "short: CPU, p50"},
+		{0, 0, 0, ""},
+	} {
+		r := newRow("case", "pump", tc.goal, own, peer)
+		r.GoalCPU, r.GoalP50 = tc.cpu, tc.p50
+		var b strings.Builder
+		if err := WriteTable(&b, []Row{r}); err != nil {
+			t.Fatal(err)
+		}
+		if line := strings.TrimSpace(strings.Split(b.String(), "\n")[1]); !strings.HasSuffix(line, tc.want) || r.Met() != !strings.HasPrefix(tc.want, "short") {
+			t.Errorf("%+v: %s", tc, line)
+		}
+	}
+}
+
+// The pump moves what the protocol would.
+func TestShapesOfTheWire(t *testing.T) {
+	read, write := wireCase{bytes: 4096, depth: 1}, wireCase{bytes: 4096, depth: 1, write: true}
+	for _, tc := range []struct {
+		protocol       string
+		c              wireCase
+		request, reply int
+	}{{"nvme", read, 72, 4120}, {"nvme", write, 4168, 24}, {"iscsi", read, 48, 4144}, {"iscsi", write, 4144, 48}} {
+		if s := tc.c.shape(tc.protocol); s.Request != tc.request || s.Reply != tc.reply || s.Depth != 1 {
+			t.Errorf("%s: %+v", tc.c.name(tc.protocol), s)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -12,6 +13,7 @@ import (
 type Sample struct {
 	IOPS     float64
 	CPUPerOp time.Duration // of the serving process; 0 when not measured
+	P50      time.Duration // latency; 0 when not measured
 }
 
 // Row compares blockd with a peer in one case.
@@ -24,25 +26,46 @@ type Row struct {
 	Goal     float64       `json:"goal_ratio,omitempty"`
 	CPU      time.Duration `json:"blockd_cpu_per_op_ns,omitempty"`
 	PeerCPU  time.Duration `json:"peer_cpu_per_op_ns,omitempty"`
+	P50      time.Duration `json:"blockd_p50_ns,omitempty"`
+	PeerP50  time.Duration `json:"peer_p50_ns,omitempty"`
+	GoalCPU  float64       `json:"goal_cpu_ratio,omitempty"` // at most, of the peer's
+	GoalP50  float64       `json:"goal_p50_ratio,omitempty"` // at most, of the peer's
 }
 
-// Met reports whether the row reaches its goal; a row without one does.
-func (r Row) Met() bool { return r.Ratio >= r.Goal }
+// Met reports whether the row reaches its goals; a row without any does.
+func (r Row) Met() bool { return len(r.short()) == 0 }
+
+// short names the goals that are not reached.
+func (r Row) short() []string {
+	var out []string
+	if r.Ratio < r.Goal {
+		out = append(out, "IOPS")
+	}
+	if r.GoalCPU > 0 && float64(r.CPU) > r.GoalCPU*float64(r.PeerCPU) {
+		out = append(out, "CPU")
+	}
+	if r.GoalP50 > 0 && float64(r.P50) > r.GoalP50*float64(r.PeerP50) {
+		out = append(out, "p50")
+	}
+	return out
+}
 
 // newRow takes the medians of both sides' rounds.
 func newRow(name, peer string, goal float64, own, other []Sample) Row {
 	r := Row{Case: name, Peer: peer, Goal: goal}
-	r.Blockd, r.CPU = median(own)
-	r.PeerIOPS, r.PeerCPU = median(other)
+	a, b := median(own), median(other)
+	r.Blockd, r.CPU, r.P50 = a.IOPS, a.CPUPerOp, a.P50
+	r.PeerIOPS, r.PeerCPU, r.PeerP50 = b.IOPS, b.CPUPerOp, b.P50
 	if r.PeerIOPS > 0 {
 		r.Ratio = r.Blockd / r.PeerIOPS
 	}
 	return r
 }
 
-func median(s []Sample) (float64, time.Duration) {
+// median is the round in the middle by IOPS.
+func median(s []Sample) Sample {
 	if len(s) == 0 {
-		return 0, 0
+		return Sample{}
 	}
 	s = slices.Clone(s)
 	slices.SortFunc(s, func(a, b Sample) int {
@@ -54,30 +77,38 @@ func median(s []Sample) (float64, time.Duration) {
 		}
 		return 0
 	})
-	mid := s[len(s)/2]
-	return mid.IOPS, mid.CPUPerOp
+	return s[len(s)/2]
 }
 
 // WriteTable prints the rows for a person.
 func WriteTable(w io.Writer, rows []Row) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "CASE\tPEER\tBLOCKD IOPS\tPEER IOPS\tRATIO\tGOAL\tBLOCKD CPU/IO\tPEER CPU/IO\t")
+	fmt.Fprintln(tw, "CASE\tPEER\tBLOCKD IOPS\tPEER IOPS\tRATIO\tGOAL\tBLOCKD CPU/IO\tPEER CPU/IO\tBLOCKD P50\tPEER P50\t")
 	for _, r := range rows {
-		goal, mark := "-", ""
-		if r.Goal > 0 {
-			goal = fmt.Sprintf("%.2f", r.Goal)
-			mark = "met"
-			if !r.Met() {
-				mark = "short"
+		var goals []string
+		for _, g := range []struct {
+			v      float64
+			format string
+		}{{r.Goal, "%.2f"}, {r.GoalCPU, "CPU %.1f"}, {r.GoalP50, "p50 %.1f"}} {
+			if g.v > 0 {
+				goals = append(goals, fmt.Sprintf(g.format, g.v))
 			}
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%.0f\t%.0f\t%.2f\t%s\t%s\t%s\t%s\n",
-			r.Case, r.Peer, r.Blockd, r.PeerIOPS, r.Ratio, goal, cpu(r.CPU), cpu(r.PeerCPU), mark)
+		goal, mark := "-", ""
+		if len(goals) > 0 {
+			goal, mark = strings.Join(goals, ", "), "met"
+			if short := r.short(); len(short) > 0 {
+				mark = "short: " + strings.Join(short, ", ")
+			}
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%.0f\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			r.Case, r.Peer, r.Blockd, r.PeerIOPS, r.Ratio, goal, micros(r.CPU), micros(r.PeerCPU), micros(r.P50), micros(r.PeerP50), mark)
 	}
 	return tw.Flush()
 }
 
-func cpu(d time.Duration) string {
+// micros prints a duration, or that there is none.
+func micros(d time.Duration) string {
 	if d == 0 {
 		return "-"
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,12 +27,12 @@ func newStoreCommand() *cobra.Command {
 		Long: "Makes a disk file below --dir, fills a volume on it, measures one mix of requests\n" +
 			"and removes the file. Writes are durable when they count as done.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			mem, err := arena.New(arena.Config{})
 			if err != nil {
 				return err
 			}
-			defer mem.Close()
+			defer func() { err = errors.Join(err, mem.Close()) }()
 			tmp, err := os.MkdirTemp(dir, "blockbench-store-")
 			if err != nil {
 				return fmt.Errorf("make a place for the disk file (choose another with --dir): %w", err)
@@ -41,7 +42,7 @@ func newStoreCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer vol.Close()
+			defer func() { err = errors.Join(err, vol.Close()) }()
 			if err := vol.Fill(); err != nil {
 				return err
 			}

@@ -135,7 +135,7 @@ type report struct {
 }
 
 // run loads the host's volume and prints what came of it.
-func (d *driver) run(cmd *cobra.Command, h host) error {
+func (d *driver) run(cmd *cobra.Command, h host) (err error) {
 	if err := d.parse(); err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (d *driver) run(cmd *cobra.Command, h host) error {
 	if err != nil {
 		return err
 	}
-	defer mem.Close()
+	defer func() { err = errors.Join(err, mem.Close()) }()
 	conns, lost, err := d.connect(ctx, h, cmd.ErrOrStderr())
 	defer func() {
 		for _, c := range conns {

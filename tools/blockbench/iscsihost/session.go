@@ -76,9 +76,29 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock, err := sockio.New(conn, sockio.Config{})
+	s, err := newSession(cfg, conn, l, par)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
+	}
+	// The probe waits for answers; ctx ends it with the connection.
+	stop := context.AfterFunc(ctx, func() { s.drop(ctx.Err()) })
+	sh, err := s.probe()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("iscsihost: LUN %d of %s: %w", cfg.LUN, cfg.Target, err), s.Close())
+	}
+	s.zero = make([]byte, sh.geometry.BlockSize)
+	s.shape.Store(sh)
+	return s, nil
+}
+
+// newSession takes over a connection that has logged in.
+func newSession(cfg Config, conn *net.TCPConn, l *login, par params) (*Session, error) {
+	sock, err := sockio.New(conn, sockio.Config{})
+	if err != nil {
+		return nil, err
 	}
 	s := &Session{cfg: cfg, sock: sock, par: par, lun: encodeLUN(cfg.LUN), in: make([]byte, inputLen), ended: make(chan struct{})}
 	s.mu.cmdSN, s.mu.maxCmdSN, s.mu.expStatSN = l.cmdSN, l.last.MaxCmdSN, l.expStatSN
@@ -91,17 +111,6 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 		defer s.tasks.Done()
 		s.watchSilence()
 	}()
-	// The probe waits for answers; ctx ends it with the connection.
-	stop := context.AfterFunc(ctx, func() { s.drop(ctx.Err()) })
-	sh, err := s.probe()
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("iscsihost: LUN %d of %s: %w", cfg.LUN, cfg.Target, err), s.Close())
-	}
-	s.zero = make([]byte, sh.geometry.BlockSize)
-	s.shape.Store(sh)
 	return s, nil
 }
 

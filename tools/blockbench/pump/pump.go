@@ -90,7 +90,7 @@ func Serve(ctx context.Context, ln net.Listener, s Shape, spin bool) error {
 }
 
 func serveBlocking(ctx context.Context, c *net.TCPConn, s Shape) {
-	defer c.Close()
+	defer func() { _ = c.Close() }() // the peer may have
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	p := peer{in: s.Request, out: s.Reply}
 	in, out := p.buffers()

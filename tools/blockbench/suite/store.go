@@ -2,6 +2,7 @@ package suite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,12 +39,12 @@ var storeCases = []storeCase{
 
 // Run measures every case against fio with io_uring and O_DIRECT (and O_DSYNC
 // for writes) on a file of the same size that has been written once.
-func (s Store) Run(ctx context.Context) ([]Row, error) {
+func (s Store) Run(ctx context.Context) (rows []Row, err error) {
 	mem, err := arena.New(arena.Config{})
 	if err != nil {
 		return nil, err
 	}
-	defer mem.Close()
+	defer func() { err = errors.Join(err, mem.Close()) }()
 	dir, err := os.MkdirTemp(s.Dir, "blockbench-store-")
 	if err != nil {
 		return nil, err
@@ -59,12 +60,11 @@ func (s Store) Run(ctx context.Context) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer vol.Close()
+	defer func() { err = errors.Join(err, vol.Close()) }()
 	if err := vol.Fill(); err != nil {
 		return nil, err
 	}
 
-	var rows []Row
 	for _, c := range storeCases {
 		s.Logf("%s", c.name)
 		c.spec.RangeBytes, c.spec.Runtime = s.Bytes, s.Runtime

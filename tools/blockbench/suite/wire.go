@@ -76,7 +76,7 @@ const wireBytes = 256 << 20
 // Run measures every case: blockd, the blocking pump and the spinning one, in
 // turn. The peer of a row is the better of the two pumps; the p50 is compared
 // with the spinning one's.
-func (w Wire) Run(ctx context.Context) ([]Row, error) {
+func (w Wire) Run(ctx context.Context) (rows []Row, err error) {
 	own, target, err := w.startBlockd(ctx)
 	if err != nil {
 		return nil, err
@@ -86,11 +86,10 @@ func (w Wire) Run(ctx context.Context) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer mem.Close()
+	defer func() { err = errors.Join(err, mem.Close()) }()
 	if err := w.fill(ctx, target); err != nil {
 		return nil, err
 	}
-	var rows []Row
 	for _, c := range wireCases {
 		name := c.name(w.Protocol)
 		w.Logf("%s", name)

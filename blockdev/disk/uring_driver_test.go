@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -156,6 +157,46 @@ func TestBrokenRingFailsEverything(t *testing.T) {
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestChainedIOGoesInGroups: I/O that Done submits does not wait for all of a
+// wake-up's Dones, nor costs an Enter each.
+func TestChainedIOGoesInGroups(t *testing.T) {
+	const depth = 4 * group
+	m := newMockRing(1<<20, depth)
+	var entered []uint32
+	m.enter = func(n uint32) (uint32, syscall.Errno) {
+		entered = append(entered, n)
+		return n, 0
+	}
+	d := mockDisk(t, m, depth)
+	var wg sync.WaitGroup
+	var batch []*IO
+	for range depth {
+		wg.Add(1)
+		left := 10
+		batch = append(batch, &IO{Op: Read, Bufs: [][]byte{NewAligned(BlockBytes)}, Done: func(io *IO) {
+			if left--; left == 0 {
+				wg.Done()
+				return
+			}
+			d.Submit([]*IO{io})
+		}})
+	}
+	// From a Done, so that no other goroutine enters.
+	begin := make(chan struct{})
+	d.Submit([]*IO{{Op: Read, Bufs: [][]byte{NewAligned(BlockBytes)}, Done: func(*IO) {
+		<-begin
+		d.Submit(batch)
+	}}})
+	close(begin)
+	wg.Wait()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if chained := entered[2:]; entered[1] != depth || slices.Min(chained) != group || slices.Max(chained) != group {
+		t.Fatalf("Enter submitted %d I/Os at a time, want 1, the batch of %d, then %d each", entered, depth, group)
 	}
 }
 

@@ -36,8 +36,9 @@ var _ ring = (*uring.Ring)(nil)
 //     sleeps. So batches form by themselves, and the kernel finishes requests
 //     on the thread that waits for them rather than waking another one first.
 //   - The reaper, one goroutine, takes completions, continues short transfers,
-//     calls Done for many per wake-up, lets the goroutines run that these woke,
-//     and submits what Done, they and the queue brought with one Enter.
+//     calls Done for many per wake-up and submits what these bring in groups, so
+//     that the device works meanwhile. Then it lets the goroutines run that Done
+//     woke, and submits what they brought with one Enter.
 //   - While nothing is in flight the reaper is parked by the scheduler and costs
 //     nothing. A Submit readies it; since the submitter usually parks next,
 //     the reaper then runs on the submitter's thread, which is the one that
@@ -75,9 +76,16 @@ type uringDisk struct {
 	finished []finished
 }
 
-// leaveMax is how many SQEs Submit leaves to a reaper that is awake. More
-// would only make the kernel wait: batches gain nothing beyond this.
-const leaveMax = 32
+const (
+	// leaveMax is how many SQEs Submit leaves to a reaper that is awake. Fewer
+	// would cost more than they gain: what Submit enters completes on its thread,
+	// which may sleep by then and is woken first.
+	leaveMax = 32
+	// group is how many SQEs the reaper lets gather while it calls Done. With
+	// more the device is idle while Done runs, and Done waits while the device
+	// works; with fewer each SQE pays more of the system call.
+	group = 8
+)
 
 // slot is an I/O in the kernel. Its index is the SQE's UserData.
 type slot struct {
@@ -376,6 +384,9 @@ func (d *uringDisk) handle(cqes []uring.CQE) {
 		f := &d.finished[i]
 		d.end(f.io, f.err)
 		*f = finished{}
+		if n := d.filledLen.Load(); n >= group || n > 0 && i == len(d.finished)-1 {
+			d.flush()
+		}
 	}
 	d.handled = true
 }

@@ -2,6 +2,7 @@ package nvmehost_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -51,7 +52,9 @@ func serve(t testing.TB, d blockdev.Device, limits nvmetcp.Limits) (addr string,
 		if err := srv.Shutdown(ctx); err != nil {
 			t.Error(err)
 		}
-		<-served
+		if err := <-served; err != nil && !errors.Is(err, nvmetcp.ErrClosed) {
+			t.Error(err)
+		}
 		sub.Close()
 		if err := a.Close(); err != nil {
 			t.Error(err)

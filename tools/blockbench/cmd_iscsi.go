@@ -19,6 +19,7 @@ type iscsiFlags struct {
 func (i *iscsiFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&i.cfg.Initiator, "initiator", iscsihost.DefaultInitiator, "iSCSI name to log in with")
 	f.BoolVar(&i.cfg.HeaderDigest, "header-digest", false, "CRC32C over headers")
+	f.DurationVar(&i.cfg.SpinMax, "spin", -1, "how long to poll a socket before waiting for it (negative: not at all); on one\nmachine a host that polls takes the core on which the target would be woken")
 	f.BoolVar(&i.cfg.DataDigest, "data-digest", false, "CRC32C over data")
 	f.BoolVar(&i.cfg.InitialR2T, "initial-r2t", false, "send no unsolicited data")
 	f.BoolVar(&i.cfg.NoImmediateData, "no-immediate-data", false, "send no data with commands")

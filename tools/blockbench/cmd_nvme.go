@@ -33,6 +33,7 @@ type nvmeFlags struct {
 func (n *nvmeFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&n.cfg.HostNQN, "hostnqn", defaultHostNQN, "NQN to connect with")
 	f.BoolVar(&n.cfg.HeaderDigest, "header-digest", false, "CRC32C over headers")
+	f.DurationVar(&n.cfg.SpinMax, "spin", -1, "how long to poll a socket before waiting for it (negative: not at all); on one\nmachine a host that polls takes the core on which the target would be woken")
 	f.BoolVar(&n.cfg.DataDigest, "data-digest", false, "CRC32C over data")
 	f.BoolVar(&n.cfg.NoInline, "no-inline", false, "send no data in command capsules")
 	f.DurationVar(&n.cfg.KeepAlive, "keep-alive", 15*time.Second, "keep alive timeout that the controller is told (0: none)")

@@ -38,6 +38,11 @@ type Config struct {
 	// Timeout bounds the login, and how long the target may be silent while
 	// commands are in flight; default 30 s.
 	Timeout time.Duration
+
+	// SpinMax is how long the reader polls the socket before it waits; 0 means
+	// not at all. On one machine a host that polls takes the core on which the
+	// target would be woken.
+	SpinMax time.Duration
 }
 
 // lunMax is the largest LUN of the flat space addressing format.
@@ -49,6 +54,9 @@ func (c *Config) fill() error {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 30 * time.Second
+	}
+	if c.SpinMax == 0 {
+		c.SpinMax = -1 // as sockio says it
 	}
 	if c.MaxBurst == 0 {
 		c.MaxBurst = 1 << 20

@@ -96,7 +96,7 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 
 // newSession takes over a connection that has logged in.
 func newSession(cfg Config, conn *net.TCPConn, l *login, par params) (*Session, error) {
-	sock, err := sockio.New(conn, sockio.Config{})
+	sock, err := sockio.New(conn, sockio.Config{SpinMax: cfg.SpinMax})
 	if err != nil {
 		return nil, err
 	}

@@ -174,7 +174,8 @@ func (w Wire) startBlockd(ctx context.Context) (*process, dialer, error) {
 		}, nil
 	}
 	return p, func(_ context.Context, depth int) (blockdev.Device, func(), error) {
-		h, err := nvmehost.Dial(nvmehost.Config{Addr: addr, SubNQN: v.NQN, HostNQN: "nqn.2026-01.dev.blockd:bench", Depth: max(depth, 32) + 1})
+		h, err := nvmehost.Dial(nvmehost.Config{Addr: addr, SubNQN: v.NQN, HostNQN: "nqn.2026-01.dev.blockd:bench", Depth: max(depth, 32) + 1,
+			SpinMax: -1}) // on one machine it would take the core of the target's wake-up
 		if err != nil {
 			return nil, nil, err
 		}

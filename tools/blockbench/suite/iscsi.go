@@ -106,8 +106,10 @@ func (s ISCSI) startBlockd(ctx context.Context) (*endpoint, error) {
 	p, err := start(ctx, "blockd ready", s.Blockd, "dev", "--data", dir, "--media", "ram",
 		"--iscsi", fmt.Sprintf("127.0.0.1:%d", port), "--nvme", "127.0.0.1:0", "--discovery", "127.0.0.1:0", "--api", "127.0.0.1:0", "--nvme", "", "--discovery", "")
 	if err != nil {
+		_ = os.RemoveAll(dir)
 		return nil, err
 	}
+	p.dir = dir
 	url, err := discover(ctx, port)
 	if err != nil {
 		p.stop()

@@ -20,6 +20,7 @@ type process struct {
 	cmd  *exec.Cmd
 	log  bytes.Buffer
 	said string // the line that it was waited for
+	dir  string // its data, removed by stop
 }
 
 // start runs a server until stop. With ready set it waits for a line of
@@ -71,6 +72,9 @@ func (p *process) stop() {
 	timer := time.AfterFunc(10*time.Second, func() { _ = p.cmd.Process.Kill() })
 	defer timer.Stop()
 	_ = p.cmd.Wait()
+	if p.dir != "" {
+		_ = os.RemoveAll(p.dir)
+	}
 }
 
 // cpuTime is the user and system time that all threads of the process used,

@@ -147,8 +147,10 @@ func (w Wire) startBlockd(ctx context.Context) (*process, dialer, error) {
 	}
 	p, err := start(ctx, "blockd ready", w.Blockd, args...)
 	if err != nil {
+		_ = os.RemoveAll(dir)
 		return nil, nil, err
 	}
+	p.dir = dir
 	var v struct {
 		IQN  string `json:"iqn"`
 		NQN  string `json:"nqn"`

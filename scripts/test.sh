@@ -49,5 +49,5 @@ phase race go test -race -timeout 20m ./...
 phase powercut env CUTS="$CUTS" SEED="$SEED" scripts/powercut.sh
 phase conformance go test -tags e2e -count=1 -timeout 20m -v ./testenv/conformance/...
 phase crash go test -tags e2e -count=1 -timeout 10m -v ./tools/blockbench
-phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -tags e2e -count=1 -timeout 30m -v ./testenv/vm ./testenv/vmtest
+phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 30m -v ./testenv/vm ./testenv/vmtest
 finish

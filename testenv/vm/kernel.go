@@ -3,12 +3,14 @@ package vm
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 )
 
 // kernel is an unpacked kernel package.
@@ -39,6 +41,14 @@ func fetchKernel(ctx context.Context, dir, pkg string) (kernel, error) {
 	}
 	if err := os.MkdirAll(filepath.Dir(root), 0o755); err != nil {
 		return kernel{}, fmt.Errorf("vm: %w", err)
+	}
+	unlock, err := lockFile(filepath.Join(filepath.Dir(root), "lock"))
+	if err != nil {
+		return kernel{}, fmt.Errorf("vm: %w", err)
+	}
+	defer unlock()
+	if k, err := unpackedKernel(root); err == nil { // somebody else fetched it
+		return k, nil
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(root), "fetch-*")
 	if err != nil {
@@ -85,6 +95,19 @@ func fetchKernel(ctx context.Context, dir, pkg string) (kernel, error) {
 }
 
 var dependsOnImage = regexp.MustCompile(`(?m)^\s*Depends: (linux-image-\S+)`)
+
+// lockFile waits until this process has the lock of that name to itself: two
+// test programs that start together must not both run apt-get.
+func lockFile(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
 
 // download gets the newest version of pkg, or of the package that pkg is a
 // metapackage for, into dir.

@@ -89,8 +89,9 @@ type Arena struct {
 
 	empty struct {
 		sync.Mutex
-		list  *slab // slabs given back, linked by next
-		fresh int   // slabs[fresh:] were never used
+		list     *slab // slabs given back, linked by next
+		fresh    int   // slabs[fresh:] were never cut; some may be reserved
+		reserved int   // slabs in Regions
 	}
 }
 
@@ -123,6 +124,7 @@ type slab struct {
 	freeCount  int32
 	fresh      int32 // buffers [fresh:perSlab] were not lent since the slab was cut
 	linked     bool  // in shard.partial
+	reserved   bool  // part of a Region; belongs to Arena.empty
 	debug      slabDebug
 }
 
@@ -192,6 +194,9 @@ func (a *Arena) Close() error {
 	}
 	a.empty.Lock()
 	defer a.empty.Unlock()
+	if n := a.empty.reserved; n > 0 {
+		return fmt.Errorf("arena: close: regions of %d MiB in total were not released", n*slabBytes>>20)
+	}
 	a.empty.list, a.empty.fresh = nil, len(a.slabs)
 	for i := range a.classes {
 		for j := range a.classes[i].shards {
@@ -288,9 +293,12 @@ func (a *Arena) popEmpty() *slab {
 		e.list, sl.next = sl.next, nil
 		return sl
 	}
-	if e.fresh < len(a.slabs) {
+	for e.fresh < len(a.slabs) {
+		sl := &a.slabs[e.fresh]
 		e.fresh++
-		return &a.slabs[e.fresh-1]
+		if !sl.reserved {
+			return sl
+		}
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ type Stats struct {
 	SizeBytes  int64 // of the mapping
 	InUseBytes int64 // lent out, counted by class size
 	PeakBytes  int64 // most ever lent out; the sum over shards, so an upper bound
+	// ReservedBytes is in Regions, which InUseBytes and PeakBytes leave out.
+	ReservedBytes int64
 	// HugePages is "hugetlb" (reserved 2 MiB pages), "thp" (transparent ones,
 	// as the kernel finds them) or "none".
 	HugePages string
@@ -31,6 +33,9 @@ func (a *Arena) Stats() Stats {
 		HugePages: a.mem.kind,
 		Reason:    a.mem.reason,
 	}
+	a.empty.Lock()
+	st.ReservedBytes = int64(a.empty.reserved) * slabBytes
+	a.empty.Unlock()
 	for i := range a.classes {
 		c := &a.classes[i]
 		cs := ClassStats{SizeBytes: c.sizeBytes, Failures: c.failures.Load()}

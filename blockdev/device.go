@@ -74,6 +74,11 @@ const (
 	// every other request. Data holds 2*Length bytes. A difference is
 	// ErrMiscompare with the offset of the first differing byte.
 	OpCompareAndWrite
+	// OpPoison marks the range as unreadable: whatever would look at a block
+	// of it ends with ErrMedium, caused by ErrPoisoned, until the block is
+	// written, unmapped or zeroed. Devices without it (see Poisoner) answer
+	// ErrInvalid.
+	OpPoison
 )
 
 // String returns the operation's name as logs and fault rules spell it.
@@ -91,6 +96,8 @@ func (o Op) String() string {
 		return "write-zeroes"
 	case OpCompareAndWrite:
 		return "compare-and-write"
+	case OpPoison:
+		return "poison"
 	}
 	return "invalid-op"
 }
@@ -131,6 +138,19 @@ type Mapper interface {
 	// many bytes from offset on share that state, at most limit. It does I/O
 	// only for metadata. Offset and limit are multiples of the block size.
 	NextMapped(offset, limit int64) (mapped bool, runBytes int64, err error)
+}
+
+// Poisoner is implemented by devices that may have OpPoison (NVMe Write
+// Uncorrectable, SCSI WRITE LONG with WR_UNCOR).
+type Poisoner interface {
+	// Poisons reports whether the device has OpPoison. It does not change.
+	Poisons() bool
+}
+
+// CanPoison reports whether d has OpPoison.
+func CanPoison(d Device) bool {
+	p, ok := d.(Poisoner)
+	return ok && p.Poisons()
 }
 
 // Provisioner is implemented by thin devices that can say how much space they

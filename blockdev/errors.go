@@ -20,6 +20,10 @@ var (
 	ErrFenced     = errors.New("fenced: a newer owner took over") // this path must not be used
 )
 
+// ErrPoisoned is the cause of an ErrMedium that a host asked for with
+// OpPoison: the medium is well, and another read of it ends the same way.
+var ErrPoisoned = errors.New("a host marked the block as unreadable")
+
 // Error is how a request failed: its kind, where, and the cause beneath.
 type Error struct {
 	Kind   error // one of the sentinels above

@@ -27,7 +27,7 @@ func TestValidateRefusesWhatDoesNotFit(t *testing.T) {
 		"unmap needs no data":         {r: Request{Op: OpUnmap, Length: size}},
 		"read of read-only":           {r: Request{Op: OpRead, Length: 512, Data: segs(512)}, readOnly: true},
 		"no op":                       {r: Request{}, want: ErrInvalid},
-		"unknown op":                  {r: Request{Op: OpCompareAndWrite + 1}, want: ErrInvalid},
+		"unknown op":                  {r: Request{Op: OpPoison + 1}, want: ErrInvalid},
 		"negative offset":             {r: Request{Op: OpUnmap, Offset: -512, Length: 512}, want: ErrInvalid},
 		"negative length":             {r: Request{Op: OpUnmap, Length: -512}, want: ErrInvalid},
 		"unaligned offset":            {r: Request{Op: OpUnmap, Offset: 1, Length: 512}, want: ErrInvalid},

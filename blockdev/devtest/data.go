@@ -279,7 +279,7 @@ func testRefusals(t *testing.T, mk Make) {
 			_ = e.wantKind(op.String()+", too much data", blockdev.Do(e.d, &r), blockdev.ErrInvalid, op)
 		}
 	}
-	for _, op := range []blockdev.Op{0, blockdev.OpCompareAndWrite + 1, 255} {
+	for _, op := range []blockdev.Op{0, blockdev.OpPoison + 1, 255} {
 		_ = e.wantKind("unknown operation", e.op(op, 0, e.bs), blockdev.ErrInvalid, op)
 	}
 	e.same("the start after refusals", 0, base)

@@ -60,10 +60,12 @@ var optional = map[string]struct {
 	has func(blockdev.Device) bool
 	run func(*testing.T, Make)
 }{
-	"Resize":      {func(d blockdev.Device) bool { _, ok := d.(Resizer); return ok }, testResize},
-	"ReadOnly":    {func(d blockdev.Device) bool { return readOnlySwitch(d) != nil }, testReadOnly},
-	"Mapper":      {func(d blockdev.Device) bool { _, ok := d.(blockdev.Mapper); return ok }, testMapper},
-	"Provisioner": {func(d blockdev.Device) bool { _, ok := d.(blockdev.Provisioner); return ok }, testProvisioner},
+	"Resize":       {func(d blockdev.Device) bool { _, ok := d.(Resizer); return ok }, testResize},
+	"ReadOnly":     {func(d blockdev.Device) bool { return readOnlySwitch(d) != nil }, testReadOnly},
+	"Mapper":       {func(d blockdev.Device) bool { _, ok := d.(blockdev.Mapper); return ok }, testMapper},
+	"Poison":       {blockdev.CanPoison, testPoison},
+	"RandomPoison": {blockdev.CanPoison, testRandomPoison},
+	"Provisioner":  {func(d blockdev.Device) bool { _, ok := d.(blockdev.Provisioner); return ok }, testProvisioner},
 }
 
 // Run runs the suite as subtests of t.

@@ -162,7 +162,7 @@ func opByName(name string) (blockdev.Op, bool) {
 	if name == "any" {
 		return 0, true
 	}
-	for op := blockdev.OpRead; op <= blockdev.OpCompareAndWrite; op++ {
+	for op := blockdev.OpRead; op <= blockdev.OpPoison; op++ {
 		if op.String() == name {
 			return op, true
 		}
@@ -185,7 +185,7 @@ func (r *Rule) Validate() error {
 		return errors.New("it says no kind of fault")
 	case r.Kind > KindGone:
 		return fmt.Errorf("unknown kind %d", r.Kind)
-	case r.Op > blockdev.OpCompareAndWrite:
+	case r.Op > blockdev.OpPoison:
 		return fmt.Errorf("unknown operation %d", r.Op)
 	case r.Kind == KindError && r.Err == nil:
 		return errors.New("it says no error")

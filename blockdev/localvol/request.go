@@ -34,6 +34,7 @@ type request struct {
 	failed  atomic.Pointer[store.Op]
 
 	edges [2][]byte // the blocks at both ends, for read-modify-write
+	marks [2]byte   // their poisoned sectors
 	old   []byte    // compare-and-write: what is there
 	segs  [][]byte
 }
@@ -153,6 +154,10 @@ func (q *request) next(b *opBatch) {
 		case r.Op == blockdev.OpRead:
 			q.step = stepLast
 			q.readOps()
+		case r.Op == blockdev.OpPoison:
+			q.step = stepLast
+			q.segs = q.segs[:0]
+			q.add(store.OpPoison, q.off, q.n)
 		case q.head != 0 || q.tail != 0:
 			q.step = stepEdges
 			q.readEdges()
@@ -162,6 +167,13 @@ func (q *request) next(b *opBatch) {
 		}
 	case stepEdges:
 		q.step = stepLast
+		i := 0
+		if q.head != 0 {
+			q.marks[0], i = q.ops[0].Poison, 1
+		}
+		if q.tail != 0 && (q.head == 0 || q.n > blockBytes) {
+			q.marks[1] = q.ops[i].Poison
+		}
 		q.writeOps()
 	case stepCompare:
 		if i := miscompare(r.Data, q.old[q.head:q.head+int(r.Length)]); i >= 0 {
@@ -204,16 +216,17 @@ func (q *request) readOps() {
 	q.add(store.OpRead, q.off, q.n)
 }
 
+// readEdges reads what stands around the request, poisoned or not: it stays so.
 func (q *request) readEdges() {
 	last := q.off + q.n - blockBytes
 	q.segs = q.segs[:0]
 	if q.head != 0 {
 		q.segs = append(q.segs, q.edge(0))
-		q.addOp(store.OpRead, q.off, blockBytes, q.segs[len(q.segs)-1:])
+		q.addOp(store.OpRead, q.off, blockBytes, q.segs[len(q.segs)-1:]).Raw = true
 	}
 	if q.tail != 0 && (q.head == 0 || last != q.off) {
 		q.segs = append(q.segs, q.edge(1))
-		q.addOp(store.OpRead, last, blockBytes, q.segs[len(q.segs)-1:])
+		q.addOp(store.OpRead, last, blockBytes, q.segs[len(q.segs)-1:]).Raw = true
 	}
 }
 
@@ -249,20 +262,20 @@ func (q *request) writeOps() {
 	off, n := q.off, q.n
 	q.segs = q.segs[:0]
 	if n == blockBytes && (q.head != 0 || q.tail != 0) {
-		e := q.edges[0]
+		i := 0
 		if q.head == 0 {
-			e = q.edges[1]
+			i = 1
 		}
-		q.zeroEdge(off, e, e[q.head:blockBytes-q.tail])
+		q.zeroEdge(off, i, q.head, q.tail)
 		return
 	}
 	if q.head != 0 {
-		q.zeroEdge(off, q.edges[0], q.edges[0][q.head:])
+		q.zeroEdge(off, 0, q.head, 0)
 		off += blockBytes
 		n -= blockBytes
 	}
 	if q.tail != 0 {
-		q.zeroEdge(off+n-blockBytes, tail, tail[:blockBytes-q.tail])
+		q.zeroEdge(off+n-blockBytes, 1, 0, q.tail)
 		n -= blockBytes
 	}
 	for n > 0 {
@@ -273,23 +286,29 @@ func (q *request) writeOps() {
 	}
 }
 
-// zeroEdge zeroes a part of the block at off, unless it is zero already: a hole
-// stays one, and takes no space.
-func (q *request) zeroEdge(off int64, block, part []byte) {
-	if bytes.Count(part, zeroByte) == len(part) {
+// zeroEdge zeroes edge i, the block at off, but for head bytes at its start and
+// tail bytes at its end, unless it is zero already: a hole stays one, and takes no
+// space.
+func (q *request) zeroEdge(off int64, i, head, tail int) {
+	block := q.edges[i]
+	part := block[head : blockBytes-tail]
+	if q.marks[i] == 0 && bytes.Count(part, zeroByte) == len(part) {
 		return
 	}
 	clear(part)
 	q.segs = append(q.segs, block)
-	q.addOp(store.OpWrite, off, blockBytes, q.segs[len(q.segs)-1:])
+	op := q.addOp(store.OpWrite, off, blockBytes, q.segs[len(q.segs)-1:])
+	op.Head, op.Tail = head, tail
 }
 
 var zeroByte = []byte{0}
 
-// add cuts [off, off+n), whose memory is q.segs, at span boundaries.
+// add cuts the range of the request, [off, off+n), whose memory is q.segs, at span
+// boundaries.
 func (q *request) add(kind store.OpKind, off, n int64) {
 	if off%store.SpanBytes+n <= store.SpanBytes {
-		q.addOp(kind, off, n, q.segs)
+		op := q.addOp(kind, off, n, q.segs)
+		op.Head, op.Tail = q.head, q.tail
 		return
 	}
 	// The pieces' lists are appended behind the whole one; those made before the
@@ -299,23 +318,32 @@ func (q *request) add(kind store.OpKind, off, n int64) {
 		k := min(n-at, store.SpanBytes-(off+at)%store.SpanBytes)
 		start := len(q.segs)
 		q.segs = appendRange(q.segs, q.segs[:whole], int(at), int(k))
-		q.addOp(kind, off+at, k, q.segs[start:])
-		at += k
+		op := q.addOp(kind, off+at, k, q.segs[start:])
+		if at == 0 {
+			op.Head = q.head
+		}
+		if at += k; at == n {
+			op.Tail = q.tail
+		}
 	}
 }
 
-func (q *request) addOp(kind store.OpKind, off, n int64, data [][]byte) {
+// addOp appends an op of whole blocks. It is valid until the next is appended.
+func (q *request) addOp(kind store.OpKind, off, n int64, data [][]byte) *store.Op {
 	if q.nops == len(q.ops) {
 		// Ops are not copied once used: they hold memory of their own.
 		old := q.ops
 		q.ops = make([]store.Op, max(1, 2*len(old)))
 		for i := range old {
 			q.ops[i].Kind, q.ops[i].Off, q.ops[i].Len, q.ops[i].Data = old[i].Kind, old[i].Off, old[i].Len, old[i].Data
+			q.ops[i].Head, q.ops[i].Tail, q.ops[i].Raw = old[i].Head, old[i].Tail, old[i].Raw
 		}
 	}
 	op := &q.ops[q.nops]
 	q.nops++
 	op.Kind, op.Off, op.Len, op.Data = kind, off, int(n), data
+	op.Head, op.Tail, op.Raw = 0, 0, false
+	return op
 }
 
 // submit hands the ops of the step to the store.

@@ -90,6 +90,10 @@ func (d *Device) read(r *blockdev.Request) error {
 				c.RUnlock()
 				return err
 			}
+			if at := c.poison.first(off, n); at >= 0 {
+				c.RUnlock()
+				return poisoned(r, at)
+			}
 			base := off % regionBytes
 			data.fill(g.mem[base : base+n])
 			c.RUnlock()
@@ -168,7 +172,10 @@ func (d *Device) compareAndWrite(r *blockdev.Request) error {
 	want := cursor{segs: r.Data}
 	for off, end := r.Offset, r.Offset+r.Length; off < end; {
 		n := min(chunkBytes-off%chunkBytes, end-off)
-		g, _ := d.find(off)
+		g, c := d.find(off)
+		if at := c.poison.first(off, n); at >= 0 {
+			return poisoned(r, at)
+		}
 		base := off % regionBytes
 		if at := want.differs(g.mem[base : base+n]); at >= 0 {
 			return blockdev.NewError(blockdev.ErrMiscompare, r, off+int64(at), nil)
@@ -235,6 +242,7 @@ func (d *Device) reserveLocked(r *blockdev.Request) bool {
 		_, c := d.find(off)
 		touched, _ := pagesOf(off, n)
 		c.mapped |= touched
+		c.poison.clear(off, n)
 		off += n
 	}
 	return true
@@ -272,7 +280,7 @@ func (d *Device) run(off int64) (mapped bool, n int64) {
 		return false, regionBytes - off%regionBytes
 	}
 	c.RLock()
-	m := c.mapped
+	m := c.mapped | c.poison.pages()
 	c.RUnlock()
 	page := off % chunkBytes / pageBytes
 	m >>= page

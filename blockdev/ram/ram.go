@@ -54,7 +54,7 @@ type Config struct {
 	HugePages bool
 }
 
-// Device is a RAM disk. It implements blockdev.Device, Mapper and
+// Device is a RAM disk. It implements blockdev.Device, Mapper, Poisoner and
 // Provisioner.
 type Device struct {
 	watchers  blockdev.Watchers
@@ -84,6 +84,7 @@ type region struct {
 type chunk struct {
 	sync.RWMutex
 	mapped uint16 // bit per page: it holds data
+	poison sectors
 }
 
 // New makes an empty device. It fails on sizes that make no sense.
@@ -175,6 +176,8 @@ func (d *Device) do(r *blockdev.Request) error {
 		return d.write(r)
 	case blockdev.OpCompareAndWrite:
 		return d.compareAndWrite(r)
+	case blockdev.OpPoison:
+		return d.setPoison(r)
 	}
 	return blockdev.NewError(blockdev.ErrInvalid, r, -1, nil)
 }
@@ -352,6 +355,7 @@ func span(from, to int64) uint16 {
 
 // mapLocked sets the mapped bits of a range that is about to be written.
 func (d *Device) mapLocked(c *chunk, off, n int64) {
+	c.poison.clear(off, n)
 	touched, _ := pagesOf(off, n)
 	if fresh := touched &^ c.mapped; fresh != 0 {
 		c.mapped |= fresh
@@ -362,6 +366,7 @@ func (d *Device) mapLocked(c *chunk, off, n int64) {
 // zeroLocked makes a range within one chunk read as zeroes and frees the
 // pages that it covers whole.
 func (d *Device) zeroLocked(g *region, c *chunk, off, n int64) {
+	c.poison.clear(off, n)
 	if c.mapped == 0 || g.mem == nil {
 		return
 	}

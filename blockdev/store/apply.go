@@ -142,6 +142,7 @@ func (s *Store) wipe(t *turn, p *page, b, n int, keep bool, ver Version) {
 	for i := b; i < b+n; i++ {
 		s.dropHome(p, i)
 		p.img.setBits(i, keep, keep)
+		p.img.setPoison(i, 0)
 		p.img.setBlockCRC(i, 0)
 	}
 	for r := b / blocksPerChunk; r <= (b+n-1)/blocksPerChunk; r++ {
@@ -180,7 +181,10 @@ func (s *Store) apply(t *turn, op *Op) (done bool) {
 		s.wipe(t, p, op.first, op.n, false, op.Ver)
 	case OpZero:
 		s.wipe(t, p, op.first, op.n, true, op.Ver)
+	case OpPoison:
+		s.poison(p, op.first, op.n, op.edges(0, op.n), op.Ver)
 	default:
+		s.heal(p, op.first+op.pos, op.end-op.pos, op.edges(op.pos, op.end))
 		r0, r1 := op.regions(op.pos, op.end)
 		k, c, i := 0, 0, op.pos
 		for r := r0; r <= r1; r++ {

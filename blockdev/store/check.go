@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/bits"
 	"slices"
 
 	"blockd.dev/blockdev/disk"
@@ -23,6 +24,7 @@ type Report struct {
 	Chunks         int
 	ChunksTotal    int
 	Blocks         int64 // whose checksum was verified
+	Poisoned       int64 // sectors that hosts made unreadable, which is no problem
 	Problems       int   // 0: the store is whole
 	SuperblockNote string
 }
@@ -200,6 +202,9 @@ func (c *checker) data() {
 					c.r.Problems = min(c.r.Problems, before+1)
 					continue
 				}
+			}
+			for b := range blocksPerPage {
+				c.r.Poisoned += int64(bits.OnesCount8(p.img.poison(b)))
 			}
 			for r := range regionsPerPage {
 				c.region(io, p, r, buf)

@@ -22,6 +22,8 @@ func Break(o Options, b Breakage) Options {
 		o.breakage.overwriteInPlace = true
 	case "reuse chunks before they are free":
 		o.breakage.reuseEarly = true
+	case "log without the poison that writes leave":
+		o.breakage.noEdges = true
 	default:
 		panic("unknown breakage " + b)
 	}

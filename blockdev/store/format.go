@@ -188,8 +188,8 @@ func decodeSuper(p []byte, diskBytes int64) (*superblock, error) {
 		dataOff: int64(le.Uint64(q[152:])), superBOff: int64(le.Uint64(q[160:])),
 	}
 	copy(sb.uuid[:], q[16:32])
-	if sb.incompat != 0 {
-		return nil, fmt.Errorf("%w: feature bits %#x are unknown to this program", ErrUnsupported, sb.incompat)
+	if unknown := sb.incompat &^ featPoison; unknown != 0 {
+		return nil, fmt.Errorf("%w: feature bits %#x are unknown to this program", ErrUnsupported, unknown)
 	}
 	if err := sb.validate(diskBytes); err != nil {
 		return nil, err

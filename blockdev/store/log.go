@@ -49,14 +49,24 @@ func (op *Op) putRecords(p []byte) int {
 	vol, ext := op.Vol.id, op.extent()
 	switch op.Kind {
 	case opDrop:
-		putRecord(p, recDrop, vol, ext, 0, 0, op.Ver, 0)
+		putRecord(p, recDrop, 0, vol, ext, 0, 0, op.Ver, 0)
 		return recordHeader
 	case OpClear, OpZero:
 		typ := byte(recClear)
 		if op.Kind == OpZero {
 			typ = recZero
 		}
-		putRecord(p, typ, vol, ext, first, op.n, op.Ver, 0)
+		putRecord(p, typ, 0, vol, ext, first, op.n, op.Ver, 0)
+		return recordHeader
+	}
+	edges := func(i, j int) edges {
+		if !op.s.mu.logEdges || op.s.opts.breakage.noEdges { // nothing is poisoned: a program that does not know the field may read the log
+			return 0
+		}
+		return op.edges(i, j)
+	}
+	if op.Kind == OpPoison {
+		putRecord(p, recPoison, edges(0, op.n), vol, ext, first, op.n, op.Ver, 0)
 		return recordHeader
 	}
 	le := binary.LittleEndian
@@ -67,7 +77,7 @@ func (op *Op) putRecords(p []byte) int {
 			for j < op.end && op.whole((op.first+j)/blocksPerChunk) {
 				j += blocksPerChunk
 			}
-			q := putRecord(p[size:], recRemap, vol, ext, first+i, j-i, op.Ver, (j-i)/blocksPerChunk*remapBytes)
+			q := putRecord(p[size:], recRemap, edges(i, j), vol, ext, first+i, j-i, op.Ver, (j-i)/blocksPerChunk*remapBytes)
 			size += recordHeader + len(q)
 			for ; i < j; c++ {
 				le.PutUint32(q, op.chunks[c])
@@ -83,7 +93,7 @@ func (op *Op) putRecords(p []byte) int {
 		for j < op.end && !op.whole((op.first+j)/blocksPerChunk) {
 			j++
 		}
-		q := putRecord(p[size:], recWrite, vol, ext, first+i, j-i, op.Ver, 4*(j-i))
+		q := putRecord(p[size:], recWrite, edges(i, j), vol, ext, first+i, j-i, op.Ver, 4*(j-i))
 		size += recordHeader + len(q)
 		for ; i < j; i++ {
 			le.PutUint32(q, op.crcs[i])

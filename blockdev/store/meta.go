@@ -84,14 +84,16 @@ func (m metaBlock) check(kind byte, index uint32, uuid [16]byte, generation uint
 //	2112 present 64 B       block exists
 //	2176 zero    64 B       block exists and reads as zeroes; nothing on disk
 //	2240 region  32 x { chunk+1 u32, epoch u64, sequence u64 }
-//	2880 reserved, zero
+//	2880 poison  512 x u8   bit s: a host made sector s of the block unreadable
+//	3392 reserved, zero
 const (
 	pageOffCRC     = metaHeader
 	pageOffPresent = pageOffCRC + 4*blocksPerPage
 	pageOffZero    = pageOffPresent + blocksPerPage/8
 	pageOffRegion  = pageOffZero + blocksPerPage/8
 	regionBytes    = 20
-	pageEnd        = pageOffRegion + regionsPerPage*regionBytes
+	pageOffPoison  = pageOffRegion + regionsPerPage*regionBytes
+	pageEnd        = pageOffPoison + blocksPerPage
 )
 
 // The page must fit its block.
@@ -127,6 +129,14 @@ func (m metaBlock) setBits(b int, present, zero bool) {
 		*z |= mask
 	}
 }
+
+// poison is which sectors of block b a host made unreadable. A hole may have
+// such too: they take no space.
+func (m metaBlock) poison(b int) byte           { return m[pageOffPoison+b] }
+func (m metaBlock) setPoison(b int, sects byte) { m[pageOffPoison+b] = sects }
+
+// exists tells whether block b is more than a hole.
+func (m metaBlock) exists(b int) bool { return m.present(b) || m.poison(b) != 0 }
 
 // anyPresent tells whether region r has a block.
 func (m metaBlock) anyPresent(r int) bool {

@@ -12,10 +12,11 @@ type OpKind uint8
 
 // The kinds of Op.
 const (
-	OpRead  OpKind = iota + 1
-	OpWrite        // durable when done
-	OpClear        // the range becomes a hole; durable when done
-	OpZero         // the range reads as zeroes and keeps its space; durable when done
+	OpRead   OpKind = iota + 1
+	OpWrite         // durable when done
+	OpClear         // the range becomes a hole; durable when done
+	OpZero          // the range reads as zeroes and keeps its space; durable when done
+	OpPoison        // reads of the range fail until it is written or cleared; durable when done
 
 	opVisit // calls visit with the page, or nil when there is none, under mu
 	opDrop  // removes an extent that owns no chunk; Off is its start
@@ -35,6 +36,16 @@ type Op struct {
 	Len  int      // bytes, a multiple of BlockBytes, 1 block to SpanBytes
 	Data [][]byte // OpRead, OpWrite: Len bytes in total; 4 KiB-aligned segments are not copied
 	Ver  Version  // what the regions touched carry afterwards
+
+	// Head and Tail are the bytes at the start of the first block and at the end
+	// of the last, multiples of 512 below BlockBytes, that are not what the op is
+	// about: a read does not mind poison there, a write leaves it, OpPoison adds
+	// none. OpClear and OpZero have neither.
+	Head, Tail int
+	// Raw makes OpRead give the data beneath poison.
+	Raw bool
+	// Poison is, after OpRead, the poisoned sectors of the first block, a bit each.
+	Poison byte
 
 	// Done is called exactly once, with Err set. It must not block.
 	Done func(*Op)
@@ -162,7 +173,7 @@ func (s *Store) Submit(batch []*Op) {
 	s.mu.Lock()
 	for _, op := range batch {
 		op.s, op.Err, op.Cause, op.ErrOff = s, nil, nil, op.Off
-		op.admitted, op.page, op.next = false, nil, nil
+		op.admitted, op.page, op.next, op.Poison = false, nil, nil, 0
 		if !op.valid() {
 			op.Err = blockdev.ErrInvalid
 			t.done.push(op)
@@ -191,6 +202,9 @@ func (op *Op) valid() bool {
 		op.Off%SpanBytes+int64(op.Len) > SpanBytes || op.Off >= maxVolumeBytes || op.Done == nil {
 		return false
 	}
+	if op.Head|op.Tail != 0 && !op.validEdges() {
+		return false
+	}
 	if op.Kind == OpRead || op.Kind == OpWrite {
 		n := 0
 		for _, p := range op.Data {
@@ -199,6 +213,13 @@ func (op *Op) valid() bool {
 		return n == op.Len
 	}
 	return op.Kind >= OpClear && op.Kind <= opDrop
+}
+
+func (op *Op) validEdges() bool {
+	return (op.Kind == OpRead || op.Kind == OpWrite || op.Kind == OpPoison) &&
+		op.Head >= 0 && op.Head < BlockBytes && op.Head%sectorBytes == 0 &&
+		op.Tail >= 0 && op.Tail < BlockBytes && op.Tail%sectorBytes == 0 &&
+		op.Head+op.Tail < op.Len
 }
 
 func (s *Store) admit(t *turn, op *Op) {

@@ -105,6 +105,7 @@ func load(d disk.Disk, o Options) (*Store, error) {
 	m.lg.head = disk.NewAligned(maxHeadBlocks * BlockBytes)
 	m.ck.super = disk.NewAligned(superBytes)
 	m.lastSeq = sb.lastSeq
+	m.logEdges = sb.incompat&featPoison != 0
 	m.alloc = newAllocator(sb.chunks)
 
 	io := newSyncIO(d)
@@ -377,6 +378,7 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 	b := rec.block % blocksPerPage
 	switch rec.typ {
 	case recWrite:
+		s.heal(p, b, rec.count, rec.edges)
 		for i := range rec.count {
 			if len(s.mu.bufs.free) == 0 {
 				s.mu.bufs.growAny()
@@ -390,6 +392,7 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 			p.img.setVersion(r, rec.ver)
 		}
 	case recRemap:
+		s.heal(p, b, rec.count, rec.edges)
 		for i := range rec.count / blocksPerChunk {
 			q := rec.payload[i*remapBytes:]
 			c := leU32(q)
@@ -408,6 +411,8 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 		s.wipe(t, p, b, rec.count, false, rec.ver)
 	case recZero:
 		s.wipe(t, p, b, rec.count, true, rec.ver)
+	case recPoison:
+		s.poison(p, b, rec.count, rec.edges, rec.ver)
 	}
 	return nil
 }

@@ -22,8 +22,8 @@ import (
 // The power-cut test.
 //
 // A workload runs on a simulated disk: writes small and large, aligned or not,
-// overlapping and many at a time, unmap, write-zeroes, compare-and-write, resize,
-// deletion of a volume, close and reopen, on volumes of both block sizes, in a
+// overlapping and many at a time, unmap, write-zeroes, compare-and-write, poison,
+// resize, deletion of a volume, close and reopen, on volumes of both block sizes, in a
 // store so small that log, dirty buffers, page cache and space run out all the
 // time. I/O in flight completes in random order. Then, for every event of the
 // disk's trace, the power is cut right after it, under policies that drop, keep,
@@ -55,12 +55,13 @@ func cutOptions() store.Options {
 }
 
 // write is one change of a volume by the workload: blocks [first, first+n) take
-// the value stamp(id, block), or zero.
+// the value stamp(id, block), or zero, or become unreadable.
 type write struct {
 	id       uint64
 	vol      int
 	first, n int64 // logical blocks
 	zero     bool
+	poison   bool
 	begin    int // events before it was submitted
 	ack      int // events before it was acknowledged; -1: never
 	void     bool
@@ -224,6 +225,9 @@ func (w *workload) submit() {
 		return p
 	}
 	switch x := w.rng.IntN(20); {
+	case x < 2:
+		wr = w.begin(k, first, n, false)
+		wr.poison, r.Op = true, blockdev.OpPoison
 	case x < 13:
 		wr = w.begin(k, first, n, false)
 		r.Op, r.Data = blockdev.OpWrite, [][]byte{data()}
@@ -254,6 +258,9 @@ func (w *workload) submit() {
 		case r.Err == nil:
 			w.seen[r.Op.String()]++
 			wr.ack = w.d.Events()
+		case errors.Is(r.Err, blockdev.ErrPoisoned) && (r.Op == blockdev.OpRead || r.Op == blockdev.OpCompareAndWrite):
+			w.seen["poisoned"]++
+			wr.void = true
 		case errors.Is(r.Err, blockdev.ErrMiscompare):
 			w.seen["miscompare"]++
 			wr.void = true
@@ -275,7 +282,7 @@ func (w *workload) guess(vol int, first int64, p []byte) {
 	for b := first; b < first+int64(len(p))/bs; b++ {
 		for _, wr := range slices.Backward(w.writes) {
 			if wr.vol == vol && !wr.void && b >= wr.first && b < wr.first+wr.n {
-				if !wr.zero {
+				if !wr.zero && !wr.poison {
 					for s := int64(0); s < bs/512; s++ {
 						stamp(p[(b-first)*bs+s*512:][:512], wr.id, b*bs/512+s)
 					}
@@ -336,15 +343,19 @@ func (a *allowed) advance(n int) {
 	}
 }
 
-// verify compares a volume with what is allowed.
-func (a *allowed) verify(vol int, data []byte) error {
+// verify compares a volume with what is allowed. bad are the blocks that can't be
+// read because of poison.
+func (a *allowed) verify(vol int, data []byte, bad map[int64]bool) error {
 	bs := int64(cutVolumes[vol].bs)
 	var want [512]byte
 	for b, list := range a.blocks[vol] {
 		p := data[int64(b)*bs:][:bs]
 		ok := false
 		for _, wr := range list {
-			ok = true
+			ok = wr.poison == bad[int64(b)]
+			if wr.poison && ok {
+				break
+			}
 			for s := int64(0); s < bs/512 && ok; s++ {
 				if wr.zero {
 					want = [512]byte{}
@@ -363,6 +374,9 @@ func (a *allowed) verify(vol int, data []byte) error {
 				ids = append(ids, wr.id)
 			}
 			got := binary.LittleEndian.Uint64(p)
+			if bad[int64(b)] {
+				return fmt.Errorf("volume %d block %d is poisoned, allowed are %v", vol, b, ids)
+			}
 			return fmt.Errorf("volume %d block %d holds write %d (sector %d), allowed are %v", vol, b, got>>24, got&(1<<24-1), ids)
 		}
 	}
@@ -372,6 +386,32 @@ func (a *allowed) verify(vol int, data []byte) error {
 // readBack is where recoverAndVerify reads volumes to; junk stays in it, so that
 // a read that leaves bytes alone shows.
 var readBack = disk.NewAligned(3 << 20)
+
+// readVolume reads what can be read of v and returns which blocks are poisoned.
+func readVolume(v *localvol.Volume, data []byte) (bad map[int64]bool, err error) {
+	if err := blockdev.ReadAt(v, data, 0); !errors.Is(err, blockdev.ErrPoisoned) {
+		return nil, err
+	}
+	bad = make(map[int64]bool)
+	bs := int64(v.Geometry().BlockSize)
+	var part func(off, n int64) error
+	part = func(off, n int64) error { // halves what has poison
+		err := blockdev.ReadAt(v, data[off:off+n], off)
+		if !errors.Is(err, blockdev.ErrPoisoned) {
+			return err
+		}
+		if n == bs {
+			bad[off/bs] = true
+			return nil
+		}
+		half := n / 2 / bs * bs
+		if err := part(off, half); err != nil {
+			return err
+		}
+		return part(off+half, n-half)
+	}
+	return bad, part(0, int64(len(data)))
+}
 
 // recoverAndVerify opens what a cut left and compares all of it.
 func recoverAndVerify(img *sim.Sim, a *allowed, opts store.Options, deep bool) error {
@@ -387,10 +427,11 @@ func recoverAndVerify(img *sim.Sim, a *allowed, opts store.Options, deep bool) e
 		}
 		vols = append(vols, v)
 		data := readBack[:cv.size]
-		if err := blockdev.ReadAt(v, data, 0); err != nil {
+		bad, err := readVolume(v, data)
+		if err != nil {
 			return fmt.Errorf("volume %d: %w", i, err)
 		}
-		if err := a.verify(i, data); err != nil {
+		if err := a.verify(i, data, bad); err != nil {
 			return err
 		}
 	}
@@ -521,7 +562,7 @@ func TestPowerCutWorkloadMeetsEveryLimit(t *testing.T) {
 			seen[k] += n
 		}
 	}
-	for _, k := range []string{"read", "write", "unmap", "write-zeroes", "compare-and-write", "miscompare", "no space", "checkpoint", "log lap", "page read"} {
+	for _, k := range []string{"read", "write", "unmap", "write-zeroes", "compare-and-write", "poison", "poisoned", "miscompare", "no space", "checkpoint", "log lap", "page read"} {
 		if seen[k] < 3 {
 			t.Errorf("%s: seen %d times", k, seen[k])
 		}
@@ -540,6 +581,7 @@ func TestPowerCutFindsBrokenStores(t *testing.T) {
 		"log data without checksums",
 		"overwrite whole regions in place",
 		"reuse chunks before they are free",
+		"log without the poison that writes leave",
 	} {
 		t.Run(string(b), func(t *testing.T) {
 			total := 0

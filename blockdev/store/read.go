@@ -44,6 +44,11 @@ func (s *Store) admitRead(t *turn, op *Op) {
 
 func (s *Store) startRead(t *turn, op *Op) {
 	p := op.page
+	if off := op.poisoned(); off >= 0 {
+		op.ErrOff = off
+		s.end(t, op, blockdev.ErrMedium, blockdev.ErrPoisoned)
+		return
+	}
 	op.runs, op.ios = op.runs[:0], op.ios[:0]
 	if cap(op.crcs) < op.n {
 		op.crcs = make([]uint32, op.n)

@@ -17,7 +17,7 @@ import (
 //
 // Record, little endian:
 //
-//	 0 type u8   1 flags u8   2 length u16 (all bytes)   4 extent u32
+//	 0 type u8   1 edges u8   2 length u16 (all bytes)   4 extent u32
 //	 8 volume 16 B
 //	24 first block u32 (in the extent)   28 blocks u32
 //	32 epoch u64   40 sequence u64
@@ -25,7 +25,11 @@ import (
 //
 // Payloads: write: CRC32C u32 per block, the data is in the batch. remap: per
 // region { chunk u32, CRC32C u32 x 16 }, the data is in the chunk and durable.
-// clear, zero and drop have none.
+// clear, zero, drop and poison have none.
+//
+// Edges, of write, remap and poison: how many sectors at the start of the first
+// block (bits 2:0) and at the end of the last (bits 5:3) the poison of which stays
+// as it is. See docs/ONDISK.md.
 const (
 	batchMagic    = 0x676c4442 // "BDlg"
 	batchVersion  = 1
@@ -37,11 +41,12 @@ const (
 	// span but the two at its ends, and two writes at those.
 	maxRecordBytes = 3*recordHeader + regionsPerPage*remapBytes + 4*2*blocksPerChunk
 
-	recWrite = 1 // blocks whose data is in the batch
-	recRemap = 2 // whole regions whose data is in new chunks
-	recClear = 3 // blocks become holes
-	recZero  = 4 // blocks read as zeroes and keep their space
-	recDrop  = 5 // the extent is gone; it was empty
+	recWrite  = 1 // blocks whose data is in the batch
+	recRemap  = 2 // whole regions whose data is in new chunks
+	recClear  = 3 // blocks become holes
+	recZero   = 4 // blocks read as zeroes and keep their space
+	recDrop   = 5 // the extent is gone; it was empty
+	recPoison = 6 // sectors become unreadable
 )
 
 const _ = uint(maxHeadBlocks*BlockBytes - batchHeader - maxRecordBytes)
@@ -49,6 +54,7 @@ const _ = uint(maxHeadBlocks*BlockBytes - batchHeader - maxRecordBytes)
 // record is a decoded record. payload aliases the batch.
 type record struct {
 	typ     byte
+	edges   edges
 	vol     VolumeID
 	extent  uint32
 	block   int // in the extent
@@ -59,9 +65,9 @@ type record struct {
 }
 
 // putRecord writes the header of a record at p and returns its payload.
-func putRecord(p []byte, typ byte, vol VolumeID, extent uint32, block, count int, ver Version, payload int) []byte {
+func putRecord(p []byte, typ byte, e edges, vol VolumeID, extent uint32, block, count int, ver Version, payload int) []byte {
 	le := binary.LittleEndian
-	p[0], p[1] = typ, 0
+	p[0], p[1] = typ, byte(e)
 	le.PutUint16(p[2:], uint16(recordHeader+payload))
 	le.PutUint32(p[4:], extent)
 	copy(p[8:24], vol[:])
@@ -150,12 +156,12 @@ func decodeRecords(head []byte, b batchInfo, dst []record) ([]record, error) {
 			return nil, bad("bad length")
 		}
 		r := record{
-			typ: p[0], extent: le.Uint32(p[4:]), block: int(le.Uint32(p[24:])), count: int(le.Uint32(p[28:])),
+			typ: p[0], edges: edges(p[1]), extent: le.Uint32(p[4:]), block: int(le.Uint32(p[24:])), count: int(le.Uint32(p[28:])),
 			ver: Version{Epoch: le.Uint64(p[32:]), Seq: le.Uint64(p[40:])}, payload: p[recordHeader:n], data: data,
 		}
 		copy(r.vol[:], p[8:24])
-		if p[1] != 0 {
-			return nil, fmt.Errorf("%w: log batch %d, record %d: flags %#x", ErrUnsupported, b.seq, i, p[1])
+		if r.edges&^edgesAll != 0 || r.edges != 0 && r.typ != recWrite && r.typ != recRemap && r.typ != recPoison {
+			return nil, fmt.Errorf("%w: log batch %d, record %d of type %d: edges %#x", ErrUnsupported, b.seq, i, r.typ, p[1])
 		}
 		want := 0
 		switch r.typ {
@@ -167,7 +173,7 @@ func decodeRecords(head []byte, b batchInfo, dst []record) ([]record, error) {
 				return nil, bad("remap of part of a region")
 			}
 			want = r.count / blocksPerChunk * remapBytes
-		case recClear, recZero, recDrop:
+		case recClear, recZero, recDrop, recPoison:
 		default:
 			return nil, fmt.Errorf("%w: log batch %d, record %d: type %d", ErrUnsupported, b.seq, i, r.typ)
 		}

@@ -12,19 +12,20 @@ func testBatch() ([]byte, batchInfo) {
 	p := disk.NewAligned(maxHeadBlocks * BlockBytes)
 	b := batchInfo{headBlocks: 1, incarnation: 3, seq: 9, generation: 4, dataBlocks: 2}
 	n := batchHeader
-	add := func(typ byte, block, count, payload int) {
-		q := putRecord(p[n:], typ, VolumeID{1}, 5, block, count, Version{1, 2}, payload)
+	add := func(typ byte, e edges, block, count, payload int) {
+		q := putRecord(p[n:], typ, e, VolumeID{1}, 5, block, count, Version{1, 2}, payload)
 		for i := range q {
 			q[i] = byte(i)
 		}
 		n += recordHeader + payload
 		b.records++
 	}
-	add(recWrite, 510, 2, 8)
-	add(recRemap, 512, 32, 2*remapBytes)
-	add(recClear, 0, 512, 0)
-	add(recZero, 1023, 1, 0)
-	add(recDrop, 0, 0, 0)
+	add(recWrite, makeEdges(7, 1), 510, 2, 8)
+	add(recRemap, makeEdges(0, 3), 512, 32, 2*remapBytes)
+	add(recClear, 0, 0, 512, 0)
+	add(recZero, 0, 1023, 1, 0)
+	add(recDrop, 0, 0, 0, 0)
+	add(recPoison, makeEdges(3, 4), 1023, 1, 0)
 	b.recordBytes = n - batchHeader
 	sealBatch(p, [16]byte{7}, b)
 	return p, b
@@ -41,11 +42,11 @@ func TestBatchRoundTrip(t *testing.T) {
 		t.Fatalf("check: %v %v", whole, err)
 	}
 	recs, err := decodeRecords(p[:BlockBytes], got, nil)
-	if err != nil || len(recs) != 5 {
+	if err != nil || len(recs) != 6 {
 		t.Fatalf("%d records, %v", len(recs), err)
 	}
 	r := recs[1]
-	if r.typ != recRemap || r.vol != (VolumeID{1}) || r.extent != 5 || r.block != 512 || r.count != 32 || r.ver != (Version{1, 2}) {
+	if r.typ != recRemap || r.vol != (VolumeID{1}) || r.extent != 5 || r.block != 512 || r.count != 32 || r.ver != (Version{1, 2}) || r.edges != makeEdges(0, 3) {
 		t.Errorf("remap decodes to %+v", r)
 	}
 	if _, ok := peekBatch(p, [16]byte{8}); ok {

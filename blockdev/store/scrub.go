@@ -90,7 +90,7 @@ func (s *Store) scrubVolume(v *Vol, end int64, buf []byte, report func(ScrubErro
 
 // scrubRange reads a range, and block by block when that fails.
 func (s *Store) scrubRange(v *Vol, off int64, p []byte, report func(ScrubError)) error {
-	op := &Op{Kind: OpRead, Vol: v, Off: off, Len: len(p), Data: [][]byte{p}}
+	op := &Op{Kind: OpRead, Raw: true, Vol: v, Off: off, Len: len(p), Data: [][]byte{p}}
 	err := s.wait(op)
 	switch {
 	case err == nil || errors.Is(err, blockdev.ErrBusy): // busy: hosts rewrite it right now

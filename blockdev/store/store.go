@@ -37,6 +37,7 @@ type Options struct {
 
 // breakage are the deliberate faults that prove the power-cut test.
 type breakage struct {
+	noEdges                                                                                         bool
 	skipDataSync, skipCheckpointSync, noDsync, noSuperDsync, overwriteInPlace, reuseEarly, noLogCRC bool
 }
 
@@ -147,6 +148,7 @@ type Store struct {
 
 		lastSeq   uint64
 		replaying bool
+		logEdges  bool // a block was, or may soon be, poisoned: records say what they leave alone
 		watchers  map[int]func(Event)
 		watcherID int
 		images    [][]byte // spare 4 KiB blocks for copies of metadata

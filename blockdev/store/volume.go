@@ -43,9 +43,9 @@ func (s *Store) Mapped(v *Vol, off, limit int64) (mapped bool, runBytes int64, e
 					return
 				}
 				b := int(at % SpanBytes / BlockBytes)
-				state = p.img.present(b)
+				state = p.img.exists(b)
 				i := b + 1
-				for i < blocksPerPage && p.img.present(i) == state {
+				for i < blocksPerPage && p.img.exists(i) == state {
 					i++
 				}
 				n, stop = int64(i-b)*BlockBytes, i < blocksPerPage

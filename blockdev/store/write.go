@@ -338,13 +338,13 @@ func (s *Store) syncDone(io *disk.IO) {
 	s.run(t)
 }
 
-// admitClear admits OpClear and OpZero.
+// admitClear admits OpClear, OpZero and OpPoison.
 func (s *Store) admitClear(t *turn, op *Op) {
 	if !s.writable(t, op) {
 		return
 	}
 	if op.page == nil {
-		switch s.getPage(t, op, op.Kind == OpZero) {
+		switch s.getPage(t, op, op.Kind != OpClear) {
 		case pageWait:
 			return
 		case pageAbsent:
@@ -358,6 +358,11 @@ func (s *Store) admitClear(t *turn, op *Op) {
 	p := op.page
 	if op.Kind == OpClear {
 		p.clears++
+		s.mu.logq.push(op)
+		return
+	}
+	if op.Kind == OpPoison { // takes no space but for its page
+		s.mu.logEdges = true
 		s.mu.logq.push(op)
 		return
 	}

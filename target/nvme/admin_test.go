@@ -33,7 +33,7 @@ func TestIdentifyController(t *testing.T) {
 		{"CNTRLTYPE", uint64(p[111]), 1},
 		{"OAES", uint64(le.Uint32(p[92:])), 1<<8 | 1<<11},
 		{"CTRATT", uint64(le.Uint32(p[96:])), 1 | 1<<6},
-		{"ONCS", uint64(le.Uint16(p[520:])), 0x1bd},
+		{"ONCS", uint64(le.Uint16(p[520:])), 0x1bf},
 		{"FUSES", uint64(le.Uint16(p[522:])), 1},
 		{"VWC", uint64(p[525]), 6},
 		{"SQES, CQES", uint64(le.Uint16(p[512:])), 0x4466},

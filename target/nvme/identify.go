@@ -155,15 +155,15 @@ func (ns *namespace) atomicBlocks() int {
 	return 1
 }
 
-// oncs lists the optional commands of the table (ONCS), and Save and Select
-// of features.
-func oncs() uint16 {
+// oncs lists the optional commands that a controller which sees v has (ONCS), and
+// Save and Select of features.
+func oncs(v *nsView) uint16 {
 	bits := uint16(1 << 4)
 	for op, bit := range map[uint8]uint16{
-		OpCompare: 1 << 0, OpDatasetManagement: 1 << 2, OpWriteZeroes: 1 << 3,
+		OpCompare: 1 << 0, OpWriteUncorrectable: 1 << 1, OpDatasetManagement: 1 << 2, OpWriteZeroes: 1 << 3,
 		OpReservationRegister: 1 << 5, OpVerify: 1 << 7, OpCopy: 1 << 8,
 	} {
-		if ioTable[op] != nil {
+		if ioTable[op].on(v) {
 			bits |= bit
 		}
 	}
@@ -217,7 +217,7 @@ func identifyController(c *Command, p []byte) Status {
 	le.PutUint32(p[348:], uint32(max(len(groups), 1))) // NANAGRPID
 	p[512], p[513] = 0x66, 0x44                        // SQES, CQES
 	le.PutUint32(p[516:], NSIDMax)                     // NN
-	le.PutUint16(p[520:], oncs())
+	le.PutUint16(p[520:], oncs(ctrl.view.Load()))
 	le.PutUint16(p[522:], 1) // FUSES: Compare and Write
 	p[525] = 3 << 1          // VWC: Flush takes NSID FFFFFFFFh
 	if conf.writeCache() {

@@ -169,16 +169,17 @@ func changedPage(_ *Command, ctrl *Controller) ([]byte, Status) {
 
 // effectsPage lists the tables that dispatch commands (NVMe Base 2.0
 // §5.16.1.6).
-func effectsPage(c *Command, _ *Controller) ([]byte, Status) {
+func effectsPage(c *Command, ctrl *Controller) ([]byte, Status) {
 	if csi := c.SQE[59]; csi != csiNVM {
 		return nil, InvalidField | DNR
 	}
 	p := make([]byte, 4096)
+	view := ctrl.view.Load()
 	for op := range 256 {
 		if e := adminTable[op]; e != nil {
 			binary.LittleEndian.PutUint32(p[4*op:], e.effects|effectSupported)
 		}
-		if e := ioTable[op]; e != nil {
+		if e := ioTable[op]; e.on(view) {
 			binary.LittleEndian.PutUint32(p[1024+4*op:], e.effects|effectSupported)
 		}
 	}

@@ -281,6 +281,8 @@ func (c *Command) statusOf(err error) Status {
 	switch {
 	case errors.Is(err, blockdev.ErrBusy):
 		return c.later()
+	case errors.Is(err, blockdev.ErrPoisoned):
+		return UnrecoveredReadError | DNR // until it is written again
 	case errors.Is(err, blockdev.ErrMedium):
 		if c.state.req.Op == blockdev.OpRead {
 			return UnrecoveredReadError
@@ -314,8 +316,9 @@ func (c *Command) later() Status {
 // failIO ends c with what err of its device means.
 func (c *Command) failIO(err error) {
 	s := c.statusOf(err)
-	switch s.Code() {
-	case UnrecoveredReadError, WriteFault, InternalError:
+	switch code := s.Code(); {
+	case errors.Is(err, blockdev.ErrPoisoned): // a host asked for that
+	case code == UnrecoveredReadError, code == WriteFault, code == InternalError:
 		ns := c.state.att.ns
 		ns.sub.event(Event{Kind: EventDeviceError, Volume: ns.id, HostNQN: c.state.queue.ctrl.hostNQN, CNTLID: c.state.queue.ctrl.id, Text: err.Error()})
 	}

@@ -17,6 +17,7 @@ const (
 	OpFlush               uint8 = 0x00
 	OpWrite               uint8 = 0x01
 	OpRead                uint8 = 0x02
+	OpWriteUncorrectable  uint8 = 0x04
 	OpCompare             uint8 = 0x05
 	OpWriteZeroes         uint8 = 0x08
 	OpDatasetManagement   uint8 = 0x09

@@ -110,6 +110,35 @@ func writeZeroes(c *Command) {
 	c.submit(blockdev.OpWriteZeroes, st.offset, st.length, nil, ioDone)
 }
 
+// poisons reports whether Write Uncorrectable works on every namespace: ONCS
+// speaks for all.
+func (v *nsView) poisons() bool {
+	for _, a := range v.list {
+		if !blockdev.CanPoison(a.ns.device) {
+			return false
+		}
+	}
+	return len(v.list) > 0
+}
+
+// Write Uncorrectable (NVM Command Set 1.0 §3.2.7) makes blocks unreadable until
+// they are written again. There is no limit but that of its field (WUSL is 0).
+func prepareWriteUncorrectable(c *Command) Status {
+	st := &c.state
+	if !blockdev.CanPoison(st.att.ns.device) {
+		return InvalidOpcode | DNR
+	}
+	if s := st.att.ns.writable(); s != Success {
+		return s
+	}
+	st.req.FUA = !st.att.ns.conf.Load().WriteCache || st.queue.ctrl.writeThrough.Load()
+	return c.extent()
+}
+
+func writeUncorrectable(c *Command) {
+	c.submit(blockdev.OpPoison, c.state.offset, c.state.length, nil, ioDone)
+}
+
 // flush makes the writes of one namespace durable, or of all that the
 // controller sees (NVMe Base 2.0 §7.1).
 func flush(c *Command) {

@@ -11,6 +11,9 @@ type entry struct {
 	// effects are the bits of the Commands Supported and Effects log page
 	// beside CSUPP.
 	effects uint32
+	// offered tells whether the controller has the command, by what it sees;
+	// nil means always.
+	offered func(*nsView) bool
 	// prepare checks the fields and sets Dir and Length; nil means that there
 	// are none.
 	prepare func(*Command) Status
@@ -62,6 +65,7 @@ var ioCommands = []entry{
 	{name: "Flush", opcode: OpFlush, flags: flagBroadcast, access: reservation.AccessWrite, effects: scopeNamespace, execute: flush},
 	{name: "Write", opcode: OpWrite, flags: flagSecondHalf, access: reservation.AccessWrite, effects: scopeNamespace | effectData, prepare: prepareWrite, execute: write},
 	{name: "Read", opcode: OpRead, access: reservation.AccessRead, effects: scopeNamespace, prepare: prepareRead, execute: read},
+	{name: "Write Uncorrectable", opcode: OpWriteUncorrectable, access: reservation.AccessWrite, effects: scopeNamespace | effectData, offered: (*nsView).poisons, prepare: prepareWriteUncorrectable, execute: writeUncorrectable},
 	{name: "Compare", opcode: OpCompare, flags: flagFirstHalf | flagSteps, access: reservation.AccessRead, effects: scopeNamespace, prepare: prepareCompare, execute: compare},
 	{name: "Write Zeroes", opcode: OpWriteZeroes, access: reservation.AccessWrite, effects: scopeNamespace | effectData, prepare: prepareWriteZeroes, execute: writeZeroes},
 	{name: "Dataset Management", opcode: OpDatasetManagement, flags: flagSteps, access: reservation.AccessWrite, effects: scopeNamespace | effectData, prepare: prepareDSM, execute: datasetManagement},
@@ -79,6 +83,9 @@ var fabricsCommands = []entry{
 	{name: "Property Get", opcode: FabricsPropertyGet, flags: flagAdminQueue, prepare: preparePropertyGet, execute: propertyGet},
 	{name: "Disconnect", opcode: FabricsDisconnect, flags: flagIOQueue, prepare: prepareDisconnect, execute: disconnect},
 }
+
+// on reports whether a controller that sees v has the command.
+func (e *entry) on(v *nsView) bool { return e != nil && (e.offered == nil || e.offered(v)) }
 
 func init() {
 	for _, t := range []struct {

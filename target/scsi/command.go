@@ -73,7 +73,7 @@ type command struct {
 
 // serviceByte is where the service action of an opcode is, in the low five
 // bits of byte 1; opcodes without are not in the map.
-var hasService = map[byte]bool{0x5e: true, 0x5f: true, 0x83: true, 0x84: true, 0x9e: true, 0xa3: true, 0xa4: true}
+var hasService = map[byte]bool{0x5e: true, 0x5f: true, 0x83: true, 0x84: true, 0x9e: true, 0x9f: true, 0xa3: true, 0xa4: true}
 
 // table holds every command; first finds an opcode's, by service action where
 // it has one.

@@ -200,8 +200,11 @@ func vpdIdentification(t *Task, b []byte) []byte {
 func vpdExtended(t *Task, b []byte) []byte {
 	b = append(b, make([]byte, 60)...)
 	b[5] = 0x07 // HEADSUP, ORDSUP, SIMPSUP
+	if t.state.itl.lu.poisons() {
+		b[6] = 0x08 // WU_SUP: WRITE LONG has WR_UNCOR
+	}
 	if t.state.itl.lu.conf.Load().WriteCache {
-		b[6] = 0x01 // V_SUP: the cache is volatile
+		b[6] |= 0x01 // V_SUP: the cache is volatile
 	}
 	b[13] = SenseMax
 	return b

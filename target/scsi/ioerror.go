@@ -62,7 +62,8 @@ func (t *Task) failIO(err error) {
 		t.failStatus(StatusBusy)
 		return
 	}
-	if s.key == keyMediumError || s.key == keyHardwareError {
+	poisoned := errors.Is(err, blockdev.ErrPoisoned) // a host asked for that
+	if !poisoned && s.key == keyMediumError || s.key == keyHardwareError {
 		lu.target.event(Event{Kind: EventDeviceError, Unit: lu.id, Nexus: st.nexus.id, Text: err.Error()})
 	}
 	t.fail(s)

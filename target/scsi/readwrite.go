@@ -30,6 +30,9 @@ var blockCommands = []command{
 	{name: "ORWRITE (16)", cdb: "8b 18 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", ignored: "00 02 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareWrite, execute: orWrite},
 	{name: "COMPARE AND WRITE", cdb: "89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 00", ignored: "00 02 00 00 00 00 00 00 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareCompareAndWrite, execute: compareAndWrite},
 
+	{name: "WRITE LONG (10)", cdb: "3f 60 ff ff ff ff 00 ff ff 00", access: accessWrite, flags: flagMedium, supported: (*LU).poisons, prepare: prepareWriteLong, execute: writeLong},
+	{name: "WRITE LONG (16)", cdb: "9f 71 ff ff ff ff ff ff ff ff 00 00 ff ff 00 00", access: accessWrite, flags: flagMedium, supported: (*LU).poisons, prepare: prepareWriteLong, execute: writeLong},
+
 	{name: "PRE-FETCH (10)", cdb: "34 02 ff ff ff ff 00 ff ff 00", access: accessRead, flags: flagMedium | flagGroup, prepare: preparePreFetch, execute: preFetch},
 	{name: "PRE-FETCH (16)", cdb: "90 02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00", access: accessRead, flags: flagMedium | flagGroup, prepare: preparePreFetch, execute: preFetch},
 	{name: "SYNCHRONIZE CACHE (10)", cdb: "35 02 ff ff ff ff 00 ff ff 00", ignored: "00 04 00 00 00 00 00 00 00 00", access: accessWrite, flags: flagMedium | flagGroup, prepare: prepareSynchronize, execute: synchronize},
@@ -215,6 +218,56 @@ func compareAndWrite(t *Task) {
 	}
 	st.req.FUA = st.fua
 	t.submit(blockdev.OpCompareAndWrite, st.offset, st.length, t.Data.Segs, ioDone)
+}
+
+// poisons reports whether the unit has WRITE LONG.
+func (lu *LU) poisons() bool { return blockdev.CanPoison(lu.device) }
+
+// Bits of byte 1 of WRITE LONG.
+const (
+	writeLongUncorrectable = 0x40 // WR_UNCOR
+	writeLongPhysical      = 0x20 // PBLOCK
+)
+
+// prepareWriteLong takes WRITE LONG (SBC-3 §5.40) with WR_UNCOR only: it moves no
+// data and makes a block, or with PBLOCK the physical block around it, unreadable
+// until it is written. Blocks have no protection information or other bytes that
+// a long write could set, so without WR_UNCOR there is nothing to do. COR_DIS is
+// refused, as CRD_SUP=0 says.
+func prepareWriteLong(t *Task) sense {
+	st := &t.state
+	lu := st.itl.lu
+	if s := lu.writable(); !s.ok() {
+		return s
+	}
+	if st.cdb[1]&writeLongUncorrectable == 0 {
+		return badCDB(1, 6)
+	}
+	lba, length := uint64(be32(st.cdb[2:])), 7
+	if len(st.cmd.usage) == 16 {
+		lba, length = be64(st.cdb[2:]), 12
+	}
+	if be16(st.cdb[length:]) != 0 { // BYTE TRANSFER LENGTH
+		return badCDBByte(length)
+	}
+	blocks := uint64(1)
+	if st.cdb[1]&writeLongPhysical != 0 {
+		if blocks = uint64(lu.device.Geometry().PhysicalBlockSize >> lu.shift); blocks < 2 {
+			return badCDB(1, 5) // SBC-3: there is no more than one logical block in a physical one
+		}
+		if s := t.locate(lba, 1); !s.ok() {
+			return s
+		}
+		lba -= lba % blocks
+		blocks = min(blocks, lu.blocks()-lba)
+	}
+	return t.locate(lba, blocks)
+}
+
+func writeLong(t *Task) {
+	st := &t.state
+	st.req.FUA = t.durable(false)
+	t.submit(blockdev.OpPoison, st.offset, st.length, nil, ioDone)
 }
 
 func preparePreFetch(t *Task) sense {

@@ -19,7 +19,7 @@ type backing interface {
 }
 
 // opsCount is one more than the largest blockdev.Op.
-const opsCount = int(blockdev.OpCompareAndWrite) + 1
+const opsCount = int(blockdev.OpPoison) + 1
 
 // latencySample is how many requests go by for one that is timed: reading the
 // clock twice costs more than all the rest of the counting.

@@ -13,7 +13,7 @@ var errNoDisk = errors.New("its pool keeps data on disk, and this node has none;
 // openBacking opens what a volume is served from.
 func (d *Daemon) openBacking(cv *catalog.Volume, media catalog.Media) (backing, error) {
 	if media == catalog.MediaRAM {
-		b, err := ram.New(ram.Config{SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize})
+		b, err := ram.New(ram.Config{SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, HugePages: true})
 		if err != nil {
 			return nil, err
 		}

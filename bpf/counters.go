@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -40,7 +41,7 @@ type PeerCounters struct {
 
 // ExtentCounters counts the packets with one hint.
 type ExtentCounters struct {
-	Hint    uint64 // the 8 bytes of the packet, first byte lowest
+	Hint    uint64 // big-endian in the packet
 	Packets uint64
 	Bytes   uint64 // of UDP payload
 }
@@ -117,11 +118,11 @@ func (s *Steer) peerAddrs() ([]netip.Addr, error) {
 // the least recently touched are forgotten.
 func (s *Steer) HotExtents(n int) ([]ExtentCounters, error) {
 	var all []ExtentCounters
-	var hint uint64
+	var hint [HintSize]byte
 	var t steerTraffic
 	walk := s.maps.Extents.Iterate()
 	for walk.Next(&hint, &t) {
-		all = append(all, ExtentCounters{Hint: hint, Packets: t.Packets, Bytes: t.Bytes})
+		all = append(all, ExtentCounters{Hint: binary.BigEndian.Uint64(hint[:]), Packets: t.Packets, Bytes: t.Bytes})
 	}
 	// An entry that is forgotten while the walk stands at it makes the walk
 	// start over, and give up at last: what it saw is still good.

@@ -60,12 +60,12 @@ package bpf
 
 // Where a packet of the node wire may carry a hint, counted from the start of
 // the UDP payload: when the bit HintFlag of the first byte is set, the
-// HintSize bytes at HintOffset name, in any encoding that the sender likes, the
+// HintSize bytes at HintOffset, right behind the header, name, in any encoding that the sender likes, the
 // extent that the packet is for. It stands outside the encryption, so that the
 // kernel can count by it; a sender that would rather not tell leaves the bit
 // clear, as is the default. The same numbers are in c/steer.c.
 const (
-	HintFlag   = 0x10
-	HintOffset = 9
+	HintFlag   = 0x08
+	HintOffset = 16
 	HintSize   = 8
 )

@@ -12,8 +12,8 @@ volatile const u8 count_extents = 0;  /* whether to look for the hint */
 
 /* Of the clear header of our packets; doc.go has the same numbers. */
 enum {
-	HINT_FLAG = 0x10,
-	HINT_OFFSET = 9,
+	HINT_FLAG = 0x08,
+	HINT_OFFSET = 16,
 };
 
 struct queue_counters {

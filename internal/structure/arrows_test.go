@@ -40,6 +40,8 @@ var arrows = []arrow{
 		"the command set does not know its transport; the transport calls it"},
 	{"target/reservation", nil, []string{"target/iscsi", "target/scsi", "target/nvme", "target/nvmetcp"},
 		"both protocols share one reservation table, so it speaks neither"},
+	{"target/access", nil, []string{"blockdev", "target/iscsi", "target/scsi", "target/nvme", "target/nvmetcp"},
+		"both protocols translate one access state, so it speaks neither"},
 	{"target/auth", nil, []string{"target/iscsi", "target/scsi", "target/nvme", "target/nvmetcp"},
 		"both protocols share the secrets and the algorithms"},
 	{"target/iscsi/pdu", nil, []string{"net", "target/scsi", "blockdev", "time"},

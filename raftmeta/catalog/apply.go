@@ -114,6 +114,8 @@ func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
 		return f.createVolume(k.CreateVolume)
 	case *catalogpb.Command_ResizeVolume:
 		return ID{}, f.resizeVolume(k.ResizeVolume)
+	case *catalogpb.Command_ProtectVolume:
+		return ID{}, f.protectVolume(k.ProtectVolume)
 	case *catalogpb.Command_RetireVolume:
 		return f.retireVolume(k.RetireVolume)
 	case *catalogpb.Command_RemoveVolume:
@@ -287,6 +289,31 @@ func (f *fold) resizeVolume(c *catalogpb.ResizeVolume) error {
 	f.Volumes = slices.Clone(f.Volumes)
 	f.Volumes[i].SizeBytes = c.GetSizeBytes()
 	f.did("volume.resize", c.GetName(), "size %d to %d", old, c.GetSizeBytes())
+	return nil
+}
+
+// protectVolume follows the state machine of NVMe Base 2.0 §8.12: from none and
+// write-protect everywhere, from until-power-cycle by a start of the node only, from
+// permanent nowhere.
+func (f *fold) protectVolume(c *catalogpb.ProtectVolume) error {
+	to := Protection(c.GetProtection())
+	if !to.valid() {
+		return refuse(ErrInvalid, "write protection %q: want write-protect, until-power-cycle, permanent or none", c.GetProtection())
+	}
+	i, err := f.liveVolume(c.GetName())
+	if err != nil {
+		return err
+	}
+	switch from := f.Volumes[i].Protection; {
+	case from == to:
+	case from == Permanent:
+		return refuse(ErrConflict, "volume %q is write-protected for ever; copy it to a new volume to change it", c.GetName())
+	case from == UntilPowerCycle && !c.GetPowerCycle():
+		return refuse(ErrConflict, "volume %q is write-protected until blockd starts again", c.GetName())
+	}
+	f.Volumes = slices.Clone(f.Volumes)
+	f.Volumes[i].Protection = to
+	f.did("volume.protect", c.GetName(), "%s", cmp.Or(string(to), "none"))
 	return nil
 }
 

@@ -69,6 +69,11 @@ func updateHostCmd(u *catalogpb.UpdateHost) *catalogpb.Command {
 	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_UpdateHost{UpdateHost: u}}
 }
 
+func protectCmd(name string, p Protection, powerCycle bool) *catalogpb.Command {
+	return &catalogpb.Command{Version: 1, TimeUnixNano: stamp, Kind: &catalogpb.Command_ProtectVolume{
+		ProtectVolume: &catalogpb.ProtectVolume{Name: name, Protection: string(p), PowerCycle: powerCycle}}}
+}
+
 func mustApply(t testing.TB, s *State, cmds ...*catalogpb.Command) *State {
 	t.Helper()
 	for _, c := range cmds {
@@ -154,6 +159,40 @@ func TestRefusalsSayWhy(t *testing.T) {
 	}
 }
 
+// TestProtection: what may follow what (NVMe Base 2.0 §8.12), and that it is in
+// the snapshot.
+func TestProtection(t *testing.T) {
+	all := []Protection{Unprotected, Protected, UntilPowerCycle, Permanent}
+	for _, from := range all {
+		for _, to := range all {
+			for _, powerCycle := range []bool{false, true} {
+				s := mustApply(t, base(t), volumeCmd(10, "a"), protectCmd("a", from, false))
+				want := from == to || from == Unprotected || from == Protected || from == UntilPowerCycle && powerCycle
+				next, res, err := s.Apply(protectCmd("a", to, powerCycle))
+				if want != (err == nil) || !want && !errors.Is(err, ErrConflict) {
+					t.Fatalf("%q to %q, power cycle %v: %v", from, to, powerCycle, err)
+				}
+				if !want {
+					continue
+				}
+				b, err := next.Marshal()
+				if err != nil {
+					t.Fatal(err)
+				}
+				back, err := Unmarshal(b)
+				if err != nil || back.Volume("a").Protection != to || res.Audit.Action != "volume.protect" {
+					t.Fatalf("%q to %q: %+v, %v, %+v", from, to, back, err, res.Audit)
+				}
+			}
+		}
+	}
+	for _, c := range []*catalogpb.Command{protectCmd("a", "loose", false), protectCmd("b", Protected, false)} {
+		if _, _, err := mustApply(t, base(t), volumeCmd(10, "a")).Apply(c); err == nil {
+			t.Errorf("%v is taken", c)
+		}
+	}
+}
+
 func TestViews(t *testing.T) {
 	s := mustApply(t, base(t), volumeCmd(10, "a"), volumeCmd(11, "b"), hostCmd(20, "h"), hostCmd(21, "other"),
 		mapCmd("a", "any", nil), mapCmd("a", "h", nil), mapCmd("b", "h", proto.Uint32(5)))
@@ -218,7 +257,7 @@ func genCommand(t *rapid.T) *catalogpb.Command {
 	host := rapid.SampledFrom([]string{"h", "i", "any"})
 	id := rapid.Uint32Range(1, 1<<20)
 	var c *catalogpb.Command
-	switch rapid.IntRange(0, 10).Draw(t, "kind") {
+	switch rapid.IntRange(0, 11).Draw(t, "kind") {
 	case 0, 1:
 		c = volumeCmd(id.Draw(t, "id"), name.Draw(t, "name"))
 	case 2:
@@ -231,6 +270,8 @@ func genCommand(t *rapid.T) *catalogpb.Command {
 		c = retireCmd(name.Draw(t, "name"))
 	case 7:
 		c = resizeCmd(name.Draw(t, "name"), rapid.Int64Range(1<<17, 1<<20).Draw(t, "size")*4096)
+	case 11:
+		c = protectCmd(name.Draw(t, "name"), rapid.SampledFrom([]Protection{Unprotected, Protected, UntilPowerCycle, Permanent}).Draw(t, "protection"), rapid.Bool().Draw(t, "cycle"))
 	case 8:
 		c = &catalogpb.Command{Version: 1, Kind: &catalogpb.Command_DeleteHost{DeleteHost: &catalogpb.DeleteHost{Name: host.Draw(t, "host")}}}
 	case 9:

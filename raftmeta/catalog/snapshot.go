@@ -38,7 +38,7 @@ func (s *State) Marshal() ([]byte, error) {
 		e := &s.Volumes[i]
 		p.Volumes = append(p.Volumes, &catalogpb.Volume{Id: e.ID[:], Name: e.Name, SizeBytes: e.SizeBytes,
 			BlockSize: int32(e.BlockSize), Lun: uint32(e.LUN), Pool: e.Pool, Retired: e.Retired,
-			CreatedUnixNano: e.Created.UnixNano()})
+			CreatedUnixNano: e.Created.UnixNano(), Protection: string(e.Protection)})
 	}
 	for i := range s.Hosts {
 		e := &s.Hosts[i]
@@ -107,10 +107,10 @@ func Unmarshal(b []byte) (*State, error) {
 			Media: Media(e.GetMedia()), Created: decodeTime(e.GetCreatedUnixNano())})
 	}
 	for _, e := range p.GetVolumes() {
-		d.bad = d.bad || e.GetBlockSize() != 512 && e.GetBlockSize() != 4096
+		d.bad = d.bad || e.GetBlockSize() != 512 && e.GetBlockSize() != 4096 || !Protection(e.GetProtection()).valid()
 		s.Volumes = append(s.Volumes, Volume{ID: d.id(e.GetId(), false), Name: e.GetName(), SizeBytes: e.GetSizeBytes(),
 			BlockSize: int(e.GetBlockSize()), LUN: d.lun(e.GetLun()), Pool: e.GetPool(), Retired: e.GetRetired(),
-			Created: decodeTime(e.GetCreatedUnixNano())})
+			Created: decodeTime(e.GetCreatedUnixNano()), Protection: Protection(e.GetProtection())})
 	}
 	for _, e := range p.GetHosts() {
 		s.Hosts = append(s.Hosts, Host{ID: d.id(e.GetId(), false), Name: e.GetName(), IQN: e.GetIqn(), NQN: e.GetNqn(),
@@ -133,7 +133,7 @@ func Unmarshal(b []byte) (*State, error) {
 		s.answers = append(s.answers, a)
 	}
 	if d.bad {
-		return nil, fmt.Errorf("catalog: snapshot holds an identifier, LUN, block size or digest that can't be")
+		return nil, fmt.Errorf("catalog: snapshot holds an identifier, LUN, block size, protection or digest that can't be")
 	}
 	if n := s.Check(); n != 0 {
 		return nil, fmt.Errorf("catalog: snapshot breaks invariant %d", n)

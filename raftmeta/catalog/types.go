@@ -52,8 +52,30 @@ type Volume struct {
 	BlockSize int    // logical block, 512 or 4096 bytes
 	LUN       uint16 // where hosts see it unless a mapping says otherwise
 	Pool      string
-	Retired   bool // deleted for its hosts; its data is being removed
-	Created   time.Time
+	// Protection says whether hosts may write it.
+	Protection Protection
+	Retired    bool // deleted for its hosts; its data is being removed
+	Created    time.Time
+}
+
+// Protection is a volume's write protection.
+type Protection string
+
+// The write protection states.
+const (
+	Unprotected     Protection = ""                  // hosts may write
+	Protected       Protection = "write-protect"     // until it is taken away
+	UntilPowerCycle Protection = "until-power-cycle" // until the node starts again
+	Permanent       Protection = "permanent"         // for ever
+)
+
+// valid reports whether p is one of the states.
+func (p Protection) valid() bool {
+	switch p {
+	case Unprotected, Protected, UntilPowerCycle, Permanent:
+		return true
+	}
+	return false
 }
 
 // NSID is the volume's NVMe namespace identifier.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"blockd.dev/target/access"
 	"blockd.dev/target/identity"
 )
 
@@ -28,8 +29,8 @@ func TestIdentifyController(t *testing.T) {
 		{"MDTS", 4096 << p[77], MaxTransferBytes},
 		{"CMIC", uint64(p[76]), 0x0b},
 		{"ANACAP", uint64(p[343]), 0x9f},
-		{"NANAGRPID", uint64(le.Uint32(p[348:])), 1},
-		{"ANAGRPMAX", uint64(le.Uint32(p[344:])), 1},
+		{"NANAGRPID", uint64(le.Uint32(p[348:])), 4},
+		{"ANAGRPMAX", uint64(le.Uint32(p[344:])), 4},
 		{"CNTRLTYPE", uint64(p[111]), 1},
 		{"OAES", uint64(le.Uint32(p[92:])), 1<<8 | 1<<11},
 		{"CTRATT", uint64(le.Uint32(p[96:])), 1 | 1<<6},
@@ -138,7 +139,7 @@ func TestIdentifyForScan(t *testing.T) {
 // Invariant 3: the log pages list what the tables dispatch, and every log page
 // and feature they list can be read.
 func TestAdvertisedIsWhatWorks(t *testing.T) {
-	b := newBed(t, func(c *Config, d *Deps) { d.Protect = &protectStore{} })
+	b := newBed(t, func(c *Config, d *Deps) { d.Protect = (&protectStore{}).set })
 	h := b.host
 	p := h.logPage(logSupported, 1024, 0, false)
 	for id := range 256 {
@@ -302,18 +303,16 @@ func TestFeatureRules(t *testing.T) {
 }
 
 type protectStore struct {
-	on   map[VolumeID]bool
+	on   map[VolumeID]access.Protection
 	fail error
 }
 
-func (p *protectStore) Protected(id VolumeID) bool { return p.on[id] }
-
-func (p *protectStore) SetProtected(id VolumeID, on bool) error {
+func (p *protectStore) set(id VolumeID, _ string, on access.Protection) error {
 	if p.fail != nil {
 		return p.fail
 	}
 	if p.on == nil {
-		p.on = map[VolumeID]bool{}
+		p.on = map[VolumeID]access.Protection{}
 	}
 	p.on[id] = on
 	return nil
@@ -323,7 +322,7 @@ func (p *protectStore) SetProtected(id VolumeID, on bool) error {
 // host, without DNR since it may end, and says so in its attributes.
 func TestWriteProtect(t *testing.T) {
 	store := &protectStore{}
-	b := newBed(t, func(_ *Config, d *Deps) { d.Protect = store })
+	b := newBed(t, func(_ *Config, d *Deps) { d.Protect = store.set })
 	other := b.connect(hostB)
 	aer := b.start(other.admin, sqe(OpAsyncEventRequest, 0), nil, 0)
 	set := func(v uint32) [64]byte { return sqe(OpSetFeatures, 1, uint32(featWriteProtect), v) }
@@ -331,13 +330,39 @@ func TestWriteProtect(t *testing.T) {
 	if r := aer.wait(); r.result != uint64(eventDescs[eventNamespace].dword) {
 		t.Errorf("the other host is told %#x", r.result)
 	}
-	if !store.on[bedVolume] || other.identify(cnsNamespace, 1)[99]&1 == 0 {
+	if store.on[bedVolume] != access.Protected || other.identify(cnsNamespace, 1)[99]&1 == 0 {
 		t.Error("it is not kept, or not shown")
 	}
 	other.want(NamespaceWriteProtected, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
 	other.want(NamespaceWriteProtected, rw(OpWriteZeroes, 0, 1, 0), nil, 0)
 	other.want(Success, rw(OpRead, 0, 1, 0), nil, bedBlock)
-	b.host.wantAdmin(InvalidField|DNR, set(3), nil, 0) // permanent: not offered
+	b.host.wantAdmin(InvalidField|DNR, set(4), nil, 0)
+	b.host.wantAdmin(FeatureNotChangeable|DNR, set(2), nil, 0) // for administrators
+	b.host.wantAdmin(FeatureNotChangeable|DNR, set(3), nil, 0)
 	b.host.wantAdmin(Success, set(0), nil, 0)
 	other.want(Success, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
+}
+
+// What an administrator sets reaches hosts as a notice, reads back from the
+// feature, and no host ends it.
+func TestWriteProtectByTheAdministrator(t *testing.T) {
+	b := newBed(t, func(_ *Config, d *Deps) { d.Protect = (&protectStore{}).set })
+	h := b.host
+	for _, p := range []access.Protection{access.Protected, access.UntilPowerCycle, access.Permanent} {
+		x := h.aer()
+		b.configure(func(c *Config) { c.Namespaces[0].Protect = p })
+		x.wantEvent(eventNamespace)
+		h.logPage(logChangedNamespaces, 4096, 0, false)
+		if r := h.wantAdmin(Success, sqe(OpGetFeatures, 1, uint32(featWriteProtect)), nil, 0); r.result != uint64(p) {
+			t.Errorf("%v reads back as %d", p, r.result)
+		}
+		h.want(NamespaceWriteProtected, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
+		want := Success
+		if p != access.Protected {
+			want = FeatureNotChangeable | DNR
+		}
+		h.wantAdmin(want, sqe(OpSetFeatures, 1, uint32(featWriteProtect), 0), nil, 0)
+	}
+	b.configure(func(c *Config) { c.Namespaces[0].Protect = access.Unprotected })
+	h.want(Success, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
 }

@@ -6,6 +6,7 @@ import (
 
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/arena"
+	"blockd.dev/target/access"
 	"blockd.dev/target/reservation"
 )
 
@@ -17,8 +18,16 @@ type NamespaceConfig struct {
 	ID     VolumeID
 	Name   string // the volume's name, for events
 	Device blockdev.Device
-	// ANAGroup is the ANA group the namespace is in, 1 and up; 0 means 1.
+	// Access is the namespace's state through every port. It decides the ANA
+	// group unless ANAGroup does.
+	Access access.State
+	// ANAGroup is the ANA group the namespace is in, 1 and up; 0 means the one
+	// for Access. Groups 1 to 4 are those of the access states in their order,
+	// where Config.ANAGroups does not say otherwise: so the number of groups
+	// never changes under a host, and a namespace whose state changes moves.
 	ANAGroup uint32
+	// Protect is the namespace's write protection.
+	Protect access.Protection
 	// WriteCache says that completed writes may sit in a volatile cache until
 	// a flush. Without it every write is durable before it completes.
 	WriteCache bool
@@ -87,7 +96,7 @@ type Config struct {
 	// Hosts are allowed to connect although they see nothing yet.
 	Hosts []string
 
-	ANAGroups []ANAGroup // groups of namespaces not listed are optimized
+	ANAGroups []ANAGroup // groups of namespaces not listed are those of access states, or optimized
 
 	Ports          []Port // of the NVM subsystem, in the discovery log page
 	DiscoveryPorts []Port // where the discovery subsystem itself listens
@@ -106,23 +115,18 @@ type Config struct {
 	ControllerIDMin, ControllerIDMax uint16
 }
 
-// ProtectStore keeps the write protection of namespaces (feature 84h), which
-// hosts set and which survives a power cycle.
-type ProtectStore interface {
-	// Protected tells whether a host has write-protected the volume.
-	Protected(VolumeID) bool
-	// SetProtected keeps it durably, or fails. It may block.
-	SetProtected(id VolumeID, on bool) error
-}
-
 // Deps is what a Subsystem needs from outside. Arena is required.
 type Deps struct {
 	Arena *arena.Arena // for commands that move data without a host buffer
 	// Reservations keeps reservations, shared with SCSI; nil keeps them in
 	// memory.
 	Reservations reservation.Backend
-	// Protect keeps write protection; nil means that hosts are not offered it.
-	Protect ProtectStore
+	// Protect keeps the write protection (feature 84h) that a host sets, durably,
+	// from then on has it in NamespaceConfig.Protect, and returns when that was
+	// configured; or fails. Hosts set Protected and Unprotected only: the other
+	// two can't be taken back by any host, so they are for administrators. It may
+	// block, and call Configure. nil means that hosts are not offered it.
+	Protect func(volume VolumeID, hostNQN string, p access.Protection) error
 	// Now is the clock of keep-alive, monotonic; nil means time.Now.
 	Now func() time.Time
 	// Events gets what happened, from any goroutine; it must not block. nil
@@ -171,6 +175,9 @@ func (c *Config) Validate() error {
 		volumes[n.ID] = true
 		if n.Device == nil {
 			return fmt.Errorf("nvme: volume %x (%s) has no device", n.ID, n.Name)
+		}
+		if !n.Access.Valid() || !n.Protect.Valid() {
+			return fmt.Errorf("nvme: volume %x (%s): access state %d or protection %d is unknown", n.ID, n.Name, n.Access, n.Protect)
 		}
 		if g := n.Device.Geometry(); g.BlockSize != 512 && g.BlockSize != 4096 {
 			return fmt.Errorf("nvme: volume %x (%s): block size is %d, must be 512 or 4096", n.ID, n.Name, g.BlockSize)

@@ -105,7 +105,7 @@ func TestBlocksOf4096(t *testing.T) {
 func TestFeatureValuesAreKept(t *testing.T) {
 	b := newBed(t, func(c *Config, d *Deps) {
 		c.Namespaces[0].WriteCache = true
-		d.Protect = &protectStore{}
+		d.Protect = (&protectStore{}).set
 	})
 	h := b.host
 	for _, c := range []struct {
@@ -146,7 +146,7 @@ func TestFeatureValuesAreKept(t *testing.T) {
 // Write protection that can't be kept is not claimed.
 func TestWriteProtectThatCannotBeKept(t *testing.T) {
 	store := &protectStore{fail: errors.New("disk full")}
-	b := newBed(t, func(_ *Config, d *Deps) { d.Protect = store })
+	b := newBed(t, func(_ *Config, d *Deps) { d.Protect = store.set })
 	b.host.wantAdmin(InternalError, sqe(OpSetFeatures, 1, uint32(featWriteProtect), 1), nil, 0)
 	b.host.want(Success, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
 }

@@ -2,6 +2,8 @@ package nvme
 
 import (
 	"testing"
+
+	"blockd.dev/target/access"
 )
 
 func (h *host) aer() *call {
@@ -164,6 +166,43 @@ func TestANA(t *testing.T) {
 		far.want(Success, rw(OpRead, 0, 1, 0), nil, bedBlock)
 		b.host.want(Success, sqe(OpFlush, NSIDAll), nil, 0)
 		_ = far.start(far.admin, sqe(OpAbort, 0, uint32(y.CID())<<16), nil, 0).wait()
+	}
+}
+
+// The state of a volume decides its ANA group; a change is an ANA event, and the
+// number of groups stays what the host was told when it connected.
+func TestAccessMovesANamespace(t *testing.T) {
+	b := newBed(t)
+	h := b.host
+	for _, c := range []struct {
+		state access.State
+		ana   ANAState
+		want  Status
+	}{
+		{access.Inaccessible, ANAInaccessible, ANAInaccessibleStatus}, {access.Transition, ANAChange, ANATransition},
+		{access.NonOptimized, ANANonOptimized, Success}, {access.Optimized, ANAOptimized, Success},
+	} {
+		x := h.aer()
+		b.configure(func(cfg *Config) { cfg.Namespaces[0].Access = c.state })
+		y := h.aer()
+		if a, n := x.wait().result, y.wait().result; a+n != eventDescs[eventANA].dword+eventDescs[eventNamespace].dword {
+			t.Errorf("%v: events %#x and %#x", c.state, a, n)
+		}
+		h.logPage(logChangedNamespaces, 4096, 0, false)
+		p := h.logPage(logANA, 64, 0, false)
+		group := le.Uint32(p[16:])
+		if group != uint32(c.state)+1 || le.Uint32(p[48:]) != 1 || p[32] != uint8(c.ana) {
+			t.Errorf("%v: ANA log page %x", c.state, p)
+		}
+		if g := le.Uint32(h.identify(cnsNamespace, 1)[92:]); g != group {
+			t.Errorf("%v: ANAGRPID is %d, the log page has %d", c.state, g, group)
+		}
+		if n := le.Uint32(h.identify(cnsController, 0)[348:]); n != 4 {
+			t.Errorf("%v: NANAGRPID is %d", c.state, n)
+		}
+		if r := h.start(h.io, rw(OpRead, 0, 1, 0), nil, bedBlock).wait(); r.status != c.want {
+			t.Errorf("%v: a read ends with %v, want %v", c.state, r.status, c.want)
+		}
 	}
 }
 

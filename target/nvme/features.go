@@ -3,6 +3,7 @@ package nvme
 import (
 	"time"
 
+	"blockd.dev/target/access"
 	"blockd.dev/target/reservation"
 )
 
@@ -437,17 +438,20 @@ func setPTPL(c *Command, ctrl *Controller, att *attachment) {
 	go applyReservation(c, cmd)
 }
 
-// Namespace Write Protection Config: 0 is no protection, 1 is write protect.
+// Namespace Write Protection Config holds an access.Protection.
 func getWriteProtect(_ *Command, _ *Controller, att *attachment, byDefault bool) (uint32, Status) {
-	if !byDefault && att.ns.protected.Load() {
-		return 1, Success
+	if byDefault {
+		return uint32(access.Unprotected), Success
 	}
-	return 0, Success
+	return uint32(att.ns.protection()), Success
 }
 
+// setWriteProtect lets a host set and end Write Protect (NVMe Base 2.0 §8.12).
+// Write Protect Until Power Cycle and Permanent Write Protect can't be left, and
+// only administrators enter them.
 func setWriteProtect(c *Command, ctrl *Controller, att *attachment) {
-	v := c.cdw(11) & 7
-	if att == nil || v > 1 {
+	p := access.Protection(c.cdw(11) & 7)
+	if att == nil || !p.Valid() {
 		c.complete(InvalidField | DNR)
 		return
 	}
@@ -456,17 +460,18 @@ func setWriteProtect(c *Command, ctrl *Controller, att *attachment) {
 		c.complete(ReservationConflict)
 		return
 	}
-	on := v == 1
+	if p > access.Protected || ns.protection() > access.Protected {
+		c.complete(FeatureNotChangeable | DNR)
+		return
+	}
 	go func() {
-		if err := ctrl.sub.deps.Protect.SetProtected(ns.id, on); err != nil {
+		if err := ctrl.sub.deps.Protect(ns.id, ctrl.hostNQN, p); err != nil {
 			ctrl.sub.event(Event{Kind: EventDeviceError, Volume: ns.id, HostNQN: ctrl.hostNQN, Text: "write protection could not be kept: " + err.Error()})
 			c.complete(InternalError)
 			return
 		}
-		if ns.protected.Swap(on) != on {
-			ns.attributesChanged(ctrl)
-		}
-		if on {
+		ns.protect(p, ctrl)
+		if p.On() {
 			flushAll(c) // what was written stays written
 			return
 		}

@@ -224,7 +224,7 @@ func identifyController(c *Command, p []byte) Status {
 		p[525] |= 1
 	}
 	if ctrl.sub.deps.Protect != nil {
-		p[531] = 1 // NWPC: no protection, write protect
+		p[531] = 7 // NWPC: all four states
 	}
 	le.PutUint16(p[532:], fusedMaxBlocks-1) // ACWU
 	le.PutUint16(p[534:], 1)                // OCFS: format 0

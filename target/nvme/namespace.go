@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"blockd.dev/blockdev"
+	"blockd.dev/target/access"
 	"blockd.dev/target/reservation"
 )
 
@@ -20,7 +21,7 @@ type namespace struct {
 	conf   atomic.Pointer[NamespaceConfig]
 	shift  uint8 // log2 of the logical block size
 
-	protected atomic.Bool // by a host, with feature 84h
+	protected atomic.Uint32 // access.Protection
 	rsv       *reservation.Volume
 	unwatch   []func()
 
@@ -84,9 +85,7 @@ func (s *Subsystem) openNamespace(n *NamespaceConfig) (*namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.deps.Protect != nil {
-		ns.protected.Store(s.deps.Protect.Protected(n.ID))
-	}
+	ns.protected.Store(uint32(n.Protect))
 	ns.rsv = v
 	ns.unwatch = []func(){v.Watch(ns.reservationsChanged), n.Device.Watch(ns.changed)}
 	return ns, nil
@@ -119,6 +118,16 @@ func (ns *namespace) attributesChanged(but *Controller) {
 	}
 }
 
+// protection is the namespace's write protection.
+func (ns *namespace) protection() access.Protection { return access.Protection(ns.protected.Load()) }
+
+// protect changes the write protection and tells every controller but one.
+func (ns *namespace) protect(p access.Protection, but *Controller) {
+	if ns.protected.Swap(uint32(p)) != uint32(p) {
+		ns.attributesChanged(but)
+	}
+}
+
 // each gives the attachments of this moment.
 func (ns *namespace) each() []*attachment {
 	ns.mu.Lock()
@@ -142,7 +151,7 @@ func (ns *namespace) blocks() uint64 { return uint64(ns.device.Geometry().SizeBy
 
 // readOnly reports whether writes are refused.
 func (ns *namespace) readOnly() bool {
-	return ns.protected.Load() || ns.device.Geometry().ReadOnly
+	return ns.protection().On() || ns.device.Geometry().ReadOnly
 }
 
 // conflict reports whether a reservation keeps the controller's host from a

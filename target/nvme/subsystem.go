@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockd.dev/target/access"
 	"blockd.dev/target/reservation"
 )
 
@@ -84,9 +85,16 @@ func newSnapshot(cfg Config, old *snapshot) *snapshot {
 		s.ANAGroups[i].Ports = maps.Clone(s.ANAGroups[i].Ports)
 		s.anaGroups = append(s.anaGroups, s.ANAGroups[i].ID)
 	}
+	for state := access.Optimized; state.Valid(); state++ {
+		id := groupOfAccess(state)
+		if !slices.ContainsFunc(s.ANAGroups, func(g ANAGroup) bool { return g.ID == id }) {
+			s.ANAGroups = append(s.ANAGroups, ANAGroup{ID: id, State: anaOfAccess(state)})
+			s.anaGroups = append(s.anaGroups, id)
+		}
+	}
 	for i := range s.Namespaces {
 		n := &s.Namespaces[i]
-		n.ANAGroup = cmp.Or(n.ANAGroup, 1)
+		n.ANAGroup = cmp.Or(n.ANAGroup, groupOfAccess(n.Access))
 		s.anaGroups = append(s.anaGroups, n.ANAGroup)
 	}
 	slices.Sort(s.anaGroups)
@@ -108,6 +116,22 @@ func newSnapshot(cfg Config, old *snapshot) *snapshot {
 // allowed reports whether the host may connect to the NVM subsystem.
 func (s *snapshot) allowed(hostNQN string) bool {
 	return len(s.AnyView) > 0 || len(s.Views[hostNQN]) > 0 || s.hosts[hostNQN]
+}
+
+// groupOfAccess is the ANA group of an access state.
+func groupOfAccess(s access.State) uint32 { return uint32(s) + 1 }
+
+func anaOfAccess(s access.State) ANAState {
+	switch s {
+	case access.NonOptimized:
+		return ANANonOptimized
+	case access.Inaccessible:
+		return ANAInaccessible
+	case access.Transition:
+		return ANAChange
+	default:
+		return ANAOptimized
+	}
 }
 
 // anaState is the state of a group through a port.
@@ -166,6 +190,7 @@ func (s *Subsystem) Configure(cfg Config) error {
 	for i := range next.Namespaces {
 		n := &next.Namespaces[i]
 		after[n.ID].conf.Store(n)
+		after[n.ID].protect(n.Protect, nil)
 	}
 	if old != nil {
 		if discoveryDiffers(old, next) {

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+
+	"blockd.dev/target/access"
 )
 
 // hostAccess is the access states that hosts gave the port groups of one unit
@@ -24,8 +26,35 @@ const (
 	statusByTarget  = 0x02
 )
 
-// accessIn is the access state of the unit through group g, and why.
+// stateOf is the asymmetric access state that a volume's access gives its unit.
+func stateOf(s access.State) AccessState {
+	switch s {
+	case access.NonOptimized:
+		return AccessNonOptimized
+	case access.Inaccessible:
+		return AccessUnavailable
+	case access.Transition:
+		return AccessTransitioning
+	default:
+		return AccessOptimized
+	}
+}
+
+// accessIn is the access state of the unit through group g, and why. What the
+// unit itself is comes first: no host can reach a volume that is not here.
 func (lu *LU) accessIn(s *snapshot, g *GroupConfig) (AccessState, byte) {
+	state, why := lu.groupAccess(s, g)
+	if own := stateOf(lu.conf.Load().Access); own > state {
+		return own, statusByTarget
+	}
+	if why == statusUnchanged && lu.moved.Load() {
+		why = statusByTarget
+	}
+	return state, why
+}
+
+// groupAccess is accessIn without what the unit itself is.
+func (lu *LU) groupAccess(s *snapshot, g *GroupConfig) (AccessState, byte) {
 	if p := lu.access.Load(); p != nil {
 		if h, ok := (*p)[g.ID]; ok && h.basis == *g {
 			return h.state, statusByHost
@@ -39,7 +68,7 @@ func (lu *LU) accessIn(s *snapshot, g *GroupConfig) (AccessState, byte) {
 func (lu *LU) accessThrough(s *snapshot, port uint16) AccessState {
 	g := s.groupOf(port)
 	if g == nil {
-		return AccessOptimized
+		return stateOf(lu.conf.Load().Access)
 	}
 	state, _ := lu.accessIn(s, g)
 	return state
@@ -120,6 +149,9 @@ func (lu *LU) setGroups(by *Nexus, p []byte) sense {
 			return badParam(at + 2)
 		}
 		g := &conf.groups[i]
+		if state < stateOf(lu.conf.Load().Access) {
+			return sense{key: keyHardwareError, asc: ascSTPGFailed}
+		}
 		if was, _ := lu.accessIn(conf, g); was != state {
 			next[id] = hostState{state: state, basis: *g}
 			changed = append(changed, GroupConfig{ID: id, State: state, Preferred: g.Preferred})

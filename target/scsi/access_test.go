@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"blockd.dev/blockdev/ram"
+	"blockd.dev/target/access"
 )
 
 // SET TARGET PORT GROUPS reaches the unit that it is sent to and no other, and
@@ -40,4 +41,62 @@ func TestHostSetsAccessOfOneUnit(t *testing.T) {
 	}
 	b.want("02/6/2a06", tur)
 	b.want("00", tur)
+}
+
+// What the volume itself is counts for its unit alone, whatever the port groups
+// and hosts say; hosts are told, and REPORT TARGET PORT GROUPS says why.
+func TestAccessOfAVolume(t *testing.T) {
+	b := newBed(t)
+	const tur, groups = "00 00 00 00 00 00", "a3 0a 00 00 00 00 00 00 00 40 00 00"
+	for _, c := range []struct {
+		state access.State
+		code  byte
+		want  string
+	}{
+		{access.NonOptimized, 0x1, "00"},
+		{access.Inaccessible, 0x3, "02/2/040c"},
+		{access.Transition, 0xf, "02/2/040a"},
+		{access.Optimized, 0x0, "00"},
+	} {
+		cfg := b.config()
+		cfg.Units[0].Access = c.state
+		if err := b.target.Configure(cfg); err != nil {
+			t.Fatal(err)
+		}
+		b.want("02/6/2a06", tur)
+		b.want(c.want, tur)
+		if p := b.want("00", groups).data; p[4]&0xf != c.code || p[9] != statusByTarget {
+			t.Errorf("%v: REPORT TARGET PORT GROUPS says %x", c.state, p)
+		}
+		if c.state == access.Inaccessible { // no host can make it accessible
+			b.want("02/4/670a", "a4 0a 00 00 00 00 00 00 00 08 00 00", fromHex("00000000 00 00 0001")...)
+			b.want(c.want, tur)
+		}
+	}
+}
+
+// A write-protected volume can be read and not written; MODE SENSE says so, and
+// every host is told of the change.
+func TestWriteProtectedVolume(t *testing.T) {
+	b := newBed(t)
+	const write = "2a 00 00 00 00 00 00 00 01 00"
+	for _, c := range []struct {
+		p    access.Protection
+		want string
+	}{
+		{access.Protected, "02/7/2700"}, {access.UntilPowerCycle, "02/7/2700"}, {access.Permanent, "02/7/2705"}, {access.Unprotected, "00"},
+	} {
+		cfg := b.config()
+		cfg.Units[0].Protect = c.p
+		if err := b.target.Configure(cfg); err != nil {
+			t.Fatal(err)
+		}
+		b.want("02/6/2a01", "00 00 00 00 00 00")
+		b.want(c.want, write, fill(bedBlock, 1)...)
+		b.want(c.want, "93 08 00 00 00 00 00 00 00 00 00 00 00 01 00 00", fill(bedBlock, 0)...) // WRITE SAME
+		b.want("00", "28 00 00 00 00 00 00 00 01 00")
+		if p := b.want("00", "1a 00 3f 00 40 00").data; (p[2]&0x80 != 0) != c.p.On() {
+			t.Errorf("%v: WP is wrong in %x", c.p, p[:4])
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/arena"
+	"blockd.dev/target/access"
 )
 
 // UnitID names a volume; see package target/identity for what follows from it.
@@ -22,6 +23,12 @@ type UnitConfig struct {
 	// WriteCache says that completed writes may sit in a volatile cache until
 	// a flush (WCE=1 in the caching page).
 	WriteCache bool
+
+	// Access is the unit's state through every port; the port groups' own states
+	// and what hosts set come on top, and the worst of them counts.
+	Access access.State
+	// Protect is the unit's write protection.
+	Protect access.Protection
 }
 
 // AccessState is an asymmetric access state (SPC-5 §5.16.2.4); the values are
@@ -87,6 +94,9 @@ func (c *TargetConfig) Validate() error {
 		units[u.ID] = true
 		if u.Device == nil {
 			return fmt.Errorf("scsi: unit %x (%s) has no device", u.ID, u.Name)
+		}
+		if !u.Access.Valid() || !u.Protect.Valid() {
+			return fmt.Errorf("scsi: unit %x (%s): access state %d or protection %d is unknown", u.ID, u.Name, u.Access, u.Protect)
 		}
 		if g := u.Device.Geometry(); g.BlockSize != 512 && g.BlockSize != 4096 {
 			return fmt.Errorf("scsi: unit %x (%s): block size is %d, must be 512 or 4096", u.ID, u.Name, g.BlockSize)

@@ -21,6 +21,7 @@ type LU struct {
 	mode    modeState
 	stopped atomic.Bool // START STOP UNIT with START=0
 	access  atomic.Pointer[hostAccess]
+	moved   atomic.Bool // UnitConfig.Access has changed
 	rsv     unitReservations
 	unwatch func()
 

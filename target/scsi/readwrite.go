@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"blockd.dev/blockdev"
+	"blockd.dev/target/access"
 )
 
 // blockCommands move blocks (SBC-4 §5). DPO is evaluated and needs nothing
@@ -91,6 +92,12 @@ func (t *Task) transfer(dir Direction) sense {
 func (lu *LU) writable() sense {
 	if lu.mode.writeProtected() {
 		return sense{key: keyDataProtect, asc: ascSoftwareWriteProtected}
+	}
+	switch p := lu.conf.Load().Protect; {
+	case p == access.Permanent:
+		return sense{key: keyDataProtect, asc: ascPermanentWriteProtect}
+	case p.On():
+		return sense{key: keyDataProtect, asc: ascWriteProtected}
 	}
 	if lu.device.Geometry().ReadOnly {
 		return sense{key: keyDataProtect, asc: ascWriteProtected}

@@ -49,6 +49,7 @@ const (
 	ascInlineDataTooLong        additional = 0x260b
 	ascWriteProtected           additional = 0x2700
 	ascSoftwareWriteProtected   additional = 0x2702
+	ascPermanentWriteProtect    additional = 0x2705
 	ascSpaceAllocationFailed    additional = 0x2707
 	ascCopyTargetUnreachable    additional = 0x0d02
 	ascInternalFailure          additional = 0x4400

@@ -69,12 +69,19 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	}
 
 	units := make(map[UnitID]*LU, len(cfg.Units))
-	var opened, renamed []*LU
+	var opened, renamed, protected, moved []*LU
 	for i := range next.Units {
 		u := next.Units[i]
 		if lu := t.mu.units[u.ID]; lu != nil && lu.device == u.Device {
-			if was := lu.conf.Load(); was.Name != u.Name || was.Serial != u.Serial || was.Rotational != u.Rotational {
+			was := lu.conf.Load()
+			if was.Name != u.Name || was.Serial != u.Serial || was.Rotational != u.Rotational {
 				renamed = append(renamed, lu)
+			}
+			if was.Protect != u.Protect {
+				protected = append(protected, lu)
+			}
+			if was.Access != u.Access {
+				moved = append(moved, lu)
 			}
 			units[u.ID] = lu
 			continue
@@ -112,10 +119,17 @@ func (t *Target) Configure(cfg TargetConfig) error {
 	for _, lu := range renamed {
 		lu.raise(uaInquiryChanged, nil)
 	}
+	for _, lu := range protected {
+		lu.raise(uaModeChanged, nil) // WP in the mode parameter header
+	}
+	for _, lu := range moved {
+		lu.moved.Store(true)
+	}
 	if old != nil && !slices.Equal(old.groups, next.groups) {
-		for _, lu := range units {
-			lu.raise(uaAccessStateChanged, nil)
-		}
+		moved = slices.Collect(maps.Values(units))
+	}
+	for _, lu := range moved {
+		lu.raise(uaAccessStateChanged, nil)
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ type Command struct {
 	//	*Command_MapVolume
 	//	*Command_UnmapVolume
 	//	*Command_RegisterDisk
+	//	*Command_ProtectVolume
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -227,6 +228,15 @@ func (x *Command) GetRegisterDisk() *RegisterDisk {
 	return nil
 }
 
+func (x *Command) GetProtectVolume() *ProtectVolume {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ProtectVolume); ok {
+			return x.ProtectVolume
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -279,6 +289,10 @@ type Command_RegisterDisk struct {
 	RegisterDisk *RegisterDisk `protobuf:"bytes,21,opt,name=register_disk,json=registerDisk,proto3,oneof"`
 }
 
+type Command_ProtectVolume struct {
+	ProtectVolume *ProtectVolume `protobuf:"bytes,22,opt,name=protect_volume,json=protectVolume,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Kind() {}
 
 func (*Command_CreatePool) isCommand_Kind() {}
@@ -302,6 +316,8 @@ func (*Command_MapVolume) isCommand_Kind() {}
 func (*Command_UnmapVolume) isCommand_Kind() {}
 
 func (*Command_RegisterDisk) isCommand_Kind() {}
+
+func (*Command_ProtectVolume) isCommand_Kind() {}
 
 type Init struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -559,6 +575,69 @@ func (x *ResizeVolume) GetSizeBytes() int64 {
 	return 0
 }
 
+// ProtectVolume says whether hosts may write a volume.
+type ProtectVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// write-protect, until-power-cycle or permanent; empty for none.
+	Protection string `protobuf:"bytes,2,opt,name=protection,proto3" json:"protection,omitempty"`
+	// The node starts: this ends until-power-cycle.
+	PowerCycle    bool `protobuf:"varint,3,opt,name=power_cycle,json=powerCycle,proto3" json:"power_cycle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProtectVolume) Reset() {
+	*x = ProtectVolume{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProtectVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProtectVolume) ProtoMessage() {}
+
+func (x *ProtectVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProtectVolume.ProtoReflect.Descriptor instead.
+func (*ProtectVolume) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ProtectVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProtectVolume) GetProtection() string {
+	if x != nil {
+		return x.Protection
+	}
+	return ""
+}
+
+func (x *ProtectVolume) GetPowerCycle() bool {
+	if x != nil {
+		return x.PowerCycle
+	}
+	return false
+}
+
 // RetireVolume takes a volume from its hosts; its data still exists.
 type RetireVolume struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -569,7 +648,7 @@ type RetireVolume struct {
 
 func (x *RetireVolume) Reset() {
 	*x = RetireVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[5]
+	mi := &file_catalogpb_catalog_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +660,7 @@ func (x *RetireVolume) String() string {
 func (*RetireVolume) ProtoMessage() {}
 
 func (x *RetireVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[5]
+	mi := &file_catalogpb_catalog_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +673,7 @@ func (x *RetireVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireVolume.ProtoReflect.Descriptor instead.
 func (*RetireVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{5}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RetireVolume) GetName() string {
@@ -614,7 +693,7 @@ type RemoveVolume struct {
 
 func (x *RemoveVolume) Reset() {
 	*x = RemoveVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[6]
+	mi := &file_catalogpb_catalog_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +705,7 @@ func (x *RemoveVolume) String() string {
 func (*RemoveVolume) ProtoMessage() {}
 
 func (x *RemoveVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[6]
+	mi := &file_catalogpb_catalog_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +718,7 @@ func (x *RemoveVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolume.ProtoReflect.Descriptor instead.
 func (*RemoveVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{6}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RemoveVolume) GetId() []byte {
@@ -659,7 +738,7 @@ type Chap struct {
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[7]
+	mi := &file_catalogpb_catalog_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +750,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[7]
+	mi := &file_catalogpb_catalog_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +763,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{7}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Chap) GetUser() string {
@@ -716,7 +795,7 @@ type CreateHost struct {
 
 func (x *CreateHost) Reset() {
 	*x = CreateHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[8]
+	mi := &file_catalogpb_catalog_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +807,7 @@ func (x *CreateHost) String() string {
 func (*CreateHost) ProtoMessage() {}
 
 func (x *CreateHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[8]
+	mi := &file_catalogpb_catalog_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +820,7 @@ func (x *CreateHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHost.ProtoReflect.Descriptor instead.
 func (*CreateHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{8}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateHost) GetId() []byte {
@@ -805,7 +884,7 @@ type DhChap struct {
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	mi := &file_catalogpb_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +896,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	mi := &file_catalogpb_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +909,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{9}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DhChap) GetKey() string {
@@ -861,7 +940,7 @@ type UpdateHost struct {
 
 func (x *UpdateHost) Reset() {
 	*x = UpdateHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[10]
+	mi := &file_catalogpb_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +952,7 @@ func (x *UpdateHost) String() string {
 func (*UpdateHost) ProtoMessage() {}
 
 func (x *UpdateHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[10]
+	mi := &file_catalogpb_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +965,7 @@ func (x *UpdateHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHost.ProtoReflect.Descriptor instead.
 func (*UpdateHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{10}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateHost) GetName() string {
@@ -940,7 +1019,7 @@ type DeleteHost struct {
 
 func (x *DeleteHost) Reset() {
 	*x = DeleteHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[11]
+	mi := &file_catalogpb_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1031,7 @@ func (x *DeleteHost) String() string {
 func (*DeleteHost) ProtoMessage() {}
 
 func (x *DeleteHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[11]
+	mi := &file_catalogpb_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1044,7 @@ func (x *DeleteHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHost.ProtoReflect.Descriptor instead.
 func (*DeleteHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{11}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteHost) GetName() string {
@@ -986,7 +1065,7 @@ type MapVolume struct {
 
 func (x *MapVolume) Reset() {
 	*x = MapVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[12]
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1077,7 @@ func (x *MapVolume) String() string {
 func (*MapVolume) ProtoMessage() {}
 
 func (x *MapVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[12]
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1090,7 @@ func (x *MapVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolume.ProtoReflect.Descriptor instead.
 func (*MapVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MapVolume) GetVolume() string {
@@ -1045,7 +1124,7 @@ type UnmapVolume struct {
 
 func (x *UnmapVolume) Reset() {
 	*x = UnmapVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1136,7 @@ func (x *UnmapVolume) String() string {
 func (*UnmapVolume) ProtoMessage() {}
 
 func (x *UnmapVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1149,7 @@ func (x *UnmapVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolume.ProtoReflect.Descriptor instead.
 func (*UnmapVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UnmapVolume) GetVolume() string {
@@ -1099,7 +1178,7 @@ type RegisterDisk struct {
 
 func (x *RegisterDisk) Reset() {
 	*x = RegisterDisk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1190,7 @@ func (x *RegisterDisk) String() string {
 func (*RegisterDisk) ProtoMessage() {}
 
 func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1203,7 @@ func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterDisk.ProtoReflect.Descriptor instead.
 func (*RegisterDisk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RegisterDisk) GetId() []byte {
@@ -1163,7 +1242,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1254,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1267,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -1288,7 +1367,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1379,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1392,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pool) GetId() []byte {
@@ -1361,13 +1440,14 @@ type Volume struct {
 	Pool            string                 `protobuf:"bytes,6,opt,name=pool,proto3" json:"pool,omitempty"`
 	Retired         bool                   `protobuf:"varint,7,opt,name=retired,proto3" json:"retired,omitempty"`
 	CreatedUnixNano int64                  `protobuf:"varint,8,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	Protection      string                 `protobuf:"bytes,9,opt,name=protection,proto3" json:"protection,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1459,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1472,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Volume) GetId() []byte {
@@ -1451,6 +1531,13 @@ func (x *Volume) GetCreatedUnixNano() int64 {
 	return 0
 }
 
+func (x *Volume) GetProtection() string {
+	if x != nil {
+		return x.Protection
+	}
+	return ""
+}
+
 type Host struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1467,7 +1554,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1566,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1579,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Host) GetId() []byte {
@@ -1563,7 +1650,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1662,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1675,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -1623,7 +1710,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1722,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1735,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Disk) GetId() []byte {
@@ -1686,7 +1773,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1785,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1798,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -1770,7 +1857,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	mi := &file_catalogpb_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1869,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	mi := &file_catalogpb_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1882,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -1830,7 +1917,7 @@ var File_catalogpb_catalog_proto protoreflect.FileDescriptor
 
 const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xa9\a\n" +
+	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xf4\a\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -1854,7 +1941,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
 	"map_volume\x18\x13 \x01(\v2\x1c.blockd.catalog.v1.MapVolumeH\x00R\tmapVolume\x12C\n" +
 	"\funmap_volume\x18\x14 \x01(\v2\x1e.blockd.catalog.v1.UnmapVolumeH\x00R\vunmapVolume\x12F\n" +
-	"\rregister_disk\x18\x15 \x01(\v2\x1f.blockd.catalog.v1.RegisterDiskH\x00R\fregisterDiskB\x06\n" +
+	"\rregister_disk\x18\x15 \x01(\v2\x1f.blockd.catalog.v1.RegisterDiskH\x00R\fregisterDisk\x12I\n" +
+	"\x0eprotect_volume\x18\x16 \x01(\v2 .blockd.catalog.v1.ProtectVolumeH\x00R\rprotectVolumeB\x06\n" +
 	"\x04kind\"I\n" +
 	"\x04Init\x12\x1d\n" +
 	"\n" +
@@ -1878,7 +1966,14 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\fResizeVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"\"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"d\n" +
+	"\rProtectVolume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"protection\x18\x02 \x01(\tR\n" +
+	"protection\x12\x1f\n" +
+	"\vpower_cycle\x18\x03 \x01(\bR\n" +
+	"powerCycle\"\"\n" +
 	"\fRetireVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x1e\n" +
 	"\fRemoveVolume\x12\x0e\n" +
@@ -1944,7 +2039,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
 	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x14\n" +
 	"\x05media\x18\x05 \x01(\tR\x05media\x12*\n" +
-	"\x11created_unix_nano\x18\x06 \x01(\x03R\x0fcreatedUnixNanoJ\x04\b\x04\x10\x05\"\xd6\x01\n" +
+	"\x11created_unix_nano\x18\x06 \x01(\x03R\x0fcreatedUnixNanoJ\x04\b\x04\x10\x05\"\xf6\x01\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1955,7 +2050,10 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x03lun\x18\x05 \x01(\rR\x03lun\x12\x12\n" +
 	"\x04pool\x18\x06 \x01(\tR\x04pool\x12\x18\n" +
 	"\aretired\x18\a \x01(\bR\aretired\x12*\n" +
-	"\x11created_unix_nano\x18\b \x01(\x03R\x0fcreatedUnixNano\"\x94\x02\n" +
+	"\x11created_unix_nano\x18\b \x01(\x03R\x0fcreatedUnixNano\x12\x1e\n" +
+	"\n" +
+	"protection\x18\t \x01(\tR\n" +
+	"protection\"\x94\x02\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -2000,66 +2098,68 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 	return file_catalogpb_catalog_proto_rawDescData
 }
 
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_catalogpb_catalog_proto_goTypes = []any{
-	(*Command)(nil),      // 0: blockd.catalog.v1.Command
-	(*Init)(nil),         // 1: blockd.catalog.v1.Init
-	(*CreatePool)(nil),   // 2: blockd.catalog.v1.CreatePool
-	(*CreateVolume)(nil), // 3: blockd.catalog.v1.CreateVolume
-	(*ResizeVolume)(nil), // 4: blockd.catalog.v1.ResizeVolume
-	(*RetireVolume)(nil), // 5: blockd.catalog.v1.RetireVolume
-	(*RemoveVolume)(nil), // 6: blockd.catalog.v1.RemoveVolume
-	(*Chap)(nil),         // 7: blockd.catalog.v1.Chap
-	(*CreateHost)(nil),   // 8: blockd.catalog.v1.CreateHost
-	(*DhChap)(nil),       // 9: blockd.catalog.v1.DhChap
-	(*UpdateHost)(nil),   // 10: blockd.catalog.v1.UpdateHost
-	(*DeleteHost)(nil),   // 11: blockd.catalog.v1.DeleteHost
-	(*MapVolume)(nil),    // 12: blockd.catalog.v1.MapVolume
-	(*UnmapVolume)(nil),  // 13: blockd.catalog.v1.UnmapVolume
-	(*RegisterDisk)(nil), // 14: blockd.catalog.v1.RegisterDisk
-	(*Snapshot)(nil),     // 15: blockd.catalog.v1.Snapshot
-	(*Pool)(nil),         // 16: blockd.catalog.v1.Pool
-	(*Volume)(nil),       // 17: blockd.catalog.v1.Volume
-	(*Host)(nil),         // 18: blockd.catalog.v1.Host
-	(*Mapping)(nil),      // 19: blockd.catalog.v1.Mapping
-	(*Disk)(nil),         // 20: blockd.catalog.v1.Disk
-	(*Audit)(nil),        // 21: blockd.catalog.v1.Audit
-	(*Answer)(nil),       // 22: blockd.catalog.v1.Answer
+	(*Command)(nil),       // 0: blockd.catalog.v1.Command
+	(*Init)(nil),          // 1: blockd.catalog.v1.Init
+	(*CreatePool)(nil),    // 2: blockd.catalog.v1.CreatePool
+	(*CreateVolume)(nil),  // 3: blockd.catalog.v1.CreateVolume
+	(*ResizeVolume)(nil),  // 4: blockd.catalog.v1.ResizeVolume
+	(*ProtectVolume)(nil), // 5: blockd.catalog.v1.ProtectVolume
+	(*RetireVolume)(nil),  // 6: blockd.catalog.v1.RetireVolume
+	(*RemoveVolume)(nil),  // 7: blockd.catalog.v1.RemoveVolume
+	(*Chap)(nil),          // 8: blockd.catalog.v1.Chap
+	(*CreateHost)(nil),    // 9: blockd.catalog.v1.CreateHost
+	(*DhChap)(nil),        // 10: blockd.catalog.v1.DhChap
+	(*UpdateHost)(nil),    // 11: blockd.catalog.v1.UpdateHost
+	(*DeleteHost)(nil),    // 12: blockd.catalog.v1.DeleteHost
+	(*MapVolume)(nil),     // 13: blockd.catalog.v1.MapVolume
+	(*UnmapVolume)(nil),   // 14: blockd.catalog.v1.UnmapVolume
+	(*RegisterDisk)(nil),  // 15: blockd.catalog.v1.RegisterDisk
+	(*Snapshot)(nil),      // 16: blockd.catalog.v1.Snapshot
+	(*Pool)(nil),          // 17: blockd.catalog.v1.Pool
+	(*Volume)(nil),        // 18: blockd.catalog.v1.Volume
+	(*Host)(nil),          // 19: blockd.catalog.v1.Host
+	(*Mapping)(nil),       // 20: blockd.catalog.v1.Mapping
+	(*Disk)(nil),          // 21: blockd.catalog.v1.Disk
+	(*Audit)(nil),         // 22: blockd.catalog.v1.Audit
+	(*Answer)(nil),        // 23: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
 	1,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
 	2,  // 1: blockd.catalog.v1.Command.create_pool:type_name -> blockd.catalog.v1.CreatePool
 	3,  // 2: blockd.catalog.v1.Command.create_volume:type_name -> blockd.catalog.v1.CreateVolume
 	4,  // 3: blockd.catalog.v1.Command.resize_volume:type_name -> blockd.catalog.v1.ResizeVolume
-	5,  // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
-	6,  // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
-	8,  // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
-	10, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
-	11, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
-	12, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
-	13, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
-	14, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
-	7,  // 12: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 13: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	9,  // 14: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	7,  // 15: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 16: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	9,  // 17: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	16, // 18: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	17, // 19: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	18, // 20: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	19, // 21: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	21, // 22: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	22, // 23: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	20, // 24: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
-	7,  // 25: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	7,  // 26: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	9,  // 27: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	6,  // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
+	7,  // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
+	9,  // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
+	11, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
+	12, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
+	13, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
+	14, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
+	15, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
+	5,  // 12: blockd.catalog.v1.Command.protect_volume:type_name -> blockd.catalog.v1.ProtectVolume
+	8,  // 13: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
+	8,  // 14: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	10, // 15: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	8,  // 16: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	8,  // 17: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	10, // 18: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	17, // 19: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	18, // 20: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	19, // 21: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	20, // 22: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	22, // 23: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	23, // 24: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	21, // 25: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	8,  // 26: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	8,  // 27: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	10, // 28: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -2080,16 +2180,17 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_MapVolume)(nil),
 		(*Command_UnmapVolume)(nil),
 		(*Command_RegisterDisk)(nil),
+		(*Command_ProtectVolume)(nil),
 	}
-	file_catalogpb_catalog_proto_msgTypes[10].OneofWrappers = []any{}
-	file_catalogpb_catalog_proto_msgTypes[12].OneofWrappers = []any{}
+	file_catalogpb_catalog_proto_msgTypes[11].OneofWrappers = []any{}
+	file_catalogpb_catalog_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

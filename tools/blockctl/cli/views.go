@@ -25,26 +25,29 @@ func mappingViews(list []*blockdv1.Mapping) []mappingView {
 }
 
 type volumeView struct {
-	Name      string        `json:"name"`
-	ID        string        `json:"id"`
-	SizeBytes int64         `json:"size_bytes"`
-	UsedBytes int64         `json:"used_bytes"`
-	BlockSize int32         `json:"block_size"`
-	IQN       string        `json:"iqn"`
-	LUN       uint32        `json:"lun"`
-	NQN       string        `json:"nqn"`
-	NSID      uint32        `json:"nsid"`
-	UUID      string        `json:"uuid"`
-	Pool      string        `json:"pool"`
-	State     string        `json:"state"`
-	Reason    string        `json:"reason,omitempty"`
-	Created   string        `json:"created"`
-	Mappings  []mappingView `json:"mappings"`
+	Name       string        `json:"name"`
+	ID         string        `json:"id"`
+	SizeBytes  int64         `json:"size_bytes"`
+	UsedBytes  int64         `json:"used_bytes"`
+	BlockSize  int32         `json:"block_size"`
+	IQN        string        `json:"iqn"`
+	LUN        uint32        `json:"lun"`
+	NQN        string        `json:"nqn"`
+	NSID       uint32        `json:"nsid"`
+	UUID       string        `json:"uuid"`
+	Pool       string        `json:"pool"`
+	State      string        `json:"state"`
+	Reason     string        `json:"reason,omitempty"`
+	Created    string        `json:"created"`
+	Mappings   []mappingView `json:"mappings"`
+	Protection string        `json:"protection"`
+	Access     string        `json:"access"`
 }
 
 func viewVolume(v *blockdv1.Volume) volumeView {
 	return volumeView{v.GetName(), v.GetId(), v.GetSizeBytes(), v.GetUsedBytes(), v.GetBlockSize(), v.GetIqn(), v.GetLun(),
-		v.GetNqn(), v.GetNsid(), v.GetUuid(), v.GetPool(), v.GetState(), v.GetReason(), v.GetCreated(), mappingViews(v.GetMappings())}
+		v.GetNqn(), v.GetNsid(), v.GetUuid(), v.GetPool(), v.GetState(), v.GetReason(), v.GetCreated(), mappingViews(v.GetMappings()),
+		v.GetProtection(), v.GetAccess()}
 }
 
 func hostsOf(list []mappingView) string {
@@ -70,7 +73,8 @@ func volumeDetail(v volumeView) rows {
 		t = append(t, []string{"reason", v.Reason})
 	}
 	return append(t, []string{"size", units.FormatBytes(v.SizeBytes)}, []string{"used", units.FormatBytes(v.UsedBytes)},
-		[]string{"block size", fmt.Sprint(v.BlockSize)}, []string{"pool", v.Pool}, []string{"iqn", v.IQN},
+		[]string{"block size", fmt.Sprint(v.BlockSize)}, []string{"pool", v.Pool},
+		[]string{"protection", v.Protection}, []string{"access", v.Access}, []string{"iqn", v.IQN},
 		[]string{"lun", fmt.Sprint(v.LUN)}, []string{"nqn", v.NQN}, []string{"nsid", fmt.Sprint(v.NSID)},
 		[]string{"uuid", v.UUID}, []string{"mapped to", hostsOf(v.Mappings)}, []string{"created", v.Created})
 }

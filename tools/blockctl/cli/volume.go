@@ -12,8 +12,9 @@ import (
 )
 
 func (a *app) volume() *cobra.Command {
-	return group("volume", "Create, show, resize and delete volumes",
-		a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeResize(), a.volumeDelete())
+	return group("volume", "Create, show, resize, protect and delete volumes",
+		a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeResize(),
+		a.volumeProtect(), a.volumeUnprotect(), a.volumeDelete())
 }
 
 // context bounds a command by --timeout.
@@ -134,6 +135,56 @@ func (a *app) volumeResize() *cobra.Command {
 	c.Flags().StringVar(&size, "size", "", "new size, such as 20GiB; a multiple of 4096")
 	required(c, "size")
 	return c
+}
+
+func (a *app) volumeProtect() *cobra.Command {
+	var untilPowerCycle, permanent, yes bool
+	c := &cobra.Command{
+		Use:               "protect NAME [--until-power-cycle | --permanent --yes]",
+		Short:             "Refuse writes to a volume, from every host",
+		Long:              "Refuse writes to a volume, from every host and over every protocol. Connected hosts are told.\n`volume unprotect` ends it, unless it lasts until blockd starts again, or for ever.",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeVolumes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			state := "write-protect"
+			switch {
+			case permanent && !yes:
+				return fmt.Errorf("volume %q could never be written again; say --yes if you mean it", args[0])
+			case permanent:
+				state = "permanent"
+			case untilPowerCycle:
+				state = "until-power-cycle"
+			}
+			return a.protect(cmd, args[0], state)
+		},
+	}
+	c.Flags().BoolVar(&untilPowerCycle, "until-power-cycle", false, "until blockd starts again, and nothing ends it before")
+	c.Flags().BoolVar(&permanent, "permanent", false, "for ever")
+	c.Flags().BoolVar(&yes, "yes", false, "yes, for ever")
+	c.MarkFlagsMutuallyExclusive("until-power-cycle", "permanent")
+	return c
+}
+
+func (a *app) volumeUnprotect() *cobra.Command {
+	return &cobra.Command{
+		Use:               "unprotect NAME",
+		Short:             "Allow writes to a volume again",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeVolumes,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.protect(cmd, args[0], "none") },
+	}
+}
+
+func (a *app) protect(cmd *cobra.Command, name, state string) error {
+	ctx, cancel := a.context(cmd)
+	defer cancel()
+	r, err := a.clients().volume.ProtectVolume(ctx, request(&blockdv1.ProtectVolumeRequest{RequestId: requestID(),
+		Name: name, Protection: state}))
+	if err != nil {
+		return err
+	}
+	v := viewVolume(r.Msg.GetVolume())
+	return a.print(cmd, v, volumeDetail(v))
 }
 
 func (a *app) volumeDelete() *cobra.Command {

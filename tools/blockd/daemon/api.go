@@ -13,6 +13,7 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/target/access"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/identity"
 )
@@ -93,6 +94,7 @@ func (a api) volume(s *catalog.State, v *catalog.Volume) *blockdv1.Volume {
 		Iqn: s.IQN, Lun: uint32(v.LUN), Nqn: s.NQN, Nsid: v.NSID(), Uuid: identity.UUIDString(v.ID), Pool: v.Pool,
 		Created: timeText(v.Created), Mappings: a.mappings(s, func(m catalog.Mapping) bool { return m.Volume == v.ID })}
 	out.State, out.Reason = a.d.volumeState(v)
+	out.Protection, out.Access = protections[v.Protection].String(), a.d.volumes.accessOf(v.ID).String()
 	if open, ok := a.d.volumes.get(v.ID); ok && open.dev != nil {
 		out.UsedBytes, _ = open.dev.Provisioning()
 	}
@@ -197,6 +199,23 @@ func (a api) ResizeVolume(ctx context.Context, req *connect.Request[blockdv1.Res
 		return nil, err
 	}
 	return connect.NewResponse(&blockdv1.ResizeVolumeResponse{Volume: v}), nil
+}
+
+// ProtectVolume implements blockdv1connect.VolumeServiceHandler.
+func (a api) ProtectVolume(ctx context.Context, req *connect.Request[blockdv1.ProtectVolumeRequest]) (*connect.Response[blockdv1.ProtectVolumeResponse], error) {
+	m := req.Msg
+	cmd := &catalogpb.ProtectVolume{Name: m.GetName(), Protection: m.GetProtection()}
+	if cmd.Protection == access.Unprotected.String() {
+		cmd.Protection = string(catalog.Unprotected)
+	}
+	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), protectCommand(cmd)); err != nil {
+		return nil, err
+	}
+	v, err := a.servedVolume(m.GetName(), "protected as asked")
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.ProtectVolumeResponse{Volume: v}), nil
 }
 
 // DeleteVolume implements blockdv1connect.VolumeServiceHandler.

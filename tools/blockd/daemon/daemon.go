@@ -42,12 +42,13 @@ type Daemon struct {
 	api          net.Listener
 	http         *http.Server
 
-	events    *eventLog
-	volumes   volumeTable
-	applied   applied
-	errorGate gate
-	ready     atomic.Bool
-	stopping  atomic.Bool
+	events      *eventLog
+	volumes     volumeTable
+	configuring sync.Mutex // held by configureTarget
+	applied     applied
+	errorGate   gate
+	ready       atomic.Bool
+	stopping    atomic.Bool
 
 	cancel     context.CancelFunc // ends the goroutines below
 	background sync.WaitGroup
@@ -80,6 +81,9 @@ func Start(cfg Config, log *zap.Logger) (_ *Daemon, err error) {
 	if err := d.openCatalog(); err != nil {
 		return nil, err
 	}
+	if err := d.powerCycled(); err != nil {
+		return nil, err
+	}
 	if d.needsDisk() {
 		if d.storage, err = d.openStorage(); err != nil {
 			return nil, err
@@ -92,7 +96,7 @@ func Start(cfg Config, log *zap.Logger) (_ *Daemon, err error) {
 		return nil, err
 	}
 	if cfg.has("target") {
-		if err := d.startTarget(); err != nil {
+		if err := d.startTarget(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -274,7 +278,7 @@ func (d *Daemon) listen() error {
 	return err
 }
 
-func (d *Daemon) startTarget() error {
+func (d *Daemon) startTarget(ctx context.Context) error {
 	s := d.catalog.State()
 	var err error
 	d.target, err = scsi.NewTarget(d.targetConfig(s), scsi.Deps{
@@ -288,7 +292,7 @@ func (d *Daemon) startTarget() error {
 	if err != nil {
 		return err
 	}
-	return d.startNVMe(s)
+	return d.startNVMe(ctx, s)
 }
 
 func (d *Daemon) servePortals() {

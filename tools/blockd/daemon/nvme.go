@@ -49,13 +49,13 @@ func (t *nvmeTarget) close() {
 	}
 }
 
-func (d *Daemon) startNVMe(s *catalog.State) error {
+func (d *Daemon) startNVMe(ctx context.Context, s *catalog.State) error {
 	if len(d.nvme.ports) == 0 {
 		return nil
 	}
 	var err error
 	d.nvme.subsystem, err = nvme.NewSubsystem(d.nvmeConfig(s), nvme.Deps{
-		Arena: d.arena, Reservations: d.reservations, Events: d.nvmeEvent})
+		Arena: d.arena, Reservations: d.reservations, Protect: d.protectFor(ctx), Events: d.nvmeEvent})
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,8 @@ func (d *Daemon) nvmeConfig(s *catalog.State) nvme.Config {
 		cv := &s.Volumes[i]
 		if v, ok := d.volumes.get(cv.ID); ok && v.dev != nil && !cv.Retired {
 			open[cv.ID] = true
-			cfg.Namespaces = append(cfg.Namespaces, nvme.NamespaceConfig{ID: cv.ID, Name: cv.Name, Device: v.dev})
+			cfg.Namespaces = append(cfg.Namespaces, nvme.NamespaceConfig{ID: cv.ID, Name: cv.Name, Device: v.dev,
+				Access: d.volumes.accessOf(cv.ID), Protect: protections[cv.Protection]})
 		}
 	}
 	view := func(host catalog.ID) nvme.View {

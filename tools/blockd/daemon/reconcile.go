@@ -9,6 +9,7 @@ import (
 	"blockd.dev/blockdev"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/target/access"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/iscsi"
 	"blockd.dev/target/scsi"
@@ -35,11 +36,13 @@ func (v *volume) close() error {
 	return v.dev.Close()
 }
 
-// volumeTable is what is open. The reconciler alone changes it; the lock is
-// for readers.
+// volumeTable is what is open. The reconciler alone changes the list; the lock
+// is for readers.
 type volumeTable struct {
 	mu   sync.Mutex
 	list map[catalog.ID]*volume
+	// access has the volumes that are not optimized here; anyone may change it.
+	access map[catalog.ID]access.State
 }
 
 func (t *volumeTable) get(id catalog.ID) (volume, bool) {
@@ -65,6 +68,22 @@ func (t *volumeTable) drop(id catalog.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.list, id)
+	delete(t.access, id)
+}
+
+func (t *volumeTable) accessOf(id catalog.ID) access.State {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.access[id]
+}
+
+func (t *volumeTable) setAccess(id catalog.ID, s access.State) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.access == nil {
+		t.access = map[catalog.ID]access.State{}
+	}
+	t.access[id] = s
 }
 
 // all returns the volumes in no order.
@@ -221,11 +240,14 @@ func (d *Daemon) removeVolume(s *catalog.State, cv *catalog.Volume) {
 	d.volumes.drop(cv.ID)
 }
 
-// configureTarget shows the hosts what the catalog says.
+// configureTarget shows the hosts what the catalog says, and how volumes are
+// reached. What was configured last stays, so that only one may be at it.
 func (d *Daemon) configureTarget(s *catalog.State) error {
 	if d.target == nil {
 		return nil
 	}
+	d.configuring.Lock()
+	defer d.configuring.Unlock()
 	err := d.target.Configure(d.targetConfig(s))
 	return errors.Join(err, d.configureNVMe(s))
 }
@@ -240,7 +262,8 @@ func (d *Daemon) targetConfig(s *catalog.State) scsi.TargetConfig {
 		cv := &s.Volumes[i]
 		if v, ok := d.volumes.get(cv.ID); ok && v.dev != nil && !cv.Retired {
 			open[cv.ID] = true
-			cfg.Units = append(cfg.Units, scsi.UnitConfig{ID: cv.ID, Name: cv.Name, Device: v.dev})
+			cfg.Units = append(cfg.Units, scsi.UnitConfig{ID: cv.ID, Name: cv.Name, Device: v.dev,
+				Access: d.volumes.accessOf(cv.ID), Protect: protections[cv.Protection]})
 		}
 	}
 	view := func(host catalog.ID) scsi.View {

@@ -55,8 +55,13 @@ type Volume struct {
 	Reason  string `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
 	Created string `protobuf:"bytes,13,opt,name=created,proto3" json:"created,omitempty"`
 	// Space taken in the pool; less than size_bytes when thin.
-	UsedBytes     int64      `protobuf:"varint,14,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	Mappings      []*Mapping `protobuf:"bytes,15,rep,name=mappings,proto3" json:"mappings,omitempty"`
+	UsedBytes int64      `protobuf:"varint,14,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	Mappings  []*Mapping `protobuf:"bytes,15,rep,name=mappings,proto3" json:"mappings,omitempty"`
+	// none, write-protect, until-power-cycle or permanent.
+	Protection string `protobuf:"bytes,16,opt,name=protection,proto3" json:"protection,omitempty"`
+	// How hosts reach it through this node: optimized, non-optimized,
+	// inaccessible or transition. A node alone is always optimized.
+	Access        string `protobuf:"bytes,17,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +199,20 @@ func (x *Volume) GetMappings() []*Mapping {
 		return x.Mappings
 	}
 	return nil
+}
+
+func (x *Volume) GetProtection() string {
+	if x != nil {
+		return x.Protection
+	}
+	return ""
+}
+
+func (x *Volume) GetAccess() string {
+	if x != nil {
+		return x.Access
+	}
+	return ""
 }
 
 type CreateVolumeRequest struct {
@@ -591,6 +610,112 @@ func (x *ResizeVolumeResponse) GetVolume() *Volume {
 	return nil
 }
 
+type ProtectVolumeRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// none, write-protect, until-power-cycle (ends when blockd starts again, not
+	// before) or permanent (never ends).
+	Protection    string `protobuf:"bytes,3,opt,name=protection,proto3" json:"protection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProtectVolumeRequest) Reset() {
+	*x = ProtectVolumeRequest{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProtectVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProtectVolumeRequest) ProtoMessage() {}
+
+func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProtectVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ProtectVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ProtectVolumeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ProtectVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProtectVolumeRequest) GetProtection() string {
+	if x != nil {
+		return x.Protection
+	}
+	return ""
+}
+
+type ProtectVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProtectVolumeResponse) Reset() {
+	*x = ProtectVolumeResponse{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProtectVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProtectVolumeResponse) ProtoMessage() {}
+
+func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProtectVolumeResponse.ProtoReflect.Descriptor instead.
+func (*ProtectVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ProtectVolumeResponse) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
 type DeleteVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -601,7 +726,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +738,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +751,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteVolumeRequest) GetRequestId() string {
@@ -651,7 +776,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +788,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +801,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
 }
 
 // A Pool says how the data of its volumes is kept.
@@ -699,7 +824,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +836,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +849,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Pool) GetName() string {
@@ -804,7 +929,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +941,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +954,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreatePoolRequest) GetRequestId() string {
@@ -869,7 +994,7 @@ type CreatePoolResponse struct {
 
 func (x *CreatePoolResponse) Reset() {
 	*x = CreatePoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1006,7 @@ func (x *CreatePoolResponse) String() string {
 func (*CreatePoolResponse) ProtoMessage() {}
 
 func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1019,7 @@ func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolResponse.ProtoReflect.Descriptor instead.
 func (*CreatePoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreatePoolResponse) GetPool() *Pool {
@@ -912,7 +1037,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1049,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1062,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
 }
 
 type ListPoolsResponse struct {
@@ -949,7 +1074,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1086,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1099,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -993,7 +1118,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1130,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1143,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -1037,7 +1162,7 @@ type GetPoolResponse struct {
 
 func (x *GetPoolResponse) Reset() {
 	*x = GetPoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1174,7 @@ func (x *GetPoolResponse) String() string {
 func (*GetPoolResponse) ProtoMessage() {}
 
 func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1187,7 @@ func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolResponse.ProtoReflect.Descriptor instead.
 func (*GetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetPoolResponse) GetPool() *Pool {
@@ -1083,7 +1208,7 @@ type Chap struct {
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1220,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1233,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Chap) GetUser() string {
@@ -1151,7 +1276,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1288,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1301,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Host) GetName() string {
@@ -1268,7 +1393,7 @@ type DhChap struct {
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1405,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1418,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DhChap) GetKey() string {
@@ -1325,7 +1450,7 @@ type CreateHostRequest struct {
 
 func (x *CreateHostRequest) Reset() {
 	*x = CreateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1462,7 @@ func (x *CreateHostRequest) String() string {
 func (*CreateHostRequest) ProtoMessage() {}
 
 func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1475,7 @@ func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostRequest.ProtoReflect.Descriptor instead.
 func (*CreateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateHostRequest) GetRequestId() string {
@@ -1411,7 +1536,7 @@ type CreateHostResponse struct {
 
 func (x *CreateHostResponse) Reset() {
 	*x = CreateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1548,7 @@ func (x *CreateHostResponse) String() string {
 func (*CreateHostResponse) ProtoMessage() {}
 
 func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1561,7 @@ func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostResponse.ProtoReflect.Descriptor instead.
 func (*CreateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateHostResponse) GetHost() *Host {
@@ -1454,7 +1579,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1591,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1604,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 type ListHostsResponse struct {
@@ -1491,7 +1616,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1628,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1641,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -1535,7 +1660,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1672,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1685,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetHostRequest) GetName() string {
@@ -1579,7 +1704,7 @@ type GetHostResponse struct {
 
 func (x *GetHostResponse) Reset() {
 	*x = GetHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1716,7 @@ func (x *GetHostResponse) String() string {
 func (*GetHostResponse) ProtoMessage() {}
 
 func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1729,7 @@ func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
 func (*GetHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetHostResponse) GetHost() *Host {
@@ -1632,7 +1757,7 @@ type UpdateHostRequest struct {
 
 func (x *UpdateHostRequest) Reset() {
 	*x = UpdateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1644,7 +1769,7 @@ func (x *UpdateHostRequest) String() string {
 func (*UpdateHostRequest) ProtoMessage() {}
 
 func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1657,7 +1782,7 @@ func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostRequest.ProtoReflect.Descriptor instead.
 func (*UpdateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateHostRequest) GetRequestId() string {
@@ -1718,7 +1843,7 @@ type UpdateHostResponse struct {
 
 func (x *UpdateHostResponse) Reset() {
 	*x = UpdateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1855,7 @@ func (x *UpdateHostResponse) String() string {
 func (*UpdateHostResponse) ProtoMessage() {}
 
 func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1868,7 @@ func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostResponse.ProtoReflect.Descriptor instead.
 func (*UpdateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UpdateHostResponse) GetHost() *Host {
@@ -1763,7 +1888,7 @@ type DeleteHostRequest struct {
 
 func (x *DeleteHostRequest) Reset() {
 	*x = DeleteHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1900,7 @@ func (x *DeleteHostRequest) String() string {
 func (*DeleteHostRequest) ProtoMessage() {}
 
 func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1913,7 @@ func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostRequest.ProtoReflect.Descriptor instead.
 func (*DeleteHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteHostRequest) GetRequestId() string {
@@ -1813,7 +1938,7 @@ type DeleteHostResponse struct {
 
 func (x *DeleteHostResponse) Reset() {
 	*x = DeleteHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +1950,7 @@ func (x *DeleteHostResponse) String() string {
 func (*DeleteHostResponse) ProtoMessage() {}
 
 func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +1963,7 @@ func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostResponse.ProtoReflect.Descriptor instead.
 func (*DeleteHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 // A Mapping shows a volume to a host at a LUN.
@@ -1854,7 +1979,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +1991,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2004,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Mapping) GetVolume() string {
@@ -1916,7 +2041,7 @@ type MapVolumeRequest struct {
 
 func (x *MapVolumeRequest) Reset() {
 	*x = MapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2053,7 @@ func (x *MapVolumeRequest) String() string {
 func (*MapVolumeRequest) ProtoMessage() {}
 
 func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2066,7 @@ func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MapVolumeRequest) GetRequestId() string {
@@ -1981,7 +2106,7 @@ type MapVolumeResponse struct {
 
 func (x *MapVolumeResponse) Reset() {
 	*x = MapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2118,7 @@ func (x *MapVolumeResponse) String() string {
 func (*MapVolumeResponse) ProtoMessage() {}
 
 func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2131,7 @@ func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MapVolumeResponse) GetMapping() *Mapping {
@@ -2027,7 +2152,7 @@ type UnmapVolumeRequest struct {
 
 func (x *UnmapVolumeRequest) Reset() {
 	*x = UnmapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2164,7 @@ func (x *UnmapVolumeRequest) String() string {
 func (*UnmapVolumeRequest) ProtoMessage() {}
 
 func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2177,7 @@ func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UnmapVolumeRequest) GetRequestId() string {
@@ -2084,7 +2209,7 @@ type UnmapVolumeResponse struct {
 
 func (x *UnmapVolumeResponse) Reset() {
 	*x = UnmapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2221,7 @@ func (x *UnmapVolumeResponse) String() string {
 func (*UnmapVolumeResponse) ProtoMessage() {}
 
 func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2234,7 @@ func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 type ListMappingsRequest struct {
@@ -2120,7 +2245,7 @@ type ListMappingsRequest struct {
 
 func (x *ListMappingsRequest) Reset() {
 	*x = ListMappingsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2257,7 @@ func (x *ListMappingsRequest) String() string {
 func (*ListMappingsRequest) ProtoMessage() {}
 
 func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2270,7 @@ func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ListMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 type ListMappingsResponse struct {
@@ -2157,7 +2282,7 @@ type ListMappingsResponse struct {
 
 func (x *ListMappingsResponse) Reset() {
 	*x = ListMappingsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2294,7 @@ func (x *ListMappingsResponse) String() string {
 func (*ListMappingsResponse) ProtoMessage() {}
 
 func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2307,7 @@ func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ListMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListMappingsResponse) GetMappings() []*Mapping {
@@ -2213,7 +2338,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2350,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2363,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Node) GetName() string {
@@ -2326,7 +2451,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2463,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2476,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 type ListNodesResponse struct {
@@ -2363,7 +2488,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2375,7 +2500,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2388,7 +2513,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -2426,7 +2551,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2563,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2576,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Disk) GetName() string {
@@ -2574,7 +2699,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2711,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2724,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -2652,7 +2777,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2789,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2802,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 type ListDisksResponse struct {
@@ -2689,7 +2814,7 @@ type ListDisksResponse struct {
 
 func (x *ListDisksResponse) Reset() {
 	*x = ListDisksResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +2826,7 @@ func (x *ListDisksResponse) String() string {
 func (*ListDisksResponse) ProtoMessage() {}
 
 func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,7 +2839,7 @@ func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksResponse.ProtoReflect.Descriptor instead.
 func (*ListDisksResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListDisksResponse) GetDisks() []*Disk {
@@ -2744,7 +2869,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2881,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2894,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Session) GetId() string {
@@ -2843,7 +2968,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +2980,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +2993,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 type ListSessionsResponse struct {
@@ -2880,7 +3005,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3017,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3030,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2930,7 +3055,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3067,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3080,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Finding) GetLevel() string {
@@ -2994,7 +3119,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3131,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3144,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
 }
 
 type DiagnoseResponse struct {
@@ -3031,7 +3156,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3043,7 +3168,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3056,7 +3181,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -3082,7 +3207,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3219,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3232,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -3161,7 +3286,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3298,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3311,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WatchEventsRequest) GetFollow() bool {
@@ -3205,7 +3330,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3217,7 +3342,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3230,7 +3355,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -3255,7 +3380,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3392,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3405,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AuditEntry) GetRevision() uint64 {
@@ -3333,7 +3458,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3470,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3483,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
 }
 
 type ListAuditResponse struct {
@@ -3370,7 +3495,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3507,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3520,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -3409,7 +3534,7 @@ var File_blockd_v1_blockd_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xf3\x02\n" +
+	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xab\x03\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -3429,7 +3554,11 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\acreated\x18\r \x01(\tR\acreated\x12\x1d\n" +
 	"\n" +
 	"used_bytes\x18\x0e \x01(\x03R\tusedBytes\x12.\n" +
-	"\bmappings\x18\x0f \x03(\v2\x12.blockd.v1.MappingR\bmappings\"\x9a\x01\n" +
+	"\bmappings\x18\x0f \x03(\v2\x12.blockd.v1.MappingR\bmappings\x12\x1e\n" +
+	"\n" +
+	"protection\x18\x10 \x01(\tR\n" +
+	"protection\x12\x16\n" +
+	"\x06access\x18\x11 \x01(\tR\x06access\"\x9a\x01\n" +
 	"\x13CreateVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -3455,6 +3584,15 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"A\n" +
 	"\x14ResizeVolumeResponse\x12)\n" +
+	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\"i\n" +
+	"\x14ProtectVolumeRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"protection\x18\x03 \x01(\tR\n" +
+	"protection\"B\n" +
+	"\x15ProtectVolumeResponse\x12)\n" +
 	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\"H\n" +
 	"\x13DeleteVolumeRequest\x12\x1d\n" +
 	"\n" +
@@ -3663,12 +3801,13 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\"\x12\n" +
 	"\x10ListAuditRequest\"D\n" +
 	"\x11ListAuditResponse\x12/\n" +
-	"\aentries\x18\x01 \x03(\v2\x15.blockd.v1.AuditEntryR\aentries2\x98\x03\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.blockd.v1.AuditEntryR\aentries2\xec\x03\n" +
 	"\rVolumeService\x12O\n" +
 	"\fCreateVolume\x12\x1e.blockd.v1.CreateVolumeRequest\x1a\x1f.blockd.v1.CreateVolumeResponse\x12L\n" +
 	"\vListVolumes\x12\x1d.blockd.v1.ListVolumesRequest\x1a\x1e.blockd.v1.ListVolumesResponse\x12F\n" +
 	"\tGetVolume\x12\x1b.blockd.v1.GetVolumeRequest\x1a\x1c.blockd.v1.GetVolumeResponse\x12O\n" +
-	"\fResizeVolume\x12\x1e.blockd.v1.ResizeVolumeRequest\x1a\x1f.blockd.v1.ResizeVolumeResponse\x12O\n" +
+	"\fResizeVolume\x12\x1e.blockd.v1.ResizeVolumeRequest\x1a\x1f.blockd.v1.ResizeVolumeResponse\x12R\n" +
+	"\rProtectVolume\x12\x1f.blockd.v1.ProtectVolumeRequest\x1a .blockd.v1.ProtectVolumeResponse\x12O\n" +
 	"\fDeleteVolume\x12\x1e.blockd.v1.DeleteVolumeRequest\x1a\x1f.blockd.v1.DeleteVolumeResponse2\xe2\x01\n" +
 	"\vPoolService\x12I\n" +
 	"\n" +
@@ -3709,146 +3848,151 @@ func file_blockd_v1_blockd_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_blockd_proto_rawDescData
 }
 
-var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_blockd_v1_blockd_proto_goTypes = []any{
-	(*Volume)(nil),               // 0: blockd.v1.Volume
-	(*CreateVolumeRequest)(nil),  // 1: blockd.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil), // 2: blockd.v1.CreateVolumeResponse
-	(*ListVolumesRequest)(nil),   // 3: blockd.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),  // 4: blockd.v1.ListVolumesResponse
-	(*GetVolumeRequest)(nil),     // 5: blockd.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),    // 6: blockd.v1.GetVolumeResponse
-	(*ResizeVolumeRequest)(nil),  // 7: blockd.v1.ResizeVolumeRequest
-	(*ResizeVolumeResponse)(nil), // 8: blockd.v1.ResizeVolumeResponse
-	(*DeleteVolumeRequest)(nil),  // 9: blockd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil), // 10: blockd.v1.DeleteVolumeResponse
-	(*Pool)(nil),                 // 11: blockd.v1.Pool
-	(*CreatePoolRequest)(nil),    // 12: blockd.v1.CreatePoolRequest
-	(*CreatePoolResponse)(nil),   // 13: blockd.v1.CreatePoolResponse
-	(*ListPoolsRequest)(nil),     // 14: blockd.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),    // 15: blockd.v1.ListPoolsResponse
-	(*GetPoolRequest)(nil),       // 16: blockd.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),      // 17: blockd.v1.GetPoolResponse
-	(*Chap)(nil),                 // 18: blockd.v1.Chap
-	(*Host)(nil),                 // 19: blockd.v1.Host
-	(*DhChap)(nil),               // 20: blockd.v1.DhChap
-	(*CreateHostRequest)(nil),    // 21: blockd.v1.CreateHostRequest
-	(*CreateHostResponse)(nil),   // 22: blockd.v1.CreateHostResponse
-	(*ListHostsRequest)(nil),     // 23: blockd.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),    // 24: blockd.v1.ListHostsResponse
-	(*GetHostRequest)(nil),       // 25: blockd.v1.GetHostRequest
-	(*GetHostResponse)(nil),      // 26: blockd.v1.GetHostResponse
-	(*UpdateHostRequest)(nil),    // 27: blockd.v1.UpdateHostRequest
-	(*UpdateHostResponse)(nil),   // 28: blockd.v1.UpdateHostResponse
-	(*DeleteHostRequest)(nil),    // 29: blockd.v1.DeleteHostRequest
-	(*DeleteHostResponse)(nil),   // 30: blockd.v1.DeleteHostResponse
-	(*Mapping)(nil),              // 31: blockd.v1.Mapping
-	(*MapVolumeRequest)(nil),     // 32: blockd.v1.MapVolumeRequest
-	(*MapVolumeResponse)(nil),    // 33: blockd.v1.MapVolumeResponse
-	(*UnmapVolumeRequest)(nil),   // 34: blockd.v1.UnmapVolumeRequest
-	(*UnmapVolumeResponse)(nil),  // 35: blockd.v1.UnmapVolumeResponse
-	(*ListMappingsRequest)(nil),  // 36: blockd.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil), // 37: blockd.v1.ListMappingsResponse
-	(*Node)(nil),                 // 38: blockd.v1.Node
-	(*ListNodesRequest)(nil),     // 39: blockd.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),    // 40: blockd.v1.ListNodesResponse
-	(*Disk)(nil),                 // 41: blockd.v1.Disk
-	(*Scrub)(nil),                // 42: blockd.v1.Scrub
-	(*ListDisksRequest)(nil),     // 43: blockd.v1.ListDisksRequest
-	(*ListDisksResponse)(nil),    // 44: blockd.v1.ListDisksResponse
-	(*Session)(nil),              // 45: blockd.v1.Session
-	(*ListSessionsRequest)(nil),  // 46: blockd.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil), // 47: blockd.v1.ListSessionsResponse
-	(*Finding)(nil),              // 48: blockd.v1.Finding
-	(*DiagnoseRequest)(nil),      // 49: blockd.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),     // 50: blockd.v1.DiagnoseResponse
-	(*Event)(nil),                // 51: blockd.v1.Event
-	(*WatchEventsRequest)(nil),   // 52: blockd.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),  // 53: blockd.v1.WatchEventsResponse
-	(*AuditEntry)(nil),           // 54: blockd.v1.AuditEntry
-	(*ListAuditRequest)(nil),     // 55: blockd.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),    // 56: blockd.v1.ListAuditResponse
-	nil,                          // 57: blockd.v1.Session.ParametersEntry
+	(*Volume)(nil),                // 0: blockd.v1.Volume
+	(*CreateVolumeRequest)(nil),   // 1: blockd.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),  // 2: blockd.v1.CreateVolumeResponse
+	(*ListVolumesRequest)(nil),    // 3: blockd.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),   // 4: blockd.v1.ListVolumesResponse
+	(*GetVolumeRequest)(nil),      // 5: blockd.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),     // 6: blockd.v1.GetVolumeResponse
+	(*ResizeVolumeRequest)(nil),   // 7: blockd.v1.ResizeVolumeRequest
+	(*ResizeVolumeResponse)(nil),  // 8: blockd.v1.ResizeVolumeResponse
+	(*ProtectVolumeRequest)(nil),  // 9: blockd.v1.ProtectVolumeRequest
+	(*ProtectVolumeResponse)(nil), // 10: blockd.v1.ProtectVolumeResponse
+	(*DeleteVolumeRequest)(nil),   // 11: blockd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),  // 12: blockd.v1.DeleteVolumeResponse
+	(*Pool)(nil),                  // 13: blockd.v1.Pool
+	(*CreatePoolRequest)(nil),     // 14: blockd.v1.CreatePoolRequest
+	(*CreatePoolResponse)(nil),    // 15: blockd.v1.CreatePoolResponse
+	(*ListPoolsRequest)(nil),      // 16: blockd.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 17: blockd.v1.ListPoolsResponse
+	(*GetPoolRequest)(nil),        // 18: blockd.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),       // 19: blockd.v1.GetPoolResponse
+	(*Chap)(nil),                  // 20: blockd.v1.Chap
+	(*Host)(nil),                  // 21: blockd.v1.Host
+	(*DhChap)(nil),                // 22: blockd.v1.DhChap
+	(*CreateHostRequest)(nil),     // 23: blockd.v1.CreateHostRequest
+	(*CreateHostResponse)(nil),    // 24: blockd.v1.CreateHostResponse
+	(*ListHostsRequest)(nil),      // 25: blockd.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),     // 26: blockd.v1.ListHostsResponse
+	(*GetHostRequest)(nil),        // 27: blockd.v1.GetHostRequest
+	(*GetHostResponse)(nil),       // 28: blockd.v1.GetHostResponse
+	(*UpdateHostRequest)(nil),     // 29: blockd.v1.UpdateHostRequest
+	(*UpdateHostResponse)(nil),    // 30: blockd.v1.UpdateHostResponse
+	(*DeleteHostRequest)(nil),     // 31: blockd.v1.DeleteHostRequest
+	(*DeleteHostResponse)(nil),    // 32: blockd.v1.DeleteHostResponse
+	(*Mapping)(nil),               // 33: blockd.v1.Mapping
+	(*MapVolumeRequest)(nil),      // 34: blockd.v1.MapVolumeRequest
+	(*MapVolumeResponse)(nil),     // 35: blockd.v1.MapVolumeResponse
+	(*UnmapVolumeRequest)(nil),    // 36: blockd.v1.UnmapVolumeRequest
+	(*UnmapVolumeResponse)(nil),   // 37: blockd.v1.UnmapVolumeResponse
+	(*ListMappingsRequest)(nil),   // 38: blockd.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil),  // 39: blockd.v1.ListMappingsResponse
+	(*Node)(nil),                  // 40: blockd.v1.Node
+	(*ListNodesRequest)(nil),      // 41: blockd.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 42: blockd.v1.ListNodesResponse
+	(*Disk)(nil),                  // 43: blockd.v1.Disk
+	(*Scrub)(nil),                 // 44: blockd.v1.Scrub
+	(*ListDisksRequest)(nil),      // 45: blockd.v1.ListDisksRequest
+	(*ListDisksResponse)(nil),     // 46: blockd.v1.ListDisksResponse
+	(*Session)(nil),               // 47: blockd.v1.Session
+	(*ListSessionsRequest)(nil),   // 48: blockd.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 49: blockd.v1.ListSessionsResponse
+	(*Finding)(nil),               // 50: blockd.v1.Finding
+	(*DiagnoseRequest)(nil),       // 51: blockd.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),      // 52: blockd.v1.DiagnoseResponse
+	(*Event)(nil),                 // 53: blockd.v1.Event
+	(*WatchEventsRequest)(nil),    // 54: blockd.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),   // 55: blockd.v1.WatchEventsResponse
+	(*AuditEntry)(nil),            // 56: blockd.v1.AuditEntry
+	(*ListAuditRequest)(nil),      // 57: blockd.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),     // 58: blockd.v1.ListAuditResponse
+	nil,                           // 59: blockd.v1.Session.ParametersEntry
 }
 var file_blockd_v1_blockd_proto_depIdxs = []int32{
-	31, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
+	33, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
 	0,  // 1: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
 	0,  // 2: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
 	0,  // 3: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
 	0,  // 4: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
-	11, // 5: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
-	11, // 6: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
-	11, // 7: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
-	31, // 8: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
-	18, // 9: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
-	18, // 10: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	20, // 11: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	19, // 12: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
-	19, // 13: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
-	19, // 14: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
-	18, // 15: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
-	18, // 16: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	20, // 17: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	19, // 18: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
-	31, // 19: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
-	31, // 20: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
-	38, // 21: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
-	42, // 22: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
-	41, // 23: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
-	57, // 24: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
-	45, // 25: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
-	48, // 26: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
-	51, // 27: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
-	54, // 28: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
-	1,  // 29: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
-	3,  // 30: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
-	5,  // 31: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
-	7,  // 32: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
-	9,  // 33: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
-	12, // 34: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
-	14, // 35: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
-	16, // 36: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
-	21, // 37: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
-	23, // 38: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
-	25, // 39: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
-	27, // 40: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
-	29, // 41: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
-	32, // 42: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
-	34, // 43: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
-	36, // 44: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
-	39, // 45: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
-	43, // 46: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
-	46, // 47: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
-	49, // 48: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
-	52, // 49: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
-	55, // 50: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
-	2,  // 51: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
-	4,  // 52: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
-	6,  // 53: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
-	8,  // 54: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
-	10, // 55: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
-	13, // 56: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
-	15, // 57: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
-	17, // 58: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
-	22, // 59: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
-	24, // 60: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
-	26, // 61: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
-	28, // 62: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
-	30, // 63: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
-	33, // 64: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
-	35, // 65: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
-	37, // 66: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
-	40, // 67: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
-	44, // 68: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
-	47, // 69: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
-	50, // 70: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
-	53, // 71: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
-	56, // 72: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
-	51, // [51:73] is the sub-list for method output_type
-	29, // [29:51] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	0,  // 5: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
+	13, // 6: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
+	13, // 7: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
+	13, // 8: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
+	33, // 9: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
+	20, // 10: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
+	20, // 11: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	22, // 12: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	21, // 13: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
+	21, // 14: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
+	21, // 15: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
+	20, // 16: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
+	20, // 17: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	22, // 18: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	21, // 19: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
+	33, // 20: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
+	33, // 21: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
+	40, // 22: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
+	44, // 23: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
+	43, // 24: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
+	59, // 25: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
+	47, // 26: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
+	50, // 27: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
+	53, // 28: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
+	56, // 29: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
+	1,  // 30: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
+	3,  // 31: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
+	5,  // 32: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
+	7,  // 33: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
+	9,  // 34: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
+	11, // 35: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
+	14, // 36: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
+	16, // 37: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
+	18, // 38: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
+	23, // 39: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
+	25, // 40: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
+	27, // 41: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
+	29, // 42: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
+	31, // 43: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
+	34, // 44: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
+	36, // 45: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
+	38, // 46: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
+	41, // 47: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
+	45, // 48: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
+	48, // 49: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
+	51, // 50: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
+	54, // 51: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
+	57, // 52: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
+	2,  // 53: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
+	4,  // 54: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
+	6,  // 55: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
+	8,  // 56: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
+	10, // 57: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
+	12, // 58: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
+	15, // 59: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
+	17, // 60: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
+	19, // 61: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
+	24, // 62: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
+	26, // 63: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
+	28, // 64: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
+	30, // 65: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
+	32, // 66: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
+	35, // 67: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
+	37, // 68: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
+	39, // 69: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
+	42, // 70: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
+	46, // 71: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
+	49, // 72: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
+	52, // 73: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
+	55, // 74: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
+	58, // 75: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
+	53, // [53:76] is the sub-list for method output_type
+	30, // [30:53] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_blockd_proto_init() }
@@ -3856,15 +4000,15 @@ func file_blockd_v1_blockd_proto_init() {
 	if File_blockd_v1_blockd_proto != nil {
 		return
 	}
-	file_blockd_v1_blockd_proto_msgTypes[27].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[32].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[29].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[34].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_blockd_proto_rawDesc), len(file_blockd_v1_blockd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   58,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -63,6 +63,9 @@ const (
 	// VolumeServiceResizeVolumeProcedure is the fully-qualified name of the VolumeService's
 	// ResizeVolume RPC.
 	VolumeServiceResizeVolumeProcedure = "/blockd.v1.VolumeService/ResizeVolume"
+	// VolumeServiceProtectVolumeProcedure is the fully-qualified name of the VolumeService's
+	// ProtectVolume RPC.
+	VolumeServiceProtectVolumeProcedure = "/blockd.v1.VolumeService/ProtectVolume"
 	// VolumeServiceDeleteVolumeProcedure is the fully-qualified name of the VolumeService's
 	// DeleteVolume RPC.
 	VolumeServiceDeleteVolumeProcedure = "/blockd.v1.VolumeService/DeleteVolume"
@@ -113,6 +116,8 @@ type VolumeServiceClient interface {
 	ListVolumes(context.Context, *connect.Request[v1.ListVolumesRequest]) (*connect.Response[v1.ListVolumesResponse], error)
 	GetVolume(context.Context, *connect.Request[v1.GetVolumeRequest]) (*connect.Response[v1.GetVolumeResponse], error)
 	ResizeVolume(context.Context, *connect.Request[v1.ResizeVolumeRequest]) (*connect.Response[v1.ResizeVolumeResponse], error)
+	// ProtectVolume says whether hosts may write a volume.
+	ProtectVolume(context.Context, *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
 }
 
@@ -151,6 +156,12 @@ func NewVolumeServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(volumeServiceMethods.ByName("ResizeVolume")),
 			connect.WithClientOptions(opts...),
 		),
+		protectVolume: connect.NewClient[v1.ProtectVolumeRequest, v1.ProtectVolumeResponse](
+			httpClient,
+			baseURL+VolumeServiceProtectVolumeProcedure,
+			connect.WithSchema(volumeServiceMethods.ByName("ProtectVolume")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteVolume: connect.NewClient[v1.DeleteVolumeRequest, v1.DeleteVolumeResponse](
 			httpClient,
 			baseURL+VolumeServiceDeleteVolumeProcedure,
@@ -162,11 +173,12 @@ func NewVolumeServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // volumeServiceClient implements VolumeServiceClient.
 type volumeServiceClient struct {
-	createVolume *connect.Client[v1.CreateVolumeRequest, v1.CreateVolumeResponse]
-	listVolumes  *connect.Client[v1.ListVolumesRequest, v1.ListVolumesResponse]
-	getVolume    *connect.Client[v1.GetVolumeRequest, v1.GetVolumeResponse]
-	resizeVolume *connect.Client[v1.ResizeVolumeRequest, v1.ResizeVolumeResponse]
-	deleteVolume *connect.Client[v1.DeleteVolumeRequest, v1.DeleteVolumeResponse]
+	createVolume  *connect.Client[v1.CreateVolumeRequest, v1.CreateVolumeResponse]
+	listVolumes   *connect.Client[v1.ListVolumesRequest, v1.ListVolumesResponse]
+	getVolume     *connect.Client[v1.GetVolumeRequest, v1.GetVolumeResponse]
+	resizeVolume  *connect.Client[v1.ResizeVolumeRequest, v1.ResizeVolumeResponse]
+	protectVolume *connect.Client[v1.ProtectVolumeRequest, v1.ProtectVolumeResponse]
+	deleteVolume  *connect.Client[v1.DeleteVolumeRequest, v1.DeleteVolumeResponse]
 }
 
 // CreateVolume calls blockd.v1.VolumeService.CreateVolume.
@@ -189,6 +201,11 @@ func (c *volumeServiceClient) ResizeVolume(ctx context.Context, req *connect.Req
 	return c.resizeVolume.CallUnary(ctx, req)
 }
 
+// ProtectVolume calls blockd.v1.VolumeService.ProtectVolume.
+func (c *volumeServiceClient) ProtectVolume(ctx context.Context, req *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error) {
+	return c.protectVolume.CallUnary(ctx, req)
+}
+
 // DeleteVolume calls blockd.v1.VolumeService.DeleteVolume.
 func (c *volumeServiceClient) DeleteVolume(ctx context.Context, req *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error) {
 	return c.deleteVolume.CallUnary(ctx, req)
@@ -200,6 +217,8 @@ type VolumeServiceHandler interface {
 	ListVolumes(context.Context, *connect.Request[v1.ListVolumesRequest]) (*connect.Response[v1.ListVolumesResponse], error)
 	GetVolume(context.Context, *connect.Request[v1.GetVolumeRequest]) (*connect.Response[v1.GetVolumeResponse], error)
 	ResizeVolume(context.Context, *connect.Request[v1.ResizeVolumeRequest]) (*connect.Response[v1.ResizeVolumeResponse], error)
+	// ProtectVolume says whether hosts may write a volume.
+	ProtectVolume(context.Context, *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
 }
 
@@ -234,6 +253,12 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(volumeServiceMethods.ByName("ResizeVolume")),
 		connect.WithHandlerOptions(opts...),
 	)
+	volumeServiceProtectVolumeHandler := connect.NewUnaryHandler(
+		VolumeServiceProtectVolumeProcedure,
+		svc.ProtectVolume,
+		connect.WithSchema(volumeServiceMethods.ByName("ProtectVolume")),
+		connect.WithHandlerOptions(opts...),
+	)
 	volumeServiceDeleteVolumeHandler := connect.NewUnaryHandler(
 		VolumeServiceDeleteVolumeProcedure,
 		svc.DeleteVolume,
@@ -250,6 +275,8 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 			volumeServiceGetVolumeHandler.ServeHTTP(w, r)
 		case VolumeServiceResizeVolumeProcedure:
 			volumeServiceResizeVolumeHandler.ServeHTTP(w, r)
+		case VolumeServiceProtectVolumeProcedure:
+			volumeServiceProtectVolumeHandler.ServeHTTP(w, r)
 		case VolumeServiceDeleteVolumeProcedure:
 			volumeServiceDeleteVolumeHandler.ServeHTTP(w, r)
 		default:
@@ -275,6 +302,10 @@ func (UnimplementedVolumeServiceHandler) GetVolume(context.Context, *connect.Req
 
 func (UnimplementedVolumeServiceHandler) ResizeVolume(context.Context, *connect.Request[v1.ResizeVolumeRequest]) (*connect.Response[v1.ResizeVolumeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.VolumeService.ResizeVolume is not implemented"))
+}
+
+func (UnimplementedVolumeServiceHandler) ProtectVolume(context.Context, *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.VolumeService.ProtectVolume is not implemented"))
 }
 
 func (UnimplementedVolumeServiceHandler) DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error) {

@@ -1,0 +1,197 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/target/access"
+	"blockd.dev/target/nvmetcp/nvmehost"
+	"blockd.dev/tools/blockbench/iscsihost"
+)
+
+const testHostNQN = "nqn.2026-01.dev.blockd:host"
+
+// hosts is one host of each protocol, connected to the same volume.
+type hosts struct {
+	t      *testing.T
+	scsi   *iscsihost.Session
+	nvme   *nvmehost.Host
+	ns     *nvmehost.Namespace
+	events chan nvmehost.AsyncEvent
+}
+
+// attach makes volume v, maps it to any host and connects both.
+func attach(t *testing.T, d *Daemon) *hosts {
+	t.Helper()
+	if d.catalog.State().Volume("v") == nil {
+		mustCtl(t, d, "volume", "create", "v", "--size", "1GiB")
+		mustCtl(t, d, "map", "v", "any")
+	}
+	s := d.catalog.State()
+	h := &hosts{t: t, events: make(chan nvmehost.AsyncEvent, 64)}
+	var err error
+	if h.scsi, err = iscsihost.Dial(t.Context(), iscsihost.Config{Address: d.ISCSIAddresses()[0], Target: s.IQN}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.scsi.Close() }) // the node may be gone before
+	h.nvme, err = nvmehost.Dial(nvmehost.Config{Addr: d.nvme.ports[0].Addr().String(), SubNQN: s.NQN, HostNQN: testHostNQN,
+		HostID: [16]byte{1}, Event: func(e nvmehost.AsyncEvent) { h.events <- e }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.nvme.Close)
+	h.nvme.WatchEvents()
+	if h.ns, err = h.nvme.Namespace(1); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// told fails unless the NVMe host gets an event of that information and log
+// page, and the iSCSI host a unit attention with that code.
+func (h *hosts) told(info, page uint8, asc uint16) {
+	h.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		select {
+		case e := <-h.events:
+			if e.Type != 2 || e.Info != info || e.Log != page {
+				continue // a change of group is one of the namespace too
+			}
+		case <-deadline:
+			h.t.Fatalf("no event with information %#x, log page %#x", info, page)
+		}
+		break
+	}
+	if r, err := h.scsi.Command(make([]byte, 6), nil, false); err != nil || r.Sense.Key != 6 || r.Sense.ASC != asc {
+		h.t.Fatalf("TEST UNIT READY: %+v, %v; want the unit attention %04x", r, err, asc)
+	}
+}
+
+// try writes a block by each protocol.
+func (h *hosts) try() (overSCSI, overNVMe error) {
+	p := make([]byte, 512)
+	return blockdev.WriteAt(h.scsi, p, 0), blockdev.WriteAt(h.ns, p, 0)
+}
+
+func (h *hosts) want(kindSCSI, kindNVMe error) {
+	h.t.Helper()
+	a, b := h.try()
+	if !errors.Is(a, kindSCSI) || !errors.Is(b, kindNVMe) {
+		h.t.Fatalf("writes end with %v over iSCSI and %v over NVMe, want %v and %v", a, b, kindSCSI, kindNVMe)
+	}
+}
+
+// One access state reaches the hosts of both protocols, as ANA change and as
+// unit attention, and decides what both may do.
+func TestAccessReachesBothProtocols(t *testing.T) {
+	d := start(t, testConfig(t.TempDir()))
+	h := attach(t, d)
+	shown := func() string {
+		return mustJSON[map[string]any](t, d, "volume", "show", "v")["access"].(string)
+	}
+	if s := shown(); s != "optimized" {
+		t.Errorf("a node alone shows %s", s)
+	}
+	h.want(nil, nil)
+	for _, c := range []struct {
+		state      access.State
+		scsi, nvme error
+	}{
+		{access.NonOptimized, nil, nil},
+		{access.Inaccessible, blockdev.ErrFenced, blockdev.ErrFenced},
+		{access.Optimized, nil, nil},
+	} {
+		if err := d.SetAccess("v", c.state); err != nil {
+			t.Fatal(err)
+		}
+		h.told(3, 0x0c, 0x2a06)
+		if s := shown(); s != c.state.String() {
+			t.Errorf("shown as %s, want %v", s, c.state)
+		}
+		h.want(c.scsi, c.nvme)
+	}
+	if err := d.SetAccess("nope", access.Optimized); err == nil {
+		t.Error("a volume that does not exist has an access state")
+	}
+	if err := d.SetAccess("v", access.Transition+1); err == nil {
+		t.Error("an unknown state was taken")
+	}
+}
+
+// Write protection by an administrator and by a host is one thing: every host is
+// told and refused, the catalog keeps it over a restart, and the audit log says who.
+func TestWriteProtection(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	d := start(t, cfg)
+	h := attach(t, d)
+	shown := func() string {
+		return mustJSON[map[string]any](t, d, "volume", "show", "v")["protection"].(string)
+	}
+	mustCtl(t, d, "volume", "protect", "v")
+	h.told(0, 0x04, 0x2a01)
+	h.want(blockdev.ErrReadOnly, blockdev.ErrReadOnly)
+	if s := shown(); s != "write-protect" {
+		t.Errorf("shown as %s", s)
+	}
+	mustCtl(t, d, "volume", "unprotect", "v")
+	h.told(0, 0x04, 0x2a01)
+	h.want(nil, nil)
+
+	// By a host: Set Features 84h.
+	set := func(v byte) error {
+		c := &nvmehost.Call{}
+		c.SQE[0], c.SQE[4], c.SQE[40], c.SQE[44] = 0x09, 1, 0x84, v
+		return h.nvme.Admin(c)
+	}
+	if err := set(1); err != nil {
+		t.Fatal(err)
+	}
+	h.told(0, 0x04, 0x2a01)
+	h.want(blockdev.ErrReadOnly, blockdev.ErrReadOnly)
+	audit := mustJSON[[]map[string]any](t, d, "audit")
+	if last := audit[len(audit)-1]; last["action"] != "volume.protect" || last["actor"] != testHostNQN || last["detail"] != "write-protect" {
+		t.Errorf("audit: %v", last)
+	}
+	stop(t, d)
+	d = start(t, cfg)
+	h = attach(t, d)
+	h.want(blockdev.ErrReadOnly, blockdev.ErrReadOnly)
+	if err := set(0); err != nil {
+		t.Fatal(err)
+	}
+	h = attach(t, d) // the iSCSI host reads WP when it logs in
+	h.want(nil, nil)
+
+	mustCtl(t, d, "volume", "protect", "v", "--until-power-cycle")
+	if r, err := h.scsi.Command(make([]byte, 6), nil, false); err != nil || r.Sense.Key != 6 {
+		t.Fatalf("TEST UNIT READY: %+v, %v", r, err)
+	}
+	h.want(blockdev.ErrReadOnly, blockdev.ErrReadOnly)
+	refused(t, d, "until blockd starts again", "volume", "unprotect", "v")
+	var refusal *nvmehost.StatusError
+	if err := set(0); !errors.As(err, &refusal) || refusal.Status&0x7ff != 0x10e {
+		t.Errorf("a host ends it: %v", err)
+	}
+	stop(t, d)
+	d = start(t, cfg)
+	if s := shown(); s != "none" {
+		t.Errorf("after a power cycle: %s", s)
+	}
+
+	refused(t, d, "--yes", "volume", "protect", "v", "--permanent")
+	mustCtl(t, d, "volume", "protect", "v", "--permanent", "--yes")
+	refused(t, d, "for ever", "volume", "unprotect", "v")
+	stop(t, d)
+	d = start(t, cfg)
+	if s := shown(); s != "permanent" {
+		t.Errorf("permanent protection is %s after a restart", s)
+	}
+	if out := fmt.Sprint(mustCtl(t, d, "volume", "show", "v")); !strings.Contains(out, "permanent") {
+		t.Errorf("%s", out)
+	}
+}

@@ -1,6 +1,7 @@
 package nvme
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -153,6 +154,9 @@ func (c *Controller) end(reason error) {
 	for _, q := range queues {
 		q.close(reason)
 	}
+	if errors.As(reason, new(keepAliveError)) {
+		s.keepAliveTimeouts.Add(1)
+	}
 	s.event(Event{Kind: EventEnded, HostNQN: c.hostNQN, CNTLID: c.id, Text: reason.Error()})
 }
 
@@ -185,70 +189,4 @@ func (c *Controller) allQueues() []*Queue {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]*Queue{c.mu.admin}, slices.Collect(maps.Values(c.mu.queues))...)
-}
-
-// counters count commands; those of a Queue are written by many goroutines.
-type counters struct {
-	readCommands, writeCommands   atomic.Uint64
-	readBytes, writeBytes, failed atomic.Uint64
-}
-
-func (c *counters) add(o *counters) {
-	c.readCommands.Add(o.readCommands.Load())
-	c.writeCommands.Add(o.writeCommands.Load())
-	c.readBytes.Add(o.readBytes.Load())
-	c.writeBytes.Add(o.writeBytes.Load())
-	c.failed.Add(o.failed.Load())
-}
-
-// count notes the end of a command.
-func (q *Queue) count(c *Command, s Status) {
-	if s != Success {
-		q.counts.failed.Add(1)
-		q.ctrl.noteError(q, c, s)
-		return
-	}
-	if q.id == 0 {
-		return
-	}
-	switch c.Dir {
-	case DirIn:
-		q.counts.readCommands.Add(1)
-		q.counts.readBytes.Add(uint64(c.Length))
-	case DirOut:
-		q.counts.writeCommands.Add(1)
-		q.counts.writeBytes.Add(uint64(c.Length))
-	case DirNone:
-	}
-}
-
-// Stats are totals of commands since the Subsystem was made.
-type Stats struct {
-	Controllers, IOQueues         int
-	ReadCommands, WriteCommands   uint64
-	ReadBytes, WriteBytes, Failed uint64
-}
-
-// Stats tells how much was done.
-func (s *Subsystem) Stats() Stats {
-	var sum counters
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sum.add(&s.mu.past)
-	out := Stats{Controllers: len(s.mu.controllers)}
-	for _, c := range s.mu.controllers {
-		c.mu.Lock()
-		sum.add(&c.mu.past)
-		if c.mu.admin != nil {
-			sum.add(&c.mu.admin.counts)
-		}
-		for _, q := range c.mu.queues {
-			sum.add(&q.counts)
-			out.IOQueues++
-		}
-		c.mu.Unlock()
-	}
-	out.ReadCommands, out.WriteCommands = sum.readCommands.Load(), sum.writeCommands.Load()
-	out.ReadBytes, out.WriteBytes, out.Failed = sum.readBytes.Load(), sum.writeBytes.Load(), sum.failed.Load()
-	return out
 }

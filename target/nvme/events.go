@@ -20,13 +20,14 @@ const (
 // 0, information in 15:8, log page in 23:16; and the bit of Asynchronous Event
 // Configuration that lets it through, 0 where another feature does.
 var eventDescs = [eventKinds]struct {
+	name   string
 	dword  uint64
 	config uint32
 }{
-	eventNamespace:   {dword: 0x2 | 0x00<<8 | uint64(logChangedNamespaces)<<16, config: 1 << 8},
-	eventANA:         {dword: 0x2 | 0x03<<8 | uint64(logANA)<<16, config: 1 << 11},
-	eventDiscovery:   {dword: 0x2 | 0xf0<<8 | uint64(logDiscovery)<<16, config: 1 << 31},
-	eventReservation: {dword: 0x6 | 0x00<<8 | uint64(logReservation)<<16},
+	eventNamespace:   {name: "namespace", dword: 0x2 | 0x00<<8 | uint64(logChangedNamespaces)<<16, config: 1 << 8},
+	eventANA:         {name: "ana", dword: 0x2 | 0x03<<8 | uint64(logANA)<<16, config: 1 << 11},
+	eventDiscovery:   {name: "discovery", dword: 0x2 | 0xf0<<8 | uint64(logDiscovery)<<16, config: 1 << 31},
+	eventReservation: {name: "reservation", dword: 0x6 | 0x00<<8 | uint64(logReservation)<<16},
 }
 
 // eventConfig are the bits of OAES and of Asynchronous Event Configuration
@@ -95,6 +96,7 @@ func (c *Controller) deliverLocked(done []*Command) []*Command {
 		}
 		r.Result = eventDescs[k].dword
 		e.pending[k], e.reported[k] = false, true
+		c.sub.told[k].Add(1)
 		done = append(done, r)
 	}
 	return done

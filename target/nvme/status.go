@@ -15,8 +15,11 @@ const DNR Status = 1 << 14
 // enabled it: the first of Identify Controller's three times.
 const crd1 Status = 1 << 11
 
+// statusCodes is one more than the largest Code.
+const statusCodes = 0x800
+
 // Code is s without the bits that do not say what happened.
-func (s Status) Code() Status { return s & 0x7ff }
+func (s Status) Code() Status { return s & (statusCodes - 1) }
 
 // OK reports success.
 func (s Status) OK() bool { return s.Code() == Success }

@@ -22,6 +22,10 @@ type Subsystem struct {
 
 	configure sync.Mutex // one Configure at a time
 
+	failed            [statusCodes]atomic.Uint64 // commands by Status.Code, but success
+	told              [eventKinds]atomic.Uint64  // asynchronous events
+	keepAliveTimeouts atomic.Uint64
+
 	mu struct {
 		sync.Mutex
 		namespaces  map[VolumeID]*namespace

@@ -18,6 +18,8 @@ type entry struct {
 	// are none.
 	prepare func(*Command) Status
 	execute func(*Command)
+
+	row int // in counters, from 1; set at start
 }
 
 // entryFlags say where a command may be used.
@@ -84,16 +86,29 @@ var fabricsCommands = []entry{
 	{name: "Disconnect", opcode: FabricsDisconnect, flags: flagIOQueue, prepare: prepareDisconnect, execute: disconnect},
 }
 
+// tables are all of them, by the names that Stats gives them.
+var tables = []struct {
+	set   string
+	table *[256]*entry
+	rows  []entry
+}{{"admin", &adminTable, adminCommands}, {"io", &ioTable, ioCommands}, {"fabrics", &fabricsTable, fabricsCommands}}
+
+// rowsMax is more than there are commands.
+const rowsMax = 32
+
 // on reports whether a controller that sees v has the command.
 func (e *entry) on(v *nsView) bool { return e != nil && (e.offered == nil || e.offered(v)) }
 
 func init() {
-	for _, t := range []struct {
-		table *[256]*entry
-		rows  []entry
-	}{{&adminTable, adminCommands}, {&ioTable, ioCommands}, {&fabricsTable, fabricsCommands}} {
+	row := 0
+	for _, t := range tables {
 		for i := range t.rows {
+			row++
+			t.rows[i].row = row
 			t.table[t.rows[i].opcode] = &t.rows[i]
 		}
+	}
+	if row >= rowsMax {
+		panic("nvme: more commands than rowsMax allows: raise it")
 	}
 }

@@ -195,3 +195,40 @@ func TestWriteProtection(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 }
+
+// Operators see the NVMe hosts: in the list of sessions, in the metrics, in the
+// diagnosis, which gives each advice once.
+func TestNVMeIsWatched(t *testing.T) {
+	d := start(t, testConfig(t.TempDir()))
+	h := attach(t, d)
+	h.want(nil, nil)
+	list := mustJSON[[]map[string]any](t, d, "session", "list")
+	if len(list) != 2 || list[0]["protocol"] != "iscsi" || list[1]["protocol"] != "nvme-tcp" || list[1]["initiator"] != testHostNQN {
+		t.Fatalf("%v", list)
+	}
+	if p := list[1]["parameters"].(map[string]any); list[1]["id"] != fmt.Sprint(h.nvme.CNTLID()) || p["IOQueues"] != "1" || p["ControllerType"] != "I/O" {
+		t.Errorf("%v", list[1])
+	}
+	_, metrics := get(t, d, "/metrics")
+	for _, want := range []string{
+		`blockd_nvme_controllers{type="nvm"} 1`, `blockd_nvme_io_queues 1`, `blockd_nvme_connections_total 2`,
+		`blockd_nvme_connects_total{result="ok"} 2`, `blockd_nvme_connects_total{result="auth-failed"} 0`,
+		`blockd_nvme_commands_total{command="Write",set="io"} 1`, `blockd_nvme_bytes_total{direction="write"} 512`,
+		`blockd_nvme_keep_alive_timeouts_total 0`, `blockd_nvme_events_total{event="ana"} 0`,
+		`blockd_volume_ops_total{op="poison",volume="v"} 0`,
+	} {
+		if !strings.Contains(metrics, want+"\n") {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+	found := false
+	for _, f := range mustJSON[[]map[string]string](t, d, "doctor") {
+		found = found || f["subject"] == "nvme" && strings.HasPrefix(f["message"], "1 controllers with 1 I/O queues")
+		if f["advice"] != "" && strings.Contains(f["message"], f["advice"]) || strings.Contains(f["message"], "sysctl") {
+			t.Errorf("advice is repeated: %v", f)
+		}
+	}
+	if !found {
+		t.Error("the diagnosis has no NVMe row")
+	}
+}

@@ -28,8 +28,11 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 	if a.HugePages == "hugetlb" {
 		add(ok, "memory", "", "I/O buffers of %s in reserved huge pages", units.FormatBytes(a.SizeBytes))
 	} else {
-		add(warning, "memory", fmt.Sprintf("sysctl vm.nr_hugepages=%d and restart", (a.SizeBytes+2<<20-1)/(2<<20)),
-			"I/O buffers of %s are not in reserved huge pages (%s): %s", units.FormatBytes(a.SizeBytes), a.HugePages, a.Reason)
+		kind := "small pages"
+		if a.HugePages == "thp" {
+			kind = "transparent huge pages"
+		}
+		add(warning, "memory", a.Reason, "I/O buffers of %s are in %s rather than in reserved huge pages", units.FormatBytes(a.SizeBytes), kind)
 	}
 	if a.Failures > 0 {
 		add(warning, "memory", "raise --arena-size", "%d requests found no free buffer", a.Failures)
@@ -63,6 +66,7 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 	} else {
 		add(ok, "iscsi", "", "%d sessions through %v", len(d.sessions()), d.ISCSIAddresses())
 	}
+	d.diagnoseNVMe(add)
 	if host, _, err := net.SplitHostPort(d.APIAddress()); err == nil && !net.ParseIP(host).IsLoopback() {
 		add(warning, "api", "listen on a loopback address (--api 127.0.0.1:7480) or put an authenticating proxy before it",
 			"the control API at %s has no authentication and is open to the network", d.APIAddress())
@@ -70,6 +74,31 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 		add(ok, "api", "", "at %s", d.APIAddress())
 	}
 	return out
+}
+
+func (d *Daemon) diagnoseNVMe(add func(lv, subject, advice, format string, args ...any)) {
+	if d.nvme.server == nil {
+		add("ok", "nvme", "", "this node has no NVMe/TCP port")
+		return
+	}
+	var addrs []net.Addr
+	for _, l := range d.nvme.ports {
+		addrs = append(addrs, l.Addr())
+	}
+	sub, st := d.nvme.subsystem.Stats(), d.nvme.server.Stats()
+	add("ok", "nvme", "", "%d controllers with %d I/O queues through %v", sub.Controllers, sub.IOQueues, addrs)
+	if st.Refused > 0 {
+		add("warning", "nvme", "look for hosts that connect again and again (`blockctl events`)",
+			"%d connections were refused: there were too many, or too many not yet authenticated", st.Refused)
+	}
+	if st.AuthFailed > 0 {
+		add("warning", "nvme", "see who in `blockctl events`; give that host its key again with `blockctl host set --dhchap-key-file`",
+			"%d authentications failed", st.AuthFailed)
+	}
+	if sub.KeepAliveTimeouts > 0 {
+		add("warning", "nvme", "look at the network to the hosts that `blockctl events` names",
+			"%d controllers ended since their host fell silent", sub.KeepAliveTimeouts)
+	}
 }
 
 func (d *Daemon) diagnoseDisk(add func(lv, subject, advice, format string, args ...any)) {

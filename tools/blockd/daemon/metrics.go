@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"math"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,9 @@ type collector struct {
 	volumeState, volumeSize, volumeUsed                             *prometheus.Desc
 	volumeOps, volumeBytes, volumeErrors, volumeLatency             *prometheus.Desc
 	sessions, connections, logins, dropped                          *prometheus.Desc
+	nvmeControllers, nvmeQueues, nvmeConnections, nvmeConnects      *prometheus.Desc
+	nvmeDropped, nvmeCommands, nvmeBytes, nvmeErrors                *prometheus.Desc
+	nvmeKeepAlive, nvmeEvents                                       *prometheus.Desc
 	arenaSize, arenaUsed, arenaPeak, arenaFailures                  *prometheus.Desc
 	diskUp, diskCapacity, diskUsed, diskAvailable                   *prometheus.Desc
 	storeLog, storeLogUsed, storeDirty, storeHost, storeDisk        *prometheus.Desc
@@ -47,6 +51,17 @@ func newCollector(d *Daemon) *collector {
 		connections: desc("iscsi_connections_total", "Connections accepted."),
 		logins:      desc("iscsi_logins_total", "Logins by result.", "result"),
 		dropped:     desc("iscsi_sessions_dropped_total", "Sessions that ended without logout."),
+
+		nvmeControllers: desc("nvme_controllers", "Controllers now.", "type"),
+		nvmeQueues:      desc("nvme_io_queues", "I/O queues now."),
+		nvmeConnections: desc("nvme_connections_total", "Connections accepted."),
+		nvmeConnects:    desc("nvme_connects_total", "Attempts to connect a queue by result.", "result"),
+		nvmeDropped:     desc("nvme_queues_dropped_total", "Queues that ended by an error."),
+		nvmeCommands:    desc("nvme_commands_total", "Commands that ended, by name.", "set", "command"),
+		nvmeBytes:       desc("nvme_bytes_total", "Bytes of I/O commands that succeeded.", "direction"),
+		nvmeErrors:      desc("nvme_errors_total", "Commands that ended with another status than success.", "status"),
+		nvmeKeepAlive:   desc("nvme_keep_alive_timeouts_total", "Controllers whose host fell silent."),
+		nvmeEvents:      desc("nvme_events_total", "Asynchronous events that hosts were told of.", "event"),
 
 		arenaSize:     desc("arena_size_bytes", "Memory for I/O buffers."),
 		arenaUsed:     desc("arena_used_bytes", "Of it, lent out now."),
@@ -99,6 +114,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		m.counter(c.logins, float64(st.Failed), "failed")
 		m.counter(c.dropped, float64(st.Dropped))
 	}
+	if c.d.nvme.server != nil {
+		c.collectNVMe(m)
+	}
 	a := c.d.arena.Stats()
 	m.gauge(c.arenaSize, float64(a.SizeBytes))
 	m.gauge(c.arenaUsed, float64(a.InUseBytes))
@@ -106,6 +124,31 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	m.counter(c.arenaFailures, float64(a.Failures))
 	if c.d.storage != nil {
 		c.collectDisk(m)
+	}
+}
+
+func (c *collector) collectNVMe(m sink) {
+	st, sub := c.d.nvme.server.Stats(), c.d.nvme.subsystem.Stats()
+	m.gauge(c.nvmeControllers, float64(sub.Controllers), "nvm")
+	m.gauge(c.nvmeControllers, float64(sub.Discovery), "discovery")
+	m.gauge(c.nvmeQueues, float64(sub.IOQueues))
+	m.counter(c.nvmeConnections, float64(st.Accepted))
+	m.counter(c.nvmeConnects, float64(st.Connects), "ok")
+	m.counter(c.nvmeConnects, float64(st.Failed), "failed")
+	m.counter(c.nvmeConnects, float64(st.AuthFailed), "auth-failed")
+	m.counter(c.nvmeConnects, float64(st.Refused), "refused")
+	m.counter(c.nvmeDropped, float64(st.Dropped))
+	for _, n := range sub.Commands {
+		m.counter(c.nvmeCommands, float64(n.Count), cmp.Or(n.Set, "unknown"), cmp.Or(n.Name, "unknown"))
+	}
+	m.counter(c.nvmeBytes, float64(sub.ReadBytes), "read")
+	m.counter(c.nvmeBytes, float64(sub.WriteBytes), "write")
+	for _, n := range sub.Errors {
+		m.counter(c.nvmeErrors, float64(n.Count), n.Status.String())
+	}
+	m.counter(c.nvmeKeepAlive, float64(sub.KeepAliveTimeouts))
+	for _, n := range sub.Events {
+		m.counter(c.nvmeEvents, float64(n.Count), n.Kind)
 	}
 }
 

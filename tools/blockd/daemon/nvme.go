@@ -230,25 +230,35 @@ func (d *Daemon) nvmeControllersOf(nqn string) uint32 {
 	return n
 }
 
-// nvmeSessions lists the queues of connected hosts.
+// nvmeSessions lists the controllers of connected hosts: what a session is to
+// iSCSI. Queues of a controller come together and the admin queue first.
 func (d *Daemon) nvmeSessions(s *catalog.State) []*blockdv1.Session {
 	if d.nvme.server == nil {
 		return nil
 	}
 	digest := map[bool]string{true: "CRC32C", false: "None"}
+	alive := map[uint16]nvme.ControllerInfo{}
+	for _, c := range d.nvme.subsystem.Controllers() {
+		alive[c.ID] = c
+	}
 	var out []*blockdv1.Session
+	last := uint16(0)
 	for _, i := range d.nvme.server.Sessions() {
-		kind := "I/O"
-		switch {
-		case i.Discovery:
-			kind = "Discovery"
-		case i.QID == 0:
-			kind = "Admin"
+		if len(out) > 0 && last == i.CNTLID {
+			out[len(out)-1].Commands += uint32(i.Stats.InFlight)
+			continue
 		}
-		e := &blockdv1.Session{Id: fmt.Sprintf("%d.%d", i.CNTLID, i.QID), Protocol: "nvme-tcp", Initiator: i.HostNQN,
+		last = i.CNTLID
+		kind := "I/O"
+		if i.Discovery {
+			kind = "Discovery"
+		}
+		c := alive[i.CNTLID]
+		e := &blockdv1.Session{Id: fmt.Sprint(i.CNTLID), Protocol: "nvme-tcp", Initiator: i.HostNQN,
 			RemoteAddress: i.Remote.String(), LocalAddress: i.Local.String(), Since: timeText(i.Since),
 			Commands: uint32(i.Stats.InFlight), Parameters: map[string]string{
-				"QueueType": kind, "QueueEntries": fmt.Sprint(i.Entries), "HeaderDigest": digest[i.HeaderDigest],
+				"ControllerType": kind, "IOQueues": fmt.Sprint(c.IOQueues), "AdminQueueEntries": fmt.Sprint(i.Entries),
+				"KeepAlive": c.KeepAlive.String(), "HostID": fmt.Sprintf("%x", c.HostID), "HeaderDigest": digest[i.HeaderDigest],
 				"DataDigest": digest[i.DataDigest], "Authenticated": fmt.Sprint(i.Authenticated)}}
 		if h := s.HostByNQN(i.HostNQN); h != nil {
 			e.Host = h.Name

@@ -62,11 +62,6 @@ vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes
 	@scripts/need.sh vm
 	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -tags e2e -count=1 -timeout 60m -v ./testenv/vm ./testenv/vmtest
 
-.PHONY: vm-nvme-crash
-vm-nvme-crash: build ## KILLS=n crashes under the Linux NVMe host in a VM; not a part of make test
-	@scripts/need.sh vm
-	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -tags e2e,nvmecrash -run NVMeCrash -count=1 -timeout 60m -v ./testenv/vmtest
-
 .PHONY: powercut
 powercut: ## CUTS=1000000 power cuts of the extent store; SEED=n repeats a run
 	@CUTS=$(CUTS) SEED=$(SEED) scripts/powercut.sh

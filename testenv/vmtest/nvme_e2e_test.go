@@ -87,3 +87,10 @@ func TestNVMeAuthentication(t *testing.T) {
 	}
 	r.script(t, "nvme_auth", v)
 }
+
+// TestNVMeCrash is TestCrash over NVMe/TCP: the host reconnects by itself.
+func TestNVMeCrash(t *testing.T) {
+	crash(t, "nvme_crash", func(n *node.Node, raw, fs node.Volume) map[string]string {
+		return nvmeEnv(n, raw, map[string]string{"FS_UUID": fs.UUID})
+	})
+}

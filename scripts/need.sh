@@ -11,6 +11,8 @@ race        gcc                             gcc
 race        /usr/include/stdlib.h           libc6-dev
 generate    protoc                          protobuf-compiler
 generate    git                             git
+generate    clang-14                        clang-14
+generate    llvm-strip-14                   llvm-14
 conformance iscsi-test-cu                   libiscsi-bin
 conformance qemu-img                        qemu-utils
 conformance /usr/lib/*/qemu/block-iscsi.so  qemu-block-extra

@@ -1,5 +1,5 @@
 // Package packet writes and reads the headers of the node wire's datagrams:
-// Ethernet, at most one VLAN tag, IPv4 or IPv6, UDP. It is a codec: no sockets,
+// Ethernet, up to two VLAN tags, IPv4 or IPv6, UDP. It is a codec: no sockets,
 // no allocation, nothing kept.
 //
 // # Checksums
@@ -22,6 +22,15 @@ import (
 // MAC is an Ethernet address.
 type MAC = [6]byte
 
+// TagsMax is how many VLAN tags a frame may have.
+const TagsMax = 2
+
+// Tag is a VLAN tag, without priority (IEEE 802.1Q-2018 §9.6).
+type Tag struct {
+	Protocol uint16 // EtherType, 0x8100 or 0x88A8; 0 means no tag
+	ID       uint16 // 1 to 4094
+}
+
 // Lengths of headers, in bytes.
 const (
 	ethernetLen = 14
@@ -31,7 +40,7 @@ const (
 	udpLen      = 8
 
 	// HeadersMax is the most that Put writes.
-	HeadersMax = ethernetLen + vlanLen + ipv6Len + udpLen
+	HeadersMax = ethernetLen + TagsMax*vlanLen + ipv6Len + udpLen
 )
 
 const (
@@ -47,18 +56,20 @@ const (
 // Header is what the headers of one datagram say.
 type Header struct {
 	Source, Destination MAC
-	VLAN                uint16         // VLAN ID, 1 to 4094; 0 for no tag
+	Tags                [TagsMax]Tag   // outermost first
 	From, To            netip.AddrPort // of one family; IPv4 not mapped into IPv6, IPv6 without zone
 }
 
-// HeaderLen is how many bytes Put writes for the family and VLAN.
-func HeaderLen(is4 bool, vlan uint16) int {
+// HeaderLen is how many bytes Put writes for the family and the tags.
+func HeaderLen(is4 bool, tags *[TagsMax]Tag) int {
 	n := ethernetLen + udpLen + ipv6Len
 	if is4 {
 		n = ethernetLen + udpLen + ipv4Len
 	}
-	if vlan != 0 {
-		n += vlanLen
+	for i := range tags {
+		if tags[i].Protocol != 0 {
+			n += vlanLen
+		}
 	}
 	return n
 }
@@ -73,10 +84,12 @@ func (h *Header) Put(b, payload []byte) {
 	copy(b[0:6], h.Destination[:])
 	copy(b[6:12], h.Source[:])
 	at := 12
-	if h.VLAN != 0 {
-		binary.BigEndian.PutUint16(b[at:], etherVLAN)
-		binary.BigEndian.PutUint16(b[at+2:], h.VLAN)
-		at += vlanLen
+	for i := range h.Tags {
+		if t := &h.Tags[i]; t.Protocol != 0 {
+			binary.BigEndian.PutUint16(b[at:], t.Protocol)
+			binary.BigEndian.PutUint16(b[at+2:], t.ID)
+			at += vlanLen
+		}
 	}
 	udpBytes := udpLen + len(payload)
 	if h.From.Addr().Is4() {
@@ -137,7 +150,7 @@ var (
 	ErrBadHeader  = errors.New("packet: an IP header that contradicts itself")
 	ErrBadSum     = errors.New("packet: wrong IPv4 header checksum")
 	ErrNoPayload  = errors.New("packet: a datagram without payload")
-	ErrTaggedDeep = errors.New("packet: more than one VLAN tag")
+	ErrTaggedDeep = errors.New("packet: more than two VLAN tags")
 )
 
 // Parse reads the headers of a frame as it came from the wire and returns the
@@ -151,11 +164,14 @@ func Parse(frame []byte) (h Header, payload []byte, err error) {
 	copy(h.Destination[:], frame[0:6])
 	copy(h.Source[:], frame[6:12])
 	kind, rest := binary.BigEndian.Uint16(frame[12:]), frame[ethernetLen:]
-	if kind == etherVLAN || kind == etherQinQ {
+	for i := 0; kind == etherVLAN || kind == etherQinQ; i++ {
+		if i == TagsMax {
+			return h, nil, ErrTaggedDeep
+		}
 		if len(rest) < vlanLen {
 			return h, nil, ErrTruncated
 		}
-		h.VLAN = binary.BigEndian.Uint16(rest) & vlanIDMask
+		h.Tags[i] = Tag{Protocol: kind, ID: binary.BigEndian.Uint16(rest) & vlanIDMask}
 		kind, rest = binary.BigEndian.Uint16(rest[2:]), rest[vlanLen:]
 	}
 	var from, to netip.Addr
@@ -164,8 +180,6 @@ func Parse(frame []byte) (h Header, payload []byte, err error) {
 		from, to, rest, err = parseIPv4(rest)
 	case etherIPv6:
 		from, to, rest, err = parseIPv6(rest)
-	case etherVLAN, etherQinQ:
-		err = ErrTaggedDeep
 	default:
 		err = ErrNotUDP
 	}

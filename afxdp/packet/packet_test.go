@@ -45,7 +45,9 @@ func headers() *rapid.Generator[Header] {
 		mac := rapid.SliceOfN(rapid.Byte(), 6, 6)
 		h := Header{
 			Source: MAC(mac.Draw(t, "source")), Destination: MAC(mac.Draw(t, "destination")),
-			VLAN: rapid.OneOf(rapid.Just(uint16(0)), rapid.Uint16Range(1, 4094)).Draw(t, "vlan"),
+		}
+		for i := range rapid.IntRange(0, TagsMax).Draw(t, "tags") {
+			h.Tags[i] = Tag{rapid.SampledFrom([]uint16{etherVLAN, etherQinQ}).Draw(t, "protocol"), rapid.Uint16Range(1, 4094).Draw(t, "vlan")}
 		}
 		n := 16
 		if rapid.Bool().Draw(t, "ipv4") {
@@ -67,7 +69,7 @@ func TestPutThenParse(t *testing.T) {
 		h := headers().Draw(t, "header")
 		payload := rapid.SliceOfN(rapid.Byte(), 1, 200).Draw(t, "payload")
 		is4 := h.From.Addr().Is4()
-		n := HeaderLen(is4, h.VLAN)
+		n := HeaderLen(is4, &h.Tags)
 		frame := append(bytes.Repeat([]byte{0xEE}, n), payload...)
 		h.Put(frame[:n], frame[n:])
 		padded := append(bytes.Clone(frame), make([]byte, rapid.IntRange(0, 20).Draw(t, "padding"))...)
@@ -117,7 +119,7 @@ func fromHex(s string) []byte {
 
 func TestUnfilledChecksumIsTaken(t *testing.T) {
 	h, payload, err := Parse(fromHex(local))
-	if err != nil || string(payload) != "hello\n" || h.From.String() != "10.0.0.1:40000" || h.To.String() != "10.0.0.2:7000" || h.VLAN != 0 {
+	if err != nil || string(payload) != "hello\n" || h.From.String() != "10.0.0.1:40000" || h.To.String() != "10.0.0.2:7000" || h.Tags != [TagsMax]Tag{} {
 		t.Fatalf("%v: %+v %q", err, h, payload)
 	}
 }
@@ -130,7 +132,7 @@ func TestBadFramesAreNamed(t *testing.T) {
 	}
 	v6 := func() []byte {
 		h := Header{From: netip.MustParseAddrPort("[fd00::1]:1"), To: netip.MustParseAddrPort("[fd00::2]:2")}
-		f := make([]byte, HeaderLen(false, 0)+3)
+		f := make([]byte, HeaderLen(false, &h.Tags)+3)
 		h.Put(f[:len(f)-3], f[len(f)-3:])
 		return f
 	}
@@ -138,8 +140,10 @@ func TestBadFramesAreNamed(t *testing.T) {
 		want  error
 		frame func(f []byte) []byte
 	}{
-		"ARP":            {ErrNotUDP, func(f []byte) []byte { f[13] = 6; return f }},
-		"two tags":       {ErrTaggedDeep, func(f []byte) []byte { return append(append(f[:12:12], 0x88, 0xA8, 0, 1, 0x81, 0, 0, 2), f[12:]...) }},
+		"ARP": {ErrNotUDP, func(f []byte) []byte { f[13] = 6; return f }},
+		"three tags": {ErrTaggedDeep, func(f []byte) []byte {
+			return append(append(f[:12:12], 0x88, 0xA8, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3), f[12:]...)
+		}},
 		"version":        {ErrBadHeader, func(f []byte) []byte { f[14] = 0x55; return f }},
 		"short header":   {ErrBadHeader, func(f []byte) []byte { f[14] = 0x44; return f }},
 		"short total":    {ErrBadHeader, func(f []byte) []byte { f[17] = 19; return f }},
@@ -175,9 +179,9 @@ func TestOptionsAreSteppedOver(t *testing.T) {
 // FuzzParse: nothing panics, and what is taken can be written and read again.
 func FuzzParse(f *testing.F) {
 	f.Add(fromHex(local))
-	for _, vlan := range []uint16{0, 7} {
-		h := Header{VLAN: vlan, From: netip.MustParseAddrPort("[fd00::1]:1"), To: netip.MustParseAddrPort("[fd00::2]:2")}
-		b := make([]byte, HeaderLen(false, vlan)+3)
+	for _, tag := range []Tag{{}, {etherVLAN, 7}} {
+		h := Header{Tags: [TagsMax]Tag{tag}, From: netip.MustParseAddrPort("[fd00::1]:1"), To: netip.MustParseAddrPort("[fd00::2]:2")}
+		b := make([]byte, HeaderLen(false, &h.Tags)+3)
 		h.Put(b[:len(b)-3], b[len(b)-3:])
 		f.Add(b)
 	}
@@ -189,7 +193,7 @@ func FuzzParse(f *testing.F) {
 		if len(payload) == 0 || len(payload) > len(frame) {
 			t.Fatalf("payload of %d bytes from a frame of %d", len(payload), len(frame))
 		}
-		n := HeaderLen(h.From.Addr().Is4(), h.VLAN)
+		n := HeaderLen(h.From.Addr().Is4(), &h.Tags)
 		again := append(make([]byte, n), payload...)
 		h.Put(again[:n], again[n:])
 		h2, payload2, err := Parse(again)
@@ -200,7 +204,7 @@ func FuzzParse(f *testing.F) {
 }
 
 func TestCodecDoesNotAllocate(t *testing.T) {
-	h := Header{VLAN: 3, From: netip.MustParseAddrPort("[fd00::1]:1"), To: netip.MustParseAddrPort("[fd00::2]:2")}
+	h := Header{Tags: [TagsMax]Tag{{etherQinQ, 3}, {etherVLAN, 4}}, From: netip.MustParseAddrPort("[fd00::1]:1"), To: netip.MustParseAddrPort("[fd00::2]:2")}
 	b := make([]byte, HeadersMax+100)
 	if n := testing.AllocsPerRun(100, func() {
 		h.Put(b[:HeadersMax], b[HeadersMax:])
@@ -218,7 +222,7 @@ func BenchmarkPut(b *testing.B) {
 		"IPv6": {From: netip.MustParseAddrPort("[fd00::1]:1"), To: netip.MustParseAddrPort("[fd00::2]:2")},
 	} {
 		b.Run(name, func(b *testing.B) {
-			n := HeaderLen(h.From.Addr().Is4(), 0)
+			n := HeaderLen(h.From.Addr().Is4(), &h.Tags)
 			frame := make([]byte, n+4200)
 			for b.Loop() {
 				h.Put(frame[:n], frame[n:])

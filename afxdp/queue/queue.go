@@ -63,14 +63,6 @@ func (l Layout) Check() error {
 	return nil
 }
 
-// Rings are the four rings of a socket.
-type Rings struct {
-	Fill       ring.Producer[uint64]
-	Completion ring.Consumer[uint64]
-	RX         ring.Consumer[ring.Desc]
-	TX         ring.Producer[ring.Desc]
-}
-
 // Frame is one received frame. Data is the user's until Recycle(Slot), to write
 // to as well.
 type Frame struct {
@@ -80,7 +72,7 @@ type Frame struct {
 
 // Queue is the state of one socket's rings.
 type Queue struct {
-	rings  Rings
+	rings  ring.Set
 	mem    []byte // of the share
 	base   uint64 // its address in the UMEM
 	layout Layout
@@ -113,7 +105,7 @@ const (
 
 // New gives all receive slots to the kernel. Mem is the share's memory, base
 // its address in the UMEM; the rings have at least Layout.Entries.
-func New(r Rings, mem []byte, base uint64, l Layout) (*Queue, error) {
+func New(r ring.Set, mem []byte, base uint64, l Layout) (*Queue, error) {
 	if err := l.Check(); err != nil {
 		return nil, err
 	}

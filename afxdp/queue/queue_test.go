@@ -25,7 +25,7 @@ func newFixture(t interface{ Fatal(...any) }, l Layout, cfg ringtest.Config) fix
 	fill, completion, rx, tx := l.Entries()
 	cfg.Chunks, cfg.Fill, cfg.Completion, cfg.RX, cfg.TX = chunksBefore+l.Chunks(), int(fill), int(completion), int(rx), int(tx)
 	k := ringtest.New(cfg)
-	q, err := New(Rings{
+	q, err := New(ring.Set{
 		Fill: ring.NewProducer(k.Fill.Memory()), Completion: ring.NewConsumer(k.Completion.Memory()),
 		RX: ring.NewConsumer(k.RX.Memory()), TX: ring.NewProducer(k.TX.Memory()),
 	}, k.UMEM[chunksBefore*chunkBytes:], chunksBefore*chunkBytes, l)
@@ -282,7 +282,7 @@ func TestBadLayoutsAreRefused(t *testing.T) {
 		}
 	}
 	k := ringtest.New(ringtest.Config{Chunks: 8, Fill: 4, Completion: 4, RX: 4, TX: 4})
-	rings := Rings{
+	rings := ring.Set{
 		Fill: ring.NewProducer(k.Fill.Memory()), Completion: ring.NewConsumer(k.Completion.Memory()),
 		RX: ring.NewConsumer(k.RX.Memory()), TX: ring.NewProducer(k.TX.Memory()),
 	}

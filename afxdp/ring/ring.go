@@ -129,3 +129,11 @@ func (c *Consumer[T]) Pop() T {
 
 // Release gives the places of all popped entries back to the kernel.
 func (c *Consumer[T]) Release() { atomic.StoreUint32(c.consumer, c.next) }
+
+// Set is the four rings of a socket.
+type Set struct {
+	Fill       Producer[uint64]
+	Completion Consumer[uint64]
+	RX         Consumer[Desc]
+	TX         Producer[Desc]
+}

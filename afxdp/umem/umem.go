@@ -29,8 +29,8 @@ type UMEM struct {
 
 	mu struct {
 		sync.Mutex
-		taken   []bool // by chunk
-		sockets []int  // bound descriptors, oldest first
+		taken   []bool    // by chunk
+		sockets []Binding // oldest first
 		closed  bool
 	}
 }
@@ -81,26 +81,31 @@ func (u *UMEM) Cut(chunks int) (*Share, error) {
 	return nil, fmt.Errorf("%w: %d chunks wanted of %d", ErrFull, chunks, len(m.taken))
 }
 
-// Bind runs open, which makes and binds one more socket on this memory and
-// returns its descriptor. It passes the descriptor of a socket that is bound
-// already, for XDP_SHARED_UMEM, or -1 for the first, which has to register the
-// memory. One open runs at a time.
-func (u *UMEM) Bind(open func(shared int) (fd int, err error)) error {
+// Binding is a socket that is bound on a UMEM.
+type Binding struct {
+	FD          int
+	MultiBuffer bool // frames may take several chunks; all sockets alike
+}
+
+// Bind runs open, which makes and binds one more socket on this memory. It
+// passes a socket that is bound already, for XDP_SHARED_UMEM, or nil for the
+// first, which has to register the memory. One open runs at a time.
+func (u *UMEM) Bind(open func(shared *Binding) (Binding, error)) error {
 	m := &u.mu
 	m.Lock()
 	defer m.Unlock()
 	if m.closed {
 		return errors.New("umem: closed")
 	}
-	shared := -1
+	var shared *Binding
 	if len(m.sockets) > 0 {
-		shared = m.sockets[0]
+		shared = &m.sockets[0]
 	}
-	fd, err := open(shared)
+	b, err := open(shared)
 	if err != nil {
 		return err
 	}
-	m.sockets = append(m.sockets, fd)
+	m.sockets = append(m.sockets, b)
 	return nil
 }
 
@@ -111,7 +116,7 @@ func (u *UMEM) Unbind(fd int, closeSocket func() error) error {
 	m := &u.mu
 	m.Lock()
 	defer m.Unlock()
-	m.sockets = slices.DeleteFunc(m.sockets, func(other int) bool { return other == fd })
+	m.sockets = slices.DeleteFunc(m.sockets, func(b Binding) bool { return b.FD == fd })
 	return closeSocket()
 }
 

@@ -96,11 +96,11 @@ func TestSocketsShareTheFirst(t *testing.T) {
 	}
 	bind := func(fd, wantShared int, fail error) {
 		t.Helper()
-		if err := u.Bind(func(shared int) (int, error) {
-			if shared != wantShared {
-				t.Errorf("socket %d shares with %d, want %d", fd, shared, wantShared)
+		if err := u.Bind(func(shared *Binding) (Binding, error) {
+			if (shared == nil) != (wantShared < 0) || shared != nil && shared.FD != wantShared {
+				t.Errorf("socket %d shares with %+v, want %d", fd, shared, wantShared)
 			}
-			return fd, fail
+			return Binding{FD: fd}, fail
 		}); err != fail {
 			t.Error(err)
 		}
@@ -124,7 +124,7 @@ func TestSocketsShareTheFirst(t *testing.T) {
 	if err := errors.Join(u.Close(), a.Close()); err != nil {
 		t.Error(err)
 	}
-	if u.Bind(func(int) (int, error) { return 1, nil }) == nil {
+	if u.Bind(func(*Binding) (Binding, error) { return Binding{FD: 1}, nil }) == nil {
 		t.Error("a socket was bound to memory that is gone")
 	}
 }

@@ -126,6 +126,7 @@ type DHController struct {
 	own      []byte // the challenge given
 	exchange *dhExchange
 	proof    []byte // for the host, when it wants one
+	tries    int    // negotiations since the last success
 }
 
 // NewDHController begins with what the directory says about the host.
@@ -174,18 +175,28 @@ func (c *DHController) Send(msg []byte) {
 	case typ == dhTypeDHCHAP && id == dhReply && c.step == dhAwaitReply:
 		c.reply(msg)
 	case typ == dhTypeDHCHAP && id == dhSuccess2 && c.step == dhAwaitSuccess2:
-		c.step, c.passed = dhIdle, true
+		c.succeed()
 	default:
 		c.fail(DHIncorrectMessage)
 	}
 }
+
+func (c *DHController) succeed() { c.step, c.passed, c.tries = dhIdle, true, 0 }
 
 func (c *DHController) fail(why DHReason) {
 	c.step, c.why, c.passed = dhSendFailure1, why, false
 	c.proof, c.exchange = nil, nil
 }
 
+// dhTriesMax bounds the negotiations of a host that does not prove itself: each may
+// cost the controller an exponentiation, and the host nothing.
+const dhTriesMax = 3
+
 func (c *DHController) negotiate(msg []byte) {
+	if c.tries++; c.tries > dhTriesMax {
+		c.fail(DHFailed)
+		return
+	}
 	c.why = 0
 	var o dhOffer
 	err := o.decode(msg)
@@ -261,7 +272,7 @@ func (c *DHController) Receive() []byte {
 		if c.proof != nil {
 			c.step = dhAwaitSuccess2
 		} else {
-			c.step, c.passed = dhIdle, true
+			c.succeed()
 		}
 		c.proof = nil
 		return msg

@@ -224,3 +224,31 @@ func FuzzDHController(f *testing.F) {
 		}
 	})
 }
+
+// A host that begins anew again and again, without ever proving itself, is refused
+// before the controller computes anything more for it; one that does prove itself
+// may authenticate as often as it likes.
+func TestDHCHAPNegotiationsAreBounded(t *testing.T) {
+	k := dhKey(t, 32, DHSHA256)
+	h := &DHHost{Key: k, HostNQN: dhHostNQN, SubNQN: dhSubNQN, Groups: []DHGroup{FFDHE2048}}
+	c := NewDHController(NVMePolicy{Host: k}, dhHostNQN, dhSubNQN)
+	challenges := 0
+	for range 10 {
+		c.Send(h.Negotiate(7))
+		if c.Failed() == nil && c.Receive() != nil {
+			challenges++
+		}
+	}
+	if challenges != dhTriesMax || c.Authenticated() {
+		t.Errorf("%d challenges, want %d", challenges, dhTriesMax)
+	}
+	if c.Receive(); !c.Over() || c.Failed() == nil {
+		t.Errorf("the transaction is not over: %v", c.Failed())
+	}
+	c = NewDHController(NVMePolicy{Host: k}, dhHostNQN, dhSubNQN)
+	for range 2 * dhTriesMax {
+		if err := transact(h, c); err != nil || !c.Authenticated() {
+			t.Fatal(err)
+		}
+	}
+}

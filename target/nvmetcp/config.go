@@ -13,11 +13,13 @@ import (
 type Config struct {
 	Subsystem *nvme.Subsystem
 	Arena     *arena.Arena
-	// Auth says what each host must prove; nil lets every host in. The
-	// discovery subsystem asks for no proof: it tells a host only what the
-	// subsystem's Config lets it see.
-	Auth   auth.NVMeDirectory
-	Limits Limits
+	// Auth says what each host must prove; nil lets every host in.
+	Auth auth.NVMeDirectory
+	// DiscoveryAuth has hosts prove the same to the discovery subsystem. Without
+	// it, that asks for no proof: it tells a host only what the subsystem's Config
+	// lets it see.
+	DiscoveryAuth bool
+	Limits        Limits
 	// Events gets what happened, from any goroutine; it must not block. nil
 	// drops the events.
 	Events func(Event)
@@ -35,6 +37,9 @@ type Limits struct {
 	// Handshakes is how many of them may be on their way to phaseLive;
 	// default 256.
 	Handshakes int
+	// Authentications is how many of those may compute for an authentication at
+	// once; default a quarter of the processors, at least 1.
+	Authentications int
 	// InitSeconds is how long a peer may take for its ICReq; default 10.
 	InitSeconds int
 	// HandshakeSeconds is how long it may take until its commands can be
@@ -62,6 +67,7 @@ func (l *Limits) fill() error {
 	}{
 		{"Connections", &l.Connections, 16384, 1},
 		{"Handshakes", &l.Handshakes, 256, 1},
+		{"Authentications", &l.Authentications, gateDefault(), 1},
 		{"InitSeconds", &l.InitSeconds, 10, 1},
 		{"HandshakeSeconds", &l.HandshakeSeconds, 30, 1},
 		{"StallSeconds", &l.StallSeconds, 15, 1},

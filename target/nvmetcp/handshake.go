@@ -164,21 +164,6 @@ func (c *conn) connect(cmd *command) {
 // cattrNoFlowControl in CATTR asks to disable SQ flow control (§6.3).
 const cattrNoFlowControl = 1 << 2
 
-// policy asks the directory what the host must prove.
-func (c *conn) policy(r *nvme.ConnectRequest) (auth.NVMePolicy, nvme.Status) {
-	if r.SubNQN == nvme.DiscoveryNQN {
-		return auth.NVMePolicy{}, nvme.Success
-	}
-	if c.discoveryOnly {
-		return auth.NVMePolicy{}, nvme.ConnectInvalidParameters | nvme.DNR
-	}
-	p, err := c.srv.cfg.Load().Auth.NVMeHost(r.HostNQN)
-	if err != nil {
-		return p, nvme.ConnectInvalidHost // no DNR: it may be let in later
-	}
-	return p, nvme.Success
-}
-
 // register makes the queue visible in Sessions.
 func (c *conn) register(r *nvme.ConnectRequest, cntlid uint16) {
 	c.mu.Lock()
@@ -206,7 +191,11 @@ func (c *conn) authSend(cmd *command) {
 	if p, err := c.srv.cfg.Load().Auth.NVMeHost(c.host); err == nil {
 		c.auth.Renew(p) // the keys may have changed since the last time
 	}
-	c.auth.Send(msg)
+	if !c.pass(func() { c.auth.Send(msg) }) {
+		c.refuse(cmd, nvme.AbortedSQDeletion)
+		c.complete(cmd)
+		return
+	}
 	cmd.nv.Status, cmd.nv.Result = nvme.Success, 0
 	c.complete(cmd)
 	c.judge()
@@ -215,7 +204,8 @@ func (c *conn) authSend(cmd *command) {
 // authReceive gives the host its next message.
 func (c *conn) authReceive(cmd *command) {
 	nv := &cmd.nv
-	msg := c.auth.Receive()
+	var msg []byte
+	c.pass(func() { msg = c.auth.Receive() })
 	if msg == nil || len(msg) > nv.Length {
 		c.refuse(cmd, nvme.CommandSequenceError|nvme.DNR)
 		c.complete(cmd)

@@ -27,6 +27,7 @@ type Server struct {
 	limits    Limits
 	arena     *arena.Arena
 	subsystem *nvme.Subsystem
+	authGate  authGate
 	wg        sync.WaitGroup // connections and the ticker
 
 	mu struct {
@@ -54,6 +55,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{limits: cfg.Limits, arena: cfg.Arena, subsystem: cfg.Subsystem}
+	s.authGate = make(authGate, cfg.Limits.Authentications)
 	s.cfg.Store(&cfg)
 	s.mu.listeners = map[net.Listener]struct{}{}
 	s.mu.conns = map[*conn]*pulse{}

@@ -28,6 +28,7 @@ type Config struct {
 	ISCSI         []string      // portal addresses, host:port
 	NVMe          []string      // NVMe/TCP port addresses, host:port; empty: no NVMe
 	Discovery     []string      // addresses that only the NVMe discovery controller answers on
+	DiscoveryAuth bool          // NVMe hosts with a key must prove it for discovery too
 	API           string        // address of control API, metrics and status page
 	Media         catalog.Media // of the pool called default
 	Disks         []string      // block devices or files; empty means DATA/disk0
@@ -108,6 +109,9 @@ func Settings() []Setting {
 		listSetting("iscsi", "addresses of the iSCSI portals", func(c *Config) *[]string { return &c.ISCSI }),
 		listSetting("nvme", "addresses of the NVMe/TCP ports; empty: none", func(c *Config) *[]string { return &c.NVMe }),
 		listSetting("discovery", "addresses of the NVMe discovery controller; the NVMe/TCP ports answer for it too", func(c *Config) *[]string { return &c.Discovery }),
+		{Name: "discovery-auth", Usage: "whether NVMe hosts that have a key must prove it to the discovery controller too: true or false",
+			Get: func(c *Config) string { return strconv.FormatBool(c.DiscoveryAuth) },
+			Set: func(c *Config, v string) (err error) { c.DiscoveryAuth, err = strconv.ParseBool(v); return err }},
 		textSetting("api", "address of control API, metrics and status page", func(c *Config) *string { return &c.API }),
 		{Name: "media", Usage: "where the default pool keeps data: disk or ram (gone at the end)",
 			Get: func(c *Config) string { return string(c.Media) },
@@ -166,6 +170,7 @@ type configFile struct {
 	ISCSI         any `toml:"iscsi"`
 	NVMe          any `toml:"nvme"`
 	Discovery     any `toml:"discovery"`
+	DiscoveryAuth any `toml:"discovery_auth"`
 	API           any `toml:"api"`
 	Media         any `toml:"media"`
 	Disks         any `toml:"disks"`
@@ -179,7 +184,7 @@ type configFile struct {
 
 func (f *configFile) value(key string, list bool) (*string, error) {
 	v := map[string]any{
-		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "nvme": f.NVMe, "discovery": f.Discovery, "api": f.API, "media": f.Media, "disks": f.Disks,
+		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "nvme": f.NVMe, "discovery": f.Discovery, "discovery_auth": f.DiscoveryAuth, "api": f.API, "media": f.Media, "disks": f.Disks,
 		"disk_size": f.DiskSize, "disk_driver": f.DiskDriver, "arena_size": f.ArenaSize, "scrub_rate": f.ScrubRate,
 		"scrub_interval": f.ScrubInterval, "log_level": f.LogLevel,
 	}[key]
@@ -188,6 +193,9 @@ func (f *configFile) value(key string, list bool) (*string, error) {
 		return nil, nil
 	case string:
 		return &v, nil
+	case bool:
+		text := strconv.FormatBool(v)
+		return &text, nil
 	case int64:
 		text := strconv.FormatInt(v, 10)
 		return &text, nil

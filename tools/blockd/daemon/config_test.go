@@ -19,6 +19,7 @@ api = "127.0.0.1:1"
 disk_size = "32GiB"
 arena_size = 67108864
 scrub_interval = "24h"
+discovery_auth = true
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -34,6 +35,7 @@ scrub_interval = "24h"
 	want := NewConfig()
 	want.Data, want.ISCSI, want.API = "/srv/blockd", []string{"10.0.0.1:3260", "[fd00::1]:3260"}, "127.0.0.1:2"
 	want.DiskSize, want.ArenaSize, want.ScrubInterval = 32<<30, 64<<20, 24*time.Hour
+	want.DiscoveryAuth = true
 	want.Disks, want.LogLevel = []string{"/dev/sdb"}, "debug"
 	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("%+v\nwant %+v", c, want)

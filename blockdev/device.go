@@ -40,6 +40,7 @@ type Geometry struct {
 	UnmapGranularity  int   // bytes that Unmap can free; 0 means Unmap only zeroes
 	Thin              bool  // holes take no space and read as zeroes
 	ReadOnly          bool
+	Poisons           bool // OpPoison works; it does not change
 }
 
 // Change tells what a Watch callback is about.
@@ -76,8 +77,8 @@ const (
 	OpCompareAndWrite
 	// OpPoison marks the range as unreadable: whatever would look at a block
 	// of it ends with ErrMedium, caused by ErrPoisoned, until the block is
-	// written, unmapped or zeroed. Devices without it (see Poisoner) answer
-	// ErrInvalid.
+	// written, unmapped or zeroed (NVMe Write Uncorrectable, SCSI WRITE LONG with
+	// WR_UNCOR). Devices without Geometry.Poisons answer ErrInvalid.
 	OpPoison
 )
 
@@ -138,19 +139,6 @@ type Mapper interface {
 	// many bytes from offset on share that state, at most limit. It does I/O
 	// only for metadata. Offset and limit are multiples of the block size.
 	NextMapped(offset, limit int64) (mapped bool, runBytes int64, err error)
-}
-
-// Poisoner is implemented by devices that may have OpPoison (NVMe Write
-// Uncorrectable, SCSI WRITE LONG with WR_UNCOR).
-type Poisoner interface {
-	// Poisons reports whether the device has OpPoison. It does not change.
-	Poisons() bool
-}
-
-// CanPoison reports whether d has OpPoison.
-func CanPoison(d Device) bool {
-	p, ok := d.(Poisoner)
-	return ok && p.Poisons()
 }
 
 // Provisioner is implemented by thin devices that can say how much space they

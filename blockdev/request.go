@@ -9,7 +9,7 @@ func Validate(g Geometry, r *Request) error {
 	if r.Op == OpFlush {
 		return nil
 	}
-	if r.Op < OpRead || r.Op > OpPoison {
+	if r.Op < OpRead || r.Op > OpPoison || r.Op == OpPoison && !g.Poisons {
 		return NewError(ErrInvalid, r, -1, nil)
 	}
 	bs := int64(g.BlockSize)

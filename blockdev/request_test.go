@@ -28,6 +28,7 @@ func TestValidateRefusesWhatDoesNotFit(t *testing.T) {
 		"read of read-only":           {r: Request{Op: OpRead, Length: 512, Data: segs(512)}, readOnly: true},
 		"no op":                       {r: Request{}, want: ErrInvalid},
 		"unknown op":                  {r: Request{Op: OpPoison + 1}, want: ErrInvalid},
+		"poison without Poisons":      {r: Request{Op: OpPoison, Length: 512}, want: ErrInvalid},
 		"negative offset":             {r: Request{Op: OpUnmap, Offset: -512, Length: 512}, want: ErrInvalid},
 		"negative length":             {r: Request{Op: OpUnmap, Length: -512}, want: ErrInvalid},
 		"unaligned offset":            {r: Request{Op: OpUnmap, Offset: 1, Length: 512}, want: ErrInvalid},

@@ -63,8 +63,8 @@ var optional = map[string]struct {
 	"Resize":       {func(d blockdev.Device) bool { _, ok := d.(Resizer); return ok }, testResize},
 	"ReadOnly":     {func(d blockdev.Device) bool { return readOnlySwitch(d) != nil }, testReadOnly},
 	"Mapper":       {func(d blockdev.Device) bool { _, ok := d.(blockdev.Mapper); return ok }, testMapper},
-	"Poison":       {blockdev.CanPoison, testPoison},
-	"RandomPoison": {blockdev.CanPoison, testRandomPoison},
+	"Poison":       {poisons, testPoison},
+	"RandomPoison": {poisons, testRandomPoison},
 	"Provisioner":  {func(d blockdev.Device) bool { _, ok := d.(blockdev.Provisioner); return ok }, testProvisioner},
 }
 
@@ -89,6 +89,8 @@ func sortedKeys[V any](m map[string]V) []string {
 	slices.Sort(keys)
 	return keys
 }
+
+func poisons(d blockdev.Device) bool { return d.Geometry().Poisons }
 
 // readOnlySwitch is the device's SetReadOnly in either of its forms, or nil.
 func readOnlySwitch(d blockdev.Device) func(bool) error {

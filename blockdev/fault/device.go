@@ -21,8 +21,8 @@ type wallClock struct{}
 func (wallClock) AfterFunc(d time.Duration, f func()) { time.AfterFunc(d, f) }
 
 // Device passes requests to the device below, as far as its rules let it. It
-// implements blockdev.Device and Poisoner; Mapper and Provisioner too, and where
-// the device below does not, it answers that everything is allocated.
+// implements blockdev.Device; Mapper and Provisioner too, and where the
+// device below does not, it answers that everything is allocated.
 type Device struct {
 	below     blockdev.Device
 	clock     Clock
@@ -190,9 +190,6 @@ func (d *Device) Provisioning() (usedBytes, availableBytes int64) {
 	}
 	return d.Geometry().SizeBytes, 0
 }
-
-// Poisons reports whether the device below has OpPoison.
-func (d *Device) Poisons() bool { return blockdev.CanPoison(d.below) }
 
 // Submit passes the batch on, less what the rules strike.
 func (d *Device) Submit(batch []*blockdev.Request) {

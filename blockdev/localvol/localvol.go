@@ -49,7 +49,7 @@ func checkSize(size int64) error {
 	return nil
 }
 
-// Volume implements blockdev.Device, Mapper, Poisoner and Provisioner. All methods may be
+// Volume implements blockdev.Device, Mapper and Provisioner. All methods may be
 // called from any goroutine.
 type Volume struct {
 	s     *store.Store
@@ -96,7 +96,7 @@ func Open(s *store.Store, id [16]byte, o Options) (*Volume, error) {
 	v := &Volume{s: s, vol: vol, id: id, readOnly: o.ReadOnly, drained: make(chan struct{}, 1)}
 	v.geometry.Store(&blockdev.Geometry{
 		SizeBytes: o.SizeBytes, BlockSize: o.BlockSize, PhysicalBlockSize: blockBytes,
-		OptimalIOBytes: store.ChunkBytes, UnmapGranularity: blockBytes, Thin: true, ReadOnly: o.ReadOnly,
+		OptimalIOBytes: store.ChunkBytes, UnmapGranularity: blockBytes, Thin: true, ReadOnly: o.ReadOnly, Poisons: true,
 	})
 	v.unwatch = s.Watch(func(e store.Event) {
 		if e.State == store.StateFailed {
@@ -152,9 +152,6 @@ func (v *Volume) NextMapped(offset, limit int64) (mapped bool, runBytes int64, e
 	mapped, runBytes, err = v.s.Mapped(v.vol, base, limit+offset-base)
 	return mapped, min(runBytes-(offset-base), limit), err
 }
-
-// Poisons tells that the volume has OpPoison.
-func (v *Volume) Poisons() bool { return true }
 
 // Provisioning tells how much the volume uses and how much its store has left.
 func (v *Volume) Provisioning() (usedBytes, availableBytes int64) { return v.s.Usage(v.vol) }

@@ -68,9 +68,6 @@ func poisoned(r *blockdev.Request, at int64) error {
 	return blockdev.NewError(blockdev.ErrMedium, r, at, blockdev.ErrPoisoned)
 }
 
-// Poisons tells that the device has OpPoison.
-func (d *Device) Poisons() bool { return true }
-
 func (d *Device) setPoison(r *blockdev.Request) error {
 	for off, end := r.Offset, r.Offset+r.Length; off < end; {
 		n := min(chunkBytes-off%chunkBytes, end-off)

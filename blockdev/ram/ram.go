@@ -54,7 +54,7 @@ type Config struct {
 	HugePages bool
 }
 
-// Device is a RAM disk. It implements blockdev.Device, Mapper, Poisoner and
+// Device is a RAM disk. It implements blockdev.Device, Mapper and
 // Provisioner.
 type Device struct {
 	watchers  blockdev.Watchers
@@ -116,6 +116,7 @@ func New(cfg Config) (*Device, error) {
 		PhysicalBlockSize: cfg.PhysicalBlockSize,
 		UnmapGranularity:  pageBytes,
 		Thin:              true,
+		Poisons:           true,
 	}})
 	return d, nil
 }

@@ -114,7 +114,7 @@ func writeZeroes(c *Command) {
 // speaks for all.
 func (v *nsView) poisons() bool {
 	for _, a := range v.list {
-		if !blockdev.CanPoison(a.ns.device) {
+		if !a.ns.device.Geometry().Poisons {
 			return false
 		}
 	}
@@ -125,7 +125,7 @@ func (v *nsView) poisons() bool {
 // they are written again. There is no limit but that of its field (WUSL is 0).
 func prepareWriteUncorrectable(c *Command) Status {
 	st := &c.state
-	if !blockdev.CanPoison(st.att.ns.device) {
+	if !st.att.ns.device.Geometry().Poisons {
 		return InvalidOpcode | DNR
 	}
 	if s := st.att.ns.writable(); s != Success {

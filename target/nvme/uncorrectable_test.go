@@ -6,8 +6,14 @@ import (
 	"blockd.dev/blockdev"
 )
 
-// plainDevice is a device with nothing beyond what every device has.
+// plainDevice is a device that can't poison.
 type plainDevice struct{ blockdev.Device }
+
+func (d plainDevice) Geometry() blockdev.Geometry {
+	g := d.Device.Geometry()
+	g.Poisons = false
+	return g
+}
 
 // NVM Command Set 1.0 §3.2.7: reads of the blocks end with Unrecovered Read
 // Error, with Do Not Retry since only a write changes that; a write heals them;

@@ -228,7 +228,7 @@ func compareAndWrite(t *Task) {
 }
 
 // poisons reports whether the unit has WRITE LONG.
-func (lu *LU) poisons() bool { return blockdev.CanPoison(lu.device) }
+func (lu *LU) poisons() bool { return lu.device.Geometry().Poisons }
 
 // Bits of byte 1 of WRITE LONG.
 const (

@@ -48,7 +48,7 @@ func TestWriteLong(t *testing.T) {
 
 // A device without it has no WRITE LONG.
 func TestWriteLongIsOfferedByTheDevice(t *testing.T) {
-	b := newBed(t, func(c *TargetConfig) { c.Units[0].Device = struct{ blockdev.Device }{c.Units[0].Device} })
+	b := newBed(t, func(c *TargetConfig) { c.Units[0].Device = plainDevice{c.Units[0].Device} })
 	b.want("02/5/2000", "3f 40 00 00 00 05 00 00 00 00")
 	if p := b.want("00", "12 01 86 00 40 00").data; p[6]&0x08 != 0 {
 		t.Error("WU_SUP is set")
@@ -56,4 +56,13 @@ func TestWriteLongIsOfferedByTheDevice(t *testing.T) {
 	if p := b.want("00", "a3 0c 01 3f 00 00 00 00 00 40 00 00").data; p[1]&7 != supportNo {
 		t.Errorf("REPORT SUPPORTED OPERATION CODES says %x", p)
 	}
+}
+
+// plainDevice is a device that can't poison.
+type plainDevice struct{ blockdev.Device }
+
+func (d plainDevice) Geometry() blockdev.Geometry {
+	g := d.Device.Geometry()
+	g.Poisons = false
+	return g
 }

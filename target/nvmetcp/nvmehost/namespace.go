@@ -73,6 +73,7 @@ func (n *Namespace) identify() (g blockdev.Geometry, shift uint, err error) {
 		g.UnmapGranularity = (int(binary.LittleEndian.Uint16(buf[68:])) + 1) << shift
 	}
 	g.ReadOnly = buf[99]&1 != 0
+	g.Poisons = binary.LittleEndian.Uint16(n.host.ident[520:])&2 != 0 // ONCS: Write Uncorrectable
 	return g, shift, nil
 }
 
@@ -135,6 +136,8 @@ func (n *Namespace) start(q *queue, r *blockdev.Request) {
 		n.deallocate(q, o)
 	case blockdev.OpWriteZeroes:
 		n.zeroes(q, o)
+	case blockdev.OpPoison:
+		n.poison(q, o)
 	case blockdev.OpCompareAndWrite:
 		n.compareAndWrite(q, o)
 	}
@@ -208,6 +211,19 @@ func (n *Namespace) zeroes(q *queue, o *op) {
 		c := n.call(o)
 		c.command(nvme.OpWriteZeroes, n.nsid)
 		c.extent(uint64(r.Offset+off)>>n.shift, m>>n.shift, flags)
+		q.submit(c)
+	}
+}
+
+// poison sends Write Uncorrectable, which takes no FUA.
+func (n *Namespace) poison(q *queue, o *op) {
+	r := o.req
+	piece := int64(blocksMax) << n.shift
+	for off := int64(0); off < r.Length; off += piece {
+		m := min(piece, r.Length-off)
+		c := n.call(o)
+		c.command(nvme.OpWriteUncorrectable, n.nsid)
+		c.extent(uint64(r.Offset+off)>>n.shift, m>>n.shift, 0)
 		q.submit(c)
 	}
 }

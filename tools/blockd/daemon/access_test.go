@@ -232,3 +232,53 @@ func TestNVMeIsWatched(t *testing.T) {
 		t.Error("the diagnosis has no NVMe row")
 	}
 }
+
+// A block that an NVMe host makes unreadable is so for an iSCSI host too, and
+// after a restart, until somebody writes it. It is no fault of the disk.
+func TestUncorrectableBlocksAreKept(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	d := start(t, cfg)
+	h := attach(t, d)
+	h.want(nil, nil)
+	if !h.ns.Geometry().Poisons {
+		t.Fatal("Write Uncorrectable is not offered")
+	}
+	if err := blockdev.Do(h.ns, &blockdev.Request{Op: blockdev.OpPoison, Offset: 8 * 512, Length: 512}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for _, dev := range []blockdev.Device{h.scsi, h.ns} {
+			p := make([]byte, 512)
+			if err := blockdev.ReadAt(dev, p, 8*512); !errors.Is(err, blockdev.ErrMedium) {
+				t.Errorf("read: %v", err)
+			}
+			if err := blockdev.ReadAt(dev, p, 9*512); err != nil {
+				t.Errorf("read of the block behind: %v", err)
+			}
+		}
+		if n := d.storage.store.Stats().BadBlocks; n != 0 {
+			t.Errorf("%d bad blocks", n)
+		}
+		if out := mustCtl(t, d, "events"); strings.Contains(out, "volume.error") || strings.Contains(out, "volume.io-error") {
+			t.Errorf("an event blames the disk:\n%s", out)
+		}
+		stop(t, d)
+		d = start(t, cfg)
+		h = attach(t, d)
+	}
+	if r, err := h.scsi.Command([]byte{0x3f, 0x40, 0, 0, 0, 20, 0, 0, 0, 0}, nil, false); err != nil || r.Err() != nil {
+		t.Fatalf("WRITE LONG: %v, %v", err, r.Err())
+	}
+	p := make([]byte, 512)
+	if err := blockdev.ReadAt(h.ns, p, 20*512); !errors.Is(err, blockdev.ErrMedium) {
+		t.Errorf("read over NVMe after WRITE LONG: %v", err)
+	}
+	for _, off := range []int64{8 * 512, 20 * 512} {
+		if err := blockdev.WriteAt(h.scsi, p, off); err != nil {
+			t.Error(err)
+		}
+		if err := blockdev.ReadAt(h.ns, p, off); err != nil {
+			t.Errorf("read after a write: %v", err)
+		}
+	}
+}

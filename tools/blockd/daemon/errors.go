@@ -6,10 +6,10 @@ import (
 	"blockd.dev/blockdev"
 )
 
-// isHostsFault reports whether a request failed for what was asked rather than
+// isHostsFault reports whether a request failed for what a host asked rather than
 // for what the storage could do.
 func isHostsFault(err error) bool {
-	for _, kind := range []error{blockdev.ErrMiscompare, blockdev.ErrInvalid, blockdev.ErrOutOfRange, blockdev.ErrReadOnly} {
+	for _, kind := range []error{blockdev.ErrMiscompare, blockdev.ErrInvalid, blockdev.ErrOutOfRange, blockdev.ErrReadOnly, blockdev.ErrPoisoned} {
 		if errors.Is(err, kind) {
 			return true
 		}

@@ -298,12 +298,11 @@ func (q *Queue) Publish() (wake bool) {
 		q.tx.pushed = false
 		q.rings.TX.Publish()
 	}
-	return q.Unsent() && q.rings.TX.NeedsWakeup()
+	return q.Unsent() > 0 && q.rings.TX.NeedsWakeup()
 }
 
-// Unsent reports whether there is something in the TX ring that the kernel has
-// not taken.
-func (q *Queue) Unsent() bool { return q.rings.TX.Unconsumed() > 0 }
+// Unsent is how many descriptors in the TX ring the kernel has not taken.
+func (q *Queue) Unsent() uint32 { return q.rings.TX.Unconsumed() }
 
 // InFlight is how many send slots are with the user or the kernel.
 func (q *Queue) InFlight() int { return q.layout.TxSlots - len(q.tx.free) }

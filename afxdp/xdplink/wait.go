@@ -1,0 +1,89 @@
+package xdplink
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// completionPause is how long Wait sleeps for a send buffer to come back when
+// all are with the device: completions wake nobody. It is of the order of what a
+// NIC takes to send a ring full.
+const completionPause = 50 * time.Microsecond
+
+// Wait sleeps in ppoll(2) on the socket and an eventfd. A poll in copy mode
+// also sends what is left in the TX ring.
+func (l *Link) Wait(timeout time.Duration) error {
+	if err := l.ended(); err != nil {
+		return err
+	}
+	if l.queue.Arrived() || l.woken.Swap(false) {
+		return l.ended()
+	}
+	l.poll[0].Events = unix.POLLIN
+	if l.short {
+		l.queue.Reap()
+		if l.short = l.queue.InFlight() == l.device.layout.TxSlots; !l.short {
+			return nil
+		}
+		if l.queue.Unsent() > 0 {
+			l.poll[0].Events |= unix.POLLOUT
+		}
+		if timeout < 0 || timeout > completionPause {
+			timeout = completionPause
+		}
+	}
+	// From here on Wake writes to the eventfd. It sets woken first and then looks
+	// at sleeping, and we the other way round, so one of us sees the other.
+	l.sleeping.Store(true)
+	defer l.sleeping.Store(false)
+	if l.woken.Swap(false) {
+		return l.ended()
+	}
+	if err := l.sleep(timeout); err != nil {
+		return err
+	}
+	l.woken.Store(false)
+	return l.ended()
+}
+
+// sleep polls, and takes from the eventfd what Wake wrote.
+func (l *Link) sleep(timeout time.Duration) error {
+	var until *unix.Timespec
+	if timeout >= 0 {
+		l.timeout = unix.NsecToTimespec(int64(timeout))
+		until = &l.timeout
+	}
+	if timeout != 0 {
+		l.stats.waits.Add(1)
+	}
+	l.stats.syscalls.Add(1)
+	l.poll[0].Revents, l.poll[1].Revents = 0, 0
+	if _, err := unix.Ppoll(l.poll[:], until, nil); err != nil && err != unix.EINTR {
+		return fmt.Errorf("xdplink: poll: %w", err)
+	}
+	if l.poll[1].Revents != 0 {
+		l.stats.syscalls.Add(1)
+		var count [8]byte
+		// Non-blocking: nothing to read is what it should be then.
+		_, _ = unix.Read(int(l.poll[1].Fd), count[:])
+	}
+	return nil
+}
+
+// Wake ends the present Wait or the next.
+func (l *Link) Wake() {
+	if l.woken.Swap(true) || !l.sleeping.Load() {
+		return
+	}
+	l.life.RLock()
+	defer l.life.RUnlock()
+	if !l.life.closed {
+		// It can't fail but when the counter is full: then the sleeper wakes anyway.
+		_, _ = unix.Write(l.life.event, one[:])
+	}
+}
+
+// one is an eventfd's increment by 1.
+var one = [8]byte{1}

@@ -1,0 +1,204 @@
+package xdplink
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"blockd.dev/afxdp/link"
+	"blockd.dev/afxdp/link/linktest"
+	"blockd.dev/afxdp/netlab"
+	"blockd.dev/blockdev/arena"
+	"blockd.dev/bpf"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const port = 7700
+
+// patience is how long something that must happen may take.
+const patience = 10 * time.Second
+
+func newLab(t testing.TB, c netlab.Config) *netlab.Lab {
+	t.Helper()
+	lab, err := netlab.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(lab.Close)
+	return lab
+}
+
+// openOn opens a link on the host until the test ends.
+func openOn(t testing.TB, h *netlab.Host, c Config) *Link {
+	t.Helper()
+	c.Interface, c.Port = h.Device, port
+	var l *Link
+	if err := h.Do(func() (err error) { l, err = Open(c); return }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// openPair opens a link on each host, which know the way to each other.
+func openPair(t testing.TB, lab *netlab.Lab, ipv6 bool, c Config) (a, b *Link) {
+	t.Helper()
+	ca, cb := c, c
+	ca.Local, ca.Peers, cb.Local, cb.Peers = lab.A.IPv4, []netip.Addr{lab.B.IPv4}, lab.B.IPv4, []netip.Addr{lab.A.IPv4}
+	if ipv6 {
+		ca.Local, ca.Peers, cb.Local, cb.Peers = lab.A.IPv6, []netip.Addr{lab.B.IPv6}, lab.B.IPv6, []netip.Addr{lab.A.IPv6}
+	}
+	a, b = openOn(t, lab.A, ca), openOn(t, lab.B, cb)
+	awaitWay(t, a, b.LocalAddr().Addr())
+	awaitWay(t, b, a.LocalAddr().Addr())
+	return a, b
+}
+
+// awaitWay waits until the link knows how to reach the peer.
+func awaitWay(t testing.TB, l *Link, peer netip.Addr) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		if _, ok := l.lookup(peer); ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no way to %v: %+v", peer, l.Device().Neighbours())
+		}
+		if err := l.Wait(time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestConformance: an AF_XDP link is a link.Link, in every mode that a veth has,
+// over both families, with frames in one chunk and in several, with a bridge
+// between.
+func TestConformance(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		lab  netlab.Config
+		ipv6 bool
+		mode Mode
+		kind link.Kind
+	}{
+		{"native IPv4", netlab.Config{}, false, Auto, link.XDPCopy},
+		{"native IPv4 jumbo", netlab.Config{MTU: 9000}, false, Copy, link.XDPCopy},
+		{"native IPv6 jumbo bridge", netlab.Config{MTU: 9000, Bridge: true}, true, Auto, link.XDPCopy},
+		{"generic IPv6", netlab.Config{}, true, Generic, link.XDPGeneric},
+		{"generic IPv4 jumbo", netlab.Config{MTU: 9000}, false, Generic, link.XDPGeneric},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			linktest.Run(t, linktest.Suite{Open: func(t *testing.T) (link.Link, link.Link) {
+				a, b := openPair(t, newLab(t, c.lab), c.ipv6, Config{Mode: c.mode, RxBuffers: 256, TxBuffers: 64})
+				if a.Kind() != c.kind {
+					t.Fatalf("kind %v, want %v; refused %v", a.Kind(), c.kind, a.Refused())
+				}
+				return a, b
+			}})
+		})
+	}
+}
+
+// TestEachModeSaysWhyNotABetterOne: auto on a veth gets copy mode, since the
+// driver has no zero-copy; asked for alone, that is the error.
+func TestEachModeSaysWhyNotABetterOne(t *testing.T) {
+	lab := newLab(t, netlab.Config{})
+	l := openOn(t, lab.A, Config{RxBuffers: 16, TxBuffers: 16})
+	if got := fmt.Sprint(l.Refused()); l.Kind() != link.XDPCopy || !strings.Contains(got, "zero-copy: ") || !strings.Contains(got, "driver") {
+		t.Errorf("%v, refused %s", l.Kind(), got)
+	}
+	err := lab.B.Do(func() error {
+		l, err := Open(Config{Interface: lab.B.Device, Port: port, Mode: ZeroCopy})
+		if err == nil {
+			return l.Close()
+		}
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "driver") {
+		t.Errorf("zero-copy on a veth: %v", err)
+	}
+	// A NIC takes one program, and one socket per queue.
+	err = lab.A.Do(func() error {
+		l, err := Open(Config{Interface: lab.A.Device, Port: port})
+		if err == nil {
+			return l.Close()
+		}
+		return err
+	})
+	if !errors.Is(err, bpf.ErrBusy) {
+		t.Errorf("a second program on one NIC: %v", err)
+	}
+}
+
+// TestRefusedConfigurations name what is wrong and leave nothing.
+func TestRefusedConfigurations(t *testing.T) {
+	lab := newLab(t, netlab.Config{})
+	small, err := arena.New(arena.Config{SizeBytes: 2 << 20, HugePages: arena.Off})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := descriptors(t)
+	for name, c := range map[string]struct {
+		config Config
+		says   string
+	}{
+		"no interface":      {Config{Port: port}, "Config.Interface"},
+		"no port":           {Config{Interface: "eth0"}, "Config.Port"},
+		"mode":              {Config{Interface: "eth0", Port: port, Mode: 9}, "Config.Mode"},
+		"buffers":           {Config{Interface: "eth0", Port: port, RxBuffers: 15}, "16 to 65536"},
+		"unknown interface": {Config{Interface: "eth7", Port: port}, "eth7"},
+		"queue":             {Config{Interface: "eth0", Port: port, Queue: 3}, "no queue 3"},
+		"not ours":          {Config{Interface: "eth0", Port: port, Local: lab.B.IPv4}, "is not an address of eth0"},
+		"bad peer":          {Config{Interface: "eth0", Port: port, Peers: []netip.Addr{{}}}, "unicast"},
+		"small arena":       {Config{Interface: "eth0", Port: port, Arena: small}, "arena"},
+		"no address":        {Config{Interface: "lo", Port: port}, "no global address"},
+	} {
+		err := lab.A.Do(func() error {
+			l, err := Open(c.config)
+			if err == nil {
+				return errors.Join(errors.New("was opened"), l.Close())
+			}
+			return err
+		})
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors are left, before there were %d", after, before)
+	}
+	if err := small.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
+}
+
+func TestModesHaveNames(t *testing.T) {
+	for m := Auto; m <= Generic; m++ {
+		if got, err := ParseMode(m.String()); err != nil || got != m {
+			t.Errorf("%v: %v, %v", m, got, err)
+		}
+	}
+	if _, err := ParseMode("turbo"); err == nil {
+		t.Error("turbo is a mode")
+	}
+}

@@ -12,11 +12,13 @@ type Limit struct {
 	pollers atomic.Int32
 }
 
-// NewLimit makes a limit of so many places, at least 1.
-func NewLimit(places int) *Limit { return &Limit{places: int32(max(1, places))} }
+// NewLimit makes a limit of so many places; with 0 nothing polls.
+func NewLimit(places int) *Limit { return &Limit{places: int32(places)} }
 
 // process is the limit of sources that name no other: half of the processors,
-// so that as many are left to those who work.
+// so that as many are left to those who work. With a single one nothing polls:
+// Go's scheduler does not look for others that are ready while one goroutine
+// runs on and on, and they would wait for as long as the poller has work.
 var process = NewLimit(runtime.GOMAXPROCS(0) / 2)
 
 // Pollers is how many sources poll now.

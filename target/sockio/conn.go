@@ -1,27 +1,25 @@
 package sockio
 
 import (
+	"errors"
 	"net"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"blockd.dev/internal/adaptive"
 )
 
 // Config sets a Conn's limits. The zero value means the defaults.
 type Config struct {
-	// SpinMax is the longest that the reader polls the socket after its last
-	// byte before it parks; default 60 us, about what a wake-up costs.
-	// Negative means never poll.
-	SpinMax time.Duration
+	// Poll says how the reader waits for bytes; any mode but Busy.
+	Poll adaptive.Config
 	// OutHighBytes is the queued output above which Congested reports true;
 	// default 4 MiB.
 	OutHighBytes int
 }
 
-const (
-	defaultSpinMax = 60 * time.Microsecond
-	defaultOutHigh = 4 << 20
-)
+const defaultOutHigh = 4 << 20
 
 // Conn is one connection. Read and Readv belong to one goroutine, the reader;
 // Append, Flush, Close and the rest may be called from any.
@@ -37,18 +35,19 @@ type Conn struct {
 
 // New takes over conn. Closing the Conn closes it.
 func New(conn *net.TCPConn, cfg Config) (*Conn, error) {
+	if cfg.Poll.Mode == adaptive.Busy {
+		// It would never see a deadline or a Close.
+		return nil, errors.New("sockio: poll mode busy: use adaptive or interrupt")
+	}
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
-	}
-	if cfg.SpinMax == 0 {
-		cfg.SpinMax = defaultSpinMax
 	}
 	if cfg.OutHighBytes <= 0 {
 		cfg.OutHighBytes = defaultOutHigh
 	}
 	c := &Conn{tcp: conn, raw: raw}
-	c.rx.init(cfg.SpinMax)
+	c.rx.init(cfg.Poll)
 	c.tx.init(c, cfg.OutHighBytes)
 	return c, nil
 }
@@ -76,29 +75,23 @@ func (c *Conn) Close() error {
 
 // Stats counts what a Conn did since it was made.
 type Stats struct {
-	Reads     uint64        // reads that returned data
-	BytesIn   uint64        //
-	Writes    uint64        // writev calls that sent data
-	BytesOut  uint64        //
-	SpinHits  uint64        // waits that polling ended
-	SpinMiss  uint64        // polls that gave up and parked
-	Parks     uint64        // waits in the netpoller
-	SpinTime  time.Duration // time spent polling, hits and misses
-	SpinUntil time.Duration // the learned budget now
+	Reads    uint64 // reads that returned data
+	BytesIn  uint64
+	Writes   uint64 // writev calls that sent data
+	BytesOut uint64
+	Stalls   uint64         // times that the peer's window was full
+	Poll     adaptive.Stats // how the reader waited
 }
 
 // Stats returns the counters; each is exact, together they are not a snapshot.
 func (c *Conn) Stats() Stats {
 	r, w := &c.rx, &c.tx
 	return Stats{
-		Reads:     r.reads.Load(),
-		BytesIn:   r.bytes.Load(),
-		Writes:    w.writes.Load(),
-		BytesOut:  w.bytes.Load(),
-		SpinHits:  r.hits.Load(),
-		SpinMiss:  r.misses.Load(),
-		Parks:     r.parks.Load(),
-		SpinTime:  time.Duration(r.spinNanos.Load()),
-		SpinUntil: time.Duration(r.budgetNanos.Load()),
+		Reads:    r.reads.Load(),
+		BytesIn:  r.bytes.Load(),
+		Writes:   w.writes.Load(),
+		BytesOut: w.bytes.Load(),
+		Stalls:   w.stalls.Load(),
+		Poll:     r.poller.Stats(),
 	}
 }

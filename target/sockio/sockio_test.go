@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"blockd.dev/internal/adaptive"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -141,6 +143,41 @@ func TestCorkJoinsOutputIntoOneWrite(t *testing.T) {
 	}
 }
 
+// Output beyond what is worth a write goes out while corked, so that the peer
+// works on the front of a long batch.
+func TestCorkLetsGoOfALongBatch(t *testing.T) {
+	c, peer := pair(t, Config{})
+	var sent counter
+	data := [][]byte{make([]byte, corkBytes/4)}
+	c.Cork()
+	for range 4 {
+		if got := c.Stats().Writes; got != 0 {
+			t.Fatalf("%d writes of less than the cork holds", got)
+		}
+		c.Append([]byte("h"), data, nil, &sent)
+		c.Flush()
+	}
+	c.Append([]byte("rest"), nil, nil, nil)
+	c.Flush()
+	if _, err := io.ReadFull(peer, make([]byte, corkBytes+4)); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.QueuedBytes(); got != len("rest") {
+		t.Fatalf("%d bytes are held back, want %d", got, len("rest"))
+	}
+	c.Uncork()
+	if _, err := io.ReadFull(peer, make([]byte, len("rest"))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A socket that is polled for ever would not see its end.
+func TestBusyPollingIsRefused(t *testing.T) {
+	if _, err := New(nil, Config{Poll: adaptive.Config{Mode: adaptive.Busy}}); err == nil {
+		t.Fatal("mode busy was taken")
+	}
+}
+
 // A peer that doesn't read fills its own queue: Append and Flush go on
 // without blocking, Congested tells, and all arrives when it reads again.
 func TestSlowPeerNeverBlocksFlush(t *testing.T) {
@@ -192,23 +229,6 @@ func TestCloseReleasesEverySender(t *testing.T) {
 	c.tx.mu.Unlock()
 	if got := sent.n.Load(); got != units+1 {
 		t.Fatalf("Sent was called %d times, want %d", got, units+1)
-	}
-}
-
-// The budget vanishes when requests are far apart and returns when one comes
-// right after parking.
-func TestBudgetIsLearned(t *testing.T) {
-	var r reader
-	r.init(defaultSpinMax)
-	for range 10 {
-		r.learnFromPark(10 * time.Millisecond)
-	}
-	if r.budget != 0 {
-		t.Fatalf("after long gaps the budget is %v", r.budget)
-	}
-	r.learnFromPark(defaultSpinMax)
-	if r.budget != defaultSpinMax {
-		t.Fatalf("after a short gap the budget is %v", r.budget)
 	}
 }
 
@@ -286,7 +306,11 @@ func benchmarkServe(b *testing.B, cfg Config, depth int) {
 	}
 }
 
-func BenchmarkServeQD1(b *testing.B)        { benchmarkServe(b, Config{}, 1) }
-func BenchmarkServeQD1Parked(b *testing.B)  { benchmarkServe(b, Config{SpinMax: -1}, 1) }
-func BenchmarkServeQD32(b *testing.B)       { benchmarkServe(b, Config{}, 32) }
-func BenchmarkServeQD32Parked(b *testing.B) { benchmarkServe(b, Config{SpinMax: -1}, 32) }
+func BenchmarkServeQD1(b *testing.B) { benchmarkServe(b, Config{}, 1) }
+func BenchmarkServeQD1Parked(b *testing.B) {
+	benchmarkServe(b, Config{Poll: adaptive.Config{Mode: adaptive.Interrupt}}, 1)
+}
+func BenchmarkServeQD32(b *testing.B) { benchmarkServe(b, Config{}, 32) }
+func BenchmarkServeQD32Parked(b *testing.B) {
+	benchmarkServe(b, Config{Poll: adaptive.Config{Mode: adaptive.Interrupt}}, 32)
+}

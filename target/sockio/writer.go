@@ -69,8 +69,8 @@ type writer struct {
 	sendFn  func(fd uintptr) bool
 	sendErr error
 
-	queued        atomic.Int64 // bytes in both batches
-	writes, bytes atomic.Uint64
+	queued                atomic.Int64 // bytes in both batches
+	writes, bytes, stalls atomic.Uint64
 }
 
 func (w *writer) init(c *Conn, high int) {
@@ -115,9 +115,14 @@ func (c *Conn) Append(head []byte, data [][]byte, tail []byte, sender Sender) {
 	w.mu.Unlock()
 }
 
-// Cork holds back the output until Uncork, so that a reader that serves
-// several requests from one read answers them with one write. Calls don't
-// nest.
+// corkBytes is how much output Cork holds back. Less means more system calls;
+// more means that the peer sits idle while a long batch is served, and that
+// the data of the whole batch falls out of the cache before it is sent.
+const corkBytes = 128 << 10
+
+// Cork holds back the output until Uncork or until it is worth a write of its
+// own, so that a reader that serves several requests from one read answers
+// them with few writes. Calls don't nest.
 func (c *Conn) Cork() {
 	c.tx.mu.Lock()
 	c.tx.corked = true
@@ -172,7 +177,7 @@ func (c *Conn) Drain() error {
 
 // flushLocked is entered with mu held and leaves it released.
 func (w *writer) flushLocked() {
-	if w.writing || w.corked || w.err != nil || len(w.pending.iov) == 0 {
+	if w.writing || w.err != nil || len(w.pending.iov) == 0 || w.corked && w.pending.bytes < corkBytes {
 		w.mu.Unlock()
 		return
 	}
@@ -198,6 +203,7 @@ func (w *writer) run() {
 		}
 		if err == nil && len(w.next) > 0 {
 			// Only outside of drain: send gave up instead of waiting.
+			w.stalls.Add(1)
 			w.stalled = true
 			go w.run()
 			return
@@ -228,7 +234,7 @@ func (w *writer) finish(err error) bool {
 		w.fail(err)
 		return false
 	}
-	if len(w.pending.iov) == 0 || w.corked {
+	if len(w.pending.iov) == 0 || w.corked && w.pending.bytes < corkBytes {
 		w.writing = false
 		w.mu.Unlock()
 		return false

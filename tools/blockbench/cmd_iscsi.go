@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"blockd.dev/internal/adaptive"
 	"blockd.dev/tools/blockbench/iscsihost"
 	"blockd.dev/tools/blockbench/reconnect"
 )
@@ -17,9 +18,10 @@ type iscsiFlags struct {
 }
 
 func (i *iscsiFlags) flags(f *pflag.FlagSet) {
+	i.cfg.Poll.Mode = adaptive.Interrupt
 	f.StringVar(&i.cfg.Initiator, "initiator", iscsihost.DefaultInitiator, "iSCSI name to log in with")
 	f.BoolVar(&i.cfg.HeaderDigest, "header-digest", false, "CRC32C over headers")
-	f.DurationVar(&i.cfg.SpinMax, "spin", -1, "how long to poll a socket before waiting for it (negative: not at all); on one\nmachine a host that polls takes the core on which the target would be woken")
+	f.Var(pollFlag{&i.cfg.Poll}, "poll", "how to wait for a socket: interrupt, or adaptive, which polls it for a short while\nfirst; on one machine that takes the core on which the target would be woken")
 	f.BoolVar(&i.cfg.DataDigest, "data-digest", false, "CRC32C over data")
 	f.BoolVar(&i.cfg.InitialR2T, "initial-r2t", false, "send no unsolicited data")
 	f.BoolVar(&i.cfg.NoImmediateData, "no-immediate-data", false, "send no data with commands")

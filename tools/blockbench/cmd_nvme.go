@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"blockd.dev/internal/adaptive"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/nvmetcp/nvmehost"
 	"blockd.dev/tools/blockbench/reconnect"
@@ -31,9 +32,10 @@ type nvmeFlags struct {
 }
 
 func (n *nvmeFlags) flags(f *pflag.FlagSet) {
+	n.cfg.Poll.Mode = adaptive.Interrupt
 	f.StringVar(&n.cfg.HostNQN, "hostnqn", defaultHostNQN, "NQN to connect with")
 	f.BoolVar(&n.cfg.HeaderDigest, "header-digest", false, "CRC32C over headers")
-	f.DurationVar(&n.cfg.SpinMax, "spin", -1, "how long to poll a socket before waiting for it (negative: not at all); on one\nmachine a host that polls takes the core on which the target would be woken")
+	f.Var(pollFlag{&n.cfg.Poll}, "poll", "how to wait for a socket: interrupt, or adaptive, which polls it for a short while\nfirst; on one machine that takes the core on which the target would be woken")
 	f.BoolVar(&n.cfg.DataDigest, "data-digest", false, "CRC32C over data")
 	f.BoolVar(&n.cfg.NoInline, "no-inline", false, "send no data in command capsules")
 	f.DurationVar(&n.cfg.KeepAlive, "keep-alive", 15*time.Second, "keep alive timeout that the controller is told (0: none)")

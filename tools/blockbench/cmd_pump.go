@@ -3,10 +3,13 @@ package main
 import (
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"blockd.dev/internal/units"
+	"blockd.dev/tools/blockbench/iscsihost"
 	"blockd.dev/tools/blockbench/pump"
 )
 
@@ -17,6 +20,8 @@ func newPumpCommand() *cobra.Command {
 	var spin bool
 	var connections int
 	var runtime time.Duration
+	var access pump.Access
+	var size, rng string
 	cmd := &cobra.Command{
 		Use:   "pump",
 		Short: "Measure bare TCP in the shape of a storage protocol",
@@ -41,14 +46,30 @@ func newPumpCommand() *cobra.Command {
 		},
 	}
 	run := &cobra.Command{
-		Use:   "run ADDR",
-		Short: "Ask a server and print what was measured as JSON",
-		Args:  cobra.ExactArgs(1),
+		Use:   "run ADDR|nvme://HOST[:PORT]/NQN/NSID|iscsi://HOST[:PORT]/TARGET/LUN",
+		Short: "Ask a server, or a target, and print what was measured as JSON",
+		Long: "Asks a pump's server, or reads or writes a volume of a target with the same client: it\n" +
+			"keeps the same number of bytes in flight and drops the data that arrives, so that what\n" +
+			"differs is the server alone. With a target --request and --reply are the protocol's.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if connections < 1 || connections > 256 {
 				return fmt.Errorf("--connections %d: give 1 to 256", connections)
 			}
-			res, err := pump.Run(cmd.Context(), args[0], s, connections, runtime, spin)
+			access.Depth = s.Depth
+			n, err := units.ParseBytes(size)
+			if err != nil {
+				return fmt.Errorf("--bs: %w", err)
+			}
+			access.Bytes = int(n)
+			if access.Range, err = units.ParseBytes(rng); err != nil {
+				return fmt.Errorf("--range: %w", err)
+			}
+			dial, shape, err := pumpDialer(args[0], s, access)
+			if err != nil {
+				return err
+			}
+			res, err := pump.Run(cmd.Context(), dial, shape, connections, runtime, spin)
 			if err != nil {
 				return err
 			}
@@ -57,6 +78,28 @@ func newPumpCommand() *cobra.Command {
 	}
 	run.Flags().IntVar(&connections, "connections", 1, "connections at once, 1 to 256")
 	run.Flags().DurationVar(&runtime, "runtime", time.Second, "how long to measure")
+	run.Flags().StringVar(&size, "bs", "4KiB", "of a target: request size")
+	run.Flags().StringVar(&rng, "range", "256MiB", "of a target: how much of the volume to use")
+	run.Flags().BoolVar(&access.Write, "write", false, "of a target: write rather than read, which destroys what is there")
 	cmd.AddCommand(serve, run)
 	return cmd
+}
+
+// pumpDialer reads what a client is to connect to.
+func pumpDialer(to string, s pump.Shape, a pump.Access) (pump.Dialer, pump.Shape, error) {
+	switch {
+	case strings.HasPrefix(to, "nvme://"):
+		addr, nqn, nsid, err := parseNVMeURL(to)
+		if err != nil {
+			return nil, s, err
+		}
+		return pump.NVMe(addr, nqn, nsid, a)
+	case strings.HasPrefix(to, "iscsi://"):
+		cfg, err := iscsihost.ParseURL(to)
+		if err != nil {
+			return nil, s, err
+		}
+		return pump.ISCSI(cfg, a)
+	}
+	return pump.Bare(to, s), s, nil
 }

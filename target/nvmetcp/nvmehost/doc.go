@@ -6,8 +6,8 @@
 //
 // Each queue has one goroutine, its reader. Requests are encoded by whoever
 // submits them, a batch goes out in one writev, and Done is called by the
-// reader. Two more goroutines per Host answer asynchronous events and keep the
-// association alive.
+// reader. Three more goroutines per Host answer asynchronous events, keep the
+// association alive, and end it when the controller falls silent.
 //
 // In steady state a read or write of at most the controller's transfer limit
 // does not allocate.

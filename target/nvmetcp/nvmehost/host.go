@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
+	"blockd.dev/internal/adaptive"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/nvme"
 )
@@ -21,11 +23,12 @@ type Config struct {
 	Depth           int // commands per I/O queue; default 128
 	HeaderDigest    bool
 	DataDigest      bool
-	HPDA            uint8         // alignment of received data, 0's based in dwords
-	SQFlow          bool          // keep submission queue flow control
-	NoInline        bool          // no data in capsules of I/O queues
-	KeepAlive       time.Duration // KATO; 0 means none
-	SpinMax         time.Duration // of the sockets, see sockio.Config
+	HPDA            uint8           // alignment of received data, 0's based in dwords
+	SQFlow          bool            // keep submission queue flow control
+	NoInline        bool            // no data in capsules of I/O queues
+	KeepAlive       time.Duration   // KATO, and how long the admin queue may be silent; 0 means none
+	Timeout         time.Duration   // how long a queue with commands may be silent; default 30 s
+	Poll            adaptive.Config // how the sockets are waited for
 
 	// Key proves the host, Controller is what the controller must prove.
 	Key, Controller auth.DHKey
@@ -62,6 +65,7 @@ type Host struct {
 	mu struct {
 		sync.Mutex
 		namespaces []*Namespace
+		opened     []*queue // the admin queue first
 		closed     bool
 	}
 }
@@ -81,6 +85,8 @@ func Dial(cfg Config) (*Host, error) {
 		cfg.Queues = 0
 	}
 	h := &Host{cfg: cfg, stop: make(chan struct{})}
+	h.wg.Add(1)
+	go h.watchSilence()
 	if err := h.dial(); err != nil {
 		h.Close()
 		return nil, err
@@ -90,7 +96,7 @@ func Dial(cfg Config) (*Host, error) {
 
 func (h *Host) dial() error {
 	var err error
-	if h.admin, err = openQueue(&h.cfg, adminDepth); err != nil {
+	if h.admin, err = h.open(adminDepth); err != nil {
 		return err
 	}
 	h.admin.inline = 8 << 10
@@ -121,7 +127,7 @@ func (h *Host) dial() error {
 		inline = 0
 	}
 	for i := range h.cfg.Queues {
-		q, err := openQueue(&h.cfg, h.cfg.Depth)
+		q, err := h.open(h.cfg.Depth)
 		if err != nil {
 			return err
 		}
@@ -161,6 +167,11 @@ func (h *Host) CNTLID() uint16 { return h.cntlid }
 
 // Identify is the controller's data structure (NVMe Base 2.0 §5.17.2.1).
 func (h *Host) Identify() []byte { return h.ident[:] }
+
+// Take gives away the connection of I/O queue i, from 0, to a caller who speaks
+// the protocol on it from then on; no command may be under way. It is still the
+// host's to close. Header digests and the like are as configured.
+func (h *Host) Take(i int) (*net.TCPConn, error) { return h.queues[i].take() }
 
 // do runs a call on a queue and waits.
 func do(q *queue, c *Call) error {

@@ -17,6 +17,7 @@ const inputLen = 64 << 10
 
 // queue is one connection. What has no guard belongs to its reader.
 type queue struct {
+	tcp    *net.TCPConn // what sock reads and writes
 	sock   *sockio.Conn
 	rules  pdu.Rules
 	layout pdu.Layout
@@ -35,6 +36,7 @@ type queue struct {
 		waiting *Call // in line for a slot
 		last    *Call
 		err     error // the connection failed
+		taken   bool  // the connection outlives its reader
 	}
 	done chan struct{} // closed when the reader is gone
 }
@@ -64,12 +66,12 @@ func openQueue(cfg *Config, depth int) (*queue, error) {
 		return nil, fmt.Errorf("nvmehost: %s: %w", cfg.Addr, err)
 	}
 	_ = tcp.SetDeadline(time.Time{})
-	sock, err := sockio.New(tcp, sockio.Config{SpinMax: cfg.SpinMax})
+	sock, err := sockio.New(tcp, sockio.Config{Poll: cfg.Poll})
 	if err != nil {
 		_ = tcp.Close()
 		return nil, err
 	}
-	q := &queue{sock: sock, h2cMax: int(resp.Limit), in: make([]byte, inputLen), done: make(chan struct{})}
+	q := &queue{tcp: tcp, sock: sock, h2cMax: int(resp.Limit), in: make([]byte, inputLen), done: make(chan struct{})}
 	q.rules = pdu.Rules{HeaderDigest: cfg.HeaderDigest, DataDigest: cfg.DataDigest, Align: req.Align()}
 	q.layout = pdu.Layout{HeaderDigest: cfg.HeaderDigest, DataDigest: cfg.DataDigest, Align: resp.Align()}
 	q.mu.slots = make([]*Call, depth)
@@ -203,8 +205,10 @@ func (q *queue) find(cid uint16) (*Call, error) {
 func (q *queue) run() {
 	defer close(q.done)
 	err := q.loop()
-	_ = q.sock.Close()
 	q.mu.Lock()
+	if !q.mu.taken {
+		_ = q.sock.Close()
+	}
 	if q.mu.err == nil {
 		q.mu.err = err
 	}
@@ -232,6 +236,20 @@ func (q *queue) run() {
 		c.Err = err
 		c.Done(c)
 	}
+}
+
+var errTaken = errors.New("nvmehost: the queue's connection was taken")
+
+// take ends the reader of an idle queue and gives away the connection.
+func (q *queue) take() (*net.TCPConn, error) {
+	q.mu.Lock()
+	q.mu.taken, q.mu.err = true, errTaken
+	q.mu.Unlock()
+	if err := q.sock.SetReadDeadline(time.Now()); err != nil {
+		return nil, err
+	}
+	<-q.done
+	return q.tcp, q.tcp.SetReadDeadline(time.Time{})
 }
 
 // close ends the connection and waits for its reader.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"blockd.dev/internal/adaptive"
 	"blockd.dev/target/auth"
 )
 
@@ -39,10 +40,9 @@ type Config struct {
 	// commands are in flight; default 30 s.
 	Timeout time.Duration
 
-	// SpinMax is how long the reader polls the socket before it waits; 0 means
-	// not at all. On one machine a host that polls takes the core on which the
-	// target would be woken.
-	SpinMax time.Duration
+	// Poll is how the reader waits for the socket. On one machine a host that
+	// polls takes the core on which the target would be woken.
+	Poll adaptive.Config
 }
 
 // lunMax is the largest LUN of the flat space addressing format.
@@ -54,9 +54,6 @@ func (c *Config) fill() error {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 30 * time.Second
-	}
-	if c.SpinMax == 0 {
-		c.SpinMax = -1 // as sockio says it
 	}
 	if c.MaxBurst == 0 {
 		c.MaxBurst = 1 << 20

@@ -26,6 +26,7 @@ var (
 // blockdev.Device. All methods may be called from any goroutine.
 type Session struct {
 	cfg      Config
+	tcp      *net.TCPConn // what sock reads and writes
 	sock     *sockio.Conn
 	par      params
 	lun      uint64 // as the LUN field of a header has it
@@ -58,6 +59,7 @@ type Session struct {
 		dead      error    // set once: no command can be sent any more
 		leaving   bool     // logout is under way: commands fail
 		loggedOut bool     // the logout is sent
+		taken     bool     // the connection outlives its reader
 	}
 }
 
@@ -96,11 +98,11 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 
 // newSession takes over a connection that has logged in.
 func newSession(cfg Config, conn *net.TCPConn, l *login, par params) (*Session, error) {
-	sock, err := sockio.New(conn, sockio.Config{SpinMax: cfg.SpinMax})
+	sock, err := sockio.New(conn, sockio.Config{Poll: cfg.Poll})
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{cfg: cfg, sock: sock, par: par, lun: encodeLUN(cfg.LUN), in: make([]byte, inputLen), ended: make(chan struct{})}
+	s := &Session{cfg: cfg, tcp: conn, sock: sock, par: par, lun: encodeLUN(cfg.LUN), in: make([]byte, inputLen), ended: make(chan struct{})}
 	s.mu.cmdSN, s.mu.maxCmdSN, s.mu.expStatSN = l.cmdSN, l.last.MaxCmdSN, l.expStatSN
 	s.tasks.Add(2)
 	go func() {
@@ -246,6 +248,30 @@ func (s *Session) Close() error {
 	return nil
 }
 
+// Raw is the connection of a session in full-feature phase, for a caller who
+// speaks the protocol on it.
+type Raw struct {
+	Conn             *net.TCPConn
+	LUN              uint64 // as the LUN field of a header has it
+	CmdSN, ExpStatSN uint32 // of the next command
+}
+
+var errTaken = errors.New("iscsihost: the session's connection was taken")
+
+// Take gives away the connection; no request may be under way. It is still the
+// session's to close, which is then without logout.
+func (s *Session) Take() (Raw, error) {
+	s.why.CompareAndSwap(nil, &errTaken)
+	s.mu.Lock()
+	s.mu.taken, s.mu.leaving = true, true
+	s.mu.Unlock()
+	if err := s.sock.SetReadDeadline(time.Now()); err != nil {
+		return Raw{}, err
+	}
+	<-s.ended
+	return Raw{s.tcp, s.lun, s.mu.cmdSN, s.mu.expStatSN}, s.tcp.SetReadDeadline(time.Time{})
+}
+
 func (s *Session) logoutLocked() {
 	if s.mu.loggedOut {
 		return
@@ -306,9 +332,11 @@ func (s *Session) die(err error) {
 	if p := s.why.Load(); p != nil {
 		err = *p
 	}
-	_ = s.sock.Close()
 	s.mu.Lock()
 	s.mu.dead = err
+	if !s.mu.taken {
+		_ = s.sock.Close()
+	}
 	var open []*command
 	for _, c := range s.mu.slots {
 		if c.active && !c.answered {

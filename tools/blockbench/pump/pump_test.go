@@ -22,7 +22,7 @@ func TestPumpsMoveBytes(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			served := make(chan error, 1)
 			go func() { served <- Serve(ctx, ln, s, spin) }()
-			res, err := Run(ctx, ln.Addr().String(), s, 2, 50*time.Millisecond, spin)
+			res, err := Run(ctx, Bare(ln.Addr().String(), s), s, 2, 50*time.Millisecond, spin)
 			cancel()
 			if err := <-served; err != nil {
 				t.Error(err)
@@ -32,7 +32,7 @@ func TestPumpsMoveBytes(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Run(t.Context(), "127.0.0.1:1", Shape{}, 1, time.Second, false); err == nil {
+	if _, err := Run(t.Context(), Bare("127.0.0.1:1", Shape{}), Shape{}, 1, time.Second, false); err == nil {
 		t.Error("an empty shape was taken")
 	}
 }

@@ -85,8 +85,8 @@ func TestShapesOfTheWire(t *testing.T) {
 		c              wireCase
 		request, reply int
 	}{{"nvme", read, 72, 4120}, {"nvme", write, 4168, 24}, {"iscsi", read, 48, 4144}, {"iscsi", write, 4144, 48}} {
-		if s := tc.c.shape(tc.protocol); s.Request != tc.request || s.Reply != tc.reply || s.Depth != 1 {
-			t.Errorf("%s: %+v", tc.c.name(tc.protocol), s)
+		if s, err := tc.c.shape(tc.protocol); err != nil || s.Request != tc.request || s.Reply != tc.reply || s.Depth != 1 {
+			t.Errorf("%s: %+v, %v", tc.c.name(tc.protocol), s, err)
 		}
 	}
 }

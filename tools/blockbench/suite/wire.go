@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"time"
 
 	"blockd.dev/blockdev"
-	"blockd.dev/blockdev/arena"
 	"blockd.dev/target/nvmetcp/nvmehost"
 	"blockd.dev/tools/blockbench/iscsihost"
-	"blockd.dev/tools/blockbench/load"
 	"blockd.dev/tools/blockbench/pump"
 )
 
@@ -54,89 +51,110 @@ func (c wireCase) name(protocol string) string {
 	return fmt.Sprintf("%s RAM, rand%s %dk %dx%d", protocol, op, c.bytes>>10, c.connections, c.depth)
 }
 
-// shape is what the protocol moves for one request without digests: NVMe/TCP
-// has 72 bytes of command capsule and 24 of data header, the response being
-// left out by the SUCCESS flag; iSCSI has 48 bytes of header both ways.
-func (c wireCase) shape(protocol string) pump.Shape {
-	request, reply := 72, 24
+// flags are those of the pump's client for a target.
+func (c wireCase) flags() []string {
+	return []string{fmt.Sprintf("--connections=%d", c.connections), fmt.Sprintf("--depth=%d", c.depth), fmt.Sprintf("--bs=%d", c.bytes),
+		fmt.Sprintf("--write=%v", c.write), fmt.Sprintf("--range=%d", wireBytes)}
+}
+
+// shape is what the protocol moves for one request without digests.
+func (c wireCase) shape(protocol string) (s pump.Shape, err error) {
+	a := pump.Access{Write: c.write, Bytes: c.bytes, Depth: c.depth, Range: wireBytes}
 	if protocol == "iscsi" {
-		request, reply = 48, 48
-	}
-	if c.write {
-		request += c.bytes
+		_, s, err = pump.ISCSI(iscsihost.Config{}, a)
 	} else {
-		reply += c.bytes
+		_, s, err = pump.NVMe("", "", 0, a)
 	}
-	return pump.Shape{Request: request, Reply: reply, Depth: c.depth}
+	return s, err
 }
 
 // wireBytes is how much of the volume is used.
 const wireBytes = 256 << 20
 
-// Run measures every case: blockd, the blocking pump and the spinning one, in
-// turn. The peer of a row is the better of the two pumps; the p50 is compared
-// with the spinning one's.
+// Run measures every case: blockd and the pump in turn, each asked by a client
+// that blocks and by one that polls. It is the same client that asks either,
+// on a core of its own, so what differs is the server. A side's figures are
+// those of the client that gets more from it; the p50 is that which the polling
+// client sees.
 func (w Wire) Run(ctx context.Context) (rows []Row, err error) {
-	own, target, err := w.startBlockd(ctx)
+	own, err := w.startBlockd(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer own.stop()
-	mem, err := arena.New(arena.Config{})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, mem.Close()) }()
-	if err := w.fill(ctx, target); err != nil {
-		return nil, err
-	}
 	for _, c := range wireCases {
 		name := c.name(w.Protocol)
 		w.Logf("%s", name)
-		var a, blocking, spinning []Sample
-		for round := range w.Rounds {
-			x, err := w.load(ctx, own, target, mem, c, uint64(round)+1)
-			if err != nil {
-				return rows, fmt.Errorf("%s: %w", name, err)
+		var a, b sides
+		for range w.Rounds {
+			for _, spin := range []bool{false, true} {
+				x, err := w.client(ctx, own.process, spin, c.flags(), own.url)
+				if err != nil {
+					return rows, fmt.Errorf("%s: %w", name, err)
+				}
+				y, err := w.pump(ctx, c, spin)
+				if err != nil {
+					return rows, fmt.Errorf("%s: %w", name, err)
+				}
+				a.add(spin, x)
+				b.add(spin, y)
 			}
-			y, err := w.pump(ctx, c, false)
-			if err != nil {
-				return rows, err
-			}
-			z, err := w.pump(ctx, c, true)
-			if err != nil {
-				return rows, err
-			}
-			a, blocking, spinning = append(a, x), append(blocking, y), append(spinning, z)
 		}
-		peer, samples := "spinning pump", spinning
-		if median(blocking).IOPS > median(spinning).IOPS {
-			peer, samples = "blocking pump", blocking
-		}
-		r := newRow(name, peer, c.goal, a, samples)
-		r.PeerP50 = median(spinning).P50
+		r := newRow(name, b.name()+" pump", c.goal, a.better(), b.better())
+		r.P50, r.PeerP50 = median(a.spinning).P50, median(b.spinning).P50
 		r.GoalCPU, r.GoalP50 = c.cpu, c.p50
 		rows = append(rows, r)
 	}
 	return rows, nil
 }
 
-// dialer makes a connection to the volume and what ends it.
-type dialer func(context.Context, int) (dev blockdev.Device, end func(), err error)
+// sides are the rounds of one server with both kinds of client.
+type sides struct{ blocking, spinning []Sample }
 
-// startBlockd serves a RAM volume by the protocol alone.
-func (w Wire) startBlockd(ctx context.Context) (*process, dialer, error) {
+func (s *sides) add(spin bool, x Sample) {
+	if spin {
+		s.spinning = append(s.spinning, x)
+	} else {
+		s.blocking = append(s.blocking, x)
+	}
+}
+
+func (s *sides) blocks() bool { return median(s.blocking).IOPS > median(s.spinning).IOPS }
+
+func (s *sides) better() []Sample {
+	if s.blocks() {
+		return s.blocking
+	}
+	return s.spinning
+}
+
+func (s *sides) name() string {
+	if s.blocks() {
+		return "blocking"
+	}
+	return "spinning"
+}
+
+// ramVolume is a volume that a blockd of its own serves.
+type ramVolume struct {
+	*process
+	url string
+}
+
+// startBlockd serves a RAM volume by the protocol alone, and fills the part of
+// it that is used.
+func (w Wire) startBlockd(ctx context.Context) (*ramVolume, error) {
 	dir, err := os.MkdirTemp("", "blockbench-")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	port, err := freePort()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	api, err := freePort()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	addr, apiAddr := fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", api)
 	args := []string{"dev", "--data", dir, "--media", "ram", "--api", apiAddr, "--discovery", ""}
@@ -148,7 +166,7 @@ func (w Wire) startBlockd(ctx context.Context) (*process, dialer, error) {
 	p, err := start(ctx, "blockd ready", w.Blockd, args...)
 	if err != nil {
 		_ = os.RemoveAll(dir)
-		return nil, nil, err
+		return nil, err
 	}
 	p.dir = dir
 	var v struct {
@@ -164,40 +182,47 @@ func (w Wire) startBlockd(ctx context.Context) (*process, dialer, error) {
 	}
 	if err != nil {
 		p.stop()
-		return nil, nil, err
+		return nil, err
 	}
+	r := &ramVolume{process: p}
 	if w.Protocol == "iscsi" {
-		return p, func(ctx context.Context, _ int) (blockdev.Device, func(), error) {
-			s, err := iscsihost.Dial(ctx, iscsihost.Config{Address: addr, Target: v.IQN, LUN: v.LUN})
-			if err != nil {
-				return nil, nil, err
-			}
-			return s, func() { _ = s.Close() }, nil // the measurement is over
-		}, nil
+		r.url = fmt.Sprintf("iscsi://%s/%s/%d", addr, v.IQN, v.LUN)
+		err = fillISCSI(ctx, iscsihost.Config{Address: addr, Target: v.IQN, LUN: v.LUN})
+	} else {
+		r.url = fmt.Sprintf("nvme://%s/%s/%d", addr, v.NQN, v.NSID)
+		err = fillNVMe(nvmehost.Config{Addr: addr, SubNQN: v.NQN, HostNQN: "nqn.2026-01.dev.blockd:bench"}, v.NSID)
 	}
-	return p, func(_ context.Context, depth int) (blockdev.Device, func(), error) {
-		h, err := nvmehost.Dial(nvmehost.Config{Addr: addr, SubNQN: v.NQN, HostNQN: "nqn.2026-01.dev.blockd:bench", Depth: max(depth, 32) + 1,
-			SpinMax: -1}) // on one machine it would take the core of the target's wake-up
-		if err != nil {
-			return nil, nil, err
-		}
-		n, err := h.Namespace(v.NSID)
-		if err != nil {
-			h.Close()
-			return nil, nil, err
-		}
-		return n, h.Close, nil
-	}, nil
+	if err != nil {
+		p.stop()
+		return nil, err
+	}
+	return r, nil
+}
+
+func fillISCSI(ctx context.Context, cfg iscsihost.Config) error {
+	s, err := iscsihost.Dial(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fill(s), s.Close())
+}
+
+func fillNVMe(cfg nvmehost.Config, nsid uint32) error {
+	h, err := nvmehost.Dial(cfg)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	n, err := h.Namespace(nsid)
+	if err != nil {
+		return err
+	}
+	return fill(n)
 }
 
 // fill writes what will be read, so that reads move data rather than find
 // holes.
-func (w Wire) fill(ctx context.Context, dial dialer) error {
-	dev, end, err := dial(ctx, 1)
-	if err != nil {
-		return err
-	}
-	defer end()
+func fill(dev blockdev.Device) error {
 	block := make([]byte, 1<<20)
 	for i := range block {
 		block[i] = byte(i * 7)
@@ -210,70 +235,40 @@ func (w Wire) fill(ctx context.Context, dial dialer) error {
 	return nil
 }
 
-// load measures one round of blockd.
-func (w Wire) load(ctx context.Context, own *process, dial dialer, mem *arena.Arena, c wireCase, seed uint64) (Sample, error) {
-	var devs []blockdev.Device
-	for range c.connections {
-		dev, end, err := dial(ctx, c.depth)
-		if err != nil {
-			return Sample{}, err
-		}
-		defer end()
-		devs = append(devs, dev)
-	}
-	reads := 100
-	if c.write {
-		reads = 0
-	}
-	spec := load.Spec{ReadPercent: reads, BlockBytes: c.bytes, Depth: c.depth, RangeBytes: wireBytes, Runtime: w.Runtime, Seed: seed}
-	if _, err := load.RunAll(ctx, devs, mem, warmup(spec, w.Runtime/10)); err != nil {
-		return Sample{}, err
-	}
-	before, err := own.cpuTime()
+// pump measures one round of bare TCP.
+func (w Wire) pump(ctx context.Context, c wireCase, spin bool) (Sample, error) {
+	s, err := c.shape(w.Protocol)
 	if err != nil {
 		return Sample{}, err
 	}
-	res, err := load.RunAll(ctx, devs, mem, spec)
-	if err = errors.Join(err, res.Err()); err != nil {
-		return Sample{}, err
-	}
-	after, err := own.cpuTime()
-	return Sample{IOPS: res.IOPS, CPUPerOp: (after - before) / time.Duration(max(res.Ops, 1)), P50: res.P50}, err
-}
-
-func warmup(s load.Spec, d time.Duration) load.Spec {
-	s.Runtime = d
-	return s
-}
-
-// pump measures one round of bare TCP, each side on a core of its own.
-func (w Wire) pump(ctx context.Context, c wireCase, spin bool) (Sample, error) {
-	s := c.shape(w.Protocol)
-	args := []string{w.Self, "pump", "serve", fmt.Sprintf("--request=%d", s.Request), fmt.Sprintf("--reply=%d", s.Reply),
-		fmt.Sprintf("--depth=%d", s.Depth), fmt.Sprintf("--spin=%v", spin)}
+	flags := []string{fmt.Sprintf("--request=%d", s.Request), fmt.Sprintf("--reply=%d", s.Reply)}
 	const ready = "listening on "
-	server, err := start(ctx, ready, "taskset", append([]string{"-c", "1"}, args...)...)
+	server, err := start(ctx, ready, "taskset", append([]string{"-c", "1", w.Self, "pump", "serve", fmt.Sprintf("--spin=%v", spin)}, flags...)...)
 	if err != nil {
 		return Sample{}, err
 	}
 	defer server.stop()
-	args[2] = "run"
-	args = append(args, fmt.Sprintf("--connections=%d", c.connections), "--runtime="+w.Runtime.String(), strings.TrimPrefix(server.said, ready))
+	return w.client(ctx, server, spin, append(flags, c.flags()...), strings.TrimPrefix(server.said, ready))
+}
+
+// client measures one round of a server.
+func (w Wire) client(ctx context.Context, server *process, spin bool, flags []string, to string) (Sample, error) {
+	args := append([]string{"-c", "0", w.Self, "pump", "run", fmt.Sprintf("--spin=%v", spin), "--runtime=" + w.Runtime.String()}, flags...)
 	before, err := server.cpuTime()
 	if err != nil {
 		return Sample{}, err
 	}
-	out, err := exec.CommandContext(ctx, "taskset", append([]string{"-c", "0"}, args...)...).Output()
+	out, err := output(ctx, "taskset", append(args, to)...)
 	if err != nil {
-		return Sample{}, fmt.Errorf("pump: %w", err)
+		return Sample{}, err
 	}
 	after, err := server.cpuTime()
 	if err != nil {
 		return Sample{}, err
 	}
 	var res pump.Result
-	if err := json.Unmarshal(out, &res); err != nil {
-		return Sample{}, fmt.Errorf("pump printed %q: %w", out, err)
+	if err := json.Unmarshal([]byte(out), &res); err != nil {
+		return Sample{}, fmt.Errorf("blockbench pump printed %q: %w", out, err)
 	}
 	// A tenth of the time went by before the first reply counted.
 	cpu := (after - before) * 10 / 11

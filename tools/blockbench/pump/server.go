@@ -2,16 +2,11 @@ package pump
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"runtime"
 	"sync"
 	"syscall"
-	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // Shape is what goes over the wire for one request, in bytes.
@@ -26,15 +21,6 @@ func (s Shape) validate() error {
 		return fmt.Errorf("pump: %+v: give sizes of 1 byte to 16 MiB and a depth of 1 to 4096", s)
 	}
 	return nil
-}
-
-// Result is what a client measured.
-type Result struct {
-	Ops     int64         `json:"ops"`
-	Elapsed time.Duration `json:"elapsed_ns"`
-	IOPS    float64       `json:"iops"`
-	P50     time.Duration `json:"p50_ns"`
-	P99     time.Duration `json:"p99_ns"`
 }
 
 // peer is one connection's side: it takes units of in bytes and answers each
@@ -52,10 +38,13 @@ func (p *peer) took(n int) int {
 	return units
 }
 
-// buffers are a side's memory: what arrives goes to one place, what is sent
+// inputLen is how much a side reads at once.
+const inputLen = 256 << 10
+
+// buffers are the server's memory: what arrives goes to one place, what is sent
 // comes from another.
 func (p *peer) buffers() (in, out []byte) {
-	return make([]byte, max(p.in, 256<<10)), make([]byte, p.out)
+	return make([]byte, inputLen), make([]byte, p.out)
 }
 
 // Serve answers on connections that ln accepts until ctx is done.
@@ -200,144 +189,4 @@ func serveSpinning(ctx context.Context, fresh <-chan *net.TCPConn, s Shape) {
 			}
 		}
 	}
-}
-
-// Run measures a server for d after a short warm-up, over so many connections.
-func Run(ctx context.Context, addr string, s Shape, connections int, d time.Duration, spin bool) (Result, error) {
-	if err := s.validate(); err != nil {
-		return Result{}, err
-	}
-	var conns []*net.TCPConn
-	defer func() {
-		for _, c := range conns {
-			_ = c.Close()
-		}
-	}()
-	for range connections {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-		if err != nil {
-			return Result{}, err
-		}
-		tcp := c.(*net.TCPConn)
-		_ = tcp.SetNoDelay(true)
-		conns = append(conns, tcp)
-	}
-	warm := time.Now().Add(d / 10)
-	end := warm.Add(d)
-	clients := make([]*client, connections)
-	for i := range clients {
-		clients[i] = newClient(s, warm)
-	}
-	var err error
-	if spin {
-		err = runSpinning(ctx, conns, clients, s, end)
-	} else {
-		err = runBlocking(conns, clients, s, end)
-	}
-	if err != nil {
-		return Result{}, err
-	}
-	hist := newHistogram()
-	for _, c := range clients {
-		hist.Merge(c.hist)
-	}
-	return Result{Ops: hist.TotalCount(), Elapsed: d, IOPS: float64(hist.TotalCount()) / d.Seconds(),
-		P50: time.Duration(hist.ValueAtQuantile(50)), P99: time.Duration(hist.ValueAtQuantile(99))}, nil
-}
-
-func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(100, int64(time.Minute), 3) }
-
-// client measures one connection: replies come in the order of the requests.
-type client struct {
-	sent []time.Time // a ring of the requests in flight
-	head int
-	warm time.Time
-	hist *hdrhistogram.Histogram
-}
-
-func newClient(s Shape, warm time.Time) *client {
-	c := &client{sent: make([]time.Time, s.Depth), warm: warm, hist: newHistogram()}
-	now := time.Now()
-	for i := range c.sent {
-		c.sent[i] = now
-	}
-	return c
-}
-
-// replied takes note of n replies, for each of which a request goes out now.
-func (c *client) replied(n int, now time.Time) {
-	for range n {
-		if at := c.sent[c.head]; at.After(c.warm) {
-			_ = c.hist.RecordValue(min(int64(now.Sub(at)), int64(time.Minute))) // in its range
-		}
-		c.sent[c.head] = now
-		c.head = (c.head + 1) % len(c.sent)
-	}
-}
-
-func runBlocking(conns []*net.TCPConn, clients []*client, s Shape, end time.Time) error {
-	errs := make([]error, len(conns))
-	var wg sync.WaitGroup
-	for i, c := range conns {
-		wg.Go(func() { errs[i] = clientBlocking(c, clients[i], s, end) })
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
-func clientBlocking(c *net.TCPConn, m *client, s Shape, end time.Time) error {
-	_ = c.SetReadDeadline(end.Add(10 * time.Second))
-	p := peer{in: s.Reply, out: s.Request}
-	in, out := p.buffers()
-	var list net.Buffers
-	for units := s.Depth; ; {
-		list = list[:0]
-		for range units {
-			list = append(list, out)
-		}
-		send := list
-		if _, err := send.WriteTo(c); err != nil {
-			return err
-		}
-		n, err := c.Read(in)
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		units = p.took(n)
-		m.replied(units, now)
-		if now.After(end) {
-			return nil
-		}
-	}
-}
-
-func runSpinning(ctx context.Context, conns []*net.TCPConn, clients []*client, s Shape, end time.Time) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	all := make([]*socket, len(conns))
-	for i, c := range conns {
-		var err error
-		if all[i], err = newSocket(c, peer{in: s.Reply, out: s.Request}); err != nil {
-			return err
-		}
-		all[i].push(s.Depth)
-	}
-	for ctx.Err() == nil {
-		now := time.Now()
-		if now.After(end) {
-			return nil
-		}
-		for i, k := range all {
-			n := k.poll()
-			if n > 0 {
-				clients[i].replied(n, time.Now())
-			}
-			k.push(n)
-			if k.gone {
-				return fmt.Errorf("pump: %w", io.ErrUnexpectedEOF)
-			}
-		}
-	}
-	return ctx.Err()
 }

@@ -1,0 +1,194 @@
+package nvmehost_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/fault"
+	"blockd.dev/blockdev/ram"
+	"blockd.dev/target/nvmetcp"
+	"blockd.dev/target/nvmetcp/nvmehost"
+	"blockd.dev/target/nvmetcp/pdu"
+)
+
+// wire is a proxy before a target that can be cut without anybody being told.
+type wire struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+	mute  bool
+	wg    sync.WaitGroup
+}
+
+func newWire(t *testing.T, to string) *wire {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{Listener: ln}
+	w.wg.Go(func() {
+		for {
+			a, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			b, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = a.Close()
+				continue
+			}
+			w.mu.Lock()
+			w.conns = append(w.conns, a, b)
+			w.mu.Unlock()
+			w.wg.Go(func() { w.copy(b, a); _ = b.Close() })
+			w.wg.Go(func() { w.copy(a, b); _ = a.Close() })
+		}
+	})
+	t.Cleanup(func() {
+		_ = ln.Close()
+		w.mu.Lock()
+		for _, c := range w.conns {
+			_ = c.Close()
+		}
+		w.mu.Unlock()
+		w.wg.Wait()
+	})
+	return w
+}
+
+// copy moves bytes, or swallows them when the wire is cut.
+func (w *wire) copy(to io.Writer, from io.Reader) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		w.mu.Lock()
+		mute := w.mute
+		w.mu.Unlock()
+		if err != nil {
+			return
+		}
+		if !mute {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (w *wire) cut() {
+	w.mu.Lock()
+	w.mute = true
+	w.mu.Unlock()
+}
+
+func dialThrough(t *testing.T, d blockdev.Device, cfg nvmehost.Config) (*nvmehost.Host, *wire) {
+	t.Helper()
+	addr, _ := serve(t, d, nvmetcp.Limits{})
+	w := newWire(t, addr)
+	cfg.Addr, cfg.SubNQN, cfg.HostNQN = w.Addr().String(), subNQN, "nqn.2014-08.org.nvmexpress:uuid:host"
+	cfg.HostID[0] = 1
+	h, err := nvmehost.Dial(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return h, w
+}
+
+// A target that stops answering is noticed: by a command that gets no answer, and
+// on an idle association by its Keep Alive.
+func TestSilenceIsNoticed(t *testing.T) {
+	for name, tc := range map[string]struct {
+		cfg   nvmehost.Config
+		queue int
+	}{
+		"command":    {nvmehost.Config{Timeout: 300 * time.Millisecond}, 1},
+		"keep alive": {nvmehost.Config{KeepAlive: time.Second}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, w := dialThrough(t, ramDevice(t, ram.Config{SizeBytes: 8 << 20}), tc.cfg)
+			n, err := h.Namespace(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.WatchEvents() // its request waits for ever, and is no sign of silence
+			if err := blockdev.ReadAt(n, make([]byte, 512), 0); err != nil {
+				t.Fatal(err)
+			}
+			w.cut()
+			err = blockdev.ReadAt(n, make([]byte, 512), 0)
+			var silent *nvmehost.SilenceError
+			if !errors.Is(err, blockdev.ErrGone) || !errors.As(err, &silent) || silent.Queue != tc.queue {
+				t.Fatalf("a read ends with %v", err)
+			}
+			if _, err := h.LogPage(0x02, 0, 512); !errors.As(err, &silent) {
+				t.Errorf("the admin queue lives on: %v", err)
+			}
+		})
+	}
+}
+
+// A target that takes the connection and never answers the Connect is given up.
+func TestSilenceWhileDialing(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, pdu.ICLen)
+		if _, err := io.ReadFull(c, buf); err != nil {
+			return
+		}
+		resp := pdu.IC{Resp: true, Limit: 4096}
+		if _, err := c.Write(resp.Append(nil)); err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, c) // until the host gives up
+	}()
+	h, err := nvmehost.Dial(nvmehost.Config{Addr: ln.Addr().String(), SubNQN: subNQN,
+		HostNQN: "nqn.2014-08.org.nvmexpress:uuid:host", HostID: [16]byte{1}, Timeout: 300 * time.Millisecond})
+	var silent *nvmehost.SilenceError
+	if !errors.As(err, &silent) {
+		t.Errorf("dial ends with %v, %v", h, err)
+	}
+	_ = ln.Close()
+	<-ended
+}
+
+// A slow command is not silence of the target as long as Keep Alive is answered.
+func TestSlowIsNotSilent(t *testing.T) {
+	f := fault.New(ramDevice(t, ram.Config{SizeBytes: 8 << 20}), nil)
+	h, _ := dialThrough(t, f, nvmehost.Config{KeepAlive: time.Second})
+	n, err := h.Namespace(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.AddText("read hang"); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- blockdev.ReadAt(n, make([]byte, 512), 0) }()
+	select {
+	case err := <-done:
+		t.Fatalf("the read ended: %v", err)
+	case <-time.After(1500 * time.Millisecond): // more than the keep-alive timeout
+	}
+	f.Clear()
+	f.Resume()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

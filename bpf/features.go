@@ -21,6 +21,9 @@ type Feature struct {
 	Err error
 }
 
+// FeatureTrafficControl is the name of what package bpf/fault needs.
+const FeatureTrafficControl = "traffic-control links"
+
 // Features looks at the running kernel. It changes nothing.
 func Features() []Feature {
 	return []Feature{
@@ -28,7 +31,7 @@ func Features() []Feature {
 		{"XSKMAP", "AF_XDP; without it UDP sockets are used", explainFeature("redirecting to AF_XDP sockets (CONFIG_XDP_SOCKETS)", "4.18", features.HaveMapType(ebpf.XSKMap))},
 		{"XDP links", "AF_XDP; without it UDP sockets are used", explainFeature("XDP programs that vanish with their process", "5.9", haveXDPLink())},
 		{"XDP multi-buffer", "AF_XDP with an MTU over about 3,500 bytes", explainFeature("XDP on frames of several buffers", "5.18", haveFrags())},
-		{"traffic-control links", "injecting faults in tests", explainFeature("traffic-control programs that vanish with their process", "6.6", haveTCX())},
+		{FeatureTrafficControl, "injecting faults in tests", explainFeature("traffic-control programs that vanish with their process", "6.6", haveTCX())},
 	}
 }
 

@@ -53,7 +53,7 @@ func (k *kernel) wait() error {
 }
 
 // look asks for all that has to do with peers. A dump that was interrupted
-// by changes is good enough: the change is notified, and leads to another look.
+// by changes is good enough: the change is notified, and another look follows.
 func (k *kernel) look(peers []netip.Addr) (*view, error) {
 	v := &view{
 		links:  map[int]linkState{},

@@ -36,10 +36,8 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	there, err := netns.New()
 	must(t, err)
-	skipAddressDetection(t)
 	here, err := netns.New()
 	must(t, err)
-	skipAddressDetection(t)
 	t.Cleanup(func() {
 		must(t, netns.Set(before)) // else the thread dies locked rather than serve another test
 		_, _, _ = before.Close(), there.Close(), here.Close()
@@ -67,15 +65,6 @@ func newWorld(t *testing.T) *world {
 	must(t, w.here.LinkSetUp(w.a))
 	must(t, w.there.LinkSetUp(w.b))
 	return w
-}
-
-// skipAddressDetection has IPv6 addresses of the thread's namespace usable at
-// once, rather than after 2 s.
-func skipAddressDetection(t *testing.T) {
-	t.Helper()
-	for _, conf := range []string{"all", "default"} {
-		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/"+conf+"/accept_dad", []byte("0"), 0))
-	}
 }
 
 // addr gives l an address, for IPv6 without duplicate address detection, which

@@ -55,7 +55,10 @@ func (s *snapshot) discoveryPage(hostNQN string) []byte {
 	add := func(port *Port, subtype uint8, nqn string, flags uint16) {
 		b := make([]byte, discoveryRecord)
 		b[0], b[1], b[2] = trTypeTCP, uint8(port.Family), subtype
-		b[3] = 2 // TREQ: a secure channel is not required
+		// TREQ: nothing about a secure channel. With "not required" nvme-cli 2.3
+		// has the kernel use TLS, and connect-all fails. SQ flow control can be
+		// disabled (bit 2).
+		b[3] = 1 << 2
 		binary.LittleEndian.PutUint16(b[4:], port.ID)
 		binary.LittleEndian.PutUint16(b[6:], 0xffff) // dynamic controllers
 		binary.LittleEndian.PutUint16(b[8:], adminQueueEntries)

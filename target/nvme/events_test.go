@@ -279,7 +279,7 @@ func TestDiscovery(t *testing.T) {
 		svc, addr := make([]byte, 32), make([]byte, 256)
 		pad(svc, want.svc)
 		pad(addr, want.addr)
-		if r[0] != 3 || r[1] != want.family || r[2] != want.subtype || le.Uint16(r[6:]) != 0xffff || le.Uint16(r[8:]) != 32 ||
+		if r[0] != 3 || r[1] != want.family || r[2] != want.subtype || r[3] != 4 || le.Uint16(r[6:]) != 0xffff || le.Uint16(r[8:]) != 32 ||
 			nqnField(r[256:512]) != want.nqn || string(r[512:768]) != string(addr) || string(r[32:64]) != string(svc) {
 			t.Errorf("record %d: %x", i, r[:64])
 		}

@@ -1,10 +1,24 @@
 package wire
 
 import (
-	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
 
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/wire/packet"
+	"blockd.dev/replication/wire/recovery"
+)
+
+// state is how far a connection has come.
+type state uint8
+
+const (
+	connecting state = iota // the handshake goes on
+	up                      // messages flow
+	draining                // Close was called, what was queued goes out
+	closing                 // all has failed, the peer is being told why
+	down                    // EventDown was given
 )
 
 // Conn is one end of a connection between two nodes. It is driven by calls
@@ -15,136 +29,268 @@ import (
 // Readings must come from one clock. One that lies before an earlier one
 // counts as the earlier one.
 type Conn struct {
-	cfg Config
-}
+	cfg    Config
+	client bool
+	state  state
+	now    clock.Mono
+	events events
+	stats  Stats
+	mutant mutant
+	rng    *rand.Rand
 
-var errNotYet = errors.New("wire: not yet")
+	// Who talks to whom.
+	remote   ConnID
+	peer     any
+	params   packet.Params // the peer's
+	shake    handshaking
+	sealing  sealing
+	opening  opening
+	received sequence // packet numbers
+
+	// What was sent, and what came.
+	ledger recovery.Ledger
+	pieces pieces
+	acks   acks
+	paths  [PathsMax]path
+	active PathID
+	out    outgoing
+	in     incoming
+	frame  packet.Frame // scratch of Receive
+
+	wasUp       bool
+	shakeClosed bool
+
+	// Timers. Those that are not listed follow from the state: see Deadline.
+	lossTime     clock.Mono    // Detect wants to be called
+	paceTime     clock.Mono    // the pacer lets the next datagram go
+	lastSent     clock.Mono    // newest eliciting packet
+	heard        clock.Mono    // newest authentic packet
+	owedSince    clock.Mono    // since when the peer should have answered
+	troubleSince clock.Mono    // when the first of timeouts was
+	ackedLargest uint64        // scratch of onAck
+	ackDelay     time.Duration // scratch of onAck
+	timeouts     int           // acknowledgements overdue in a row
+	probes       int           // packets to send because of that
+	drainEnd     clock.Mono    // draining, closing: when it is over
+	closeAt      clock.Mono    // closing: when to say it again
+	closeSend    bool          // closing: say it now
+	closeCode    packet.CloseCode
+	closeText    string
+	err          error // why the connection is over
+}
 
 // NewClient starts a connection. Its hello is there for Produce on cfg.Path.
 func NewClient(cfg Config, now clock.Mono) (*Conn, error) {
-	cfg.setDefaults()
-	return nil, errNotYet
+	c, err := newConn(cfg, now, true)
+	if err != nil {
+		return nil, err
+	}
+	c.active = cfg.Path
+	c.usePath(cfg.Path, cfg.DatagramMax)
+	c.step()
+	if c.err != nil {
+		return nil, c.err
+	}
+	return c, nil
 }
 
 // NewServer answers the datagram first, which arrived on path and for which
-// Inspect returned a Hello. Whether to answer it at all, or by AppendRetry, is
-// the owner's decision and has been made. Receive must not get first again. A
-// hello that turns out to be broken is an error.
+// Inspect returned a Hello of our Version. Whether to answer it at all, or by
+// AppendRetry, is the owner's decision and has been made; a token in it counts
+// as proof of the client's address. Receive must not get first again. An error
+// is about cfg, or a hello that is not one; a client that is refused by the
+// handshake gets a Conn that tells it so, and goes down.
 func NewServer(cfg Config, now clock.Mono, first []byte, path PathID) (*Conn, error) {
-	return nil, errNotYet
+	route, err := Inspect(first)
+	if err != nil {
+		return nil, err
+	}
+	if route.Kind != Hello || route.Version != packet.Version || path >= PathsMax {
+		return nil, fmt.Errorf("wire: datagram is no hello of version %d on path 0 to %d", packet.Version, PathsMax-1)
+	}
+	c, err := newConn(cfg, now, false)
+	if err != nil {
+		return nil, err
+	}
+	c.remote = route.Source
+	c.active = path
+	c.usePath(path, cfg.DatagramMax)
+	c.shake.proven = len(route.Token) > 0
+	c.Receive(now, path, first)
+	return c, nil
 }
 
-// Receive takes a datagram that arrived on path. It may decrypt it in place
-// and keeps no reference. What is not valid is counted and otherwise ignored.
-// A path that was not added is ignored too: the owner calls AddPath first when
-// a peer's datagram, which Inspect routes here, comes from a new address.
-func (c *Conn) Receive(now clock.Mono, path PathID, datagram []byte) {}
+func newConn(cfg Config, now clock.Mono, client bool) (*Conn, error) {
+	cfg.setDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	c := &Conn{
+		cfg: cfg, client: client, now: now, heard: now, owedSince: now,
+		rng:      rand.New(rand.NewChaCha8(cfg.Seed)),
+		lossTime: clock.Never, paceTime: clock.Never, drainEnd: clock.Never, closeAt: clock.Never,
+	}
+	c.acks.due = clock.Never
+	c.out.nextID = 1
+	c.out.done.take(0)
+	c.in.seen.take(0)
+	c.in.granted = c.grant()
+	c.shake.next = clock.Never
+	c.shake.until = now.Add(cfg.HandshakeTimeout)
+	if err := cfg.Handshake.Start(c.ownParams()); err != nil {
+		cfg.Handshake.Close()
+		return nil, fmt.Errorf("wire: handshake: %w", err)
+	}
+	return c, nil
+}
 
-// Produce writes the next datagram for path into buf, from its start up to its
-// capacity, and returns its length: 0 when there is nothing to send there now.
-// buf should have room for the path's longest datagram; what does not fit is
-// not produced.
-func (c *Conn) Produce(now clock.Mono, path PathID, buf []byte) int { return 0 }
+func (c *Conn) ownParams() []byte {
+	p := packet.Params{
+		Source: c.cfg.LocalID, ResetToken: c.cfg.ResetToken, DatagramMax: packet.DatagramMax,
+		Credit: c.in.granted, AckDelay: c.cfg.AckDelay, Features: c.cfg.Features,
+	}
+	return p.Append(nil)
+}
+
+// advance moves the Conn's time to now. When nobody has called for long
+// although timers were running, it was this node that slept: the peer's
+// silence is measured anew.
+func (c *Conn) advance(now clock.Mono) {
+	if now <= c.now {
+		return
+	}
+	if now.Sub(c.now) > c.cfg.DeadAfter/4 {
+		c.owedSince, c.heard = now, max(c.heard, now-1)
+	}
+	c.now = now
+}
 
 // Deadline is when Tick must be called, unless something else happens before;
 // clock.Never for not at all.
-func (c *Conn) Deadline() clock.Mono { return clock.Never }
+func (c *Conn) Deadline() clock.Mono {
+	c.collect()
+	switch c.state {
+	case down:
+		return clock.Never
+	case closing:
+		return min(c.drainEnd, c.closeAt)
+	case connecting:
+		return min(c.shake.next, c.shake.until, c.firstAlarm())
+	case up, draining:
+	}
+	at := min(c.acks.due, c.lossTime, c.paceTime, c.firstAlarm(), c.keepAliveAt(), c.pathTimer(), c.drainEnd)
+	if c.ledger.Waiting() {
+		at = min(at, c.timeoutAt(), c.deadAt())
+	}
+	if c.creditDue() {
+		at = min(at, c.now)
+	}
+	return at
+}
+
+func (c *Conn) firstAlarm() clock.Mono {
+	if len(c.out.alarms) == 0 {
+		return clock.Never
+	}
+	return c.out.alarms[0].Deadline
+}
 
 // Tick does what time asks for. It may come early, and often.
-func (c *Conn) Tick(now clock.Mono) {}
+func (c *Conn) Tick(now clock.Mono) {
+	c.advance(now)
+	c.collect()
+	switch c.state {
+	case down:
+		return
+	case closing:
+		c.tickClosing()
+		return
+	case connecting:
+		c.expire()
+		c.tickHandshake()
+		return
+	case up, draining:
+	}
+	c.expire()
+	if c.lossTime <= c.now {
+		c.detectLoss()
+	}
+	if c.ledger.Waiting() {
+		if c.deadAt() <= c.now {
+			c.die(c.silence())
+			return
+		}
+		if c.timeoutAt() <= c.now && !c.mutant.forgetTail {
+			c.onTimeout()
+		}
+	}
+	c.tickPaths()
+	if c.keepAliveAt() <= c.now {
+		c.keepAlive()
+	}
+	if c.state == draining && (c.out.messages == 0 || c.drainEnd <= c.now) {
+		c.end(packet.CloseDone, c.closeText, c.err)
+		return
+	}
+	c.signalRoom()
+}
 
-// Send queues m. Its errors are ErrQueueFull, ErrTooLong, ErrClosed (and what
-// ended the connection), or that m is not valid; m.Data is still the caller's
-// then. Before EventUp messages are queued.
-func (c *Conn) Send(now clock.Mono, m Outgoing) (MessageID, error) { return 0, errNotYet }
+// silence is the error for a peer from which nothing comes.
+func (c *Conn) silence() error {
+	return fmt.Errorf("%w for %v", ErrPeerSilent, c.now.Sub(c.heard).Round(time.Millisecond))
+}
 
-// Cancel fails message id with ErrCanceled, or ErrNotSent if no byte of it was sent,
-// unless it is complete already. The peer forgets what it has of it; if it has all of a
-// Request, it gets EventCanceled.
-func (c *Conn) Cancel(now clock.Mono, id MessageID) {}
+// deadAt is when silence ends the connection, while anything is unacknowledged.
+func (c *Conn) deadAt() clock.Mono { return max(c.heard, c.owedSince).Add(c.cfg.DeadAfter) }
+
+// keepAliveAt is when to see whether the peer is still there. A peer that owes
+// an answer is asked often, so that a request doesn't wait for a dead node;
+// otherwise seldom: enough that the other paths are known to work, that
+// neighbour tables keep the peer's address, and that a lost peer is noticed
+// before somebody needs it.
+func (c *Conn) keepAliveAt() clock.Mono {
+	if c.ledger.Waiting() {
+		return clock.Never // timeouts see to it
+	}
+	if c.out.unanswered > 0 {
+		return max(c.heard, c.lastSent).Add(c.cfg.DeadAfter / 3)
+	}
+	return max(c.heard, c.lastSent).Add(c.cfg.KeepAlive)
+}
+
+func (c *Conn) keepAlive() {
+	c.paths[c.active].ping = true
+	if c.out.unanswered > 0 && c.now.Sub(c.heard) < c.cfg.KeepAlive {
+		c.owedSince = c.heard // its silence began when it was heard last
+		return
+	}
+	c.challengeOthers()
+}
 
 // NextEvent returns what has happened, in order.
-func (c *Conn) NextEvent() (Event, bool) { return Event{}, false }
-
-// AddPath makes path known, with the longest datagram in bytes that its link
-// can send. It is probed, and used when it answers and the one in use fails.
-// A path that is known already is taken as usable again. Errors: the length is
-// out of range, or there are PathsMax paths.
-func (c *Conn) AddPath(now clock.Mono, path PathID, datagramMax int) error { return errNotYet }
-
-// PathDown tells that path can't be used: its link is gone. What was sent
-// there is sent again elsewhere. AddPath brings it back.
-func (c *Conn) PathDown(now clock.Mono, path PathID) {}
-
-// SetPathMTU tells the longest datagram in bytes that path's link can send
-// now. Longer ones are found out by probing, up to this.
-func (c *Conn) SetPathMTU(now clock.Mono, path PathID, datagramMax int) {}
-
-// Close ends the connection: nothing more is taken, what was queued has
-// Config.DrainTimeout to be acknowledged, then both sides go down with
-// ErrClosed. The peer is told the reason, of which 200 bytes are kept.
-// A second Close ends the draining.
-func (c *Conn) Close(now clock.Mono, reason string) {}
-
-// Abandon ends the connection at once and tells the peer nothing; EventDown
-// carries err. For an owner that stops, or resolves two connections to one.
-func (c *Conn) Abandon(now clock.Mono, err error) {}
+func (c *Conn) NextEvent() (Event, bool) { return c.events.pop() }
 
 // Peer is who the handshake proved the peer to be: Step.Peer, nil before
 // EventUp.
-func (c *Conn) Peer() any { return nil }
+func (c *Conn) Peer() any { return c.peer }
 
-// RemoteID is how the peer calls the connection: what a Reset is for. Zero
-// before EventUp.
-func (c *Conn) RemoteID() ConnID { return 0 }
+// RemoteID is how the peer calls the connection: what a Reset is for. For a
+// client it is zero until the server has answered.
+func (c *Conn) RemoteID() ConnID { return c.remote }
 
 // PeerFeatures are the bits that Config.Features of both sides have, known from
 // EventUp on.
-func (c *Conn) PeerFeatures() uint64 { return 0 }
+func (c *Conn) PeerFeatures() uint64 { return c.cfg.Features & c.params.Features }
 
 // Stats returns the counters.
-func (c *Conn) Stats() Stats { return Stats{} }
-
-// PathsMax is how many paths a connection can have.
-const PathsMax = 8
-
-// Route is what Inspect found in a datagram.
-type Route = packet.Route
-
-// The kinds of Route.
-const (
-	// Hello is the first datagram of a client: for NewServer, after a refusal
-	// or a retry were considered.
-	Hello = packet.Hello
-	// Known is for the Conn whose LocalID is Dest; if there is none, AppendReset
-	// makes the answer.
-	Known = packet.Known
-	// Reply is for the Conn whose LocalID is Dest; if there is none, for nobody.
-	Reply = packet.Reply
-	// Reset is for the Conn whose RemoteID is Dest; if there is none, for nobody.
-	Reset = packet.Reset
-)
-
-// Inspect finds out which Conn a datagram is for, without any state.
-// A Hello that is repeated, before the client has heard of the server's ID,
-// belongs to the Conn that was made for its Source and sender's address. An
-// error means that the datagram is not ours.
-func Inspect(datagram []byte) (Route, error) { return packet.Inspect(datagram) }
-
-// AppendRetry appends the datagram that asks the sender of hello to come back
-// with token, 1 to packet.TokenMax bytes. It is always shorter than hello.
-func AppendRetry(dst []byte, hello Route, token []byte) []byte {
-	return packet.AppendRetry(dst, hello, token)
-}
-
-// AppendRefusal appends the datagram that tells the sender of hello which
-// versions this node speaks. It is always shorter than hello.
-func AppendRefusal(dst []byte, hello Route) []byte { return packet.AppendRefusal(dst, hello) }
-
-// AppendReset appends the datagram that tells the peer that connection id,
-// the Dest of its datagram, isn't known here (any more). token is what the lost Conn had as
-// Config.ResetToken. A reset is never answered, and shorter than what
-// Inspect accepts as Known, so that two nodes can't keep each other busy.
-func AppendReset(dst []byte, id ConnID, token [ResetTokenLen]byte) []byte {
-	return packet.AppendReset(dst, id, token)
+func (c *Conn) Stats() Stats {
+	c.collect()
+	s, p := c.stats, &c.paths[c.active]
+	s.Up = c.state == up || c.state == draining
+	s.Path, s.Datagram = c.active, p.datagram
+	s.SmoothedRTT, s.MinRTT = p.rtt.Smoothed, p.rtt.Min
+	s.Window, s.InFlight = p.window.Bytes(), c.ledger.InFlight(uint8(c.active))
+	s.QueuedBytes, s.Queued, s.Unanswered = c.out.bytes, c.out.messages, c.out.unanswered
+	s.HeldBytes, s.HeldMessages = int(c.in.held.Bytes), int(c.in.held.Messages)
+	return s
 }

@@ -5,7 +5,7 @@ import "time"
 // Stats counts what a Conn did. Counters only grow; the rest is the state now.
 type Stats struct {
 	TxPackets, TxBytes uint64 // datagrams produced, and their bytes
-	RxPackets, RxBytes uint64 // datagrams accepted: authentic, and not seen before
+	RxPackets, RxBytes uint64 // datagrams accepted after the handshake: authentic, and not seen before
 	RxDuplicate        uint64 // authentic, but seen before or too old to know
 	RxInvalid          uint64 // not authentic, or not for this state
 	RxNoBuffer         uint64 // dropped since Alloc had nothing

@@ -1,0 +1,186 @@
+package recovery
+
+import (
+	"time"
+
+	"blockd.dev/internal/clock"
+)
+
+// Figures of the window.
+const (
+	// WindowInitial and WindowMin are in datagrams.
+	WindowInitial = 16
+	WindowMin     = 2
+	// WindowMax is in bytes: 100 Gbit/s for 5 ms.
+	WindowMax = 64 << 20
+	// queueMin is how much standing queue in the path, measured as time, is always
+	// fine: below it lie the jitter of hosts and the batches of NICs.
+	queueMin = 50 * time.Microsecond
+	// lossMax is the share of packets, in percent, that may get lost without a
+	// queue: bad cables and optics lose fewer, short buffers more.
+	lossMax = 2
+	// lossSamples is over how many packets that share is taken.
+	lossSamples = 1024
+)
+
+// Window is how many bytes may be in flight on one path. It follows the queue
+// that its flow makes: while the shortest round trip of a round is near the
+// shortest ever, it grows by a datagram per round (doubles at the start); when
+// a queue stands, it shrinks to what the path holds without. Loss alone
+// doesn't count until it is frequent; loss with a queue does.
+type Window struct {
+	bytes    float64
+	datagram float64
+	starting bool    // doubling each round
+	resume   float64 // where doubling ends after a collapse; 0 for where a queue stands
+
+	roundEnd   uint64        // the round ends when this packet is acknowledged
+	roundMin   time.Duration // shortest round trip in it
+	roundLost  int           // packets
+	limited    bool          // the window was full in it
+	skip       bool          // the last round shrank it: this one shows still the old queue
+	seen, lost float64       // packets of late, halved now and then
+}
+
+// NewWindow returns the window of a path that nothing is known of, for
+// datagrams of so many bytes.
+func NewWindow(datagram int) Window {
+	return Window{bytes: float64(WindowInitial * datagram), datagram: float64(datagram), starting: true}
+}
+
+// Bytes is the window.
+func (w *Window) Bytes() int { return int(w.bytes) }
+
+// Starting tells that the window still doubles each round trip.
+func (w *Window) Starting() bool { return w.starting }
+
+// SetDatagram tells that datagrams have this many bytes now.
+func (w *Window) SetDatagram(n int) {
+	w.datagram = float64(n)
+	w.bytes = max(w.bytes, WindowMin*w.datagram)
+}
+
+// Limited notes that more would have been sent, had the window been larger.
+func (w *Window) Limited() { w.limited = true }
+
+// Acked notes an acknowledged packet.
+func (w *Window) Acked(bytes int) {
+	w.seen++
+	if w.starting && w.limited {
+		w.bytes = min(w.bytes+float64(bytes), WindowMax)
+		if w.resume > 0 && w.bytes >= w.resume {
+			w.starting = false
+		}
+	}
+}
+
+// Lost notes a lost packet.
+func (w *Window) Lost() {
+	w.seen++
+	w.lost++
+	w.roundLost++
+}
+
+// Sampled notes a round trip, measured by packet number, where next is the number of the next
+// packet to be sent. It ends the round if number was sent in it.
+func (w *Window) Sampled(number, next uint64, r *RTT) {
+	if w.roundMin == 0 || r.Latest < w.roundMin {
+		w.roundMin = r.Latest
+	}
+	if number < w.roundEnd {
+		return
+	}
+	w.endRound(r.Min)
+	w.roundEnd, w.roundMin, w.roundLost, w.limited = next, 0, 0, false
+}
+
+func (w *Window) endRound(base time.Duration) {
+	queue := w.roundMin - base
+	target := max(queueMin, base/2)
+	losing := w.losing()
+	switch {
+	case w.skip:
+		w.skip = false
+	case queue > target:
+		// The path holds base's share of what is in flight; a little less lets
+		// the queue run empty, so that everybody sees what base is.
+		w.shrink(max(0.5, 0.95*float64(base)/float64(base+queue)))
+	case w.roundLost > 0 && queue > target/2:
+		w.shrink(0.7) // the buffer is full, and short
+	case w.roundLost > 0 && losing:
+		w.shrink(0.8)
+	case w.limited && !w.starting:
+		w.bytes = min(w.bytes+w.datagram, WindowMax)
+	}
+}
+
+// losing tells whether more packets get lost than a sound path loses.
+func (w *Window) losing() bool {
+	if w.seen >= lossSamples {
+		w.seen /= 2
+		w.lost /= 2
+	}
+	return w.seen >= 64 && w.lost*100 > w.seen*lossMax
+}
+
+func (w *Window) shrink(factor float64) {
+	w.bytes = max(w.bytes*factor, WindowMin*w.datagram)
+	w.starting, w.skip = false, true
+}
+
+// Collapse notes that nothing came back although it was asked for: the path
+// may carry nothing now. The window grows back fast to half of what it was.
+func (w *Window) Collapse() {
+	if w.bytes > WindowMin*w.datagram {
+		w.resume = w.bytes / 2
+	}
+	w.bytes = WindowMin * w.datagram
+	w.starting = true
+}
+
+// Pacer spreads what a window allows over the round trip: a bucket of bytes
+// that fills at the window's rate. The bucket holds what goes out between two
+// looks of its owner, so a slow timer costs nothing but burstiness.
+type Pacer struct {
+	tokens float64
+	filled clock.Mono
+}
+
+// burstMin is in datagrams: a batch for the NIC.
+const burstMin = 16
+
+// Ready returns whether a datagram may go now, and otherwise when to ask again.
+func (p *Pacer) Ready(now clock.Mono, w *Window, r *RTT, granularity time.Duration) (ok bool, at clock.Mono) {
+	rate := pace(w, r)
+	if rate == 0 {
+		return true, now
+	}
+	burst := max(burstMin*w.datagram, 2*rate*float64(granularity))
+	if p.filled == 0 {
+		p.tokens = burst
+	} else {
+		p.tokens = min(burst, p.tokens+rate*float64(now.Sub(p.filled)))
+	}
+	p.filled = now
+	if p.tokens > 0 {
+		return true, now
+	}
+	// Come back for a good part of a burst rather than for one datagram.
+	quantum := max(w.datagram, rate*float64(granularity))
+	return false, now.Add(time.Duration((quantum-p.tokens)/rate) + 1)
+}
+
+// Sent takes a datagram out of the bucket.
+func (p *Pacer) Sent(bytes int) { p.tokens -= float64(bytes) }
+
+// pace is in bytes per nanosecond; 0 before the first round trip.
+func pace(w *Window, r *RTT) float64 {
+	if r.Smoothed == 0 {
+		return 0
+	}
+	gain := 1.25
+	if w.starting {
+		gain = 2
+	}
+	return gain * w.bytes / float64(r.Smoothed)
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -116,10 +117,21 @@ func grows(t *testing.T, path string, n int64, b *bench) {
 	}
 }
 
+// protocols are the ways to reach a volume. A journal belongs to the volume: what
+// was written by one is verified by the other.
+var protocols = []string{"iscsi", "nvme"}
+
+func url(n *node.Node, v node.Volume, protocol string) string {
+	if protocol == "nvme" {
+		return fmt.Sprintf("nvme://127.0.0.1:%s/%s/%d", n.NVMePort(0), v.NQN, v.NSID)
+	}
+	return n.URL(0, v)
+}
+
 // loadArgs are the arguments of a verified load, and its journal.
-func loadArgs(n *node.Node, v node.Volume, dir string, seed int, more ...string) (args []string, journal string) {
+func loadArgs(n *node.Node, v node.Volume, protocol, dir string, seed int, more ...string) (args []string, journal string) {
 	journal = filepath.Join(dir, v.Name)
-	return append([]string{"iscsi", n.URL(0, v), "--verify", "--journal", journal, "--zeroed", "--range", "48MiB",
+	return append([]string{protocol, url(n, v, protocol), "--verify", "--journal", journal, "--zeroed", "--range", "48MiB",
 		"--bs", "4K:70,16K:15,64K:10,256K:5", "--mix", "read:20,write:65,unmap:5,write-zeroes:5,compare-and-write:5",
 		"--connections", "2", "--depth", "12", "--seed", strconv.Itoa(seed), "--runtime", "2m", "--progress", "off"}, more...), journal
 }
@@ -138,7 +150,7 @@ func volumes(t *testing.T, n *node.Node) []node.Volume {
 }
 
 // blockd is killed with kill -9 again and again while two volumes are written
-// to. After each restart every block holds what was acknowledged last, or what
+// to, one over iSCSI and one over NVMe/TCP, in turn. After each restart every block holds what was acknowledged last, or what
 // was in flight, in one piece.
 func TestAcknowledgedDataSurvivesKills(t *testing.T) {
 	n := startNode(t)
@@ -149,8 +161,8 @@ func TestAcknowledgedDataSurvivesKills(t *testing.T) {
 	kills := crashes(t)
 	for kill := range kills {
 		var loads []*bench
-		for _, v := range vols {
-			args, journal := loadArgs(n, v, dir, kill)
+		for i, v := range vols {
+			args, journal := loadArgs(n, v, protocols[(kill+i)%2], dir, kill)
 			b := startBench(t, args...)
 			loads = append(loads, b)
 			grows(t, journal, 32*(200+rng.Int64N(3000)), b)
@@ -166,10 +178,12 @@ func TestAcknowledgedDataSurvivesKills(t *testing.T) {
 		if err := n.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for _, v := range vols {
-			b := startBench(t, "verify", "--journal", filepath.Join(dir, v.Name), "-o", "json", n.URL(0, v))
+		for i, v := range vols {
+			// Two kills are verified by the protocol that wrote, two by the other.
+			by := protocols[(kill+i+kill/2)%2]
+			b := startBench(t, "verify", "--journal", filepath.Join(dir, v.Name), "-o", "json", url(n, v, by))
 			if s := b.status(t); s != 0 {
-				t.Fatalf("kill %d, volume %s: verify ended with status %d\n%s%s", kill, v.Name, s, &b.out, &b.errOut)
+				t.Fatalf("kill %d, volume %s: verify over %s ended with status %d\n%s%s", kill, v.Name, by, s, &b.out, &b.errOut)
 			}
 			var result verified
 			if err := json.Unmarshal(b.out.Bytes(), &result); err != nil || !result.Complete || result.Open != 0 {
@@ -187,10 +201,16 @@ func TestAcknowledgedDataSurvivesKills(t *testing.T) {
 
 // A load goes on through kills by itself, and all is verified.
 func TestLoadGoesOnThroughKills(t *testing.T) {
-	const kills = 5
+	for _, protocol := range protocols {
+		t.Run(protocol, func(t *testing.T) { loadThroughKills(t, protocol) })
+	}
+}
+
+func loadThroughKills(t *testing.T, protocol string) {
+	const kills = 3
 	n := startNode(t)
 	v := volumes(t, n)[0]
-	args, journal := loadArgs(n, v, t.TempDir(), 1, "--reconnect", "60s", "-o", "json")
+	args, journal := loadArgs(n, v, protocol, t.TempDir(), 1, "--reconnect", "60s", "-o", "json")
 	b := startBench(t, args...)
 	for range kills {
 		grows(t, journal, 32*2000, b)

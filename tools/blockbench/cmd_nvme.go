@@ -39,6 +39,7 @@ func (n *nvmeFlags) flags(f *pflag.FlagSet) {
 	f.BoolVar(&n.cfg.DataDigest, "data-digest", false, "CRC32C over data")
 	f.BoolVar(&n.cfg.NoInline, "no-inline", false, "send no data in command capsules")
 	f.DurationVar(&n.cfg.KeepAlive, "keep-alive", 15*time.Second, "keep alive timeout that the controller is told (0: none)")
+	f.DurationVar(&n.cfg.Timeout, "timeout", 30*time.Second, "for a target that has fallen silent while commands are under way")
 	f.StringVar(&n.keyFile, "dhchap-key-file", "", "file with the host's key, as `nvme gen-dhchap-key` prints it")
 	f.StringVar(&n.controllerKey, "dhchap-controller-key-file", "", "file with the key that the controller must prove")
 }

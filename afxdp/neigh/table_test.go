@@ -1,6 +1,7 @@
 package neigh
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -209,4 +210,45 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { table.Lookup(peer4) }); n != 0 {
 		t.Errorf("Lookup allocates %v times", n)
 	}
+}
+
+// TestVLANInterfaces: the route is on an interface with two tags, the device is
+// the wire. A kernel without 802.1Q has no such routes; testenv/kernels runs this
+// test on those that have.
+func TestVLANInterfaces(t *testing.T) {
+	w := newWorld(t)
+	for _, end := range []struct {
+		h    *netlink.Handle
+		wire netlink.Link
+		addr string
+	}{{w.here, w.a, "10.9.3.1/24"}, {w.there, w.b, "10.9.3.2/24"}} {
+		outer := &netlink.Vlan{LinkAttrs: netlink.NewLinkAttrs(), VlanId: 5, VlanProtocol: netlink.VLAN_PROTOCOL_8021AD}
+		outer.Name, outer.ParentIndex = "neigh.5", end.wire.Attrs().Index
+		err := end.h.LinkAdd(outer)
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			t.Log("this kernel has no 802.1Q")
+			return
+		}
+		must(t, err)
+		inner := &netlink.Vlan{LinkAttrs: netlink.NewLinkAttrs(), VlanId: 7, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
+		inner.Name, inner.ParentIndex = "neigh.5.7", outer.Index
+		must(t, end.h.LinkAdd(inner))
+		must(t, end.h.LinkSetUp(outer))
+		must(t, end.h.LinkSetUp(inner))
+		w.addr(end.h, inner, end.addr)
+	}
+	table := open(t)
+	peer := netip.MustParseAddr("10.9.3.2")
+	must(t, table.Track(peer))
+	got := table.await(peer, "found", found)
+	want := Hop{
+		Device: w.a.Attrs().Index, DeviceName: "neigh-a", Interface: "neigh.5.7",
+		Tags: [TagsMax]Tag{{0x88a8, 5}, {0x8100, 7}},
+		Src:  macOf(t, w.a), Dst: macOf(t, w.b),
+		Source: netip.MustParseAddr("10.9.3.1"), NextHop: peer, MTU: 1500,
+	}
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	t.Log("found by two VLANs")
 }

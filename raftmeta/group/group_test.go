@@ -1,0 +1,243 @@
+package group
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if runAsNode() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// A node alone doesn't wait for an election timeout, which is 20 s here, and
+// has its state back after a restart.
+func TestOneNodeLeadsAtOnce(t *testing.T) {
+	c := newCluster(t, func(cfg *Config) { cfg.Heartbeat = 20 * time.Second })
+	begin := time.Now()
+	n := c.first("n1")
+	t.Logf("first command acknowledged after %v", time.Since(begin))
+	c.apply(n, "a")
+	n.restart()
+	begin = time.Now()
+	c.apply(n, "b")
+	t.Logf("after a restart: %v", time.Since(begin))
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("it waited for its election timeout: %v", took)
+	}
+	c.agree("first", "a", "b")
+	if term, err := n.Verify(c.ctx()); err != nil || term < 2 {
+		t.Errorf("term %d, %v", term, err)
+	}
+	if n.Leader().ID != "n1" {
+		t.Errorf("leader %+v", n.Leader())
+	}
+}
+
+// Without certificates a node works alone and admits nobody.
+func TestPlainNodeStaysAlone(t *testing.T) {
+	c := newCluster(t, nil)
+	n := c.prepare("n1")
+	n.cfg.Address, n.cfg.Bootstrap = "127.0.0.1:1", true
+	g, err := Open(n.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if _, err := g.Apply(c.ctx(), Command{Version: 1, Data: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Barrier(c.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(n.cfg); err == nil {
+		t.Fatal("the folder was opened twice")
+	}
+}
+
+// Commands and linearizable reads work on every member.
+func TestThreeNodes(t *testing.T) {
+	c := start(t, 3, nil)
+	var names []string
+	for _, id := range c.ids() {
+		for _, other := range c.ids() {
+			name := id + "-" + other
+			c.apply(c.nodes[id], name)
+			names = append(names, name)
+			if err := c.nodes[other].Barrier(c.ctx()); err != nil {
+				t.Fatal(err)
+			}
+			if c.nodes[other].ledger.counts()[name] != 1 {
+				t.Fatalf("%s was acknowledged on %s and is not read on %s", name, id, other)
+			}
+		}
+	}
+	c.agree(names...)
+	for _, f := range c.followers() {
+		if _, err := f.Verify(c.ctx()); !errors.Is(err, ErrNotLeader) {
+			t.Errorf("%s verified that it leads: %v", f.id, err)
+		}
+	}
+	l := c.leader()
+	term, err := l.Verify(c.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lead, ok := l.Leads(); !ok || lead != term {
+		t.Errorf("leads in %d, verified %d", lead, term)
+	}
+}
+
+func TestRequestTakesEffectOnce(t *testing.T) {
+	c := start(t, 3, nil)
+	id := NewRequestID()
+	first, err := c.nodes["n2"].Apply(c.ctx(), Command{Version: 1, Request: id, Data: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range c.nodes {
+		again, err := n.Apply(c.ctx(), Command{Version: 1, Request: id, Data: []byte("x")})
+		if err != nil || again.Index != first.Index || string(again.Data) != string(first.Data) {
+			t.Fatalf("%s: %+v, %v; first it was %+v", n.id, again, err, first)
+		}
+	}
+	l := c.leader()
+	if err := l.TransferLeadership(c.ctx(), ""); err != nil {
+		t.Fatal(err)
+	}
+	again, err := l.Apply(c.ctx(), Command{Version: 1, Request: id, Data: []byte("x")})
+	if err != nil || again.Index != first.Index {
+		t.Fatalf("after a change of leader: %+v, %v", again, err)
+	}
+	c.agree("x")
+}
+
+func TestUnknownCommandsStayOutOfTheLog(t *testing.T) {
+	c := start(t, 3, nil)
+	before := c.leader().Stats().LastIndex
+	for _, n := range c.nodes {
+		if _, err := n.Apply(c.ctx(), Command{Version: 1, Data: []byte("?")}); !errors.Is(err, ErrUnknownCommand) {
+			t.Errorf("%s: unknown: %v", n.id, err)
+		}
+		if _, err := n.Apply(c.ctx(), Command{Version: 2, Data: []byte("x")}); !errors.Is(err, ErrGate) {
+			t.Errorf("%s: version 2: %v", n.id, err)
+		}
+		if _, err := n.Apply(c.ctx(), Command{Version: 1, Data: make([]byte, CommandMax+1)}); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s: too large: %v", n.id, err)
+		}
+	}
+	if after := c.leader().Stats().LastIndex; after != before {
+		t.Errorf("the log grew from %d to %d", before, after)
+	}
+}
+
+// The leader dies under load: another takes over, nothing acknowledged is
+// lost, and nothing is applied twice.
+func TestLeaderDies(t *testing.T) {
+	c := start(t, 3, nil)
+	l := c.load(4, c.groups()...)
+	l.more(100)
+	dead := c.leader()
+	begin := time.Now()
+	dead.stop()
+	c.until("another leader", func() bool { n := c.leader(); return n != nil && n != dead })
+	t.Logf("another leader after %v, with a heartbeat of %v", time.Since(begin), testHeartbeat)
+	l.more(100)
+	dead.mustOpen()
+	l.groups[0].wake()
+	l.more(100)
+	c.agree(l.stop()...)
+}
+
+func TestStopHandsOver(t *testing.T) {
+	// An election timeout that would fail the test.
+	c := start(t, 3, func(cfg *Config) { cfg.Heartbeat = 5 * time.Second })
+	old := c.leader()
+	begin := time.Now()
+	if err := old.Stop(c.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	old.stop()
+	c.until("another leader", func() bool { n := c.leader(); return n != nil && n != old })
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("handing over took %v: the others waited for silence", took)
+	}
+}
+
+func TestRestartAll(t *testing.T) {
+	c := start(t, 3, nil)
+	names := []string{"first"}
+	for _, name := range []string{"a", "b", "c"} {
+		c.apply(c.nodes["n2"], name)
+		names = append(names, name)
+	}
+	for _, n := range c.nodes {
+		n.stop()
+	}
+	for _, n := range c.nodes {
+		n.mustOpen()
+	}
+	c.apply(c.nodes["n3"], "d")
+	c.agree(append(names, "d")...)
+}
+
+// A leader that is cut off stops: it proves nothing, acknowledges nothing, and
+// reads on its side fail, from the first moment. The others go on.
+func TestIsolatedLeader(t *testing.T) {
+	c := start(t, 3, nil)
+	old := c.leader()
+	c.wires.isolate(c.ids(), old.id)
+	if term, err := old.Verify(c.ctx()); err == nil {
+		t.Errorf("verified that it leads in term %d without reaching anybody", term)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := old.Barrier(ctx); err == nil {
+		t.Error("a linearizable read on the minority's side")
+	}
+	r, err := old.Apply(ctx, Command{Version: 1, Data: []byte("minority")})
+	if !errors.Is(err, ErrOutcomeUnknown) && !errors.Is(err, ErrNoLeader) {
+		t.Errorf("applied by a minority: %+v, %v", r, err)
+	}
+	c.until("another leader", func() bool { n := c.leader(); return n != nil && n != old })
+	c.apply(c.leader(), "majority")
+	c.until("the old leader stands down", func() bool { _, leads := old.Leads(); return !leads })
+	c.wires.heal()
+	c.agree("majority")
+}
+
+// A minority of followers has no effect on the others, and comes back.
+func TestIsolatedFollower(t *testing.T) {
+	c := start(t, 3, nil)
+	leader, cut := c.leader(), c.followers()[0]
+	term, _ := leader.Leads()
+	c.wires.isolate(c.ids(), cut.id)
+	l := c.load(2, leader.Group)
+	l.more(50)
+	<-time.After(3 * testHeartbeat) // sleep: the follower must have stood for election in vain
+	c.wires.heal()
+	l.more(50)
+	c.agree(l.stop()...)
+	if now, ok := c.leader().Leads(); !ok || now != term {
+		t.Errorf("the return of %s changed the term from %d to %d", cut.id, term, now)
+	}
+}
+
+func TestFiveNodesLoseTwo(t *testing.T) {
+	c := start(t, 5, func(cfg *Config) { cfg.Voters = 5 })
+	l := c.load(3, c.groups()...)
+	l.more(30)
+	one, two := c.leader(), c.followers()[1]
+	c.wires.isolate(c.ids(), one.id, two.id) // these two still see each other
+	c.until("another leader", func() bool { n := c.leader(); return n != nil && n != one && n != two })
+	l.more(30)
+	c.wires.heal()
+	l.more(30)
+	c.agree(l.stop()...)
+}

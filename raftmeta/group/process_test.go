@@ -1,0 +1,3 @@
+package group
+
+func runAsNode() bool { return false }

@@ -3,6 +3,7 @@ package bpf
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -24,10 +25,10 @@ func TestMain(m *testing.M) {
 		n, _ := strconv.Atoi(index)
 		_, err := LoadSteer(Config{Interface: n, Port: port, Local: []netip.Addr{localV4}})
 		if err != nil {
-			os.Stdout.WriteString(err.Error() + "\n")
+			fmt.Println(err)
 			os.Exit(1)
 		}
-		os.Stdout.WriteString("steering\n")
+		fmt.Println("steering")
 		_, _ = io.Copy(io.Discard, os.Stdin) // until killed
 		os.Exit(1)
 	}

@@ -38,13 +38,8 @@ func openKernel() (*kernel, error) {
 	return &kernel{requests, changes}, nil
 }
 
-func (k *kernel) close() {
-	k.changes.Close()
-	k.requests.Close()
-}
-
 // wait blocks until something may have changed. An overrun (ENOBUFS) is such a
-// time too. Any other error is the end, by close.
+// time too. Any other error is the end: changes was closed.
 func (k *kernel) wait() error {
 	if _, _, err := k.changes.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EINTR) {
 		return err

@@ -10,9 +10,11 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
+	"blockd.dev/bpf"
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
@@ -53,6 +55,9 @@ func newWorld(t *testing.T) *world {
 	if os.Geteuid() != 0 {
 		t.Fatal("loading programs into the kernel needs root; run the tests of this package by sudo")
 	}
+	if errors.Is(trafficControl(t), bpf.ErrUnsupported) {
+		t.Skip("Linux 6.6 is the oldest for package fault") // earned: the kernel is older than the documented minimum
+	}
 	stayOnOneProcessor(t)
 	home, err := netns.Get()
 	must(t, err)
@@ -79,6 +84,32 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	t.Cleanup(func() { must(t, w.fault.Close()) })
 	return w
+}
+
+// trafficControl is nil when the kernel has what Load needs.
+func trafficControl(t *testing.T) error {
+	t.Helper()
+	for _, f := range bpf.Features() {
+		if f.Name == bpf.FeatureTrafficControl {
+			return f.Err
+		}
+	}
+	t.Fatal("package bpf knows nothing of traffic control")
+	return nil
+}
+
+// TestOldKernelIsNamed: before Linux 6.6, Load says what is missing.
+func TestOldKernelIsNamed(t *testing.T) {
+	want := trafficControl(t)
+	f, err := Load(Config{Interface: 1})
+	if want == nil {
+		must(t, err)
+		must(t, f.Close())
+	} else if !errors.Is(err, bpf.ErrUnsupported) || !strings.Contains(err.Error(), "Linux 6.6") {
+		t.Errorf("without %v: %v", want, err)
+	} else {
+		t.Log(err)
+	}
 }
 
 // stayOnOneProcessor binds the test's goroutine to a thread and that to a

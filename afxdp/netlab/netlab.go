@@ -195,20 +195,20 @@ func (h *Host) configure() error {
 		return fmt.Errorf("netlab: %s: %w", h.Device, err)
 	}
 	h.Index, h.MAC = device.Attrs().Index, device.Attrs().HardwareAddr
+	// Else addresses, the link-local one too, would be of no use for a second or two.
+	if err := h.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/"+h.Device+"/accept_dad", []byte("0"), 0)
+	}); err != nil {
+		return fmt.Errorf("netlab: duplicate address detection of %s: %w", h.Device, err)
+	}
 	if err := h.Netlink.LinkSetUp(device); err != nil {
 		return fmt.Errorf("netlab: %s: up: %w", h.Device, err)
 	}
 	for _, p := range []netip.Prefix{netip.PrefixFrom(h.IPv4, 24), netip.PrefixFrom(h.IPv6, 64)} {
 		addr := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
-		if p.Addr().Is6() {
-			addr.Flags = ifaNoDAD // else it would be of no use for a second or two
-		}
 		if err := h.Netlink.AddrAdd(device, addr); err != nil {
 			return fmt.Errorf("netlab: address %v: %w", p, err)
 		}
 	}
 	return nil
 }
-
-// ifaNoDAD is IFA_F_NODAD: no duplicate address detection.
-const ifaNoDAD = 0x02

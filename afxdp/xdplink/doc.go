@@ -26,9 +26,15 @@
 //
 // The program has looked at the port and the two addresses. A Link checks all
 // lengths, the IPv4 header's checksum, that no piece is missing, that the
-// datagram is for its own address and port, and that it has the VLAN tags of
-// the link's interface or none, as NICs may strip them. The UDP checksum is
-// not checked (package packet says why).
+// packet is no longer than the MTU, that it is for the link's own address and
+// port, and that it has the VLAN tags of the link's interface, or those that are
+// left when NICs strip them. The UDP checksum is not checked (package packet
+// says why).
+//
+// A packet beyond the MTU is several datagrams that a sender on the same
+// machine left for the hardware to cut (UDP_SEGMENT), where there is no
+// hardware: a veth that runs the program in generic mode gets such. In native
+// mode the kernel cuts them first. docs/NETWORK.md says what to do.
 //
 // # Goroutines
 //

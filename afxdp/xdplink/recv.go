@@ -20,13 +20,14 @@ func (l *Link) Recv(bufs []link.RxBuf) (int, error) {
 	}
 	var n int
 	var total, invalid uint64
+	mtu := int(l.device.mtu.Load())
 	for n < len(bufs) {
 		f, ok := l.queue.Next()
 		if !ok {
 			break
 		}
 		h, payload, err := packet.Parse(f.Data)
-		if err != nil || h.To != l.local || h.Tags != l.device.info.Tags && h.Tags != ([packet.TagsMax]packet.Tag{}) {
+		if err != nil || h.To != l.local || len(payload) > mtu-l.overhead() || !tagsMatch(&h.Tags, &l.device.info.Tags) {
 			invalid++
 			l.queue.Recycle(f.Slot)
 			continue
@@ -43,6 +44,16 @@ func (l *Link) Recv(bufs []link.RxBuf) (int, error) {
 		l.stats.rxInvalid.Add(invalid)
 	}
 	return n, l.flush()
+}
+
+// tagsMatch tells whether a frame's tags are those of the interface, of which
+// the outer ones may have been taken off on the way: by the NIC, which a program
+// can't always see, or by the kernel, before a virtual interface.
+func tagsMatch(got, want *[packet.TagsMax]packet.Tag) bool {
+	if *got == *want || *got == ([packet.TagsMax]packet.Tag{}) {
+		return true
+	}
+	return got[0] == want[1] && got[1] == packet.Tag{} && want[1] != packet.Tag{}
 }
 
 // drive does what nobody else would while the pump spins on an empty ring:

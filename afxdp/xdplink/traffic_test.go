@@ -1,0 +1,395 @@
+package xdplink
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"blockd.dev/afxdp/link"
+	"blockd.dev/afxdp/link/udplink"
+	"blockd.dev/afxdp/neigh"
+	"blockd.dev/afxdp/netlab"
+	"blockd.dev/afxdp/packet"
+)
+
+// content is the datagram with a number and a length; its bytes follow from both.
+func content(number, length int) []byte {
+	b := make([]byte, length)
+	for i := range b {
+		b[i] = byte(i*31 + number*7 + length)
+	}
+	return b
+}
+
+// exchange sends count datagrams of mixed lengths from one link to the other in
+// batches, each of which must have arrived before the next, so that none may be
+// lost; all arrive in order and as they were.
+func exchange(from, to link.Link, count int) error {
+	longest := min(from.MaxDatagram(), to.MaxDatagram())
+	tx, rx := make([]link.TxBuf, 8), make([]link.RxBuf, 8)
+	length := func(i int) int { return 1 + i*977%longest }
+	for sent := 0; sent < count; {
+		n := from.Reserve(tx[:min(len(tx), count-sent)])
+		for i := range n {
+			tx[i].Data = append(tx[i].Data, content(sent+i, length(sent+i))...)
+			tx[i].Peer = to.LocalAddr()
+		}
+		if err := from.Send(tx[:n]); err != nil {
+			return err
+		}
+		deadline := time.Now().Add(patience)
+		for got := 0; got < n; {
+			k, err := to.Recv(rx)
+			if err != nil {
+				return err
+			}
+			for _, r := range rx[:k] {
+				if want := content(sent+got, length(sent+got)); r.Peer != from.LocalAddr() || !bytes.Equal(r.Data, want) {
+					return fmt.Errorf("datagram %d: %d bytes from %v, want %d from %v", sent+got, len(r.Data), r.Peer, len(want), from.LocalAddr())
+				}
+				got++
+			}
+			to.ReleaseRx(rx[:k])
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%d of %d datagrams came from %v; sender %+v, receiver %+v", sent+got, sent+n, from.LocalAddr(), from.Stats(), to.Stats())
+			}
+			if k == 0 {
+				if err := to.Wait(100 * time.Millisecond); err != nil {
+					return err
+				}
+			}
+		}
+		sent += n
+	}
+	return nil
+}
+
+// TestKernelPeersUnderstandUs: the other end is a socket of the kernel, which
+// checks what we send, sums included, and what it sends, with a UDP checksum
+// that no NIC filled in, is taken. Both families, both kinds of program.
+func TestKernelPeersUnderstandUs(t *testing.T) {
+	for _, mode := range []Mode{Copy, Generic} {
+		for _, ipv6 := range []bool{false, true} {
+			for _, mtu := range []int{1500, 9000} {
+				t.Run(fmt.Sprintf("%v IPv6 %v MTU %d", mode, ipv6, mtu), func(t *testing.T) {
+					lab := newLab(t, netlab.Config{MTU: mtu})
+					local, peer := lab.A.IPv4, lab.B.IPv4
+					if ipv6 {
+						local, peer = lab.A.IPv6, lab.B.IPv6
+					}
+					a := openOn(t, lab.A, Config{Mode: mode, Local: local, Peers: []netip.Addr{peer}, RxBuffers: 256, TxBuffers: 64})
+					var b link.Link
+					if err := lab.B.Do(func() (err error) {
+						c := udplink.Config{Local: netip.AddrPortFrom(peer, port)}
+						if mode == Generic {
+							c.Offload = udplink.OffloadOff // see the package comment
+						}
+						b, err = udplink.Open(c)
+						return err
+					}); err != nil {
+						t.Fatal(err)
+					}
+					defer b.Close()
+					awaitWay(t, a, peer)
+					if err := exchange(a, b, 200); err != nil {
+						t.Errorf("to the kernel: %v", err)
+					}
+					if err := exchange(b, a, 200); err != nil {
+						t.Errorf("from the kernel: %v", err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestOtherTrafficGoesOn: a TCP connection through the same interface carries
+// its bytes, unharmed, while datagrams go both ways and none of them is lost.
+func TestOtherTrafficGoesOn(t *testing.T) {
+	lab := newLab(t, netlab.Config{Bridge: true})
+	a, b := openPair(t, lab, false, Config{RxBuffers: 256, TxBuffers: 64})
+	var listener net.Listener
+	if err := lab.B.Do(func() (err error) {
+		listener, err = net.Listen("tcp", netip.AddrPortFrom(lab.B.IPv4, 22).String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	const total = 8 << 20
+	sum := make(chan error, 2)
+	go func() {
+		c, err := listener.Accept()
+		if err != nil {
+			sum <- err
+			return
+		}
+		defer c.Close()
+		got, err := io.ReadAll(c)
+		if err == nil && !bytes.Equal(got, content(1, total)) {
+			err = fmt.Errorf("%d bytes came by TCP, not as they were", len(got))
+		}
+		sum <- err
+	}()
+	go func() {
+		sum <- lab.A.Do(func() error {
+			c, err := net.DialTimeout("tcp", listener.Addr().String(), patience)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write(content(1, total))
+			return err
+		})
+	}()
+	pending, rounds := 2, 0
+	for pending > 0 {
+		if err := errors.Join(exchange(a, b, 50), exchange(b, a, 50)); err != nil {
+			t.Fatal(err)
+		}
+		rounds++
+		for again := true; again; {
+			select {
+			case err := <-sum:
+				if err != nil {
+					t.Fatal(err)
+				}
+				pending--
+			default:
+				again = false
+			}
+		}
+	}
+	if rounds == 0 {
+		t.Error("nothing was sent meanwhile")
+	}
+}
+
+// TestTaggedFrames: with VLAN tags in the frames, two of them too, links
+// understand each other, and not those with other tags; and across a bridge, of
+// which Linux's takes the outer tag out of the frame. The tags are set from inside, since not every kernel has VLAN interfaces.
+func TestTaggedFrames(t *testing.T) {
+	single := [packet.TagsMax]packet.Tag{{Protocol: 0x8100, ID: 42}}
+	double := [packet.TagsMax]packet.Tag{{Protocol: 0x88A8, ID: 7}, {Protocol: 0x8100, ID: 42}}
+	for name, tags := range map[string][packet.TagsMax]packet.Tag{"VLAN": single, "QinQ": double} {
+		for _, ipv6 := range []bool{false, true} {
+			bridge := ipv6
+			t.Run(fmt.Sprintf("%s IPv6 %v bridge %v", name, ipv6, bridge), func(t *testing.T) {
+				// The wire has room for tags beyond the MTU, as an Ethernet has.
+				a, b := openPair(t, newLab(t, netlab.Config{MTU: 3000, Bridge: bridge}), ipv6, Config{RxBuffers: 256, TxBuffers: 64})
+				for _, l := range []*Link{a, b} {
+					l.device.info.Tags = tags
+					l.lookup = func(peer netip.Addr) (neigh.Hop, bool) {
+						hop, ok := l.device.table.Lookup(peer)
+						for i := range tags {
+							hop.Tags[i] = neigh.Tag(tags[i])
+						}
+						hop.MTU -= 8
+						return hop, ok
+					}
+					l.room = 3000 - 8 - l.overhead()
+				}
+				if err := errors.Join(exchange(a, b, 100), exchange(b, a, 100)); err != nil {
+					t.Fatal(err)
+				}
+				if bridge {
+					return // it takes the outer tag off: what arrives looks alike
+				}
+				// A frame of another VLAN is not for us.
+				b.device.info.Tags[0].ID++
+				sendOne(t, a, b.LocalAddr())
+				await(t, b, "a frame of another VLAN to be refused", func(s link.Stats) bool { return s.RxInvalid == 1 && s.RxPackets == 100 })
+			})
+		}
+	}
+}
+
+func sendOne(t *testing.T, l *Link, to netip.AddrPort) {
+	t.Helper()
+	bufs := make([]link.TxBuf, 1)
+	if l.Reserve(bufs) != 1 {
+		t.Fatal("no buffer")
+	}
+	bufs[0].Data, bufs[0].Peer = append(bufs[0].Data, "hello"...), to
+	if err := l.Send(bufs); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await receives and drops until the counters are as wanted.
+func await(t *testing.T, l *Link, what string, ok func(link.Stats) bool) {
+	t.Helper()
+	bufs := make([]link.RxBuf, 8)
+	for deadline := time.Now().Add(patience); !ok(l.Stats()); {
+		n, err := l.Recv(bufs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.ReleaseRx(bufs[:n])
+		if time.Now().After(deadline) {
+			t.Fatalf("waiting for %s: %+v", what, l.Stats())
+		}
+		if err := l.Wait(time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestBrokenDatagramsAreRefused: what the program lets through by its address
+// and port, the link looks at closely, and goes on.
+func TestBrokenDatagramsAreRefused(t *testing.T) {
+	lab := newLab(t, netlab.Config{})
+	a := openOn(t, lab.A, Config{Peers: []netip.Addr{lab.B.IPv4}, RxBuffers: 64, TxBuffers: 16})
+	var raw int
+	if err := lab.B.Do(func() (err error) {
+		raw, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(raw)
+	h := packet.Header{Source: packet.MAC(lab.B.MAC), Destination: packet.MAC(lab.A.MAC), From: netip.AddrPortFrom(lab.B.IPv4, port), To: a.LocalAddr()}
+	send := func(change func(f []byte)) {
+		t.Helper()
+		n := packet.HeaderLen(true, &h.Tags)
+		f := append(make([]byte, n), "payload"...)
+		h.Put(f[:n], f[n:])
+		change(f)
+		if err := unix.Sendto(raw, f, 0, &unix.SockaddrLinklayer{Ifindex: lab.B.Index, Halen: 6}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, change := range []func(f []byte){
+		func(f []byte) { f[25]++ },             // the header's checksum
+		func(f []byte) { f[39] += 1 },          // a UDP length beyond the packet
+		func(f []byte) { f[38], f[39] = 0, 8 }, // no payload
+	} {
+		send(change)
+		await(t, a, fmt.Sprintf("broken datagram %d", i), func(s link.Stats) bool { return s.RxInvalid == uint64(i+1) })
+	}
+	send(func([]byte) {})
+	await(t, a, "a good datagram", func(s link.Stats) bool { return s.RxPackets == 1 && s.RxInvalid == 3 })
+}
+
+// TestEveryQueueCarries: all queues of one NIC share the program and the UMEM;
+// a veth delivers to the queue that has the sender's number.
+func TestEveryQueueCarries(t *testing.T) {
+	lab := newLab(t, netlab.Config{Queues: 3, MTU: 9000})
+	open := func(h *netlab.Host, local, peer netip.Addr) (d *Device, links []*Link) {
+		t.Helper()
+		if err := h.Do(func() (err error) {
+			d, err = OpenDevice(Config{Interface: h.Device, Port: port, Local: local, Peers: []netip.Addr{peer}, RxBuffers: 64, TxBuffers: 32})
+			for q := 0; err == nil && q < d.Queues(); q++ {
+				var l *Link
+				if l, err = d.Link(q); err == nil {
+					links = append(links, l)
+				}
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return d, links
+	}
+	da, as := open(lab.A, lab.A.IPv4, lab.B.IPv4)
+	db, bs := open(lab.B, lab.B.IPv4, lab.A.IPv4)
+	if len(as) != 3 || len(bs) != 3 {
+		t.Fatalf("%d and %d links", len(as), len(bs))
+	}
+	awaitWay(t, as[0], lab.B.IPv4)
+	awaitWay(t, bs[0], lab.A.IPv4)
+	for i := range as {
+		if err := errors.Join(exchange(as[i], bs[i], 50), exchange(bs[i], as[i], 50)); err != nil {
+			t.Errorf("queue %d: %v", i, err)
+		}
+	}
+	// A queue goes and comes back; the others do not mind.
+	if err := as[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if err := lab.A.Do(func() error { as[0], err = da.Link(0); return err }); err != nil {
+		t.Fatal(err)
+	}
+	for i := range as {
+		if err := errors.Join(exchange(as[i], bs[i], 20), exchange(bs[i], as[i], 20)); err != nil {
+			t.Errorf("queue %d, after one was opened again: %v", i, err)
+		}
+	}
+	for _, l := range append(as, bs...) {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := errors.Join(da.Close(), db.Close(), da.Close()); err != nil {
+		t.Error(err)
+	}
+	// The short form opens all of them too.
+	if err := lab.A.Do(func() error {
+		links, err := OpenAll(Config{Interface: lab.A.Device, Port: port, RxBuffers: 64, TxBuffers: 32})
+		if len(links) != 3 {
+			t.Errorf("OpenAll: %d links, %v", len(links), err)
+		}
+		for _, l := range links {
+			err = errors.Join(err, l.Close())
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestInterfaceChangesAreFollowed: its MTU, and its end.
+func TestInterfaceChangesAreFollowed(t *testing.T) {
+	lab := newLab(t, netlab.Config{MTU: 2000})
+	a, b := openPair(t, lab, false, Config{RxBuffers: 64, TxBuffers: 16})
+	if got := a.MaxDatagram(); got != 2000-link.OverheadIPv4 {
+		t.Errorf("MaxDatagram %d", got)
+	}
+	nic, err := lab.A.Netlink.LinkByName(lab.A.Device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.A.Netlink.LinkSetMTU(nic, 1400); err != nil {
+		t.Fatal(err)
+	}
+	await(t, a, "the MTU", func(link.Stats) bool { return a.MaxDatagram() == 1400-link.OverheadIPv4 })
+	if err := exchange(a, b, 20); err != nil {
+		t.Error(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		for {
+			if err := a.Wait(-1); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	if err := lab.A.Netlink.LinkDel(nic); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if !errors.Is(err, link.ErrClosed) {
+			t.Errorf("Wait on an interface that is gone: %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("Wait sleeps on, though the interface is gone")
+		a.Wake()
+	}
+	if err := a.Send(nil); !errors.Is(err, link.ErrClosed) {
+		t.Errorf("Send on an interface that is gone: %v", err)
+	}
+	if _, err := lab.A.Netlink.LinkByName(lab.A.Device); !errors.As(err, new(netlink.LinkNotFoundError)) {
+		t.Errorf("the interface is still there: %v", err)
+	}
+}

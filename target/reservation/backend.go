@@ -23,8 +23,9 @@ type Backend interface {
 
 	// Apply runs one command. When it returns without an error, the new state is
 	// published, every watcher of this process has seen it and released its
-	// holds, and, if the state says Persist, it survives a crash. It may wait for storage or for other
-	// nodes, as long as ctx allows. With an error, whether the command took
+	// holds, and, if the state says Persist, it survives a crash. It may wait for
+	// storage, for other nodes, and for the watchers, as long as ctx allows:
+	// ErrUnfinished says that these have not released. With another error, whether the command took
 	// effect is unknown to the caller unless the error says so.
 	Apply(ctx context.Context, id VolumeID, c *Command) (Result, error)
 
@@ -62,15 +63,14 @@ func (m *Memory) get(id VolumeID) *memoryVolume {
 func (m *Memory) Volume(id VolumeID) (*Volume, error) { return m.get(id).Volume, nil }
 
 // Apply implements Backend.
-func (m *Memory) Apply(_ context.Context, id VolumeID, c *Command) (Result, error) {
+func (m *Memory) Apply(ctx context.Context, id VolumeID, c *Command) (Result, error) {
 	v := m.get(id)
 	v.mu.Lock()
 	s := v.State()
 	next, res := s.Apply(c)
 	change := publish(v.Volume, s, next, &res)
 	v.mu.Unlock()
-	change.Wait()
-	return res, nil
+	return res, change.Wait(ctx)
 }
 
 // Remove implements Backend.

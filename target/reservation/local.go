@@ -129,10 +129,10 @@ func (l *Local) Volume(id VolumeID) (*Volume, error) {
 	return v.Volume, nil
 }
 
-// Apply implements Backend. It does not wait for anything but the disk, and
-// ignores ctx. An error means that the command had no effect, unless it says
+// Apply implements Backend. It waits for the disk, whatever ctx says, and for
+// watchers. An error means that the command had no effect, unless it says
 // otherwise.
-func (l *Local) Apply(_ context.Context, id VolumeID, c *Command) (Result, error) {
+func (l *Local) Apply(ctx context.Context, id VolumeID, c *Command) (Result, error) {
 	v, err := l.get(id)
 	if err != nil {
 		return Result{}, err
@@ -141,7 +141,9 @@ func (l *Local) Apply(_ context.Context, id VolumeID, c *Command) (Result, error
 	if err != nil {
 		return Result{}, fmt.Errorf("reservations of volume %s: %w", id, err)
 	}
-	change.Wait()
+	if err := change.Wait(ctx); err != nil {
+		return Result{}, fmt.Errorf("reservations of volume %s: %w", id, err)
+	}
 	return res, nil
 }
 

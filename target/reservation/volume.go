@@ -1,6 +1,8 @@
 package reservation
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -48,19 +50,54 @@ type Change struct {
 	// ever, and such a task meets the new state anyway.
 	Aborts []Identity
 
-	holds sync.WaitGroup
+	holds struct {
+		sync.Mutex
+		n    int
+		idle chan struct{} // closed when n falls to 0; made by Wait
+	}
 }
+
+// ErrUnfinished means that a command took effect, but commands of a party that it
+// preempted are still under way: what they write may yet arrive. It must not be
+// answered as done.
+var ErrUnfinished = errors.New("the change is in force, but commands of the preempted host have not ended, since the device does not complete them")
 
 // Hold keeps the command that caused c from being answered until release is
 // called, once. It must be called within the watcher's callback.
 func (c *Change) Hold() (release func()) {
-	c.holds.Add(1)
-	return c.holds.Done
+	c.holds.Lock()
+	defer c.holds.Unlock()
+	c.holds.n++
+	return c.release
 }
 
-// Wait returns when every Hold was released. Backends call it after Publish,
-// with no lock held, before they answer the command.
-func (c *Change) Wait() { c.holds.Wait() }
+func (c *Change) release() {
+	c.holds.Lock()
+	defer c.holds.Unlock()
+	if c.holds.n--; c.holds.n == 0 && c.holds.idle != nil {
+		close(c.holds.idle)
+	}
+}
+
+// Wait returns when every Hold was released, or ErrUnfinished when ctx ends
+// before. Backends call it once, after Publish, with no lock held, before they
+// answer the command.
+func (c *Change) Wait(ctx context.Context) error {
+	c.holds.Lock()
+	if c.holds.n == 0 {
+		c.holds.Unlock()
+		return nil
+	}
+	idle := make(chan struct{})
+	c.holds.idle = idle
+	c.holds.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ErrUnfinished
+	}
+}
 
 // Volume is the published reservation table of one volume. Its methods are
 // safe for concurrent use.

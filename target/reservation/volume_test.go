@@ -2,6 +2,7 @@ package reservation
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 )
@@ -94,6 +95,34 @@ func TestApplyWaitsForAborts(t *testing.T) {
 		if res := <-answered; res.Status != StatusOK {
 			t.Fatalf("%s: %v", name, res.Status)
 		}
+	}
+}
+
+// TestApplyDoesNotWaitForEver: a device that never completes what it was given
+// keeps a preemption from being answered as done, but not for longer than the
+// caller allows; the preempted party is out all the same.
+func TestApplyDoesNotWaitForEver(t *testing.T) {
+	for name, b := range map[string]Backend{"memory": &Memory{}, "local": open(t, t.TempDir())} {
+		mustApply(t, b, "A register new=1")
+		mustApply(t, b, "B register new=2")
+		v, err := b.Volume(vol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		var release func()
+		stop := v.Watch(func(c *Change) {
+			release = c.Hold()
+			cancel()
+		})
+		if _, err := b.Apply(ctx, vol, command(t, "B preempt-abort key=2 new=1 type=we")); !errors.Is(err, ErrUnfinished) {
+			t.Errorf("%s: %v", name, err)
+		}
+		stop()
+		if v.State().Find(party("A")) >= 0 {
+			t.Errorf("%s: the preempted party is still registered", name)
+		}
+		release()
 	}
 }
 

@@ -1,8 +1,6 @@
 package iscsi
 
 import (
-	"errors"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -14,7 +12,6 @@ import (
 )
 
 const (
-	inputLen = 64 << 10 // a connection's input buffer, in bytes
 	// streamMin is from where on the rest of a data segment that has not
 	// arrived with its header is read directly into the command's buffer.
 	streamMin = 4 << 10
@@ -40,10 +37,8 @@ type conn struct {
 	nexus *scsi.Nexus // nil in discovery sessions
 	par   Params      // a copy for the reader; output uses mu.par
 
-	in       []byte           // input buffer
-	r, w     int              // in[r:w] is read and not used
+	in       sockio.Input
 	segs     [][]byte         // scratch of readInto
-	iov      [16][]byte       // scratch of readDirect
 	saved    [pdu.BHSLen]byte // header of the PDU whose data is being read
 	text     textState
 	done     bool  // nothing more is read: logged out
@@ -65,8 +60,7 @@ type conn struct {
 	heldTotal int
 	replaying bool
 
-	heldBytes atomic.Int64  // buffer of commands
-	received  atomic.Uint64 // counts reads, for the keep-alive
+	heldBytes atomic.Int64 // buffer of commands
 	closing   atomic.Pointer[error]
 }
 
@@ -83,7 +77,8 @@ func newConn(srv *Server, tcp *net.TCPConn, tpgt uint16) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{srv: srv, sock: sock, tpgt: tpgt, lim: &srv.limits, in: make([]byte, inputLen)}
+	c := &conn{srv: srv, sock: sock, tpgt: tpgt, lim: &srv.limits}
+	c.in.Init(sock)
 	c.pool.init(4*c.lim.QueueDepth + immediateMax)
 	c.par = defaultParams()
 	c.par.MaxRecvData = c.lim.MaxRecvData
@@ -116,7 +111,7 @@ func (c *conn) loop() error {
 		if c.done {
 			return c.lastWords(nil)
 		}
-		if err := c.fill(); err != nil {
+		if err := c.in.Fill(); err != nil {
 			return err
 		}
 	}
@@ -129,50 +124,6 @@ func (c *conn) lastWords(why error) error {
 	defer limit.Stop()
 	c.sock.Uncork()
 	return c.sock.Drain()
-}
-
-// fill reads at least one byte into the input buffer.
-func (c *conn) fill() error {
-	if c.r == c.w {
-		c.r, c.w = 0, 0
-	} else if c.w == len(c.in) {
-		if c.r == 0 {
-			return &ProtocolError{Reason: "PDU larger than the input buffer"} // framing never asks for this
-		}
-		c.w = copy(c.in, c.in[c.r:c.w])
-		c.r = 0
-	}
-	c.sock.Uncork()
-	if c.sock.Congested() {
-		if err := c.sock.WaitRoom(); err != nil {
-			return err
-		}
-	}
-	n, err := c.sock.Read(c.in[c.w:])
-	if err != nil {
-		if errors.Is(err, io.EOF) && c.w > c.r {
-			return io.ErrUnexpectedEOF
-		}
-		return err
-	}
-	c.received.Add(1)
-	c.w += n
-	c.sock.Cork()
-	return nil
-}
-
-// need reads until n bytes are in the input buffer, n at most its size.
-func (c *conn) need(n int) error {
-	for c.w-c.r < n {
-		if c.r+n > len(c.in) {
-			c.w = copy(c.in, c.in[c.r:c.w])
-			c.r = 0
-		}
-		if err := c.fill(); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // serve handles every PDU in the input buffer. A PDU that is not whole stays
@@ -189,7 +140,7 @@ func (c *conn) serve() error {
 // serveOne handles the PDU at the front of the input buffer. It reports
 // whether to look for another.
 func (c *conn) serveOne() (more bool, err error) {
-	b := c.in[c.r:c.w]
+	b := c.in.Bytes()
 	if len(b) < pdu.BHSLen {
 		return false, nil
 	}
@@ -203,7 +154,7 @@ func (c *conn) serveOne() (more bool, err error) {
 		hdrAll += pdu.DigestLen
 	}
 	if len(b) < hdrAll {
-		return true, c.need(hdrAll)
+		return true, c.in.Need(hdrAll)
 	}
 	if hdrAll > hdrLen && pdu.Digest(0, b[:hdrLen]) != pdu.DigestAt(b[hdrLen:]) {
 		// §7.7: at error recovery level 0 the connection is of no use.
@@ -227,7 +178,7 @@ func (c *conn) serveOne() (more bool, err error) {
 	if err := c.whole(&h, b[:hdrLen], b[hdrAll:total]); err != nil {
 		return false, err
 	}
-	c.r += total
+	c.in.Use(total)
 	return true, nil
 }
 
@@ -238,20 +189,15 @@ func (c *conn) partial(h *pdu.Header, hdrLen, hdrAll, segLen int) error {
 	switch {
 	case direct && h.Opcode == pdu.OpDataOut:
 		return c.streamDataOut(c.takeHeader(hdrLen, hdrAll), h.DataLen, segLen)
-	case direct && h.Opcode == pdu.OpSCSICommand && c.hasTurn(h, c.in[c.r:]):
+	case direct && h.Opcode == pdu.OpSCSICommand && c.hasTurn(h, c.in.Bytes()):
 		return c.streamCommand(c.takeHeader(hdrLen, hdrAll), h.DataLen, segLen)
-	case hdrAll+segLen <= len(c.in):
-		return c.need(hdrAll + segLen)
+	case hdrAll+segLen <= sockio.InputMax:
+		return c.in.Need(hdrAll + segLen)
 	}
 	// Larger than the input buffer and of no use in pieces; rare.
 	big := make([]byte, hdrAll+segLen)
-	for n := 0; n < len(big); {
-		if err := c.need(1); err != nil {
-			return err
-		}
-		m := copy(big[n:], c.in[c.r:c.w])
-		c.r += m
-		n += m
+	if err := c.in.Into([][]byte{big}, len(big), nil); err != nil {
+		return err
 	}
 	return c.whole(h, big[:hdrLen], big[hdrAll:])
 }
@@ -259,8 +205,8 @@ func (c *conn) partial(h *pdu.Header, hdrLen, hdrAll, segLen int) error {
 // takeHeader takes the header off the input buffer. It is valid until the next
 // fill.
 func (c *conn) takeHeader(hdrLen, hdrAll int) []byte {
-	b := c.in[c.r : c.r+hdrLen]
-	c.r += hdrAll
+	b := c.in.Bytes()[:hdrLen]
+	c.in.Use(hdrAll)
 	return b
 }
 

@@ -2,7 +2,6 @@ package iscsi
 
 import (
 	"errors"
-	"time"
 
 	"blockd.dev/target/iscsi/pdu"
 )
@@ -66,7 +65,7 @@ func (c *conn) begins(s *session) {
 	c.mu.pingAt = 0
 	c.login = nil
 	c.mu.Unlock()
-	_ = c.sock.SetReadDeadline(time.Time{})
+	c.in.Live()
 	c.srv.cfg.Load().Events(Event{Kind: EventLogin, Initiator: s.initiator, TSIH: s.tsih,
 		Discovery: s.discovery, Remote: c.sock.RemoteAddr()})
 }

@@ -52,7 +52,7 @@ func defaultParams() Params {
 // Limits bound what hosts can make the server hold. The zero value of each
 // field means its default.
 type Limits struct {
-	// Sessions is how many sessions may exist at once; default 256.
+	// Sessions is how many sessions may exist at once; default 16384.
 	Sessions int
 	// Logins is how many connections may be in the login phase; default 64.
 	Logins int
@@ -85,7 +85,7 @@ func (l *Limits) fill() error {
 		v           *int
 		def, lo, hi int
 	}{
-		{"Sessions", &l.Sessions, 256, 1, 65535},
+		{"Sessions", &l.Sessions, 16384, 1, 65535},
 		{"Logins", &l.Logins, 64, 1, 65535},
 		{"QueueDepth", &l.QueueDepth, 128, 1, 1024},
 		{"MaxRecvData", &l.MaxRecvData, 256 << 10, 8 << 10, 1 << 20},

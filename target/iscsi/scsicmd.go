@@ -41,14 +41,14 @@ func (c *conn) streamCommand(hdr []byte, dataLen, segLen int) error {
 		return err
 	}
 	if cmd == nil {
-		_, err := c.readInto(nil, dataLen, segLen)
+		_, err := c.readInto(nil, segLen)
 		return err
 	}
 	var segs [][]byte
 	if cmd.xfer.problem == problemNone {
 		segs = cmd.sg.Slice(0, min(dataLen, cmd.xfer.want), c.segs[:0])
 	}
-	ok, err := c.readInto(segs, dataLen, segLen)
+	ok, err := c.readInto(segs, segLen)
 	if err != nil || !ok {
 		if cmd.prepared {
 			c.nexus.Cancel(&cmd.task)
@@ -297,7 +297,7 @@ func (c *conn) streamDataOut(hdr []byte, dataLen, segLen int) error {
 			segs = cmd.sg.Slice(off, min(dataLen, cmd.xfer.want-off), c.segs[:0])
 		}
 	}
-	ok, err := c.readInto(segs, dataLen, segLen)
+	ok, err := c.readInto(segs, segLen)
 	if err != nil {
 		return err
 	}
@@ -320,7 +320,7 @@ func (c *conn) streamDataOut(hdr []byte, dataLen, segLen int) error {
 // gather reads the data of a Data-Out whose command may be held.
 func (c *conn) gather(hdr []byte, dataLen, segLen int) error {
 	data := make([]byte, dataLen)
-	ok, err := c.readInto([][]byte{data}, dataLen, segLen)
+	ok, err := c.readInto([][]byte{data}, segLen)
 	if err != nil {
 		return err
 	}
@@ -354,105 +354,22 @@ func (c *conn) countIn(n int) {
 
 // readInto receives a data segment: segs takes its front, the rest of dataLen
 // is dropped. segLen includes padding and digest. It reports whether the
-// digest, if any, is right. What of segs is not in the input buffer is read
-// straight into it, with the input buffer behind it to catch what follows.
-func (c *conn) readInto(segs [][]byte, dataLen, segLen int) (ok bool, err error) {
+// digest, if any, is right.
+func (c *conn) readInto(segs [][]byte, segLen int) (ok bool, err error) {
 	if segs != nil {
 		c.segs = segs // keeps what it grew to
 	}
-	left := segLen
+	if !c.par.DataDigest {
+		return true, c.in.Into(segs, segLen, nil)
+	}
 	var crc uint32
-	digest := c.par.DataDigest
-	for len(segs) > 0 {
-		if c.r < c.w {
-			n := copy(segs[0], c.in[c.r:c.w])
-			c.r += n
-			left -= n
-			if digest {
-				crc = pdu.Digest(crc, segs[0][:n])
-			}
-			segs = skip(segs, n)
-			continue
-		}
-		n, err := c.readDirect(segs)
-		if err != nil {
-			return false, err
-		}
-		left -= n
-		for digest && n > 0 {
-			m := min(n, len(segs[0]))
-			crc = pdu.Digest(crc, segs[0][:m])
-			n -= m
-			segs = skip(segs, m)
-		}
-		segs = skip(segs, n)
-	}
-	trailer := 0
-	if digest {
-		trailer = pdu.DigestLen
-	}
-	for left > trailer {
-		if err := c.need(1); err != nil {
-			return false, err
-		}
-		n := min(left-trailer, c.w-c.r)
-		if digest {
-			crc = pdu.Digest(crc, c.in[c.r:c.r+n])
-		}
-		c.r += n
-		left -= n
-	}
-	if !digest {
-		return true, nil
-	}
-	if err := c.need(trailer); err != nil {
+	if err := c.in.Into(segs, segLen-pdu.DigestLen, func(p []byte) { crc = pdu.Digest(crc, p) }); err != nil {
 		return false, err
 	}
-	ok = crc == pdu.DigestAt(c.in[c.r:])
-	c.r += trailer
+	if err := c.in.Need(pdu.DigestLen); err != nil {
+		return false, err
+	}
+	ok = crc == pdu.DigestAt(c.in.Bytes())
+	c.in.Use(pdu.DigestLen)
 	return ok, nil
-}
-
-// readDirect reads into segs and, behind it, the empty input buffer. It
-// returns how many bytes went to segs.
-func (c *conn) readDirect(segs [][]byte) (int, error) {
-	const maxSegs = 15 // one place is for the input buffer
-	c.r, c.w = 0, 0
-	c.sock.Uncork()
-	var iov [maxSegs + 1][]byte
-	k, total := 0, 0
-	for k < maxSegs && k < len(segs) {
-		iov[k] = segs[k]
-		total += len(segs[k])
-		k++
-	}
-	if k == len(segs) {
-		iov[k] = c.in
-		k++
-	}
-	c.iov = iov
-	n, err := c.sock.Readv(c.iov[:k])
-	clear(c.iov[:])
-	if err != nil {
-		return 0, err
-	}
-	c.received.Add(1)
-	c.sock.Cork()
-	if n > total {
-		c.w = n - total
-		n = total
-	}
-	return n, nil
-}
-
-// skip drops the first n bytes of the list.
-func skip(segs [][]byte, n int) [][]byte {
-	for len(segs) > 0 && n >= len(segs[0]) {
-		n -= len(segs[0])
-		segs = segs[1:]
-	}
-	if n > 0 {
-		segs[0] = segs[0][n:]
-	}
-	return segs
 }

@@ -341,6 +341,9 @@ func (s *Server) tick(stop chan struct{}) {
 	}
 }
 
+// quietSeconds is after how long a connection gives up its large input buffer.
+const quietSeconds = 5
+
 // pulse is one tick.
 func (s *Server) pulse() {
 	type due struct {
@@ -354,14 +357,16 @@ func (s *Server) pulse() {
 			continue // the login has a deadline of its own
 		}
 		// A slow reader that takes what is queued is not a dead one.
-		n, sent := c.received.Load(), c.sock.Stats().BytesOut
+		n, sent := c.in.Received(), c.sock.Stats().BytesOut
 		alive := n != p.received || (sent != p.sent && c.sock.QueuedBytes() > 0)
 		p.received, p.sent = n, sent
 		if alive {
 			p.idle = 0
 			continue
 		}
-		p.idle++
+		if p.idle++; p.idle >= quietSeconds {
+			c.in.Trim()
+		}
 		list = append(list, due{c, p.idle})
 	}
 	s.mu.Unlock()

@@ -42,7 +42,7 @@ func (c *conn) handleCapsule(f *pdu.Frame, hdr []byte) error {
 		c.sub.take()
 		c.sqhd.Store(c.sub.head)
 	}
-	c.r += f.DataOff
+	c.in.Use(f.DataOff)
 	ok := c.prepare(cmd)
 	if f.DataLen == 0 && !(ok && nv.Dir == nvme.DirOut && nv.SGL().Kind == nvme.SGLInCapsule) {
 		c.proceed(cmd, ok)
@@ -209,7 +209,7 @@ func (c *conn) handleData(f *pdu.Frame, hdr []byte) error {
 	if fe != nil {
 		return fatalAt(fe, hdr)
 	}
-	c.r += f.DataOff
+	c.in.Use(f.DataOff)
 	segs := cmd.sg.Slice(off, f.DataLen, c.segs[:0])
 	c.segs = segs
 	good, err := c.body(f, segs)

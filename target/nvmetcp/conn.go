@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,12 +15,8 @@ import (
 	"blockd.dev/target/sockio"
 )
 
-const (
-	inputSmall = 4 << 10  // input buffer of a quiet connection, in bytes
-	inputLarge = 64 << 10 // and of a busy one
-	// lingerTime is how long a peer has to take the last words.
-	lingerTime = time.Second
-)
+// lingerTime is how long a peer has to take the last words.
+const lingerTime = time.Second
 
 // phase is how far a connection is; see the package comment.
 type phase uint8
@@ -61,11 +56,8 @@ type conn struct {
 	host   string
 	subNQN string
 
-	in       []byte // input buffer
-	r, w     int    // in[r:w] is read and not used
-	full     int    // reads in a row that filled the input buffer
+	in       sockio.Input
 	segs     [][]byte
-	iov      [16][]byte
 	sub      submission
 	done     bool  // nothing more is read
 	closeErr error // why the connection ends
@@ -83,13 +75,9 @@ type conn struct {
 		connected   bool // info is that of a queue
 	}
 
-	heldBytes atomic.Int64  // buffer of commands
-	parked    atomic.Int32  // length of the list of parked commands
-	owed      atomic.Int32  // commands with an R2T out
-	within    atomic.Bool   // the reader waits for the rest of a PDU
-	received  atomic.Uint64 // counts reads
-	large     atomic.Bool   // the input buffer is the large one
-	shrink    atomic.Bool   // the ticker wants the reader to give it up
+	heldBytes atomic.Int64 // buffer of commands
+	parked    atomic.Int32 // length of the list of parked commands
+	owed      atomic.Int32 // commands with an R2T out
 	closing   atomic.Pointer[error]
 	counts    counters
 }
@@ -99,7 +87,8 @@ func newConn(srv *Server, tcp *net.TCPConn, port uint16, discoveryOnly bool) (*c
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{srv: srv, sock: sock, port: port, discoveryOnly: discoveryOnly, lim: &srv.limits, in: make([]byte, inputSmall)}
+	c := &conn{srv: srv, sock: sock, port: port, discoveryOnly: discoveryOnly, lim: &srv.limits}
+	c.in.Init(sock)
 	c.rules = pdu.Rules{FromHost: true, CapsuleMax: AdminCapsuleBytes, DataMax: c.lim.MaxH2CData}
 	c.pool.limit = handshakeCommands
 	c.pool.empty.L = &c.pool.mu
@@ -144,7 +133,7 @@ func (c *conn) loop() error {
 	for {
 		err := c.serve()
 		if err == nil && !c.done {
-			err = c.fill(false)
+			err = c.in.Fill()
 		}
 		if err != nil {
 			var fe *fatal
@@ -194,103 +183,17 @@ func (c *conn) lastWords() {
 	if c.sock.Drain() != nil {
 		return
 	}
+	drop := make([]byte, 4<<10)
 	for {
-		if _, err := c.sock.Read(c.in); err != nil {
+		if _, err := c.sock.Read(drop); err != nil {
 			return
 		}
 	}
 }
 
-// fill reads into the input buffer what has arrived, waiting for it; it may
-// return without. within says that the
-// reader is in the middle of a PDU whatever the buffer holds.
-func (c *conn) fill(within bool) error {
-	if c.r == c.w {
-		c.r, c.w = 0, 0
-		c.resize()
-	} else if c.w == len(c.in) {
-		c.w = copy(c.in, c.in[c.r:c.w])
-		c.r = 0
-	}
-	if err := c.beforeRead(within || c.w > c.r); err != nil {
-		return err
-	}
-	n, err := c.sock.Read(c.in[c.w:])
-	if err != nil {
-		return c.readError(err, within || c.w > c.r)
-	}
-	if n == len(c.in)-c.w {
-		c.full++
-	} else {
-		c.full = 0
-	}
-	c.w += n
-	c.afterRead()
-	return nil
-}
-
-// resize makes the empty input buffer fit the traffic.
-func (c *conn) resize() {
-	switch {
-	case c.full >= 2 && len(c.in) < inputLarge:
-		c.in = make([]byte, inputLarge)
-		c.full = 0
-		c.large.Store(true)
-	case c.shrink.Load():
-		c.shrink.Store(false)
-		if len(c.in) > inputSmall {
-			c.in = make([]byte, inputSmall)
-			c.large.Store(false)
-		}
-	}
-}
-
-// beforeRead sends what is queued and waits until the peer takes output.
-func (c *conn) beforeRead(within bool) error {
-	c.sock.Uncork()
-	if c.within.Load() != within {
-		c.within.Store(within)
-	}
-	if c.sock.Congested() {
-		return c.sock.WaitRoom()
-	}
-	return nil
-}
-
-func (c *conn) afterRead() {
-	c.received.Add(1)
-	c.sock.Cork()
-}
-
-// readError names the end of the stream, and lets a reader that the ticker
-// woke go on: a connection that is served has no deadline of its own.
-func (c *conn) readError(err error, within bool) error {
-	if c.phase == phaseLive && errors.Is(err, os.ErrDeadlineExceeded) {
-		return c.sock.SetReadDeadline(time.Time{})
-	}
-	if errors.Is(err, io.EOF) && within {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-// need reads until n bytes are in the input buffer, n at most inputSmall.
-func (c *conn) need(n int) error {
-	for c.w-c.r < n {
-		if c.r+n > len(c.in) {
-			c.w = copy(c.in, c.in[c.r:c.w])
-			c.r = 0
-		}
-		if err := c.fill(true); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // serve handles every PDU in the input buffer.
 func (c *conn) serve() error {
-	for !c.done && c.w-c.r >= pdu.CommonLen {
+	for !c.done && len(c.in.Bytes()) >= pdu.CommonLen {
 		if err := c.serveOne(); err != nil {
 			return err
 		}
@@ -302,7 +205,7 @@ func (c *conn) serve() error {
 // missing of it.
 func (c *conn) serveOne() error {
 	var h pdu.Header
-	b := c.in[c.r:c.w]
+	b := c.in.Bytes()
 	if _, err := h.Decode(b); err != nil {
 		return err
 	}
@@ -314,10 +217,10 @@ func (c *conn) serveOne() error {
 		return fatalAt(pdu.Fatal(pdu.SequenceError, 0), b[:min(len(b), f.HLen)])
 	}
 	if len(b) < f.DataOff {
-		if err := c.need(f.DataOff); err != nil {
+		if err := c.in.Need(f.DataOff); err != nil {
 			return err
 		}
-		b = c.in[c.r:c.w]
+		b = c.in.Bytes()
 	}
 	if f.HDigest && pdu.Digest(0, b[:f.HLen]) != pdu.DigestAt(b[f.HLen:]) {
 		return fatalAt(pdu.Fatal(pdu.HeaderDigestError, pdu.DigestAt(b[f.HLen:])), b[:f.HLen])
@@ -332,10 +235,10 @@ func (c *conn) serveOne() error {
 		return c.handleData(&f, hdr)
 	default: // H2CTermReq is the only one left that Frame lets through
 		var t pdu.TermReq
-		if err := c.need(f.Total); err != nil {
+		if err := c.in.Need(f.Total); err != nil {
 			return err
 		}
-		if _, err := t.Decode(c.in[c.r : c.r+f.Total]); err != nil {
+		if _, err := t.Decode(c.in.Bytes()[:f.Total]); err != nil {
 			return err
 		}
 		return fmt.Errorf("%w: %v", errHostTerminated, t.FatalError.Error())
@@ -343,100 +246,25 @@ func (c *conn) serveOne() error {
 }
 
 // body receives f's data: segs takes its front, the rest is dropped. The
-// header is already taken off the input buffer. It reports whether the digest,
-// if any, is right. What of segs is not in the input buffer is read straight
-// into it, with the input buffer behind it to catch what follows.
+// header is already taken off the input. It reports whether the digest, if
+// any, is right.
 func (c *conn) body(f *pdu.Frame, segs [][]byte) (ok bool, err error) {
-	left := f.DataLen
-	var crc uint32
-	for left > 0 {
-		if c.r == c.w {
-			if len(segs) == 0 {
-				if err := c.fill(true); err != nil {
-					return false, err
-				}
-				continue
-			}
-			n, err := c.readDirect(segs)
-			if err != nil {
-				return false, err
-			}
-			left -= n
-			for n > 0 {
-				m := min(n, len(segs[0]))
-				if f.DDigest {
-					crc = pdu.Digest(crc, segs[0][:m])
-				}
-				segs = skip(segs, m)
-				n -= m
-			}
-			continue
-		}
-		p := c.in[c.r:min(c.w, c.r+left)]
-		if len(segs) > 0 {
-			p = p[:copy(segs[0], p)]
-			segs = skip(segs, len(p))
-		}
-		if f.DDigest {
-			crc = pdu.Digest(crc, p)
-		}
-		c.r += len(p)
-		left -= len(p)
-	}
 	if !f.DDigest {
-		return true, nil
+		return true, c.in.Into(segs, f.DataLen, nil)
 	}
-	if err := c.need(pdu.DigestLen); err != nil {
+	var crc uint32
+	if err := c.in.Into(segs, f.DataLen, func(p []byte) { crc = pdu.Digest(crc, p) }); err != nil {
 		return false, err
 	}
-	ok = crc == pdu.DigestAt(c.in[c.r:])
-	c.r += pdu.DigestLen
+	if err := c.in.Need(pdu.DigestLen); err != nil {
+		return false, err
+	}
+	ok = crc == pdu.DigestAt(c.in.Bytes())
+	c.in.Use(pdu.DigestLen)
 	if !ok {
 		c.counts.digests.Add(1)
 	}
 	return ok, nil
-}
-
-// readDirect reads into segs and, behind it, the empty input buffer. It
-// returns how many bytes went to segs.
-func (c *conn) readDirect(segs [][]byte) (int, error) {
-	c.r, c.w = 0, 0
-	if err := c.beforeRead(true); err != nil {
-		return 0, err
-	}
-	k, total := 0, 0
-	for k < len(c.iov)-1 && k < len(segs) {
-		c.iov[k] = segs[k]
-		total += len(segs[k])
-		k++
-	}
-	if k == len(segs) {
-		c.iov[k] = c.in
-		k++
-	}
-	n, err := c.sock.Readv(c.iov[:k])
-	clear(c.iov[:k])
-	if err != nil {
-		return 0, c.readError(err, true)
-	}
-	c.afterRead()
-	if n > total {
-		c.w = n - total
-		n = total
-	}
-	return n, nil
-}
-
-// skip drops the first n bytes of the list.
-func skip(segs [][]byte, n int) [][]byte {
-	for len(segs) > 0 && n >= len(segs[0]) {
-		n -= len(segs[0])
-		segs = segs[1:]
-	}
-	if n > 0 {
-		segs[0] = segs[0][n:]
-	}
-	return segs
 }
 
 // end cleans up behind the reader: commands that wait are given up, the queue

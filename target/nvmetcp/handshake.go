@@ -16,7 +16,7 @@ func (c *conn) handleICReq(f *pdu.Frame, hdr []byte) error {
 	if _, err := q.Decode(hdr); err != nil {
 		return fatalOf(err, hdr)
 	}
-	c.r += f.Total
+	c.in.Use(f.Total)
 	r := pdu.IC{Resp: true, HeaderDigest: q.HeaderDigest, DataDigest: q.DataDigest, Limit: uint32(c.lim.MaxH2CData)}
 	c.sock.Append(r.Append(make([]byte, 0, pdu.ICLen)), nil, nil, nil)
 	c.rules.HeaderDigest, c.rules.DataDigest = q.HeaderDigest, q.DataDigest
@@ -180,7 +180,7 @@ func (c *conn) live() {
 		return
 	}
 	c.phase = phaseLive
-	_ = c.sock.SetReadDeadline(time.Time{})
+	c.in.Live()
 	c.srv.live(c)
 }
 

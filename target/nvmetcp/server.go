@@ -240,18 +240,17 @@ func (s *Server) pulse() {
 	var stalled []*conn
 	s.mu.Lock()
 	for c, p := range s.mu.conns {
-		if n := c.received.Load(); n != p.received {
+		if n := c.in.Received(); n != p.received {
 			p.received, p.idle = n, 0
 			continue
 		}
 		p.idle++
 		switch {
 		case !p.live: // has deadlines of its own
-		case p.idle >= s.limits.StallSeconds && (c.within.Load() || c.owed.Load() > 0):
+		case p.idle >= s.limits.StallSeconds && (c.in.Within() || c.owed.Load() > 0):
 			stalled = append(stalled, c)
-		case p.idle >= quietSeconds && c.large.Load() && !c.shrink.Swap(true):
-			// The reader wakes, finds the deadline passed, and goes on.
-			_ = c.sock.SetReadDeadline(time.Now())
+		case p.idle >= quietSeconds:
+			c.in.Trim()
 		}
 	}
 	s.mu.Unlock()

@@ -284,9 +284,9 @@ func (w *writer) send(fd uintptr) bool {
 	return true
 }
 
-// consume drops the first n bytes of the list.
+// consume drops the first n bytes of the list, and empty elements that follow.
 func consume(iov [][]byte, n int) [][]byte {
-	for n > 0 && n >= len(iov[0]) {
+	for len(iov) > 0 && n >= len(iov[0]) {
 		n -= len(iov[0])
 		iov = iov[1:]
 	}

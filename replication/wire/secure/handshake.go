@@ -139,13 +139,16 @@ func (h *Handshake) Close() {
 	}
 }
 
-// collect turns what crypto/tls has to say into steps.
+// collect turns what crypto/tls has to say into steps. It reports the end of
+// the handshake before it gives the last key; here StepDone is the last step.
 func (h *Handshake) collect() error {
+	var done []wire.Step
 	for {
 		event := h.tls.NextEvent()
 		step := wire.Step{Level: levelOf(event.Level)}
 		switch event.Kind {
 		case tls.QUICNoEvent:
+			h.steps = append(h.steps, done...)
 			return nil
 		case tls.QUICErrorEvent:
 			return explain(event.Err)
@@ -165,6 +168,8 @@ func (h *Handshake) collect() error {
 			}
 		case tls.QUICHandshakeDone:
 			step.Kind, step.Peer = wire.StepDone, Peer{h.peer, h.tls.ConnectionState().NegotiatedProtocol}
+			done = append(done, step)
+			continue
 		default:
 			return fmt.Errorf("%w: event %d of crypto/tls was not asked for", ErrHandshake, event.Kind)
 		}

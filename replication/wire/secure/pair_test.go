@@ -27,6 +27,9 @@ func (e *end) pump() (sends []wire.Step) {
 		if !ok {
 			return sends
 		}
+		if e.done {
+			panic("a step after StepDone, which a Conn may take as the last")
+		}
 		switch step.Kind {
 		case wire.StepSend:
 			sends = append(sends, step)

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -44,10 +45,10 @@ func newWorld(t *testing.T) *world {
 		runtime.UnlockOSThread()
 	})
 	w := &world{t: t, ns: there}
-	w.here, err = netlink.NewHandleAt(here)
+	w.here, err = netlink.NewHandleAt(here, unix.NETLINK_ROUTE)
 	must(t, err)
 	t.Cleanup(w.here.Close)
-	w.there, err = netlink.NewHandleAt(there)
+	w.there, err = netlink.NewHandleAt(there, unix.NETLINK_ROUTE)
 	must(t, err)
 	t.Cleanup(w.there.Close)
 

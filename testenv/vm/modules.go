@@ -14,7 +14,7 @@ import (
 // guestModules are the kernel modules that a guest may want; what they need
 // comes along.
 var guestModules = []string{
-	"virtio_net", "virtio_rng", "af_packet", "veth", "8021q",
+	"virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "af_packet", "veth", "8021q",
 	"iscsi_tcp", "sd_mod", "sg", "scsi_dh_alua",
 	"nvme_tcp", "nvme_core", "nvme_fabrics", "nvme_auth",
 	"dm_mod", "dm_multipath", "dm_round_robin", "dm_queue_length", "dm_service_time",
@@ -23,7 +23,7 @@ var guestModules = []string{
 
 // optionalModules are built into some flavours of the kernel, or left out.
 var optionalModules = []string{
-	"virtio_rng", "af_packet", "scsi_dh_alua", "nvme_auth", "ext4", "crc32c_intel", "crc32_pclmul",
+	"virtio_pci", "virtio_console", "virtio_rng", "af_packet", "scsi_dh_alua", "nvme_auth", "ext4", "crc32c_intel", "crc32_pclmul",
 	"sd_mod", "dm_mod", "loop", "nvme_core", "nvme_fabrics",
 }
 

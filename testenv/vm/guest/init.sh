@@ -13,7 +13,12 @@ mount -t tmpfs tmpfs /run
 mkdir -p /run/lock/iscsi /run/udev /run/multipath
 ln -s /proc/self/fd /dev/fd
 
-# The streams to the host, found by the names that QEMU gave them.
+# The streams to the host, found by the names that QEMU gave them, which appear
+# a while after the driver. The driver is built into some kernels.
+modprobe -qa virtio_pci virtio_console
+while [ "$(cat /sys/class/virtio-ports/*/name 2>/dev/null | wc -l)" -lt 2 ]; do
+    sleep 0.1
+done
 for port in /sys/class/virtio-ports/*; do
     ln -s "/dev/${port##*/}" "/run/port-$(cat "$port/name")"
 done

@@ -336,15 +336,31 @@ func TestAbortTaskByPlaceInTheWindow(t *testing.T) {
 	check("reset of a LUN that isn't there", 2)
 }
 
+// A cold reset ends every session, of an initiator that has the target for itself;
+// another is not authorized (§11.5.1, §11.6.1), and nobody's session ends.
 func TestColdResetEndsEverySession(t *testing.T) {
 	r := newRig(t, nil)
-	a, b := r.session(), r.dial()
-	if b.login("InitiatorName=iqn.2025-01.org.example:other", ident[1]) != 0 {
+	a, b, other := r.session(), r.dial(), r.dial()
+	if b.loginAs(pdu.LoginRequest{ISID: [6]byte{0x80, 9}}, ident...) != 0 ||
+		other.login("InitiatorName=iqn.2025-01.org.example:other", ident[1]) != 0 {
 		t.Fatal("login")
 	}
 	a.tmf(7, nil)
 	var resp pdu.TMFResponse
 	a.expect(pdu.OpTMFResponse, &resp)
+	if resp.Response != 6 {
+		t.Fatalf("a cold reset beside another initiator: response %d, want 6", resp.Response)
+	}
+	for _, i := range []*initiator{a, b, other} {
+		i.ping("")
+	}
+	_ = other.c.Close()
+	r.await(EventDropped)
+	a.tmf(7, nil)
+	a.expect(pdu.OpTMFResponse, &resp)
+	if resp.Response != 0 {
+		t.Fatalf("a cold reset of the only initiator: response %d", resp.Response)
+	}
 	a.gone()
 	b.gone()
 	r.await(EventReset)

@@ -11,6 +11,7 @@ const (
 	tmfTaskReassign           = 8
 	tmfNoReassign       uint8 = 4
 	tmfNotSupported     uint8 = 5
+	tmfNotAuthorized    uint8 = 6
 	tmfDone             uint8 = 0
 	tmfTaskDoesNotExist uint8 = 1
 )
@@ -37,6 +38,8 @@ func (c *conn) handleTMF(hdr []byte) error {
 		c.reject(pdu.RejectTooManyImmediate, hdr)
 	case q.Function == tmfTaskReassign:
 		c.finishTMF(q.ITT, tmfNoReassign)
+	case fn == scsi.TMFTargetColdReset && c.srv.shared(c):
+		c.finishTMF(q.ITT, tmfNotAuthorized)
 	case fn == scsi.TMFAbortTask:
 		c.abortTask(&q)
 	case fn >= scsi.TMFAbortTaskSet && fn <= scsi.TMFTargetColdReset:
@@ -45,6 +48,21 @@ func (c *conn) handleTMF(hdr []byte) error {
 		c.finishTMF(q.ITT, tmfNotSupported)
 	}
 	return nil
+}
+
+// shared reports whether other initiators have sessions too. A cold reset ends
+// every session with the target (§11.5.1), so that only an initiator that has the
+// target for itself is authorized to it: no host may cut off another's. (A warm
+// reset is about units that the host sees, see package scsi.)
+func (s *Server) shared(by *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.mu.byKey {
+		if !n.discovery && n.initiator != by.sess.initiator {
+			return true
+		}
+	}
+	return false
 }
 
 // abortTask finds the task: still without its data, running, or not received

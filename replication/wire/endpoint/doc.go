@@ -1,0 +1,46 @@
+// Package endpoint moves a node's messages: it owns the links, drives the
+// Conns, dials peers and answers those who dial, and keeps one connection to
+// each of them up.
+//
+// # Goroutines
+//
+// Each Link has one goroutine, its pump, which runs to completion: it takes
+// what arrived, lets Conns digest it, calls handlers and callbacks, and sends
+// what Conns have to say, one batch of each per turn. When there is nothing
+// to do it polls for as long as it pays (internal/adaptive), then sleeps in
+// Link.Wait. There are no others.
+//
+// Handlers and callbacks therefore run on a pump. They must not block, and
+// what they send leaves with the same turn: that is the short way. From other
+// goroutines everything here may be called, too, and wakes the pump if it
+// sleeps.
+//
+// # Who owns what
+//
+// A connection has a home: the pump whose Link its preferred path uses. Only
+// the home takes its events, so that they stay in order, and only the home
+// produces. A pump that gets a datagram for a connection of another passes
+// it to the Conn, under the Conn's lock, and calls the home. What the home
+// produces for another pump's path goes through that pump's outbox, which
+// copies; only probes of spare paths do so for long, as the home follows the
+// preferred path.
+//
+// Locks, in the order in which they are taken: Peer.mu, conn.mu, Endpoint.mu,
+// pump.mu. None is held while a handler or a callback runs.
+//
+// # One connection per peer
+//
+// Two nodes may dial each other at the same time, and each of them learns who
+// is at the other end only at the end of the handshake. If there are two
+// connections then, both sides prefer that which the node with the smaller ID
+// dialed. The other takes no new requests, finishes those that are under way,
+// and is closed. A second connection dialed by the same side means that that
+// side has lost the first, so it is gone at once, with wire.ErrPeerRestart.
+//
+// # Strangers
+//
+// A hello costs this node a key exchange. With more than Config.RetryAbove
+// handshakes under way it first asks for proof, without keeping anything,
+// that the client receives at the address it sends from; with more than
+// Config.HalfOpenMax it answers nothing.
+package endpoint

@@ -1,0 +1,359 @@
+package endpoint
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"blockd.dev/afxdp/link"
+	"blockd.dev/internal/adaptive"
+	"blockd.dev/internal/clock"
+)
+
+const (
+	rxBatch = 64
+	txBatch = 64
+
+	outboxMax = 256 // datagrams that other pumps may leave at a time
+
+	// sleepMin is the shortest sleep worth its wake-up, for a pump that may
+	// poll instead.
+	sleepMin = 30 * time.Microsecond
+	// yieldEvery is how many empty turns of a polling pump go by between two
+	// calls of sched_yield, and yieldLong how long that takes at least when
+	// somebody else has used the processor meanwhile.
+	yieldEvery = 16
+	yieldLong  = 20 * time.Microsecond
+	// fullWait is how long to wait for a ring to have room, at most.
+	fullWait = time.Millisecond
+	// answersMax is how many datagrams a second a pump sends to strangers: retries,
+	// refusals, resets.
+	answersMax = 2000
+)
+
+// pump is the goroutine of one Link.
+type pump struct {
+	e      *Endpoint
+	link   link.Link
+	local  netip.AddrPort
+	poller adaptive.Poller
+
+	mu struct {
+		sync.Mutex
+		ready   []*conn
+		outbox  []parcel
+		stopErr error      // why to stop
+		drainAt clock.Mono // when to stop at the latest; 0 for not at all
+		ended   bool
+	}
+	called atomic.Bool // there is something in mu
+	asleep atomic.Bool
+
+	// The goroutine's own.
+	now       clock.Mono
+	conns     []*conn // at home here
+	running   []*conn // to be processed in this turn
+	spare     []*conn // memory for mu.ready
+	nextTimer clock.Mono
+	draining  clock.Mono
+	full      bool // the link had no room
+	rx        [rxBatch]link.RxBuf
+	tx        [txBatch]link.TxBuf
+	txHave    int // reserved
+	txUsed    int // of these, to be sent
+	scratch   []byte
+	parcels   []parcel // memory for mu.outbox
+	answers   int      // to strangers, in the second that began at answersAt
+	answersAt clock.Mono
+
+	count pumpCounters
+}
+
+// parcel is a datagram that another pump has produced for this one's link.
+type parcel struct {
+	data []byte
+	to   netip.AddrPort
+}
+
+func newPump(e *Endpoint, l link.Link) *pump {
+	p := &pump{e: e, link: l, local: l.LocalAddr(), nextTimer: clock.Never, scratch: make([]byte, datagramMax)}
+	p.poller.Init(e.cfg.Poll)
+	return p
+}
+
+func (p *pump) name() string { return fmt.Sprintf("%v %v", p.link.Kind(), p.local) }
+
+// run is the goroutine.
+func (p *pump) run() {
+	defer p.e.pumps.Done()
+	err := p.loop()
+	p.mu.Lock()
+	p.mu.ended = true
+	p.mu.Unlock()
+	p.e.pumpEnded(p, err)
+	if p.txHave > 0 {
+		p.link.ReleaseTx(p.tx[:p.txHave])
+	}
+	_ = p.link.Close() // nothing can be done about it, and nothing follows from it
+}
+
+// loop takes turns until the link ends or the pump is stopped.
+func (p *pump) loop() error {
+	var (
+		idle, polling bool
+		began         clock.Mono
+		budget        time.Duration
+		empty         int // turns in a row
+	)
+	for {
+		worked, err := p.turn()
+		if err != nil {
+			return err
+		}
+		if worked {
+			switch {
+			case polling:
+				p.poller.Hit(p.now.Sub(began))
+			case idle:
+				p.poller.Parked(p.now.Sub(began))
+			}
+			idle, polling = false, false
+			continue
+		}
+		if !idle {
+			idle, began, empty = true, p.now, 0
+			budget = p.poller.Begin()
+			polling = budget > 0
+		}
+		if polling {
+			empty++
+			if p.now.Sub(began) < budget && p.yield(empty) {
+				continue
+			}
+			p.poller.Miss(p.now.Sub(began))
+			polling = false
+		}
+		if err := p.sleep(); err != nil {
+			return err
+		}
+	}
+}
+
+// yield lets others have the processor between two looks at the link. It
+// reports false when they needed it, so that polling is at their expense.
+func (p *pump) yield(empty int) bool {
+	runtime.Gosched()
+	if empty%yieldEvery != 0 {
+		return true
+	}
+	before := p.e.cfg.Clock.Now()
+	_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	taken := p.e.cfg.Clock.Now().Sub(before)
+	return taken < yieldLong || p.e.cfg.Poll.Mode == adaptive.Busy
+}
+
+// sleep waits for the link, for a call, or for the next timer.
+func (p *pump) sleep() error {
+	timeout := time.Duration(-1)
+	if next := min(p.nextTimer, p.e.nextDialFor(p), p.drainEnd()); next != clock.Never {
+		timeout = max(0, next.Sub(p.e.cfg.Clock.Now()))
+	}
+	if p.full {
+		p.full = false
+		timeout = fullWait
+	} else {
+		if timeout == 0 || timeout > 0 && timeout < sleepMin && p.e.cfg.Poll.Mode != adaptive.Interrupt {
+			return nil
+		}
+		p.asleep.Store(true)
+		defer p.asleep.Store(false)
+		if p.called.Load() {
+			return nil
+		}
+	}
+	return p.link.Wait(timeout)
+}
+
+func (p *pump) drainEnd() clock.Mono {
+	if p.draining != 0 {
+		return p.draining
+	}
+	return clock.Never
+}
+
+// turn is one batch of everything. worked tells whether there was anything
+// that polling is for; timers are not.
+func (p *pump) turn() (worked bool, err error) {
+	p.full = false
+	n, err := p.link.Recv(p.rx[:])
+	if err != nil {
+		return false, err
+	}
+	p.now = p.e.cfg.Clock.Now()
+	p.count.turns.Add(1)
+	if n > 0 {
+		p.receive(p.rx[:n])
+		p.link.ReleaseRx(p.rx[:n])
+	}
+	called := p.called.Load()
+	if called {
+		if err := p.takeCalls(); err != nil {
+			return false, err
+		}
+	}
+	if p.nextTimer <= p.now {
+		p.timers()
+	}
+	if p.e.nextDialFor(p) <= p.now {
+		p.e.dialDue(p.now)
+	}
+	for i := 0; i < len(p.running); i++ {
+		c := p.running[i]
+		p.running[i] = nil
+		if home := c.home.Load(); home != p {
+			home.enqueue(c)
+			continue
+		}
+		if !c.listed && !c.over {
+			c.listed = true
+			p.conns = append(p.conns, c)
+		}
+		c.process(p, p.now)
+	}
+	p.running = p.running[:0]
+	if err := p.flush(); err != nil {
+		return false, err
+	}
+	if p.draining != 0 && (len(p.conns) == 0 || p.draining <= p.now) {
+		return false, fmt.Errorf("%w: %w", link.ErrClosed, ErrStopped)
+	}
+	return (n > 0 || called) && !p.full, nil
+}
+
+// takeCalls takes what others have left in mu.
+func (p *pump) takeCalls() error {
+	p.called.Store(false) // before looking: what comes later sets it again
+	p.mu.Lock()
+	ready, parcels := p.mu.ready, p.mu.outbox
+	p.mu.ready, p.mu.outbox = p.spare[:0], p.parcels[:0]
+	p.draining = p.mu.drainAt
+	err := p.mu.stopErr
+	p.mu.Unlock()
+	p.running = append(p.running, ready...)
+	clear(ready)
+	p.spare = ready
+	for i := range parcels {
+		if buf := p.txBuf(); buf != nil && len(parcels[i].data) <= cap(buf.Data) {
+			buf.Data = append(buf.Data[:0], parcels[i].data...)
+			buf.Peer = parcels[i].to
+			p.txUsed++
+		}
+	}
+	clear(parcels)
+	p.parcels = parcels
+	return err
+}
+
+// timers finds connections whose deadline has come.
+func (p *pump) timers() {
+	p.nextTimer = clock.Never
+	for _, c := range p.conns {
+		if c.deadline > p.now {
+			p.nextTimer = min(p.nextTimer, c.deadline)
+		} else if !c.ready.Swap(true) {
+			p.running = append(p.running, c)
+		}
+	}
+}
+
+// disown takes c off this pump's connections.
+func (p *pump) disown(c *conn) {
+	if c.listed {
+		c.listed = false
+		p.conns = slices.DeleteFunc(p.conns, func(o *conn) bool { return o == c })
+	}
+}
+
+// enqueue has c processed. Any goroutine may call it.
+func (p *pump) enqueue(c *conn) {
+	p.mu.Lock()
+	if p.mu.ended {
+		p.mu.Unlock()
+		if home := c.home.Load(); home != p {
+			home.enqueue(c)
+		}
+		return // pumpEnded finds c and moves it
+	}
+	p.mu.ready = append(p.mu.ready, c)
+	p.mu.Unlock()
+	p.call()
+}
+
+// call makes the pump look into mu.
+func (p *pump) call() {
+	p.called.Store(true)
+	if p.asleep.Load() {
+		p.link.Wake()
+	}
+}
+
+// sendFor leaves a datagram for the pump to send, or drops it, as a wire does.
+func (p *pump) sendFor(datagram []byte, to netip.AddrPort) {
+	p.mu.Lock()
+	if !p.mu.ended && len(p.mu.outbox) < outboxMax {
+		p.mu.outbox = append(p.mu.outbox, parcel{slices.Clone(datagram), to})
+	}
+	p.mu.Unlock()
+	p.call()
+}
+
+// stop ends the pump with err.
+func (p *pump) stop(err error) {
+	p.mu.Lock()
+	p.mu.stopErr = err
+	p.mu.Unlock()
+	p.call()
+}
+
+// drain ends the pump when it has no connections any more, or at the latest
+// at the given time.
+func (p *pump) drain(at clock.Mono) {
+	p.mu.Lock()
+	p.mu.drainAt = at
+	p.mu.Unlock()
+	p.call()
+}
+
+// txBuf returns the next send buffer, of length zero; nil when the link has
+// none, and then the pump waits until it may have. The caller uses it by
+// txUsed++.
+func (p *pump) txBuf() *link.TxBuf {
+	if p.txUsed == p.txHave {
+		if p.txHave == len(p.tx) && p.flush() != nil {
+			return nil // the next Recv tells, too
+		}
+		p.txHave += p.link.Reserve(p.tx[p.txHave:])
+		if p.txUsed == p.txHave {
+			p.full = true
+			return nil
+		}
+	}
+	return &p.tx[p.txUsed]
+}
+
+// flush sends what is ready. Reserved buffers that are left move to the front.
+func (p *pump) flush() error {
+	if p.txUsed == 0 {
+		return nil
+	}
+	err := p.link.Send(p.tx[:p.txUsed])
+	n := copy(p.tx[:], p.tx[p.txUsed:p.txHave])
+	p.txHave, p.txUsed = n, 0
+	return err
+}

@@ -27,7 +27,8 @@ func newSuiteCommand() *cobra.Command {
 		Use:   "suite",
 		Short: "Measure blockd beside its peers in one run and print the ratios",
 		Long: "Runs the store beside fio, the iSCSI target beside tgt, and both targets beside bare TCP\n" +
-			"in the shape of their protocol, rounds of both in turn.\n" +
+			"in the shape of their protocol, rounds of both in turn,\n" +
+			"and what idle connections cost.\n" +
 			"Needs fio, tgt, libiscsi-bin, qemu-utils and qemu-block-extra. A goal that is not\n" +
 			"reached is printed, not an error: machines differ.",
 		Args: cobra.NoArgs,
@@ -44,16 +45,27 @@ func newSuiteCommand() *cobra.Command {
 			wire := func(protocol string) suite.Wire {
 				return suite.Wire{Protocol: protocol, Blockd: blockd, Self: self, Rounds: rounds, Runtime: runtime / 3, Logf: logf}
 			}
+			var report suite.Report
+			rows := func(run func(context.Context) ([]suite.Row, error)) func(context.Context) error {
+				return func(ctx context.Context) error {
+					more, err := run(ctx)
+					report.Rows = append(report.Rows, more...)
+					return err
+				}
+			}
 			parts := []struct {
 				name string
-				run  func(context.Context) ([]suite.Row, error)
+				run  func(context.Context) error
 			}{
-				{"store", suite.Store{Dir: dir, Bytes: bytes, Rounds: rounds, Runtime: runtime, Logf: logf}.Run},
-				{"iscsi", suite.ISCSI{Blockd: blockd, Rounds: rounds, Runtime: runtime, Logf: logf}.Run},
-				{"nvme", wire("nvme").Run},
-				{"iscsi-wire", wire("iscsi").Run},
+				{"store", rows(suite.Store{Dir: dir, Bytes: bytes, Rounds: rounds, Runtime: runtime, Logf: logf}.Run)},
+				{"iscsi", rows(suite.ISCSI{Blockd: blockd, Rounds: rounds, Runtime: runtime, Logf: logf}.Run)},
+				{"nvme", rows(wire("nvme").Run)},
+				{"iscsi-wire", rows(wire("iscsi").Run)},
+				{"idle", func(ctx context.Context) (err error) {
+					report.Gauges, err = suite.Idle{Blockd: blockd, Logf: logf}.Run(ctx)
+					return err
+				}},
 			}
-			var rows []suite.Row
 			var errs []error
 			known := only == ""
 			for _, p := range parts {
@@ -61,16 +73,14 @@ func newSuiteCommand() *cobra.Command {
 					continue
 				}
 				known = true
-				more, err := p.run(cmd.Context())
-				rows = append(rows, more...)
-				if err != nil {
+				if err := p.run(cmd.Context()); err != nil {
 					errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
 				}
 			}
 			if !known {
-				return fmt.Errorf("--only %s: give store, iscsi, nvme or iscsi-wire", only)
+				return fmt.Errorf("--only %s: give store, iscsi, nvme, iscsi-wire or idle", only)
 			}
-			return errors.Join(append(errs, printRows(cmd, output, rows))...)
+			return errors.Join(append(errs, printSuite(cmd, output, report))...)
 		},
 	}
 	f := cmd.Flags()
@@ -79,19 +89,19 @@ func newSuiteCommand() *cobra.Command {
 	f.IntVar(&rounds, "rounds", 3, "rounds of each side and case")
 	f.DurationVar(&runtime, "runtime", 3*time.Second, "length of a round, in whole seconds; a third of it for bare TCP")
 	f.Int64Var(&bytes, "bytes", 2<<30, "size of the store's volume in bytes, a multiple of 1 MiB")
-	f.StringVar(&only, "only", "", "run one part: store, iscsi, nvme or iscsi-wire")
+	f.StringVar(&only, "only", "", "run one part: store, iscsi, nvme, iscsi-wire or idle")
 	f.StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
 }
 
-func printRows(cmd *cobra.Command, format string, rows []suite.Row) error {
+func printSuite(cmd *cobra.Command, format string, report suite.Report) error {
 	switch format {
 	case "json":
 		enc := json.NewEncoder(cmd.OutOrStdout())
 		enc.SetIndent("", "  ")
-		return enc.Encode(rows)
+		return enc.Encode(report)
 	case "table":
-		return suite.WriteTable(cmd.OutOrStdout(), rows)
+		return suite.WriteTables(cmd.OutOrStdout(), report)
 	}
 	return fmt.Errorf("output format %q: give table or json", format)
 }

@@ -43,12 +43,40 @@ func TestRowsAreRatiosOfMedians(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	var b strings.Builder
-	if err := WriteTable(&b, []Row{r}); err != nil {
+	if err := WriteTables(&b, Report{Rows: []Row{r}}); err != nil {
 		t.Fatal(err)
 	}
 	if line := strings.Split(b.String(), "\n")[1]; !strings.Contains(line, "3.00") || !strings.Contains(line, "short") ||
 		!strings.Contains(line, "2.0 us") {
 		t.Error(line)
+	}
+}
+
+func TestGaugesAreBelowTheirLimits(t *testing.T) {
+	r := Report{Rows: []Row{{Case: "row"}}, Gauges: []Gauge{{"few", "% of a core", 0.25, 1}, {"many", "KiB", 32, 32}}}
+	var b strings.Builder
+	if err := WriteTables(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(b.String(), "\n")
+	for i, want := range []string{"row", "CASE", "few met", "many short"} {
+		line := strings.Join(strings.Fields(lines[[]int{1, 3, 4, 5}[i]]), " ")
+		first, last, _ := strings.Cut(want, " ")
+		if !strings.HasPrefix(line, first) || !strings.HasSuffix(line, last) {
+			t.Errorf("%q, want %q", line, want)
+		}
+	}
+}
+
+// What a connection can hold of a process is measured on one's own.
+func TestResidentSizeIsRead(t *testing.T) {
+	p, err := start(t.Context(), "", "sleep", "60")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.stop()
+	if n, err := p.residentBytes(); err != nil || n < 4096 || n > 1<<30 {
+		t.Errorf("%d bytes, %v", n, err)
 	}
 }
 
@@ -68,7 +96,7 @@ func TestGoalsOfCPUAndLatency(t *testing.T) {
 		r := newRow("case", "pump", tc.goal, own, peer)
 		r.GoalCPU, r.GoalP50 = tc.cpu, tc.p50
 		var b strings.Builder
-		if err := WriteTable(&b, []Row{r}); err != nil {
+		if err := WriteTables(&b, Report{Rows: []Row{r}}); err != nil {
 			t.Fatal(err)
 		}
 		if line := strings.TrimSpace(strings.Split(b.String(), "\n")[1]); !strings.HasSuffix(line, tc.want) || r.Met() != !strings.HasPrefix(tc.want, "short") {

@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -80,8 +81,52 @@ func median(s []Sample) Sample {
 	return s[len(s)/2]
 }
 
-// WriteTable prints the rows for a person.
-func WriteTable(w io.Writer, rows []Row) error {
+// Gauge is something of blockd's that is to stay below a limit.
+type Gauge struct {
+	Case  string  `json:"case"`
+	Unit  string  `json:"unit"`
+	Value float64 `json:"value"`
+	Limit float64 `json:"limit"`
+}
+
+// Met reports whether the value is below the limit.
+func (g Gauge) Met() bool { return g.Value < g.Limit }
+
+// Report is what a run of the suite found.
+type Report struct {
+	Rows   []Row   `json:"rows"`
+	Gauges []Gauge `json:"gauges"`
+}
+
+// WriteTables prints a report for a person.
+func WriteTables(w io.Writer, r Report) error {
+	var errs []error
+	if len(r.Rows) > 0 {
+		errs = append(errs, writeRows(w, r.Rows))
+	}
+	if len(r.Rows) > 0 && len(r.Gauges) > 0 {
+		fmt.Fprintln(w)
+	}
+	if len(r.Gauges) > 0 {
+		errs = append(errs, writeGauges(w, r.Gauges))
+	}
+	return errors.Join(errs...)
+}
+
+func writeGauges(w io.Writer, gauges []Gauge) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "CASE\tBLOCKD\tGOAL\t")
+	for _, g := range gauges {
+		mark := "met"
+		if !g.Met() {
+			mark = "short"
+		}
+		fmt.Fprintf(tw, "%s\t%.1f %s\tbelow %.0f\t%s\n", g.Case, g.Value, g.Unit, g.Limit, mark)
+	}
+	return tw.Flush()
+}
+
+func writeRows(w io.Writer, rows []Row) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "CASE\tPEER\tBLOCKD IOPS\tPEER IOPS\tRATIO\tGOAL\tBLOCKD CPU/IO\tPEER CPU/IO\tBLOCKD P50\tPEER P50\t")
 	for _, r := range rows {

@@ -138,7 +138,9 @@ func (s *sides) name() string {
 // ramVolume is a volume that a blockd of its own serves.
 type ramVolume struct {
 	*process
-	url string
+	url   string
+	iscsi iscsihost.Config // by one protocol
+	nvme  nvmehost.Config  // or the other
 }
 
 // startBlockd serves a RAM volume by the protocol alone, and fills the part of
@@ -187,10 +189,12 @@ func (w Wire) startBlockd(ctx context.Context) (*ramVolume, error) {
 	r := &ramVolume{process: p}
 	if w.Protocol == "iscsi" {
 		r.url = fmt.Sprintf("iscsi://%s/%s/%d", addr, v.IQN, v.LUN)
-		err = fillISCSI(ctx, iscsihost.Config{Address: addr, Target: v.IQN, LUN: v.LUN})
+		r.iscsi = iscsihost.Config{Address: addr, Target: v.IQN, LUN: v.LUN}
+		err = fillISCSI(ctx, r.iscsi)
 	} else {
 		r.url = fmt.Sprintf("nvme://%s/%s/%d", addr, v.NQN, v.NSID)
-		err = fillNVMe(nvmehost.Config{Addr: addr, SubNQN: v.NQN, HostNQN: "nqn.2026-01.dev.blockd:bench"}, v.NSID)
+		r.nvme = nvmehost.Config{Addr: addr, SubNQN: v.NQN, HostNQN: "nqn.2026-01.dev.blockd:bench"}
+		err = fillNVMe(r.nvme, v.NSID)
 	}
 	if err != nil {
 		p.stop()

@@ -7,10 +7,13 @@ import (
 	"blockd.dev/replication/wire/packet"
 )
 
-// ackEvery is after how many packets an acknowledgement no longer waits for
-// company: often enough to keep a sender's window moving, seldom enough that
-// acknowledgements cost a tenth of what they are for.
-const ackEvery = 8
+// ackPackets and ackBytes are after how much an acknowledgement no longer
+// waits for company: often enough to keep a sender's window moving, seldom
+// enough that acknowledgements cost a tenth of what they are for.
+const (
+	ackPackets = 8
+	ackBytes   = 32 << 10
+)
 
 // acks is what the peer is to be told of its packets.
 type acks struct {
@@ -18,6 +21,7 @@ type acks struct {
 	count   int
 	newest  clock.Mono // when the packet with the largest number came
 	pending int        // eliciting packets not acknowledged yet
+	bytes   int        // of these
 	due     clock.Mono // when to acknowledge without company; Never for no need
 }
 
@@ -25,7 +29,7 @@ type acks struct {
 // one makes an acknowledgement due: at once if urgent, if the packet came out
 // of order, or after some; otherwise after delay, so that an answer can carry
 // it.
-func (a *acks) note(now clock.Mono, number uint64, eliciting, urgent bool, delay time.Duration) {
+func (a *acks) note(now clock.Mono, number uint64, size int, eliciting, urgent bool, delay time.Duration) {
 	inOrder := a.count == 0 && number == 0 || a.count > 0 && number == a.ranges[0].Last+1
 	if a.count == 0 || number > a.ranges[0].Last {
 		a.newest = now
@@ -37,7 +41,8 @@ func (a *acks) note(now clock.Mono, number uint64, eliciting, urgent bool, delay
 	if a.pending == 0 {
 		a.due = now.Add(delay)
 	}
-	if a.pending++; urgent || !inOrder || a.pending >= ackEvery {
+	a.pending++
+	if a.bytes += size; urgent || !inOrder || a.pending >= ackPackets || a.bytes >= ackBytes {
 		a.due = now
 	}
 }
@@ -79,7 +84,7 @@ func (a *acks) append(dst []byte, now clock.Mono, room int) []byte {
 	if n == 0 || packet.AckLenMax(n) > room {
 		return dst
 	}
-	a.pending, a.due = 0, clock.Never
+	a.pending, a.bytes, a.due = 0, 0, clock.Never
 	return packet.AppendAck(dst, a.ranges[:n], now.Sub(a.newest))
 }
 

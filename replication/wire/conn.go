@@ -178,12 +178,15 @@ func (c *Conn) Deadline() clock.Mono {
 		return min(c.shake.next, c.shake.until, c.firstAlarm())
 	case up, draining:
 	}
-	at := min(c.acks.due, c.lossTime, c.paceTime, c.firstAlarm(), c.keepAliveAt(), c.pathTimer(), c.drainEnd)
+	at := min(c.lossTime, c.firstAlarm(), c.keepAliveAt(), c.pathTimer(), c.drainEnd)
 	if c.ledger.Waiting() {
 		at = min(at, c.timeoutAt(), c.deadAt())
 	}
-	if c.creditDue() {
-		at = min(at, c.now)
+	if c.paths[c.active].usable() && !c.ledger.Full() { // else there is no use in Produce
+		at = min(at, c.acks.due, c.paceTime)
+		if c.creditDue() {
+			at = min(at, c.now)
+		}
 	}
 	return at
 }
@@ -224,7 +227,6 @@ func (c *Conn) Tick(now clock.Mono) {
 			c.onTimeout()
 		}
 	}
-	c.tickPaths()
 	if c.keepAliveAt() <= c.now {
 		c.keepAlive()
 	}
@@ -260,6 +262,7 @@ func (c *Conn) keepAliveAt() clock.Mono {
 
 func (c *Conn) keepAlive() {
 	c.paths[c.active].ping = true
+	c.lastSent = c.now // the next one counts from here, even if nothing can be sent
 	if c.out.unanswered > 0 && c.now.Sub(c.heard) < c.cfg.KeepAlive {
 		c.owedSince = c.heard // its silence began when it was heard last
 		return

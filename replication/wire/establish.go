@@ -288,12 +288,12 @@ func (c *Conn) produceHandshake(buf []byte) int {
 		if o.next >= len(o.data) || level > 0 && h.sealer[level].sealer == nil {
 			continue
 		}
-		if !c.client && !h.proven && h.tx+packet.DatagramMin > amplifyMax*h.rx {
-			return 0
-		}
 		b := c.handshakeHead(Level(level), buf[:0])
 		room := packet.DatagramMin - len(b) - packet.CryptoHeadMax - tagMax
 		n := min(room, len(o.data)-o.next)
+		if !c.client && !h.proven && h.tx+packet.DatagramMin-room+n > amplifyMax*h.rx {
+			return 0
+		}
 		b = packet.AppendCrypto(b, packet.Crypto{Offset: uint64(o.next), Data: o.data[o.next : o.next+n]})
 		o.next += n
 		return c.handshakeTail(Level(level), b)

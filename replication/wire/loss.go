@@ -32,7 +32,7 @@ func (c *Conn) PacketAcked(number uint64, p *recovery.Packet, wasLost bool) {
 	path.lastAcked = c.now
 	if number == c.ackedLargest {
 		path.rtt.Sample(c.now, c.now.Sub(p.Sent), min(c.ackDelay, c.params.AckDelay+c.cfg.Granularity))
-		path.window.Sampled(number, c.ledger.Next(), &path.rtt)
+		path.window.Sampled(c.now, number, c.ledger.Next(), &path.rtt, c.params.AckDelay)
 	}
 	if PathID(p.Path) == c.active {
 		c.timeouts, c.probes = 0, 0

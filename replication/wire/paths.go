@@ -78,6 +78,9 @@ func (c *Conn) AddPath(now clock.Mono, path PathID, datagramMax int) error {
 	if c.state == up || c.state == draining {
 		p.limit = min(p.limit, int(c.params.DatagramMax))
 		p.startChallenge(c.now)
+		if !c.paths[c.active].usable() {
+			c.moveTo(path)
+		}
 	}
 	return nil
 }
@@ -135,6 +138,7 @@ func (c *Conn) otherPath() (best PathID, ok bool) {
 // the others.
 func (c *Conn) moveTo(path PathID) {
 	old := c.active
+	c.paths[old].valid = false // until it answers again
 	c.active = path
 	c.timeouts, c.probes = 0, 0
 	c.stats.PathChanges++
@@ -235,16 +239,6 @@ func (c *Conn) pathTimer() clock.Mono {
 		}
 	}
 	return at
-}
-
-// tickPaths gives up on challenges that nobody answered.
-func (c *Conn) tickPaths() {
-	for i := range c.paths {
-		if p := &c.paths[i]; p.tries == 1 && p.tryAt <= c.now && p.challenge != 0 {
-			p.tries = 0
-			p.valid = p.valid && PathID(i) == c.active
-		}
-	}
 }
 
 // onChallenge answers on every path: the peer has trouble to hear us, or has a

@@ -96,7 +96,7 @@ func (c *Conn) receiveData(path PathID, hd *packet.Header, b []byte) {
 	c.received.take(hd.Number)
 	c.stats.RxPackets++
 	c.stats.RxBytes += uint64(size)
-	c.acks.note(c.now, hd.Number, eliciting, urgent, c.cfg.AckDelay)
+	c.acks.note(c.now, hd.Number, size, eliciting, urgent, c.cfg.AckDelay)
 }
 
 // dataFrames takes the frames of a packet. Taking one twice, because a packet

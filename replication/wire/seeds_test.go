@@ -245,7 +245,7 @@ func (w *world) size() int {
 	case 1, 2, 3:
 		return w.rng.IntN(200)
 	case 4:
-		return w.rng.IntN(1 << 17)
+		return w.rng.IntN(1 << 16)
 	case 5:
 		if w.rng.IntN(8) == 0 {
 			return MessageMax - w.rng.IntN(2)
@@ -303,7 +303,8 @@ func (w *world) describe() string {
 			continue
 		}
 		s += " " + strconv.Itoa(n.tickets) + " to send, " + strconv.Itoa(n.conn.out.messages) + " queued, " +
-			strconv.Itoa(n.conn.out.unanswered) + " unanswered, " + strconv.Itoa(len(n.holding)) + " held; "
+			strconv.Itoa(n.conn.out.unanswered) + " unanswered, " + strconv.Itoa(len(n.holding)) + " held, deadline in " +
+			n.conn.Deadline().Sub(n.local()).String() + "; "
 	}
 	return s
 }
@@ -328,7 +329,7 @@ func (n *node) settled() {
 	if n.conn == nil {
 		return
 	}
-	if n.buffers != 0 {
+	if n.buffers != 0 && (n.down != nil || peer.down == nil) {
 		w.fail("node %d: %d buffers were not released", n.index, n.buffers)
 	}
 	if n.down == nil && peer.down == nil {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,7 +23,8 @@ type world struct {
 	node  [2]*node   // client, server
 	buf   []byte
 	fault string // the first thing that was wrong
-	calm  bool   // no new work
+	steps int
+	base  int    // number of the first path, where worlds share a network
 	// doomed: the network may be so bad that the connection ends.
 	doomed bool
 }
@@ -41,6 +43,7 @@ type node struct {
 	holding []held
 	replies []reply
 	buffers int
+	spare   []*countedBuffer
 	up      bool
 	down    error
 	wakes   int
@@ -68,6 +71,9 @@ type reply struct {
 	to MessageID
 }
 
+// stepsMax is more than any conversation takes that isn't stuck.
+const stepsMax = 300000
+
 func (w *world) fail(format string, args ...any) {
 	if w.fault == "" {
 		w.fault = fmt.Sprintf("at %v: ", time.Duration(w.now)) + fmt.Sprintf(format, args...)
@@ -78,19 +84,38 @@ func addr(node, path int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(path), 0, byte(node + 1)}), 7000)
 }
 
-// countedBuffer is a Buffer of which the node knows that it is out.
+// countedBuffer is a Buffer of which the node knows that it is out. Released
+// ones are overwritten, as far as anybody would look, and used again.
 type countedBuffer struct {
-	b []byte
-	n *node
+	b   []byte
+	out bool
+	n   *node
 }
 
 func (b *countedBuffer) Bytes() []byte { return b.b }
 func (b *countedBuffer) Release() {
-	if b.b == nil {
+	if !b.out {
 		b.n.w.fail("node %d: a buffer was released twice", b.n.index)
 	}
-	b.b = nil
+	clear(b.b[:min(len(b.b), 512)])
+	b.out = false
 	b.n.buffers--
+	b.n.spare = append(b.n.spare, b)
+}
+
+func (n *node) alloc(size int) Buffer {
+	n.buffers++
+	var b *countedBuffer
+	if last := len(n.spare) - 1; last >= 0 {
+		b, n.spare = n.spare[last], n.spare[:last]
+	} else {
+		b = &countedBuffer{n: n}
+	}
+	if cap(b.b) < size {
+		b.b = make([]byte, size, max(size, 4096))
+	}
+	b.b, b.out = b.b[:size], true
+	return b
 }
 
 // newWorld makes two nodes with so many paths. change may alter their
@@ -105,11 +130,8 @@ func newWorld(seed uint64, paths int, change func(index int, cfg *Config)) *worl
 		n.cfg = Config{
 			Handshake: &fakeHandshake{client: i == 0}, LocalID: ConnID(100 + i), DatagramMax: 8900,
 			ResetToken: [16]byte{byte(i), 7}, WindowBytes: 1 << 20, WindowMessages: 64,
-			Alloc: func(size int) Buffer {
-				n.buffers++
-				return &countedBuffer{make([]byte, size), n}
-			},
-			Wake: func() { n.wakes++ },
+			Alloc: n.alloc,
+			Wake:  func() { n.wakes++ },
 		}
 		binary.BigEndian.PutUint64(n.cfg.Seed[:], seed+uint64(i))
 		if change != nil {
@@ -134,6 +156,7 @@ func (w *world) dial() {
 	}
 	n.conn = c
 	n.addPaths()
+	n.flush()
 }
 
 func (n *node) addPaths() {
@@ -151,7 +174,7 @@ func (n *node) arrive() {
 	w := n.w
 	for p, a := range n.addrs {
 		for {
-			data, _, ok := w.net.Receive(w.now, a)
+			data, from, ok := w.net.Receive(w.now, a)
 			if !ok {
 				break
 			}
@@ -166,7 +189,12 @@ func (n *node) arrive() {
 					}
 				}
 			}
-			if n.conn != nil {
+			switch {
+			case n.gone: // as a node that was restarted
+				if r, err := Inspect(data); err == nil && r.Kind == Known && r.Dest == n.cfg.LocalID {
+					w.net.Send(w.now, a, from, AppendReset(nil, r.Dest, n.cfg.ResetToken))
+				}
+			case n.conn != nil:
 				n.conn.Receive(n.local(), PathID(p), data)
 				n.events()
 			}
@@ -191,7 +219,7 @@ func (n *node) flush() {
 				w.fail("node %d never stops sending", n.index)
 				return
 			}
-			w.net.Send(w.now, a, addr(1-n.index, p), w.buf[:size])
+			w.net.Send(w.now, a, addr(1-n.index, w.base+p), w.buf[:size])
 		}
 	}
 }
@@ -208,6 +236,9 @@ func (w *world) step(until clock.Mono) bool {
 		return false
 	}
 	w.now = max(w.now, next)
+	if w.steps++; w.steps > stepsMax {
+		w.fail("no end in sight: %s", w.describe())
+	}
 	for _, n := range w.node {
 		n.arrive()
 		if n.conn != nil && n.conn.Deadline() <= n.local() {
@@ -239,44 +270,26 @@ func (n *node) next() clock.Mono {
 	return at
 }
 
-// fill writes the content of a message, which follows from its sender and ID.
-func fill(b []byte, from int, id MessageID) {
-	x := uint64(from+1)<<56 ^ uint64(id)*0x9e3779b97f4a7c15
-	for len(b) >= 8 {
-		x += 0x9e3779b97f4a7c15
-		binary.LittleEndian.PutUint64(b, x^x>>29)
-		b = b[8:]
+// noise is what messages are cut from.
+var noise = func() []byte {
+	b := make([]byte, 4<<20)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := 0; i < len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], rng.Uint64())
 	}
-	for i := range b {
-		x += 0x9e3779b97f4a7c15
-		b[i] = byte(x >> 29)
-	}
-}
+	return b
+}()
 
-// sound tells whether b is what fill writes.
-func sound(b []byte, from int, id MessageID) bool {
-	x := uint64(from+1)<<56 ^ uint64(id)*0x9e3779b97f4a7c15
-	for len(b) >= 8 {
-		x += 0x9e3779b97f4a7c15
-		if binary.LittleEndian.Uint64(b) != x^x>>29 {
-			return false
-		}
-		b = b[8:]
-	}
-	for _, v := range b {
-		x += 0x9e3779b97f4a7c15
-		if v != byte(x>>29) {
-			return false
-		}
-	}
-	return true
+// content is the bytes of a message, which follow from its sender and ID.
+func content(size, from int, id MessageID) []byte {
+	at := (uint64(from+1)*7919 + uint64(id)) * 0x9e3779b97f4a7c15 % uint64(len(noise)-MessageMax)
+	return noise[at:][:size:size]
 }
 
 // send sends a message of the given size, cut into random parts.
 func (n *node) send(out Outgoing, size int) (MessageID, error) {
 	id := MessageID(len(n.sent) + 1)
-	data := make([]byte, size)
-	fill(data, n.index, id)
+	data := content(size, n.index, id)
 	for len(data) > 0 {
 		cut := len(data)
 		if n.w.rng.IntN(3) == 0 {
@@ -370,7 +383,7 @@ func (n *node) message(m *Message) {
 		w.fail("node %d: message %d was delivered twice", n.index, m.ID)
 	case m.Kind != s.out.Kind || m.Channel != s.out.Channel || m.InReplyTo != s.out.InReplyTo:
 		w.fail("node %d: message %d has another head: %+v", n.index, m.ID, m)
-	case len(m.Data) != s.size || !sound(m.Data, peer.index, m.ID):
+	case len(m.Data) != s.size || !bytes.Equal(m.Data, content(s.size, peer.index, m.ID)):
 		w.fail("node %d: message %d has other content", n.index, m.ID)
 	case errors.Is(s.failed, ErrNotSent):
 		w.fail("node %d: message %d arrived, although it was not sent", n.index, m.ID)

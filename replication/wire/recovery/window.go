@@ -10,7 +10,7 @@ import (
 const (
 	// WindowInitial and WindowMin are in datagrams.
 	WindowInitial = 16
-	WindowMin     = 2
+	WindowMin     = 4
 	// WindowMax is in bytes: 100 Gbit/s for 5 ms.
 	WindowMax = 64 << 20
 	// queueMin is how much standing queue in the path, measured as time, is always
@@ -19,6 +19,15 @@ const (
 	// lossMax is the share of packets, in percent, that may get lost without a
 	// queue: bad cables and optics lose fewer, short buffers more.
 	lossMax = 2
+	// drainEvery and drainRounds say how often the window is all but closed for
+	// a round trip, to see what the path takes without the queue of this flow.
+	drainEvery  = 10 * time.Millisecond
+	drainRounds = 100
+	// pressedMax is after how many rounds with a queue, although the window shrank each time,
+	// others must be making it.
+	pressedMax = 16
+	// tcpSegment is by what a window grows that competes with TCPs, in bytes.
+	tcpSegment = 1448
 	// lossSamples is over how many packets that share is taken.
 	lossSamples = 1024
 )
@@ -27,7 +36,9 @@ const (
 // that its flow makes: while the shortest round trip of a round is near the
 // shortest ever, it grows by a datagram per round (doubles at the start); when
 // a queue stands, it shrinks to what the path holds without. Loss alone
-// doesn't count until it is frequent; loss with a queue does.
+// doesn't count until it is frequent; loss with a queue does. A queue that
+// stays whatever the window does is made by others, who fill every buffer:
+// beside them it becomes what they are, a Reno.
 type Window struct {
 	bytes    float64
 	datagram float64
@@ -38,7 +49,12 @@ type Window struct {
 	roundMin   time.Duration // shortest round trip in it
 	roundLost  int           // packets
 	limited    bool          // the window was full in it
+	wasLimited bool          // the window was full in the round before
 	skip       bool          // the last round shrank it: this one shows still the old queue
+	pressed    int           // rounds in a row with a queue
+	draining   int           // rounds for which the window is all but closed
+	drainAt    clock.Mono    // when to do that next
+	saved      float64       // the window meanwhile
 	seen, lost float64       // packets of late, halved now and then
 }
 
@@ -66,7 +82,7 @@ func (w *Window) Limited() { w.limited = true }
 // Acked notes an acknowledged packet.
 func (w *Window) Acked(bytes int) {
 	w.seen++
-	if w.starting && w.limited {
+	if w.starting && (w.limited || w.wasLimited) {
 		w.bytes = min(w.bytes+float64(bytes), WindowMax)
 		if w.resume > 0 && w.bytes >= w.resume {
 			w.starting = false
@@ -82,29 +98,62 @@ func (w *Window) Lost() {
 }
 
 // Sampled notes a round trip, measured by packet number, where next is the number of the next
-// packet to be sent. It ends the round if number was sent in it.
-func (w *Window) Sampled(number, next uint64, r *RTT) {
+// packet to be sent, and peerDelay how long the peer may wait to acknowledge.
+// It ends the round if number was sent in it.
+func (w *Window) Sampled(now clock.Mono, number, next uint64, r *RTT, peerDelay time.Duration) {
 	if w.roundMin == 0 || r.Latest < w.roundMin {
 		w.roundMin = r.Latest
 	}
 	if number < w.roundEnd {
 		return
 	}
-	w.endRound(r.Min)
+	if w.draining == 0 {
+		w.endRound(r.Min, peerDelay)
+	}
+	w.drain(now, r)
+	w.wasLimited = w.limited
 	w.roundEnd, w.roundMin, w.roundLost, w.limited = next, 0, 0, false
 }
 
-func (w *Window) endRound(base time.Duration) {
+// drain closes the window now and then, and opens it again.
+func (w *Window) drain(now clock.Mono, r *RTT) {
+	switch {
+	case w.draining > 0:
+		if w.draining--; w.draining == 0 {
+			w.bytes, w.skip = max(w.saved, WindowMin*w.datagram), true
+		}
+	case w.starting || !w.limited || w.pressed > 0 || now < w.drainAt || w.bytes <= 2*WindowMin*w.datagram:
+	default:
+		w.drainAt = now.Add(max(drainEvery, drainRounds*r.Smoothed))
+		// One round for what is in flight to leave, one to look.
+		w.saved, w.draining = w.bytes, 2
+		w.bytes = WindowMin * w.datagram
+	}
+}
+
+func (w *Window) endRound(base, peerDelay time.Duration) {
 	queue := w.roundMin - base
 	target := max(queueMin, base/2)
 	losing := w.losing()
+	if queue > target {
+		w.pressed++
+	} else if queue < target/2 {
+		w.pressed = 0
+	}
 	switch {
 	case w.skip:
 		w.skip = false
+	case w.pressed > pressedMax && w.roundLost > 0:
+		w.shrink(0.5)
+	case w.pressed > pressedMax:
+		if w.limited {
+			w.bytes = min(w.bytes+tcpSegment, WindowMax)
+		}
 	case queue > target:
-		// The path holds base's share of what is in flight; a little less lets
-		// the queue run empty, so that everybody sees what base is.
-		w.shrink(max(0.5, 0.95*float64(base)/float64(base+queue)))
+		// The path and a peer that waits hold their share of what is in flight; a
+		// little less lets the queue run empty, so that everybody sees what base is.
+		held := base + peerDelay
+		w.shrink(max(0.5, 0.95*float64(held)/float64(held+queue)))
 	case w.roundLost > 0 && queue > target/2:
 		w.shrink(0.7) // the buffer is full, and short
 	case w.roundLost > 0 && losing:

@@ -37,13 +37,23 @@ const (
 	genlHeaderBytes = 4
 )
 
+// genlHeader is struct genlmsghdr: command, version, and two bytes that must be
+// zero. (netlink's own nl.Genlmsg leaves these to chance.)
+type genlHeader [genlHeaderBytes]byte
+
+// Len is the header's length in bytes.
+func (genlHeader) Len() int { return genlHeaderBytes }
+
+// Serialize returns its bytes.
+func (h genlHeader) Serialize() []byte { return h[:] }
+
 func features(index int) Features {
 	family, err := netlink.GenlFamilyGet(netdevFamily)
 	if err != nil {
 		return Features{} // before Linux 6.3
 	}
 	req := nl.NewNetlinkRequest(int(family.ID), 0)
-	req.AddData(&nl.Genlmsg{Command: cmdDevGet, Version: netdevVersion})
+	req.AddData(genlHeader{cmdDevGet, netdevVersion})
 	req.AddData(nl.NewRtAttr(attrIfindex, nl.Uint32Attr(uint32(index))))
 	answers, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil || len(answers) == 0 || len(answers[0]) < genlHeaderBytes {

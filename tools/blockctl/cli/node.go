@@ -172,7 +172,7 @@ func (a *app) audit() *cobra.Command {
 var errUnhealthy = errors.New("something is broken; see the lines that say error")
 
 func (a *app) doctor() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look at every part of blockd and say how it is and what to do; fails when something is broken",
 		Args:  cobra.NoArgs,
@@ -184,17 +184,17 @@ func (a *app) doctor() *cobra.Command {
 				return err
 			}
 			list := make([]findingView, 0, len(r.Msg.GetFindings()))
-			t := rows{{"LEVEL", "PART", "FINDING", "ADVICE"}}
 			for _, f := range r.Msg.GetFindings() {
 				list = append(list, findingView{f.GetLevel(), f.GetSubject(), f.GetMessage(), f.GetAdvice()})
-				t = append(t, []string{f.GetLevel(), f.GetSubject(), f.GetMessage(), f.GetAdvice()})
 				if f.GetLevel() == "error" {
 					err = errUnhealthy
 				}
 			}
-			return errors.Join(a.print(cmd, list, t), err)
+			return errors.Join(a.printFindings(cmd, list), err)
 		},
 	}
+	c.AddCommand(a.doctorNetwork())
+	return c
 }
 
 func (a *app) store() *cobra.Command {

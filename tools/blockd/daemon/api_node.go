@@ -110,7 +110,7 @@ func (a api) ListSessions(context.Context, *connect.Request[blockdv1.ListSession
 
 // Diagnose implements blockdv1connect.NodeServiceHandler.
 func (a api) Diagnose(context.Context, *connect.Request[blockdv1.DiagnoseRequest]) (*connect.Response[blockdv1.DiagnoseResponse], error) {
-	return connect.NewResponse(&blockdv1.DiagnoseResponse{Findings: a.d.diagnose()}), nil
+	return connect.NewResponse(&blockdv1.DiagnoseResponse{Findings: append(a.d.diagnose(), diagnoseNetwork()...)}), nil
 }
 
 // WatchEvents implements blockdv1connect.EventServiceHandler.

@@ -18,6 +18,7 @@ const (
 	DefaultKernel    = "linux-image-6.12-cloud-amd64"
 	DefaultCards     = 1
 	MaxCards         = 4
+	MaxProcessors    = 8
 )
 
 // Config says what to run. The zero value of each field means its default.
@@ -49,6 +50,15 @@ type Config struct {
 	// Cards is the number of network cards, 1 to MaxCards; card n (from 0)
 	// reaches the host as 10.0.(2+n).2. Default 1.
 	Cards int
+
+	// Processors is the number of the guest's processors, 1 to MaxProcessors.
+	// They share one processor of this host, so that more of them only means
+	// more queues. Default 1.
+	Processors int
+
+	// KernelArgs are further words of the kernel's command line, such as
+	// nvme_core.multipath=N.
+	KernelArgs []string
 
 	// Forwards lets the host connect to the guest, by the first card.
 	Forwards []Forward
@@ -117,6 +127,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Cards < 1 || c.Cards > MaxCards {
 		return c, fmt.Errorf("vm: Cards is %d; want 1 to %d", c.Cards, MaxCards)
+	}
+	if c.Processors == 0 {
+		c.Processors = 1
+	}
+	if c.Processors < 1 || c.Processors > MaxProcessors {
+		return c, fmt.Errorf("vm: Processors is %d; want 1 to %d", c.Processors, MaxProcessors)
 	}
 	if c.CacheDir == "" {
 		dir, err := cacheDir()

@@ -25,10 +25,10 @@ func qemuArgs(c Config, k kernel, initrd string) []string {
 	args := []string{
 		"qemu-system-x86_64",
 		"-machine", "q35,usb=off,vmport=off", "-accel", "tcg,thread=single",
-		"-cpu", "Nehalem,-cx16,+rdrand", "-smp", "1", "-m", fmt.Sprintf("%dM", c.MemoryMiB),
+		"-cpu", "Nehalem,-cx16,+rdrand", "-smp", fmt.Sprint(c.Processors), "-m", fmt.Sprintf("%dM", c.MemoryMiB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", k.image, "-initrd", initrd,
-		"-append", "console=ttyS0 panic=-1 oops=panic loglevel=6 net.ifnames=0 mitigations=off preempt=none tsc=reliable random.trust_cpu=on",
+		"-append", strings.Join(append([]string{"console=ttyS0 panic=-1 oops=panic loglevel=6 net.ifnames=0 mitigations=off preempt=none tsc=reliable random.trust_cpu=on"}, c.KernelArgs...), " "),
 		"-serial", "stdio",
 		"-device", "virtio-serial-pci",
 		"-chardev", fmt.Sprintf("socket,id=control,fd=%d", controlFD),

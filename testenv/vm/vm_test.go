@@ -139,11 +139,12 @@ func TestComplaints(t *testing.T) {
 
 func TestConfigRefusals(t *testing.T) {
 	cases := map[string]Config{
-		"Script":    {},
-		"variable":  {Script: "true", Env: map[string]string{"A B": ""}},
-		"Timeout":   {Script: "true", Timeout: -1},
-		"MemoryMiB": {Script: "true", MemoryMiB: 64},
-		"Cards":     {Script: "true", Cards: MaxCards + 1},
+		"Script":     {},
+		"variable":   {Script: "true", Env: map[string]string{"A B": ""}},
+		"Timeout":    {Script: "true", Timeout: -1},
+		"MemoryMiB":  {Script: "true", MemoryMiB: 64},
+		"Cards":      {Script: "true", Cards: MaxCards + 1},
+		"Processors": {Script: "true", Processors: -1},
 	}
 	for word, c := range cases {
 		if _, err := c.withDefaults(); err == nil || !strings.Contains(err.Error(), word) {
@@ -155,6 +156,20 @@ func TestConfigRefusals(t *testing.T) {
 	}
 	if f, err := ParseForward("8022:22"); err != nil || f != (Forward{8022, 22}) {
 		t.Errorf("8022:22 is %v, %v", f, err)
+	}
+}
+
+// TestCommandLine: what a Config asks of the machine is on QEMU's command line.
+func TestCommandLine(t *testing.T) {
+	c, err := Config{Script: "true", Processors: 3, Cards: 2, MemoryMiB: 768, KernelArgs: []string{"a.b=c", "d"}}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := strings.Join(qemuArgs(c, kernel{image: "bzImage"}, "initrd"), " ") + " "
+	for _, want := range []string{"-smp 3 ", "-m 768M ", " a.b=c d -serial", "net=10.0.2.0/24", "net=10.0.3.0/24", "preempt=none"} {
+		if !strings.Contains(args, want) {
+			t.Errorf("no %q in %s", want, args)
+		}
 	}
 }
 

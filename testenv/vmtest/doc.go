@@ -1,4 +1,4 @@
-// Package vmtest lets the Linux kernel's own iSCSI initiator, in a VM, judge
+// Package vmtest lets the Linux kernel's own iSCSI and NVMe/TCP initiators, in a VM, judge
 // bin/blockd: each script of scripts/ is one test. The tests have the build tag
 // e2e; make test and make vm run them.
 package vmtest

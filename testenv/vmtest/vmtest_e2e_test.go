@@ -32,6 +32,8 @@ type run struct {
 	env  map[string]string
 	call func(ctx context.Context, words []string) (string, error)
 	time time.Duration
+	// machine is what the guest has that others have not.
+	machine vm.Config
 }
 
 func startNode(t *testing.T) *node.Node {
@@ -40,6 +42,13 @@ func startNode(t *testing.T) *node.Node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stopAtEnd(t, n)
+	return n
+}
+
+// stopAtEnd stops blockd after the test, and shows its log when that failed.
+func stopAtEnd(t *testing.T, n *node.Node) {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := n.Stop(5 * time.Second); err != nil {
 			t.Error(err)
@@ -48,7 +57,6 @@ func startNode(t *testing.T) *node.Node {
 			t.Logf("blockd's log:\n%s", n.Log())
 		}
 	})
-	return n
 }
 
 func createVolume(t *testing.T, n *node.Node, name string, sizeMiB, blockSize int) node.Volume {
@@ -84,13 +92,12 @@ func (r run) script(t *testing.T, name string, v node.Volume) {
 	for k, val := range r.env {
 		env[k] = val
 	}
-	result, err := vm.Run(t.Context(), vm.Config{
-		Script:  text.String(),
-		Env:     env,
-		Timeout: max(r.time, 5*time.Minute),
-		OnLine:  func(line string) { t.Log(line) },
-		OnCall:  r.call,
-	})
+	c := r.machine
+	c.Script, c.Env = text.String(), env
+	c.Timeout = max(r.time, 5*time.Minute)
+	c.OnLine = func(line string) { t.Log(line) }
+	c.OnCall = r.call
+	result, err := vm.Run(t.Context(), c)
 	t.Logf("%s: boot %.1f s, whole run %.1f s", name, result.Boot.Seconds(), result.Elapsed.Seconds())
 	if err != nil {
 		t.Error(err)
@@ -173,8 +180,13 @@ func TestCHAP(t *testing.T) {
 func TestReserve(t *testing.T) {
 	n := startNode(t)
 	v := createVolume(t, n, "disk", 64, 512)
-	r := run{node: n, env: map[string]string{"SECOND": second}}
-	r.call = func(ctx context.Context, words []string) (string, error) {
+	run{node: n, env: map[string]string{"SECOND": second}, call: restart(n)}.script(t, "reserve", v)
+}
+
+// restart answers `host restart`: it stops blockd as an administrator would, and
+// starts it again.
+func restart(n *node.Node) func(ctx context.Context, words []string) (string, error) {
+	return func(ctx context.Context, words []string) (string, error) {
 		if len(words) != 1 || words[0] != "restart" {
 			return "", fmt.Errorf("no such call: %q", words)
 		}
@@ -183,7 +195,6 @@ func TestReserve(t *testing.T) {
 		}
 		return "", n.Restart(ctx)
 	}
-	r.script(t, "reserve", v)
 }
 
 // TestCrash: blockd is killed with SIGKILL while fio writes with verification;

@@ -173,20 +173,28 @@ func TestAllowlist(t *testing.T) {
 func TestRegisterRefuses(t *testing.T) {
 	b := newBench(t)
 	for _, q := range []int{-1, 1} {
-		if err := b.steer.Register(q, xdpSocket(t)); err == nil || !strings.Contains(err.Error(), "no queue") {
+		if err := b.steer.Register(q, 0); err == nil || !strings.Contains(err.Error(), "no queue") {
 			t.Errorf("queue %d: %v", q, err)
 		}
 		if err := b.steer.Unregister(q); err == nil {
 			t.Errorf("queue %d was unregistered", q)
 		}
 	}
-	udp, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(udp)
-	if err := b.steer.Register(0, udp); err == nil {
-		t.Error("a UDP socket was registered")
+	for name, family := range map[string]int{"UDP": unix.AF_INET, "unbound": unix.AF_XDP} {
+		kind := unix.SOCK_DGRAM
+		if family == unix.AF_XDP {
+			kind = unix.SOCK_RAW
+		}
+		fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.steer.Register(0, fd); err == nil || !strings.Contains(err.Error(), "bound") {
+			t.Errorf("%s socket: %v", name, err)
+		}
+		if err := unix.Close(fd); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := b.steer.Unregister(0); err != nil {
 		t.Errorf("an empty slot: %v", err)
@@ -195,11 +203,10 @@ func TestRegisterRefuses(t *testing.T) {
 
 // TestSocketThatClosesLeavesItsSlot: its queue's datagrams pass to the kernel.
 func TestSocketThatClosesLeavesItsSlot(t *testing.T) {
+	enterNetns(t)
+	a, _ := vethPair(t, 1)
 	b := newBench(t)
-	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := boundSocket(t, a.Attrs().Index)
 	if err := b.steer.Register(0, fd); err != nil {
 		t.Fatal(err)
 	}

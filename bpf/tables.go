@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // address is a key of locals and peers: an IPv4 address is ::ffff:a.b.c.d.
@@ -16,13 +17,19 @@ func keyOf(a netip.Addr) address { return a.As16() }
 func (a address) addr() netip.Addr { return netip.AddrFrom16(a).Unmap() }
 
 // Register has the datagrams that arrive at the queue redirected to the AF_XDP
-// socket fd, which must be bound to that queue of that NIC; else the kernel
-// drops what is redirected. A socket that was there before is replaced. The
-// kernel keeps the entry as long as the socket is open. Errors: the queue is
-// out of range, or fd is no AF_XDP socket.
+// socket fd, which must have an RX ring and be bound to that queue of that NIC;
+// bound to another, the kernel drops what is redirected. A socket that was there
+// before is replaced. The kernel keeps the entry as long as the socket is open.
+// Errors: the queue is out of range, or fd is no bound AF_XDP socket. That it is
+// bound is checked, as Linux 5.10 crashes when it redirects to one that isn't.
 func (s *Steer) Register(queue, fd int) error {
 	if queue < 0 || queue >= s.queues {
 		return fmt.Errorf("bpf: register a socket: there is no queue %d, the NIC has 0 to %d", queue, s.queues-1)
+	}
+	// A ring of no entries is refused in any case: with EBUSY when the socket is
+	// bound, when it's too late for rings; else with EINVAL.
+	if err := unix.SetsockoptInt(fd, unix.SOL_XDP, unix.XDP_RX_RING, 0); !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("bpf: register a socket for queue %d: it is not an AF_XDP socket that is bound (%w)", queue, err)
 	}
 	if err := s.maps.Sockets.Put(uint32(queue), uint32(fd)); err != nil {
 		return fmt.Errorf("bpf: register a socket for queue %d: %w", queue, err)

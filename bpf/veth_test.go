@@ -234,8 +234,10 @@ func TestTrafficOnVeth(t *testing.T) {
 			h.arrives(from6, cluster6, "from a peer by IPv6")
 			h.isLost(strange, cluster4, "from a stranger", marker)
 			h.arrives(strange, plain, "from a stranger to another port")
-			// A socket that is bound to nothing: what is redirected to it is lost.
-			if err := s.Register(0, xdpSocket(t)); err != nil {
+			// A socket that takes nothing, since its fill ring is empty.
+			fd := boundSocket(t, h.nic.Attrs().Index)
+			defer unix.Close(fd)
+			if err := s.Register(0, fd); err != nil {
 				t.Fatal(err)
 			}
 			h.isLost(from4, cluster4, "redirected", marker)

@@ -69,6 +69,7 @@ type Conn struct {
 	troubleSince clock.Mono    // when the first of timeouts was
 	ackedLargest uint64        // scratch of onAck
 	ackDelay     time.Duration // scratch of onAck
+	slept        clock.Mono    // until when this node slept last
 	timeouts     int           // acknowledgements overdue in a row
 	probes       int           // packets to send because of that
 	drainEnd     clock.Mono    // draining, closing: when it is over
@@ -160,7 +161,7 @@ func (c *Conn) advance(now clock.Mono) {
 		return
 	}
 	if now.Sub(c.now) > c.cfg.DeadAfter/4 {
-		c.owedSince, c.heard = now, max(c.heard, now-1)
+		c.owedSince, c.slept = now, now
 	}
 	c.now = now
 }
@@ -239,7 +240,7 @@ func (c *Conn) Tick(now clock.Mono) {
 
 // silence is the error for a peer from which nothing comes.
 func (c *Conn) silence() error {
-	return fmt.Errorf("%w for %v", ErrPeerSilent, c.now.Sub(c.heard).Round(time.Millisecond))
+	return fmt.Errorf("%w for %v", ErrPeerSilent, c.now.Sub(max(c.heard, c.slept)).Round(time.Millisecond))
 }
 
 // deadAt is when silence ends the connection, while anything is unacknowledged.
@@ -264,7 +265,7 @@ func (c *Conn) keepAlive() {
 	c.paths[c.active].ping = true
 	c.lastSent = c.now // the next one counts from here, even if nothing can be sent
 	if c.out.unanswered > 0 && c.now.Sub(c.heard) < c.cfg.KeepAlive {
-		c.owedSince = c.heard // its silence began when it was heard last
+		c.owedSince = max(c.heard, c.slept) // its silence began when it was heard last
 		return
 	}
 	c.challengeOthers()

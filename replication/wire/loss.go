@@ -30,7 +30,7 @@ func (c *Conn) onAck(f *packet.Ack) verdict {
 func (c *Conn) PacketAcked(number uint64, p *recovery.Packet, wasLost bool) {
 	path := &c.paths[p.Path]
 	path.lastAcked = c.now
-	if number == c.ackedLargest {
+	if number == c.ackedLargest && p.Sent >= c.slept {
 		path.rtt.Sample(c.now, c.now.Sub(p.Sent), min(c.ackDelay, c.params.AckDelay+c.cfg.Granularity))
 		path.window.Sampled(c.now, number, c.ledger.Next(), &path.rtt, c.params.AckDelay)
 	}
@@ -46,22 +46,22 @@ func (c *Conn) PacketAcked(number uint64, p *recovery.Packet, wasLost bool) {
 		path.window.Acked(int(p.Bytes))
 	}
 	if p.Flags&recovery.Large != 0 {
-		c.onLarge(path, true)
+		path.largeAcked, path.largeLost = max(path.largeAcked, number), 0
 	}
 	c.piecesArrived(p.Frames)
 	p.Frames = 0
 }
 
 // PacketLost is for the ledger only.
-func (c *Conn) PacketLost(_ uint64, p *recovery.Packet) {
+func (c *Conn) PacketLost(number uint64, p *recovery.Packet) {
 	path := &c.paths[p.Path]
 	c.stats.TxLost++
 	if p.Flags&recovery.MTUProbe != 0 {
 		path.probeLost(int(p.Bytes))
 	} else {
 		path.window.Lost()
-		if p.Flags&recovery.Large != 0 {
-			c.onLarge(path, false)
+		if p.Flags&recovery.Large != 0 && number > path.largeAcked {
+			c.onLargeLost(path)
 		}
 	}
 	if c.mutant.forgetLost {
@@ -116,7 +116,7 @@ func (c *Conn) abandonOthers() {
 		if PathID(i) == c.active || !c.ledger.WaitingOn(uint8(i)) {
 			continue
 		}
-		wait := p.rtt.Timeout(c.cfg.Granularity, c.params.AckDelay, firstTimeout)
+		wait := min(p.rtt.Timeout(c.cfg.Granularity, c.params.AckDelay, firstTimeout), c.cfg.DeadAfter/8)
 		if c.ledger.LastSent(uint8(i)).Add(wait) <= c.now {
 			c.ledger.LosePath(uint8(i), c)
 		}

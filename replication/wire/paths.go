@@ -46,7 +46,8 @@ type path struct {
 	probing           int // length of the probe under way; 0 for none
 	probeTries        int
 	probeAfter        clock.Mono
-	largeLost         int
+	largeLost         int    // packets that not every path carries, lost in a row
+	largeAcked        uint64 // the newest of them that arrived
 
 	ping      bool // send a ping
 	challenge uint64
@@ -203,13 +204,10 @@ func (p *path) probeLost(n int) {
 	}
 }
 
-// onLarge notes whether a packet arrived that not every path carries. When
-// too many in a row don't, the path has become a black hole for them.
-func (c *Conn) onLarge(p *path, arrived bool) {
-	if arrived {
-		p.largeLost = 0
-		return
-	}
+// onLargeLost notes that a packet was lost that not every path carries, while
+// none of those sent after it arrived. When it happens too often, the path has
+// become a black hole for them.
+func (c *Conn) onLargeLost(p *path) {
 	if p.largeLost++; p.largeLost >= largeLostMax && p.datagram > packet.DatagramMin {
 		p.largeLost = 0
 		p.tooLong = packet.DatagramMax + 1

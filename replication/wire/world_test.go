@@ -24,7 +24,7 @@ type world struct {
 	buf   []byte
 	fault string // the first thing that was wrong
 	steps int
-	base  int    // number of the first path, where worlds share a network
+	base  int // number of the first path, where worlds share a network
 	// doomed: the network may be so bad that the connection ends.
 	doomed bool
 }

@@ -93,7 +93,6 @@ func (w *Window) Acked(bytes int) {
 // Lost notes a lost packet.
 func (w *Window) Lost() {
 	w.seen++
-	w.lost++
 	w.roundLost++
 }
 
@@ -134,6 +133,9 @@ func (w *Window) drain(now clock.Mono, r *RTT) {
 func (w *Window) endRound(base, peerDelay time.Duration) {
 	queue := w.roundMin - base
 	target := max(queueMin, base/2)
+	if queue <= target/2 && !w.skip {
+		w.lost += float64(w.roundLost) // those that no queue explains
+	}
 	losing := w.losing()
 	if queue > target {
 		w.pressed++
@@ -155,9 +157,11 @@ func (w *Window) endRound(base, peerDelay time.Duration) {
 		held := base + peerDelay
 		w.shrink(max(0.5, 0.95*float64(held)/float64(held+queue)))
 	case w.roundLost > 0 && queue > target/2:
-		w.shrink(0.7) // the buffer is full, and short
+		w.shrink(0.5) // the buffer is full, and short
 	case w.roundLost > 0 && losing:
 		w.shrink(0.8)
+	case w.limited && !w.starting && queue > target/4:
+		w.bytes = min(w.bytes+tcpSegment, WindowMax) // the path is full, so with care
 	case w.limited && !w.starting:
 		w.bytes = min(w.bytes+w.datagram, WindowMax)
 	}
@@ -169,7 +173,7 @@ func (w *Window) losing() bool {
 		w.seen /= 2
 		w.lost /= 2
 	}
-	return w.seen >= 64 && w.lost*100 > w.seen*lossMax
+	return w.seen >= lossSamples/2 && w.lost*100 > w.seen*lossMax
 }
 
 func (w *Window) shrink(factor float64) {

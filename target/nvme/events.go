@@ -13,6 +13,7 @@ const (
 	eventANA                          // Asymmetric Namespace Access Change
 	eventDiscovery                    // Discovery Log Page Change
 	eventReservation                  // Reservation Log Page Available
+	eventSpare                        // Spare Below Threshold
 	eventKinds
 )
 
@@ -27,6 +28,7 @@ var eventDescs = [eventKinds]struct {
 	eventNamespace:   {name: "namespace", dword: 0x2 | 0x00<<8 | uint64(logChangedNamespaces)<<16, config: 1 << 8},
 	eventANA:         {name: "ana", dword: 0x2 | 0x03<<8 | uint64(logANA)<<16, config: 1 << 11},
 	eventDiscovery:   {name: "discovery", dword: 0x2 | 0xf0<<8 | uint64(logDiscovery)<<16, config: 1 << 31},
+	eventSpare:       {name: "spare", dword: 0x1 | 0x02<<8 | uint64(logSMART)<<16, config: 1 << 0},
 	eventReservation: {name: "reservation", dword: 0x6 | 0x00<<8 | uint64(logReservation)<<16},
 }
 

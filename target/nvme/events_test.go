@@ -320,3 +320,35 @@ func TestDiscoveryControllerIsSmall(t *testing.T) {
 	h.wantAdmin(Success, sqe(OpKeepAlive, 0), nil, 0)
 	b.host.wantAdmin(InvalidLogPage|DNR, logEntry(logDiscovery, 1024, 0, false), nil, 1024)
 }
+
+// NVMe Base 2.0 §5.2.1, §5.16.1.3: hosts that asked for it are told when space
+// falls below the threshold, once until they have read the log page and it fell
+// again; the log page says so to all.
+func TestSpareBelowThreshold(t *testing.T) {
+	b := newBed(t)
+	h := b.host
+	smart := func() []byte { return h.logPage(logSMART, 512, 0, false) }
+	if p := smart(); p[0] != 0 || p[3] != 100 {
+		t.Errorf("SMART at first: %x", p[:8])
+	}
+	silent := b.connect(hostB).aer() // did not ask
+	h.wantAdmin(Success, sqe(OpSetFeatures, 0, uint32(featAsyncEvents), 1), nil, 0)
+	x := h.aer()
+	b.sub.SetSpare(10, 10)
+	x.wantNoEvent()
+	b.sub.SetSpare(9, 10)
+	x.wantEvent(eventSpare)
+	y := h.aer()
+	b.sub.SetSpare(8, 10)
+	if p := smart(); p[0] != 1 || p[3] != 8 || p[4] != 10 {
+		t.Errorf("SMART when it is low: %x", p[:8])
+	}
+	y.wantNoEvent()
+	b.sub.SetSpare(50, 10)
+	if p := smart(); p[0] != 0 || p[3] != 50 {
+		t.Errorf("SMART when there is more: %x", p[:8])
+	}
+	b.sub.SetSpare(1, 10)
+	y.wantEvent(eventSpare)
+	silent.wantNoEvent()
+}

@@ -331,7 +331,7 @@ func setQueues(c *Command, ctrl *Controller, _ *attachment) {
 
 func setAsyncEvents(c *Command, ctrl *Controller, _ *attachment) {
 	v := c.cdw(11)
-	// Bits 7:0 are for SMART warnings, of which blockd has none to give.
+	// Bits 7:0 are for SMART warnings, of which blockd gives that of bit 0.
 	if v&^(eventConfig(ctrl.discovery)|0xff) != 0 {
 		c.complete(InvalidField | DNR)
 		return

@@ -40,7 +40,7 @@ var logTable [256]*logPage
 var logList = []logPage{
 	{id: logSupported, nvm: true, disc: true, build: supportedPage, event: eventKinds},
 	{id: logErrors, nvm: true, disc: true, build: errorPage, event: eventKinds},
-	{id: logSMART, nvm: true, build: smartPage, event: eventKinds},
+	{id: logSMART, nvm: true, build: smartPage, event: eventSpare},
 	{id: logFirmware, nvm: true, build: firmwarePage, event: eventKinds},
 	{id: logChangedNamespaces, nvm: true, build: changedPage, event: eventNamespace},
 	{id: logEffects, nvm: true, build: effectsPage, event: eventKinds},
@@ -134,14 +134,18 @@ func errorPage(_ *Command, ctrl *Controller) ([]byte, Status) {
 
 // smartPage is the SMART / Health Information log page (NVMe Base 2.0
 // §5.16.1.3). It is for the subsystem; blockd wears nothing out and measures
-// no temperature.
+// no temperature. Available spare is the space that thin volumes can still take.
 func smartPage(c *Command, ctrl *Controller) ([]byte, Status) {
 	if nsid := c.NSID(); nsid != 0 && nsid != NSIDAll {
 		return nil, InvalidField | DNR // LPA says: not by namespace
 	}
 	le := binary.LittleEndian
 	p := make([]byte, 512)
-	p[3] = 100 // available spare, in percent
+	spare := ctrl.sub.spare.Load()
+	if spare.low() {
+		p[0] = 1 // critical warning: available spare is below the threshold
+	}
+	p[3], p[4] = spare.percent, spare.threshold
 	st := ctrl.sub.Stats()
 	units := func(bytes uint64) uint64 { return (bytes + 511999) / 512000 }
 	le.PutUint64(p[32:], units(st.ReadBytes))

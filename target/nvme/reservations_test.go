@@ -3,6 +3,7 @@ package nvme
 import (
 	"bytes"
 	"context"
+	"runtime"
 	"testing"
 
 	"blockd.dev/target/reservation"
@@ -147,6 +148,9 @@ func TestPreemptAndAbort(t *testing.T) {
 	x.wantEvent(eventReservation)
 	if pre.finished() {
 		t.Error("Preempt and Abort completed before the write in the device")
+	}
+	for !running.state.aborted.Load() { // the notice may be faster than the abort
+		runtime.Gosched()
 	}
 	b.faults.Clear()
 	b.faults.Resume()

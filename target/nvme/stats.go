@@ -79,7 +79,7 @@ type ErrorCount struct {
 }
 
 // EventCount is how many asynchronous events there were of a kind: namespace,
-// ana, discovery or reservation.
+// ana, discovery, reservation or spare.
 type EventCount struct {
 	Kind  string
 	Count uint64

@@ -25,6 +25,7 @@ type Subsystem struct {
 	failed            [statusCodes]atomic.Uint64 // commands by Status.Code, but success
 	told              [eventKinds]atomic.Uint64  // asynchronous events
 	keepAliveTimeouts atomic.Uint64
+	spare             atomic.Pointer[spare]
 
 	mu struct {
 		sync.Mutex
@@ -61,6 +62,7 @@ func NewSubsystem(cfg Config, deps Deps) (*Subsystem, error) {
 		deps.Reservations = &reservation.Memory{}
 	}
 	s := &Subsystem{deps: deps}
+	s.spare.Store(&spare{percent: 100})
 	s.mu.namespaces = make(map[VolumeID]*namespace)
 	s.mu.controllers = make(map[uint16]*Controller)
 	if err := s.Configure(cfg); err != nil {

@@ -26,12 +26,13 @@ const (
 	uaRegistrationsPreempted
 	uaAccessStateChanged
 	uaCommandsCleared
+	uaSpaceLow
 )
 
 // attentionCodes are the additional sense codes, by bit number.
 var attentionCodes = [...]additional{
 	0x2900, 0x2902, 0x2903, 0x2907, 0x3f0e, 0x3f03, 0x2a09, 0x2a01, 0x2a02,
-	0x2a03, 0x2a04, 0x2a05, 0x2a06, 0x2f00,
+	0x2a03, 0x2a04, 0x2a05, 0x2a06, 0x2f00, 0x3807,
 }
 
 // attentions is the set of pending conditions of one I_T_L nexus.

@@ -24,6 +24,10 @@ type UnitConfig struct {
 	// a flush (WCE=1 in the caching page).
 	WriteCache bool
 
+	// SoftThreshold is the available space, in bytes, at which hosts of a thin unit
+	// are warned, see Target.CheckSpace; 0 means never.
+	SoftThreshold int64
+
 	// Access is the unit's state through every port; the port groups' own states
 	// and what hosts set come on top, and the worst of them counts.
 	Access access.State

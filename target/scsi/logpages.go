@@ -44,6 +44,10 @@ func (lu *LU) provisioner() blockdev.Provisioner {
 	return p
 }
 
+// provisioningAvailable is the parameter code and threshold resource of available
+// LBA mapping resources.
+const provisioningAvailable = 1
+
 // provisioningLog counts threshold sets of 1 MiB (SBC-3 §6.3.4).
 func provisioningLog(lu *LU) []logParameter {
 	used, left := lu.provisioner().Provisioning()
@@ -54,7 +58,7 @@ func provisioningLog(lu *LU) []logParameter {
 		return v
 	}
 	// The space left may be shared with other units, what is used is this one's.
-	return []logParameter{{1, count(left, 0x02)}, {2, count(used, 0x01)}}
+	return []logParameter{{provisioningAvailable, count(left, 0x02)}, {2, count(used, 0x01)}}
 }
 
 func findLogPage(lu *LU, code byte) *logPage {

@@ -22,6 +22,7 @@ type LU struct {
 	stopped atomic.Bool // START STOP UNIT with START=0
 	access  atomic.Pointer[hostAccess]
 	moved   atomic.Bool // UnitConfig.Access has changed
+	low     atomic.Bool // hosts were told that space is low
 	rsv     unitReservations
 	unwatch func()
 

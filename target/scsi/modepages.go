@@ -18,6 +18,7 @@ var pageCommands = []command{
 }
 
 const (
+	pageErrors     = 0x01
 	pageCaching    = 0x08
 	pageControl    = 0x0a
 	pageExceptions = 0x1c
@@ -28,8 +29,9 @@ const (
 // SELECT may change. Nothing is saved (PS=0).
 type modePage struct {
 	code, subpage byte
-	header        int // bytes before the parameters: 2, or 4 with a subpage
-	current       func(word uint32) []byte
+	header        int            // bytes before the parameters: 2, or 4 with a subpage
+	supported     func(*LU) bool // nil means every unit
+	current       func(lu *LU, word uint32) []byte
 	changeable    []byte
 	// word takes the changed page back into a mode word.
 	word func(page []byte, word uint32) uint32
@@ -51,11 +53,24 @@ func with(word, flag uint32, on bool) uint32 {
 	return word &^ flag
 }
 
+func (m *modePage) on(lu *LU) bool { return m.supported == nil || m.supported(lu) }
+
 // modePages are in the order in which all of them are returned.
 var modePages = []modePage{
 	{
+		code: pageErrors, header: 2, // read-write error recovery
+		current: func(_ *LU, w uint32) []byte {
+			p := make([]byte, 12)
+			p[0], p[1] = pageErrors, 10
+			p[7] = bit(w, modeLBPERE, 0x80)
+			return p
+		},
+		changeable: []byte{pageErrors, 10, 0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0},
+		word:       func(p []byte, w uint32) uint32 { return with(w, modeLBPERE, p[7]&0x80 != 0) },
+	},
+	{
 		code: pageCaching, header: 2,
-		current: func(w uint32) []byte {
+		current: func(_ *LU, w uint32) []byte {
 			p := make([]byte, 20)
 			p[0], p[1] = pageCaching, 18
 			p[2] = bit(w, modeWCE, 0x04)
@@ -66,7 +81,7 @@ var modePages = []modePage{
 	},
 	{
 		code: pageControl, header: 2,
-		current: func(w uint32) []byte {
+		current: func(_ *LU, w uint32) []byte {
 			p := make([]byte, 12)
 			p[0], p[1] = pageControl, 10
 			p[2] = 0x20 | bit(w, modeDSense, 0x04) | 0x02 // TST=001b; GLTSD: no log is saved
@@ -84,7 +99,7 @@ var modePages = []modePage{
 	},
 	{
 		code: pageControl, subpage: 1, header: 4, // control extension
-		current: func(uint32) []byte {
+		current: func(*LU, uint32) []byte {
 			p := make([]byte, 32)
 			p[0], p[1], p[3] = 0x40|pageControl, 1, 28
 			p[4] = 0x01 // IALUAE: access states change without being asked
@@ -94,13 +109,25 @@ var modePages = []modePage{
 	},
 	{
 		code: pageExceptions, header: 2,
-		current: func(uint32) []byte {
+		current: func(*LU, uint32) []byte {
 			p := make([]byte, 12)
 			p[0], p[1] = pageExceptions, 10
 			p[2] = 0x08 // DEXCPT: none are reported
 			return p
 		},
 		changeable: append([]byte{pageExceptions, 10}, make([]byte, 10)...),
+	},
+	{
+		code: pageExceptions, subpage: 2, header: 4, // logical block provisioning
+		supported: (*LU).warnsOfSpace,
+		current: func(lu *LU, _ uint32) []byte {
+			p := make([]byte, 24) // SITUA 0: every nexus is told
+			p[0], p[1], p[3] = 0x40|pageExceptions, 2, 20
+			p[16], p[17] = 0x80, provisioningAvailable // enabled, soft, armed decreasing
+			binary.BigEndian.PutUint32(p[20:], uint32(min(lu.conf.Load().SoftThreshold>>thresholdShift, 0xffffffff)))
+			return p
+		},
+		changeable: append([]byte{0x40 | pageExceptions, 2, 0, 20}, make([]byte, 20)...),
 	},
 }
 
@@ -117,7 +144,7 @@ func prepareModeSense(t *Task) sense {
 	} else {
 		found, foundPage := false, false
 		for i := range modePages {
-			if m := &modePages[i]; m.code == page {
+			if m := &modePages[i]; m.code == page && m.on(t.state.itl.lu) {
 				foundPage = true
 				found = found || m.subpage == subpage || subpage == 0xff
 			}
@@ -165,13 +192,16 @@ func modeSense(t *Task) {
 	page, subpage := cdb[2]&0x3f, cdb[3]
 	for i := range modePages {
 		m := &modePages[i]
+		if !m.on(lu) {
+			continue
+		}
 		if page != pageAll && page != m.code || subpage != 0xff && subpage != m.subpage {
 			continue
 		}
 		if cdb[2]>>6 == 1 {
 			b = append(b, m.changeable...)
 		} else {
-			b = append(b, m.current(word)...)
+			b = append(b, m.current(lu, word)...)
 		}
 	}
 	if long {
@@ -284,11 +314,11 @@ func (lu *LU) parseModeList(p []byte, word uint32, long bool) (uint32, sense) {
 		}
 	}
 	for at = header + descriptor; at < len(p); {
-		m, s := findModePage(p, at)
+		m, s := lu.findModePage(p, at)
 		if !s.ok() {
 			return 0, s
 		}
-		is := m.current(word)
+		is := m.current(lu, word)
 		if at+len(is) > len(p) {
 			return 0, illegal(ascParameterListLength)
 		}
@@ -309,7 +339,7 @@ func (lu *LU) parseModeList(p []byte, word uint32, long bool) (uint32, sense) {
 	return word, sense{}
 }
 
-func findModePage(p []byte, at int) (*modePage, sense) {
+func (lu *LU) findModePage(p []byte, at int) (*modePage, sense) {
 	if at+2 > len(p) {
 		return nil, illegal(ascParameterListLength)
 	}
@@ -321,7 +351,7 @@ func findModePage(p []byte, at int) (*modePage, sense) {
 		subpage = p[at+1]
 	}
 	for i := range modePages {
-		if m := &modePages[i]; m.code == p[at]&0x3f && m.subpage == subpage && (m.header == 4) == (p[at]&0x40 != 0) {
+		if m := &modePages[i]; m.on(lu) && m.code == p[at]&0x3f && m.subpage == subpage && (m.header == 4) == (p[at]&0x40 != 0) {
 			return m, sense{}
 		}
 	}

@@ -216,6 +216,7 @@ func TestNVMeIsWatched(t *testing.T) {
 		`blockd_nvme_commands_total{command="Write",set="io"} 1`, `blockd_nvme_bytes_total{direction="write"} 512`,
 		`blockd_nvme_keep_alive_timeouts_total 0`, `blockd_nvme_events_total{event="ana"} 0`,
 		`blockd_volume_ops_total{op="poison",volume="v"} 0`,
+		`blockd_poll_spinning{frontend="iscsi"} 0`, `blockd_poll_hits_total{frontend="iscsi"} 0`,
 	} {
 		if !strings.Contains(metrics, want+"\n") {
 			t.Errorf("metrics lack %s", want)
@@ -280,5 +281,31 @@ func TestUncorrectableBlocksAreKept(t *testing.T) {
 		if err := blockdev.ReadAt(h.ns, p, off); err != nil {
 			t.Errorf("read after a write: %v", err)
 		}
+	}
+}
+
+// When the disk fills up, the hosts of both protocols are warned before writes
+// fail, and so is the operator.
+func TestHostsAreWarnedOfAFullDisk(t *testing.T) {
+	d := start(t, testConfig(t.TempDir()))
+	h := attach(t, d)
+	st := d.storage.store.Stats()
+	piece := make([]byte, 1<<20)
+	for off := int64(0); d.storage.store.Stats().AvailableBytes >= st.CapacityBytes/100*spaceLowPercent; off += int64(len(piece)) {
+		if err := blockdev.WriteAt(volumeDevice(t, d, "v"), piece, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !d.checkSpace(false) {
+		t.Fatal("space is not low")
+	}
+	if r, err := h.scsi.Command(make([]byte, 6), nil, false); err != nil || r.Sense.Key != 6 || r.Sense.ASC != 0x3807 {
+		t.Errorf("TEST UNIT READY: %+v, %v", r, err)
+	}
+	if p, err := h.nvme.LogPage(0x02, 0, 512); err != nil || p[0] != 1 || p[3] >= spaceLowPercent || p[4] != spaceLowPercent {
+		t.Errorf("SMART: %x, %v", p[:8], err)
+	}
+	if out := mustCtl(t, d, "events"); !strings.Contains(out, "disk.space-low") {
+		t.Errorf("%s", out)
 	}
 }

@@ -111,6 +111,9 @@ func Start(cfg Config, log *zap.Logger) (_ *Daemon, err error) {
 	d.servePortals()
 	d.servePorts()
 	d.serveHTTP(ctx)
+	if d.storage != nil {
+		d.background.Go(func() { d.spaceLoop(ctx) })
+	}
 	if d.storage != nil && cfg.ScrubRate > 0 {
 		d.background.Go(func() { d.scrubLoop(ctx) })
 	}

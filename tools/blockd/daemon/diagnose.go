@@ -106,7 +106,7 @@ func (d *Daemon) diagnoseDisk(add func(lv, subject, advice, format string, args 
 	switch {
 	case st.State != store.StateOnline:
 		add("error", "disk "+d.storage.path, "replace or repair the disk, then restart blockd; what was acknowledged is on it", "%v: %s", st.State, st.Failure)
-	case st.AvailableBytes < st.CapacityBytes/20:
+	case st.AvailableBytes < st.CapacityBytes/100*spaceLowPercent:
 		add("warning", "disk "+d.storage.path, "delete volumes, or let hosts discard what they don't use (fstrim)",
 			"%s of %s are free; writes to a full disk fail", units.FormatBytes(st.AvailableBytes), units.FormatBytes(st.CapacityBytes))
 	default:

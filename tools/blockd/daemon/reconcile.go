@@ -257,13 +257,18 @@ func (d *Daemon) targetConfig(s *catalog.State) scsi.TargetConfig {
 	cfg := scsi.TargetConfig{Name: s.IQN, Views: map[string]scsi.View{},
 		Ports: []scsi.PortConfig{{RelativeID: portalGroup, Group: portalGroup,
 			Name: fmt.Sprintf("%s,t,0x%04x", s.IQN, portalGroup)}}}
+	threshold := d.softThreshold()
 	open := map[catalog.ID]bool{}
 	for i := range s.Volumes {
 		cv := &s.Volumes[i]
 		if v, ok := d.volumes.get(cv.ID); ok && v.dev != nil && !cv.Retired {
 			open[cv.ID] = true
-			cfg.Units = append(cfg.Units, scsi.UnitConfig{ID: cv.ID, Name: cv.Name, Device: v.dev,
-				Access: d.volumes.accessOf(cv.ID), Protect: protections[cv.Protection]})
+			u := scsi.UnitConfig{ID: cv.ID, Name: cv.Name, Device: v.dev,
+				Access: d.volumes.accessOf(cv.ID), Protect: protections[cv.Protection]}
+			if v.media == catalog.MediaDisk {
+				u.SoftThreshold = threshold
+			}
+			cfg.Units = append(cfg.Units, u)
 		}
 	}
 	view := func(host catalog.ID) scsi.View {

@@ -15,6 +15,7 @@ import (
 	"blockd.dev/target/auth"
 	"blockd.dev/target/iscsi/pdu"
 	"blockd.dev/target/scsi"
+	"blockd.dev/target/sockio"
 )
 
 // ErrClosed is what Serve returns after Shutdown.
@@ -49,7 +50,7 @@ type Server struct {
 		lastTSIH  uint16
 		logins    int // connections without a session
 		draining  bool
-		stop      chan struct{} // ends the ticker
+		stop      chan struct{} // ends the ticker and Serve
 		changed   chan struct{} // closed and replaced when a connection ends
 		stats     ServerStats
 	}
@@ -118,42 +119,15 @@ func (s *Server) Serve(ln net.Listener, tpgt uint16) error {
 		delete(s.mu.listeners, ln)
 		s.mu.Unlock()
 	}()
-	for {
-		nc, err := ln.Accept()
-		if err != nil {
-			if s.draining() {
-				return ErrClosed
-			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Temporary() { //nolint:staticcheck // EMFILE and ECONNABORTED
-				select {
-				case <-time.After(10 * time.Millisecond):
-					continue
-				case <-s.mu.stop:
-					return ErrClosed
-				}
-			}
-			return fmt.Errorf("iscsi: portal %v: %w", ln.Addr(), err)
-		}
-		tcp, ok := nc.(*net.TCPConn)
-		if !ok {
-			_ = nc.Close()
-			return fmt.Errorf("iscsi: portal %v: connections are %T: use a TCP listener", ln.Addr(), nc)
-		}
-		s.accept(tcp, tpgt)
+	if err := sockio.Accept(ln, s.mu.stop, func(tcp *net.TCPConn) { s.accept(tcp, tpgt) }); err != nil {
+		return fmt.Errorf("iscsi: portal %v: %w", ln.Addr(), err)
 	}
-}
-
-func (s *Server) draining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.mu.draining
+	return ErrClosed
 }
 
 // accept starts serving one connection, or closes it when too many others
 // have not logged in.
 func (s *Server) accept(tcp *net.TCPConn, tpgt uint16) {
-	_ = tcp.SetNoDelay(true)
 	c, err := newConn(s, tcp, tpgt)
 	if err != nil {
 		_ = tcp.Close()
@@ -258,6 +232,7 @@ func (s *Server) ended(c *conn) {
 	ev := Event{Remote: c.sock.RemoteAddr(), Err: c.closeErr}
 	s.mu.Lock()
 	delete(s.mu.conns, c)
+	s.mu.stats.Poll.Add(c.sock.Stats().Poll.Ended())
 	if n == nil {
 		s.mu.logins--
 		s.mu.stats.Failed++
@@ -412,6 +387,9 @@ func (s *Server) Stats() ServerStats {
 	defer s.mu.Unlock()
 	st := s.mu.stats
 	st.Sessions, st.LogingIn = len(s.mu.byKey), s.mu.logins
+	for c := range s.mu.conns {
+		st.Poll.Add(c.sock.Stats().Poll)
+	}
 	return st
 }
 
@@ -422,6 +400,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.mu.draining
 	s.mu.draining = true
+	if first {
+		close(s.mu.stop)
+	}
 	for ln := range s.mu.listeners {
 		_ = ln.Close()
 	}
@@ -438,9 +419,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 	}
 	s.mu.Unlock()
-	if first {
-		close(s.mu.stop)
-	}
 	for _, c := range cut {
 		c.drop(errShutdown)
 	}

@@ -791,3 +791,20 @@ func TestReinstatementWhileAResetWaits(t *testing.T) {
 		b.c.Close()
 	}
 }
+
+// How connections waited is counted while they live and when they are gone.
+func TestStatsCountWaitsOfConnectionsThatAreGone(t *testing.T) {
+	r := newRig(t, nil)
+	i := r.session().settle()
+	i.read(0, 1)
+	now := r.srv.Stats().Poll
+	if now.Hits+now.Parks == 0 {
+		t.Fatalf("no waits are counted: %+v", now)
+	}
+	i.c.Close()
+	r.await(EventDropped)
+	then := r.srv.Stats().Poll
+	if then.Hits < now.Hits || then.Parks < now.Parks || then.Spun < now.Spun || then.Spinning != 0 || then.Budget != 0 {
+		t.Fatalf("%+v with the connection, %+v without", now, then)
+	}
+}

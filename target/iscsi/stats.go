@@ -4,6 +4,7 @@ import (
 	"net"
 	"time"
 
+	"blockd.dev/internal/adaptive"
 	"blockd.dev/target/sockio"
 )
 
@@ -41,13 +42,14 @@ type SessionInfo struct {
 
 // ServerStats counts what a Server did.
 type ServerStats struct {
-	Accepted uint64 // connections
-	Refused  uint64 // connections closed at once, for too many logins
-	Logins   uint64 // that succeeded
-	Failed   uint64 // logins that were refused or given up
-	Dropped  uint64 // sessions that ended without logout
-	Sessions int    // now
-	LogingIn int    // connections in the login phase now
+	Accepted uint64         // connections
+	Refused  uint64         // connections closed at once, for too many logins
+	Logins   uint64         // that succeeded
+	Failed   uint64         // logins that were refused or given up
+	Dropped  uint64         // sessions that ended without logout
+	Sessions int            // now
+	LogingIn int            // connections in the login phase now
+	Poll     adaptive.Stats // how the connections waited, those that are gone included
 }
 
 // EventKind says what an Event is about.

@@ -13,6 +13,7 @@ import (
 
 	"blockd.dev/blockdev/arena"
 	"blockd.dev/target/nvme"
+	"blockd.dev/target/sockio"
 )
 
 // ErrClosed is what Serve returns after Shutdown.
@@ -36,7 +37,7 @@ type Server struct {
 		conns       map[*conn]*pulse
 		handshaking int
 		draining    bool
-		stop        chan struct{} // ends the ticker
+		stop        chan struct{} // ends the ticker and Serve
 		stats       ServerStats
 	}
 }
@@ -109,41 +110,14 @@ func (s *Server) serve(ln net.Listener, portID uint16, discoveryOnly bool) error
 		delete(s.mu.listeners, ln)
 		s.mu.Unlock()
 	}()
-	for {
-		nc, err := ln.Accept()
-		if err != nil {
-			if s.draining() {
-				return ErrClosed
-			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Temporary() { //nolint:staticcheck // EMFILE and ECONNABORTED
-				select {
-				case <-time.After(10 * time.Millisecond):
-					continue
-				case <-s.mu.stop:
-					return ErrClosed
-				}
-			}
-			return fmt.Errorf("nvmetcp: port %v: %w", ln.Addr(), err)
-		}
-		tcp, ok := nc.(*net.TCPConn)
-		if !ok {
-			_ = nc.Close()
-			return fmt.Errorf("nvmetcp: port %v: connections are %T: use a TCP listener", ln.Addr(), nc)
-		}
-		s.accept(tcp, portID, discoveryOnly)
+	if err := sockio.Accept(ln, s.mu.stop, func(tcp *net.TCPConn) { s.accept(tcp, portID, discoveryOnly) }); err != nil {
+		return fmt.Errorf("nvmetcp: port %v: %w", ln.Addr(), err)
 	}
-}
-
-func (s *Server) draining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.mu.draining
+	return ErrClosed
 }
 
 // accept starts serving one connection, or closes it when there are too many.
 func (s *Server) accept(tcp *net.TCPConn, portID uint16, discoveryOnly bool) {
-	_ = tcp.SetNoDelay(true)
 	c, err := newConn(s, tcp, portID, discoveryOnly)
 	if err != nil {
 		_ = tcp.Close()
@@ -199,6 +173,7 @@ func (s *Server) ended(c *conn) {
 	s.mu.Lock()
 	p := s.mu.conns[c]
 	delete(s.mu.conns, c)
+	s.mu.stats.Poll.Add(c.sock.Stats().Poll.Ended())
 	if !p.live {
 		s.mu.handshaking--
 		s.mu.stats.Failed++
@@ -314,6 +289,9 @@ func (s *Server) Stats() ServerStats {
 	defer s.mu.Unlock()
 	st := s.mu.stats
 	st.Connections, st.Handshaking = len(s.mu.conns), s.mu.handshaking
+	for c := range s.mu.conns {
+		st.Poll.Add(c.sock.Stats().Poll)
+	}
 	return st
 }
 
@@ -325,6 +303,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.mu.draining
 	s.mu.draining = true
+	if first {
+		close(s.mu.stop)
+	}
 	for ln := range s.mu.listeners {
 		_ = ln.Close()
 	}
@@ -333,9 +314,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		conns = append(conns, c)
 	}
 	s.mu.Unlock()
-	if first {
-		close(s.mu.stop)
-	}
 	err := waitOutput(ctx, conns)
 	for _, c := range conns {
 		c.drop(errShutdown)

@@ -388,3 +388,21 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// How connections waited is counted while they live and when they are gone.
+func TestStatsCountWaitsOfConnectionsThatAreGone(t *testing.T) {
+	b := newBed(t, nvmetcp.Limits{}, nil)
+	h := b.dial(b.config())
+	now := b.server.Stats().Poll
+	if now.Hits+now.Parks == 0 {
+		t.Fatalf("no waits are counted: %+v", now)
+	}
+	h.Close()
+	if err := b.server.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	then := b.server.Stats().Poll
+	if then.Hits < now.Hits || then.Parks < now.Parks || then.Spun < now.Spun || then.Spinning != 0 || then.Budget != 0 {
+		t.Fatalf("%+v with the connection, %+v without", now, then)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockd.dev/internal/adaptive"
 	"blockd.dev/target/sockio"
 )
 
@@ -49,14 +50,15 @@ type SessionInfo struct {
 
 // ServerStats counts what a Server did.
 type ServerStats struct {
-	Accepted    uint64 // connections
-	Refused     uint64 // connections closed at once: too many
-	Connects    uint64 // queues that were connected
-	Failed      uint64 // connections that ended before that
-	AuthFailed  uint64 // of all, those that failed to authenticate
-	Dropped     uint64 // connected queues that ended by an error
-	Connections int    // now
-	Handshaking int    // of those, not served yet
+	Accepted    uint64         // connections
+	Refused     uint64         // connections closed at once: too many
+	Connects    uint64         // queues that were connected
+	Failed      uint64         // connections that ended before that
+	AuthFailed  uint64         // of all, those that failed to authenticate
+	Dropped     uint64         // connected queues that ended by an error
+	Connections int            // now
+	Handshaking int            // of those, not served yet
+	Poll        adaptive.Stats // how the connections waited, those that are gone included
 }
 
 // EventKind says what an Event is about.

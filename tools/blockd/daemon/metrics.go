@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"blockd.dev/blockdev"
+	"blockd.dev/internal/adaptive"
 	"blockd.dev/raftmeta/catalog"
 )
 
@@ -22,6 +23,8 @@ type collector struct {
 	nvmeControllers, nvmeQueues, nvmeConnections, nvmeConnects      *prometheus.Desc
 	nvmeDropped, nvmeCommands, nvmeBytes, nvmeErrors                *prometheus.Desc
 	nvmeKeepAlive, nvmeEvents                                       *prometheus.Desc
+	pollSpinning, pollSpun, pollBudget                              *prometheus.Desc
+	pollHits, pollMisses, pollParks                                 *prometheus.Desc
 	arenaSize, arenaUsed, arenaPeak, arenaFailures                  *prometheus.Desc
 	diskUp, diskCapacity, diskUsed, diskAvailable                   *prometheus.Desc
 	storeLog, storeLogUsed, storeDirty, storeHost, storeDisk        *prometheus.Desc
@@ -62,6 +65,13 @@ func newCollector(d *Daemon) *collector {
 		nvmeErrors:      desc("nvme_errors_total", "Commands that ended with another status than success.", "status"),
 		nvmeKeepAlive:   desc("nvme_keep_alive_timeouts_total", "Controllers whose host fell silent."),
 		nvmeEvents:      desc("nvme_events_total", "Asynchronous events that hosts were told of.", "event"),
+
+		pollSpinning: desc("poll_spinning", "Connections that are polled now.", "frontend"),
+		pollSpun:     desc("poll_spin_seconds_total", "Time spent polling.", "frontend"),
+		pollBudget:   desc("poll_budget_seconds", "For how long the busiest connection is polled before its reader sleeps.", "frontend"),
+		pollHits:     desc("poll_hits_total", "Waits that polling ended.", "frontend"),
+		pollMisses:   desc("poll_misses_total", "Polls that gave up.", "frontend"),
+		pollParks:    desc("poll_parks_total", "Waits that a wake-up ended.", "frontend"),
 
 		arenaSize:     desc("arena_size_bytes", "Memory for I/O buffers."),
 		arenaUsed:     desc("arena_used_bytes", "Of it, lent out now."),
@@ -113,6 +123,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		m.counter(c.logins, float64(st.Logins), "ok")
 		m.counter(c.logins, float64(st.Failed), "failed")
 		m.counter(c.dropped, float64(st.Dropped))
+		c.collectPoll(m, "iscsi", st.Poll)
 	}
 	if c.d.nvme.server != nil {
 		c.collectNVMe(m)
@@ -127,6 +138,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+// collectPoll tells how a frontend's connections wait for their hosts.
+func (c *collector) collectPoll(m sink, frontend string, s adaptive.Stats) {
+	m.gauge(c.pollSpinning, float64(s.Spinning), frontend)
+	m.counter(c.pollSpun, s.Spun.Seconds(), frontend)
+	m.gauge(c.pollBudget, s.Budget.Seconds(), frontend)
+	m.counter(c.pollHits, float64(s.Hits), frontend)
+	m.counter(c.pollMisses, float64(s.Misses), frontend)
+	m.counter(c.pollParks, float64(s.Parks), frontend)
+}
+
 func (c *collector) collectNVMe(m sink) {
 	st, sub := c.d.nvme.server.Stats(), c.d.nvme.subsystem.Stats()
 	m.gauge(c.nvmeControllers, float64(sub.Controllers), "nvm")
@@ -138,6 +159,7 @@ func (c *collector) collectNVMe(m sink) {
 	m.counter(c.nvmeConnects, float64(st.AuthFailed), "auth-failed")
 	m.counter(c.nvmeConnects, float64(st.Refused), "refused")
 	m.counter(c.nvmeDropped, float64(st.Dropped))
+	c.collectPoll(m, "nvme", st.Poll)
 	for _, n := range sub.Commands {
 		m.counter(c.nvmeCommands, float64(n.Count), cmp.Or(n.Set, "unknown"), cmp.Or(n.Name, "unknown"))
 	}

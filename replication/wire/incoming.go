@@ -215,7 +215,7 @@ func (c *Conn) begin(f *packet.Message) (*inMsg, verdict) {
 
 // complete delivers m, or puts it where it waits for those before it.
 func (c *Conn) complete(m *inMsg) verdict {
-	if m.head.Channel == 0 {
+	if m.head.Channel == 0 || c.mutant.swapChannels {
 		c.deliver(m)
 		return taken
 	}

@@ -22,7 +22,7 @@ type bench struct {
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	needRoot(t)
-	c := Config{Interface: 1, Port: port, Local: []netip.Addr{localV4, localV6}, PeersMax: 4, CountExtents: true, ExtentsMax: 1 << 16}
+	c := Config{Interface: 1, Port: port, Local: []netip.Addr{localV4, localV6, trap}, PeersMax: 4, CountExtents: true, ExtentsMax: 1 << 16}
 	s, programs, err := c.load(1)
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func newBench(t testing.TB) *bench {
 			t.Error(err)
 		}
 	})
-	b.model = model{locals: map[netip.Addr]bool{localV4: true, localV6: true}, peers: map[netip.Addr]bool{}}
+	b.model = model{locals: map[netip.Addr]bool{localV4: true, localV6: true, trap: true}, peers: map[netip.Addr]bool{}}
 	for _, p := range []netip.Addr{peerV4, peerV6} {
 		if err := s.AllowPeer(p); err != nil {
 			t.Fatal(err)
@@ -151,6 +151,8 @@ var crafted = []struct {
 	{"TCP", frame{protocol: 6}, otherwise},
 	{"TCP, IPv6", frame{protocol: 6, from: peerV6, to: localV6}, otherwise},
 	{"hop-by-hop options", frame{protocol: 0xff, from: peerV6, to: localV6}, otherwise}, // set to 0 below
+	{"a header length too small for IPv4", frame{to: trap, headWords: 4}, otherwise},
+	{"no header length", frame{headWords: -1}, otherwise},
 	{"a fragment to another", frame{fragment: 0x2000, to: other}, otherwise},
 
 	{"first fragment", frame{fragment: 0x2000}, fragment},
@@ -165,6 +167,10 @@ var crafted = []struct {
 	{"UDP length 7", frame{udpLen: 7}, malformed},
 	{"UDP length 1, IPv6", frame{udpLen: 1, from: peerV6, to: localV6}, malformed},
 }
+
+// trap is a local address that looks like the ports of a datagram to us, to who
+// looks for the UDP header 4 bytes too early.
+var trap = netip.AddrFrom4([4]byte{10, 9, port >> 8, port & 0xff})
 
 var (
 	redirected = outcome{verdict: xdpRedirect, queue: QueueCounters{Redirected: 1}}
@@ -235,7 +241,7 @@ func TestHotExtents(t *testing.T) {
 		b.check(t, "plain", frame{payload: hinted(0x60|HintFlag, 0x0102030405060708)}.bytes())
 	}
 	b.check(t, "plain", frame{payload: hinted(HintFlag, 42), from: peerV6, to: localV6}.bytes())
-	b.check(t, "plain", frame{payload: hinted(0x60, 43)}.bytes())
+	b.check(t, "plain", frame{payload: hinted(0xff&^HintFlag, 43)}.bytes())
 	b.check(t, "plain", frame{payload: hinted(HintFlag, 44), from: other}.bytes())
 	b.check(t, "plain", frame{payload: hinted(HintFlag, 45)[:HintOffset+HintSize-1]}.bytes())
 	got, err := b.steer.HotExtents(10)

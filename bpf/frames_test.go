@@ -11,11 +11,14 @@ type frame struct {
 	tags     []uint16 // EtherTypes of VLAN tags, outermost first
 	from, to netip.Addr
 	toPort   uint16
-	protocol byte   // default UDP
-	options  int    // bytes of IPv4 options
-	fragment uint16 // IPv4's flags and offset
-	udpLen   uint16 // default right
-	payload  []byte
+	protocol byte // default UDP
+	options  int  // bytes of IPv4 options
+	// headWords is what the IPv4 header says of its length; default right, below
+	// 0 is 0.
+	headWords int
+	fragment  uint16 // IPv4's flags and offset
+	udpLen    uint16 // default right
+	payload   []byte
 }
 
 func (f frame) bytes() []byte {
@@ -44,7 +47,10 @@ func (f frame) bytes() []byte {
 	}
 	if f.to.Is4() {
 		b = binary.BigEndian.AppendUint16(b, 0x0800)
-		b = append(b, 0x45+byte(f.options/4), 0)
+		if f.headWords == 0 {
+			f.headWords = 5 + f.options/4
+		}
+		b = append(b, 0x40+byte(max(f.headWords, 0)), 0)
 		b = binary.BigEndian.AppendUint16(b, uint16(20+f.options+8+len(f.payload)))
 		b = append(b, 0, 1)
 		b = binary.BigEndian.AppendUint16(b, f.fragment)

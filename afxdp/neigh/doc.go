@@ -12,9 +12,10 @@
 //   - Keep known ones fresh. The kernel sees none of our packets, so it would
 //     let an entry go stale and at last collect it (gc_stale_time, 60 s by
 //     default). Table marks entries that it needs as used, so that the kernel
-//     checks them with the neighbour (RFC 4861 §7.3, for ARP alike) and a
-//     neighbour that has gone, or has a new address, is noticed within about
-//     35 s + 5 s + 3 probes even if nobody announces it.
+//     checks them with the neighbour (RFC 4861 §7.3, for ARP alike). One that
+//     has gone, or has a new address, is noticed within a minute even if nobody
+//     announces it: 45 s until the entry is stale, 5 s until we see that, 5 s
+//     until the kernel probes, and 3 probes, by the kernel's defaults.
 //
 // While the kernel checks an entry, and for a few seconds after it has lost
 // one, the last known Ethernet address stays in use: losing an entry does not

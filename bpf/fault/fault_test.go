@@ -528,3 +528,28 @@ func TestLargeFramesCanBeLate(t *testing.T) {
 		t.Errorf("%d bytes arrived, want %d", n, len(payload))
 	}
 }
+
+// TestUncutPacketsAreNotLate: what the kernel has still to cut into datagrams
+// (UDP_SEGMENT) counts as one, and passes at once.
+func TestUncutPacketsAreNotLate(t *testing.T) {
+	w := newWorld(t)
+	m := Match{Direction: Leaving}
+	must(t, w.fault.Set(m, Rates{Delay: 1, DelayMin: time.Minute}))
+	raw, err := w.near[false].SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, datagramLen)
+	}))
+	must(t, err)
+	_, err = w.near[false].WriteToUDPAddrPort(append(append(datagram(1), datagram(2)...), datagram(3)...),
+		w.far[false].LocalAddr().(*net.UDPAddr).AddrPort())
+	must(t, err)
+	for i, b := range w.receive(w.far[false], 3) {
+		if !bytes.Equal(b, datagram(i+1)) {
+			t.Errorf("datagram %d arrived as %x", i+1, b)
+		}
+	}
+	if got, want := w.counts(m), (Counts{Seen: 1}); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+}

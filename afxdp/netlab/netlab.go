@@ -17,6 +17,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Config says what kind of wire joins the hosts.
@@ -108,7 +109,7 @@ func (l *Lab) namespace() (netns.NsHandle, *netlink.Handle, error) {
 		return 0, nil, fmt.Errorf("netlab: new namespace: %w", err)
 	}
 	l.namespaces = append(l.namespaces, ns)
-	h, err := netlink.NewHandleAt(ns)
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return 0, nil, fmt.Errorf("netlab: netlink: %w", err)
 	}

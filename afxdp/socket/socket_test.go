@@ -127,6 +127,28 @@ func TestLadderOnAVeth(t *testing.T) {
 	}
 }
 
+// TestDevicesShareMemory: a UMEM serves queues of more than one NIC.
+func TestDevicesShareMemory(t *testing.T) {
+	b := newBench(t)
+	first, err := b.open(kernel{}, b.config(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	c := b.config(1)
+	c.Interface = b.lab.B.Index
+	var other *Socket
+	if err := b.lab.B.Do(func() error { other, err = Open(c); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if other.MultiBuffer() != first.MultiBuffer() || other.Rings.Fill.Free(64) != 64 {
+		t.Errorf("multi-buffer %v and %v, %d free in the fill ring", first.MultiBuffer(), other.MultiBuffer(), other.Rings.Fill.Free(64))
+	}
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFrameLeavesByTheSocket: what is put into the TX ring comes out at the
 // other end of the wire, and its chunk comes back.
 func TestFrameLeavesByTheSocket(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"blockd.dev/afxdp/neigh"
 	"blockd.dev/afxdp/nic"
@@ -64,7 +65,7 @@ func OpenDevice(c Config) (_ *Device, err error) {
 		return nil, fmt.Errorf("xdplink: interface %s is down; run `ip link set %s up`", c.Interface, c.Interface)
 	}
 	d.mtu.Store(int32(d.info.MTU))
-	if d.handle, err = netlink.NewHandle(); err != nil {
+	if d.handle, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("xdplink: netlink: %w", err)
 	}
 	if err := d.findLocal(); err != nil {

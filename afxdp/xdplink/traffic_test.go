@@ -111,6 +111,45 @@ func TestKernelPeersUnderstandUs(t *testing.T) {
 	}
 }
 
+// TestUncutDatagramsAreRefused: in generic mode, several datagrams that the
+// kernel left for hardware to cut come as one packet beyond the MTU. Such are
+// counted, none is taken for a datagram, and the link goes on.
+func TestUncutDatagramsAreRefused(t *testing.T) {
+	lab := newLab(t, netlab.Config{})
+	a := openOn(t, lab.A, Config{Mode: Generic, Peers: []netip.Addr{lab.B.IPv4}, RxBuffers: 64, TxBuffers: 16})
+	var b link.Link
+	if err := lab.B.Do(func() (err error) {
+		b, err = udplink.Open(udplink.Config{Local: netip.AddrPortFrom(lab.B.IPv4, port)})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	tx := make([]link.TxBuf, 4)
+	if b.Reserve(tx) != len(tx) {
+		t.Fatal("no buffers")
+	}
+	for i := range tx {
+		tx[i].Data, tx[i].Peer = append(tx[i].Data, content(i, 800)...), a.LocalAddr()
+	}
+	if err := b.Send(tx); err != nil {
+		t.Fatal(err)
+	}
+	await(t, a, "the packet", func(s link.Stats) bool { return s.RxInvalid+s.RxPackets > 0 })
+	// A kernel or a UDP link without segmentation sends them one by one.
+	if s := a.Stats(); s.RxInvalid > 0 && s.RxPackets > 0 || s.RxInvalid > 1 {
+		t.Errorf("%+v", s)
+	}
+	if b.Reserve(tx[:1]) != 1 {
+		t.Fatal("no buffer")
+	}
+	tx[0].Data, tx[0].Peer = append(tx[0].Data, content(1, 100)...), a.LocalAddr()
+	if err := b.Send(tx[:1]); err != nil {
+		t.Fatal(err)
+	}
+	await(t, a, "the one after", func(s link.Stats) bool { return s.RxPackets == 1 || s.RxPackets == 5 })
+}
+
 // TestOtherTrafficGoesOn: a TCP connection through the same interface carries
 // its bytes, unharmed, while datagrams go both ways and none of them is lost.
 func TestOtherTrafficGoesOn(t *testing.T) {
@@ -210,6 +249,58 @@ func TestTaggedFrames(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestVLANInterface: an interface on a VLAN is enough to find the device and the
+// tag, at both ends, one of them the kernel's. A kernel without 802.1Q has no such
+// interfaces; testenv/kernels runs this test on those that have.
+func TestVLANInterface(t *testing.T) {
+	lab := newLab(t, netlab.Config{MTU: 4500})
+	const id = 42
+	addresses := map[*netlab.Host]netip.Addr{lab.A: netip.MustParseAddr("10.78.0.1"), lab.B: netip.MustParseAddr("10.78.0.2")}
+	for h, addr := range addresses {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.ParentIndex = "vlan", h.Index
+		err := h.Netlink.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q})
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			t.Log("this kernel has no 802.1Q")
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		vlan, err := h.Netlink.LinkByName("vlan")
+		if err == nil {
+			err = errors.Join(h.Netlink.LinkSetUp(vlan), h.Netlink.AddrAdd(vlan, &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(24, 32)}}))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var a *Link
+	if err := lab.A.Do(func() (err error) {
+		a, err = Open(Config{Interface: "vlan", Port: port, Peers: []netip.Addr{addresses[lab.B]}, RxBuffers: 256, TxBuffers: 64})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	var b link.Link
+	if err := lab.B.Do(func() (err error) {
+		b, err = udplink.Open(udplink.Config{Local: netip.AddrPortFrom(addresses[lab.B], port)})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	awaitWay(t, a, addresses[lab.B])
+	if hop, _ := a.lookup(addresses[lab.B]); hop.Tags[0] != (neigh.Tag{Protocol: 0x8100, ID: id}) {
+		t.Errorf("%+v", hop)
+	}
+	if err := errors.Join(exchange(a, b, 100), exchange(b, a, 100)); err != nil {
+		t.Error(err)
+	}
+	t.Log("found by a VLAN")
 }
 
 func sendOne(t *testing.T, l *Link, to netip.AddrPort) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"blockd.dev/afxdp/link"
 	"blockd.dev/afxdp/link/linktest"
@@ -183,6 +184,81 @@ func TestRefusedConfigurations(t *testing.T) {
 	if err := small.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestFaultAtEachDescriptorLeavesNothing lets the process have one descriptor
+// more each time, so that every step which needs one fails in turn: sockets,
+// maps, programs, the bpf_link, the eventfd. What was there before is all that is
+// there after, and no program is on the NIC.
+func TestFaultAtEachDescriptorLeavesNothing(t *testing.T) {
+	lab := newLab(t, netlab.Config{})
+	var whole unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &whole); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &whole); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer restore()
+	open := func() (l *Link, err error) {
+		err = lab.A.Do(func() error {
+			l, err = Open(Config{Interface: lab.A.Device, Port: port, Peers: []netip.Addr{lab.B.IPv4}, RxBuffers: 16, TxBuffers: 16})
+			return err
+		})
+		return l, err
+	}
+	// Whatever the runtime and netlink keep for good, they have after this.
+	l, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := descriptors(t)
+	faults := 0
+	for room := 0; ; room++ {
+		limited := whole
+		limited.Cur = uint64(lowestFree(t) + room)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limited); err != nil {
+			t.Fatal(err)
+		}
+		l, err := open()
+		restore()
+		if err == nil {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			faults++
+		}
+		if after := descriptors(t); after != before {
+			t.Fatalf("with room for %d descriptors (%v): %d are left, before there were %d", room, err, after, before)
+		}
+		if programAttached(t, lab.A) {
+			t.Fatalf("with room for %d descriptors (%v): a program is still attached", room, err)
+		}
+		if err == nil {
+			break
+		}
+	}
+	if faults < 10 {
+		t.Errorf("only %d faults were seen", faults)
+	}
+	t.Logf("%d faults", faults)
+}
+
+// lowestFree is the number that the next descriptor would get.
+func lowestFree(t *testing.T) int {
+	t.Helper()
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	return fd
 }
 
 func descriptors(t *testing.T) int {

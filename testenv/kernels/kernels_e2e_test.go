@@ -16,12 +16,12 @@ import (
 )
 
 // packages are those whose tests run in the guest.
-var packages = []string{"bpf", "bpf/fault", "afxdp/neigh"}
+var packages = []string{"bpf", "bpf/fault", "afxdp/neigh", "afxdp/nic", "afxdp/socket", "afxdp/xdplink"}
 
 // script gets the test programs from the host and runs them all, even when one
 // fails.
 const script = `
-modprobe -a veth 8021q || exit 1
+modprobe -a veth 8021q bridge || exit 1
 ip link set lo up
 status=0
 for p in $PROGRAMS; do
@@ -43,11 +43,11 @@ func TestUnderDebiansKernels(t *testing.T) {
 		told   []string
 	}
 	runs := []run{
-		{"linux-image-cloud-amd64", []string{"under 6.1.", "lacks traffic-control programs", "found by two VLANs"}},
-		{vm.DefaultKernel, []string{"under 6.12.", "--- PASS: TestDelayReorders", "found by two VLANs"}},
+		{"linux-image-cloud-amd64", []string{"under 6.1.", "lacks traffic-control programs", "found by two VLANs", "found by a VLAN"}},
+		{vm.DefaultKernel, []string{"under 6.12.", "--- PASS: TestDelayReorders", "found by two VLANs", "found by a VLAN"}},
 	}
 	if other := os.Getenv("BLOCKD_E2E_KERNEL"); other != "" {
-		runs = []run{{other, []string{"found by two VLANs"}}}
+		runs = []run{{other, []string{"found by two VLANs", "found by a VLAN"}}}
 	}
 	for _, k := range runs {
 		t.Run(k.kernel, func(t *testing.T) {

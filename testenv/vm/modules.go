@@ -14,7 +14,7 @@ import (
 // guestModules are the kernel modules that a guest may want; what they need
 // comes along.
 var guestModules = []string{
-	"virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "af_packet", "veth", "8021q",
+	"virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "af_packet", "veth", "8021q", "bridge",
 	"iscsi_tcp", "sd_mod", "sg", "scsi_dh_alua",
 	"nvme_tcp", "nvme_core", "nvme_fabrics", "nvme_auth",
 	"dm_mod", "dm_multipath", "dm_round_robin", "dm_queue_length", "dm_service_time",

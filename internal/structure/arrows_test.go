@@ -50,6 +50,8 @@ var arrows = []arrow{
 		"the two frontends meet only in what both use"},
 	{"target/sockio", nil, []string{"blockdev", "target/iscsi", "target/scsi"},
 		"it moves bytes and knows no protocol"},
+	{"target/pool", nil, []string{"blockdev", "target/iscsi", "target/scsi", "target/nvme", "target/nvmetcp"},
+		"it keeps structs and knows nothing of what is in them"},
 	{"replication", nil, []string{"target", "raftmeta"},
 		"a volume is served by target and placed by raftmeta; both look down on it"},
 	{"raftmeta", nil, []string{"target", "blockdev/store", "blockdev/localvol", "blockdev/disk", "blockdev/uring"},
@@ -73,6 +75,7 @@ var arrows = []arrow{
 var stdlibOnly = map[string]string{
 	"blockdev":            "whoever implements a Device should need nothing else",
 	"internal/invariants": "assertions are used at the very bottom",
+	"internal/adaptive":   "it decides and owns nothing to poll or sleep on",
 	"target/iscsi/pdu":    "a codec needs only bytes",
 }
 

@@ -1,7 +1,6 @@
 package iscsi
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"blockd.dev/blockdev/arena"
@@ -34,6 +33,9 @@ type command struct {
 	slot uint32
 }
 
+// Next implements pool.Item.
+func (cmd *command) Next() **command { return &cmd.next }
+
 // Sent is called by sockio when the kernel has one of the Data-Ins.
 func (cmd *command) Sent() { cmd.unref() }
 
@@ -55,66 +57,22 @@ func (cmd *command) unref() {
 	cmd.executing, cmd.prepared, cmd.refuse = false, false, false
 	clear(cmd.segs)
 	cmd.segs = cmd.segs[:0]
-	k.pool.put(cmd)
+	k.pool.Put(cmd)
 }
 
-// pool keeps a connection's command structs.
-type pool struct {
-	mu    sync.Mutex
-	free  *command
-	made  int
-	limit int
-	out   int
-	empty *sync.Cond // out fell to 0
-}
-
-func (p *pool) init(limit int) {
-	p.limit = limit
-	p.empty = sync.NewCond(&p.mu)
-}
-
-// get returns a command with one reference, or nil when the limit is reached.
-func (p *pool) get(k *conn) *command {
-	p.mu.Lock()
-	c := p.free
-	if c != nil {
-		p.free, c.next = c.next, nil
-		p.out++
-		p.mu.Unlock()
-		c.refs.Store(1)
-		return c
+// lend returns a command struct with one reference, or nil when the connection
+// has all that it may have.
+func (c *conn) lend() *command {
+	cmd, index := c.pool.Get()
+	if index > 0 {
+		cmd = &command{conn: c, slot: uint32(index)}
+		cmd.task.Owner = cmd
+		cmd.task.Done = taskDone
 	}
-	if p.made == p.limit {
-		p.mu.Unlock()
-		return nil
+	if cmd != nil {
+		cmd.refs.Store(1)
 	}
-	p.made++
-	p.out++
-	slot := uint32(p.made)
-	p.mu.Unlock()
-	c = &command{conn: k, slot: slot}
-	c.task.Owner = c
-	c.task.Done = taskDone
-	c.refs.Store(1)
-	return c
-}
-
-func (p *pool) put(c *command) {
-	p.mu.Lock()
-	c.next, p.free = p.free, c
-	if p.out--; p.out == 0 {
-		p.empty.Broadcast()
-	}
-	p.mu.Unlock()
-}
-
-// wait blocks until every command is back.
-func (p *pool) wait() {
-	p.mu.Lock()
-	for p.out > 0 {
-		p.empty.Wait()
-	}
-	p.mu.Unlock()
+	return cmd
 }
 
 // buckets of the task table; a power of two.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"blockd.dev/target/iscsi/pdu"
+	"blockd.dev/target/pool"
 	"blockd.dev/target/scsi"
 	"blockd.dev/target/sockio"
 )
@@ -30,7 +31,7 @@ type conn struct {
 	sock  *sockio.Conn
 	tpgt  uint16
 	lim   *Limits
-	pool  pool
+	pool  pool.Pool[command, *command]
 	cid   uint16
 	login *login // nil in the full-feature phase
 	sess  *session
@@ -79,7 +80,7 @@ func newConn(srv *Server, tcp *net.TCPConn, tpgt uint16) (*conn, error) {
 	}
 	c := &conn{srv: srv, sock: sock, tpgt: tpgt, lim: &srv.limits}
 	c.in.Init(sock)
-	c.pool.init(4*c.lim.QueueDepth + immediateMax)
+	c.pool.SetLimit(4*c.lim.QueueDepth + immediateMax)
 	c.par = defaultParams()
 	c.par.MaxRecvData = c.lim.MaxRecvData
 	return c, nil

@@ -90,7 +90,7 @@ func (c *conn) end() {
 		c.giveUp(cmd)
 	}
 	c.srv.ended(c)
-	c.pool.wait()
+	c.pool.Wait()
 }
 
 // giveUp recycles a command that waits for data and is no longer in the table.

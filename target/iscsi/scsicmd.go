@@ -9,7 +9,7 @@ import (
 // it waits for the output to drain.
 func (c *conn) take() (*command, error) {
 	for {
-		if cmd := c.pool.get(c); cmd != nil {
+		if cmd := c.lend(); cmd != nil {
 			return cmd, nil
 		}
 		c.sock.Uncork()

@@ -17,19 +17,6 @@ const handshakeCommands = 4
 // the time it has the responses to those, it must have.
 const poolSpare = 32
 
-// take returns a command struct.
-func (c *conn) take() (*command, error) {
-	cmd, made := c.pool.get(c)
-	if cmd == nil {
-		return nil, errOverrun
-	}
-	if made {
-		c.slots = append(c.slots, cmd)
-	}
-	cmd.stage = stageIdle
-	return cmd, nil
-}
-
 // handleCapsule takes a command and the data that comes with it.
 func (c *conn) handleCapsule(f *pdu.Frame, hdr []byte) error {
 	cmd, err := c.take()

@@ -1,7 +1,6 @@
 package nvmetcp
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"blockd.dev/blockdev/arena"
@@ -44,6 +43,9 @@ type command struct {
 	tail [2*pdu.DigestLen + pdu.CapsuleRespLen]byte
 }
 
+// Next implements pool.Item.
+func (c *command) Next() **command { return &c.next }
+
 // Sent is called by sockio when the kernel has the data.
 func (c *command) Sent() { c.unref() }
 
@@ -67,69 +69,26 @@ func (c *command) unref() {
 	if held > 0 {
 		k.heldBytes.Add(-held)
 	}
-	k.pool.put(c)
+	k.pool.Put(c)
 	if k.parked.Load() > 0 {
 		k.unpark()
 	}
 }
 
-// pool keeps a connection's command structs.
-type pool struct {
-	mu    sync.Mutex
-	free  *command
-	made  int
-	limit int
-	out   int
-	empty sync.Cond // out fell to 0
-}
-
-// get returns a command with one reference, or nil when the limit is reached.
-// made tells that it is new.
-func (p *pool) get(k *conn) (c *command, made bool) {
-	p.mu.Lock()
-	c = p.free
-	if c != nil {
-		p.free, c.next = c.next, nil
-		p.out++
-		p.mu.Unlock()
-		c.refs.Store(1)
-		return c, false
+// take lends a command with one reference. It fails when the connection has all
+// that it may have.
+func (c *conn) take() (*command, error) {
+	cmd, index := c.pool.Get()
+	if index > 0 {
+		cmd = &command{conn: c, tag: uint16(index)}
+		cmd.nv.Owner = cmd
+		cmd.nv.Done = commandDone
+		c.slots = append(c.slots, cmd)
 	}
-	if p.made == p.limit {
-		p.mu.Unlock()
-		return nil, false
+	if cmd == nil {
+		return nil, errOverrun
 	}
-	p.made++
-	p.out++
-	tag := uint16(p.made)
-	p.mu.Unlock()
-	c = &command{conn: k, tag: tag}
-	c.nv.Owner = c
-	c.nv.Done = commandDone
-	c.refs.Store(1)
-	return c, true
-}
-
-func (p *pool) put(c *command) {
-	p.mu.Lock()
-	c.next, p.free = p.free, c
-	if p.out--; p.out == 0 {
-		p.empty.Broadcast()
-	}
-	p.mu.Unlock()
-}
-
-func (p *pool) inUse() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.out
-}
-
-// wait blocks until every command is back.
-func (p *pool) wait() {
-	p.mu.Lock()
-	for p.out > 0 {
-		p.empty.Wait()
-	}
-	p.mu.Unlock()
+	cmd.refs.Store(1)
+	cmd.stage = stageIdle
+	return cmd, nil
 }

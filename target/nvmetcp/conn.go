@@ -12,6 +12,7 @@ import (
 	"blockd.dev/target/auth"
 	"blockd.dev/target/nvme"
 	"blockd.dev/target/nvmetcp/pdu"
+	"blockd.dev/target/pool"
 	"blockd.dev/target/sockio"
 )
 
@@ -44,7 +45,7 @@ type conn struct {
 	port          uint16
 	discoveryOnly bool
 	lim           *Limits
-	pool          pool
+	pool          pool.Pool[command, *command]
 	slots         []*command // by transfer tag - 1
 
 	phase  phase
@@ -90,8 +91,7 @@ func newConn(srv *Server, tcp *net.TCPConn, port uint16, discoveryOnly bool) (*c
 	c := &conn{srv: srv, sock: sock, port: port, discoveryOnly: discoveryOnly, lim: &srv.limits}
 	c.in.Init(sock)
 	c.rules = pdu.Rules{FromHost: true, CapsuleMax: AdminCapsuleBytes, DataMax: c.lim.MaxH2CData}
-	c.pool.limit = handshakeCommands
-	c.pool.empty.L = &c.pool.mu
+	c.pool.SetLimit(handshakeCommands)
 	return c, nil
 }
 
@@ -296,5 +296,5 @@ func (c *conn) end() {
 		c.queue.Disconnect()
 	}
 	c.srv.ended(c)
-	c.pool.wait()
+	c.pool.Wait()
 }

@@ -148,9 +148,7 @@ func (c *conn) connect(cmd *command) {
 	if q.ID() != 0 {
 		c.rules.CapsuleMax = c.lim.CapsuleBytes
 	}
-	c.pool.mu.Lock()
-	c.pool.limit = 2*q.Size() + poolSpare
-	c.pool.mu.Unlock()
+	c.pool.SetLimit(2*q.Size() + poolSpare)
 	c.register(&r, uint16(result))
 	if r.AuthRequired {
 		c.auth = auth.NewDHController(policy, r.HostNQN, r.SubNQN)

@@ -262,7 +262,7 @@ func (c *conn) session() (SessionInfo, bool) {
 	k := &c.counts
 	i.Stats = Stats{Commands: k.commands.Load(), Reads: k.reads.Load(), Writes: k.writes.Load(), BytesIn: k.bytesIn.Load(),
 		BytesOut: k.bytesOut.Load(), Errors: k.errors.Load(), Parked: k.parked.Load(), Digests: k.digests.Load(),
-		InFlight: c.pool.inUse(), HeldBytes: c.heldBytes.Load()}
+		InFlight: c.pool.InUse(), HeldBytes: c.heldBytes.Load()}
 	i.Socket = c.sock.Stats()
 	return i, true
 }

@@ -59,7 +59,7 @@ type writer struct {
 	mu      sync.Mutex
 	pending *batch
 	writing bool  // a goroutine owns active
-	corked  bool  // Flush waits for Uncork
+	corked  bool  // Flush waits for Uncork or corkBytes
 	err     error // set once: the connection can't send any more
 	roomy   *sync.Cond
 
@@ -69,6 +69,7 @@ type writer struct {
 	sendFn  func(fd uintptr) bool
 	sendErr error
 
+	held                  atomic.Bool  // corked, and the last Append left less than corkBytes
 	queued                atomic.Int64 // bytes in both batches
 	writes, bytes, stalls atomic.Uint64
 }
@@ -112,6 +113,9 @@ func (c *Conn) Append(head []byte, data [][]byte, tail []byte, sender Sender) {
 	}
 	b.bytes += n
 	w.queued.Add(int64(n))
+	if w.corked {
+		w.held.Store(b.bytes < corkBytes)
+	}
 	w.mu.Unlock()
 }
 
@@ -133,12 +137,16 @@ func (c *Conn) Cork() {
 func (c *Conn) Uncork() {
 	c.tx.mu.Lock()
 	c.tx.corked = false
+	c.tx.held.Store(false)
 	c.tx.flushLocked()
 }
 
 // Flush sends what was appended, unless the connection is corked or another
 // goroutine is sending, which then sends this too. It never blocks.
 func (c *Conn) Flush() {
+	if c.tx.held.Load() {
+		return // Uncork sends it
+	}
 	c.tx.mu.Lock()
 	c.tx.flushLocked()
 }

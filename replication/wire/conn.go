@@ -70,6 +70,7 @@ type Conn struct {
 	ackedLargest uint64        // scratch of onAck
 	ackDelay     time.Duration // scratch of onAck
 	slept        clock.Mono    // until when this node slept last
+	asked        clock.Mono    // when an acknowledgement was overdue last
 	timeouts     int           // acknowledgements overdue in a row
 	probes       int           // packets to send because of that
 	drainEnd     clock.Mono    // draining, closing: when it is over
@@ -153,14 +154,14 @@ func (c *Conn) ownParams() []byte {
 	return p.Append(nil)
 }
 
-// advance moves the Conn's time to now. When nobody has called for long
-// although timers were running, it was this node that slept: the peer's
-// silence is measured anew.
+// advance moves the Conn's time to now. When nobody has called for long after
+// the Deadline, it was this node that slept: the peer's silence is measured
+// anew. An owner that waits until the Deadline has not slept.
 func (c *Conn) advance(now clock.Mono) {
 	if now <= c.now {
 		return
 	}
-	if now.Sub(c.now) > c.cfg.DeadAfter/4 {
+	if asleep := c.cfg.DeadAfter / 4; now.Sub(c.now) > asleep && now.Sub(c.Deadline()) > asleep {
 		c.owedSince, c.slept = now, now
 	}
 	c.now = now

@@ -76,13 +76,14 @@ func (c *Conn) detectLoss() { c.lossTime = c.ledger.Detect(c.now, c) }
 // RTT is for the ledger only.
 func (c *Conn) RTT(path uint8) *recovery.RTT { return &c.paths[path].rtt }
 
-// timeoutAt is when an acknowledgement is overdue: twice as late each time,
-// but often enough that a dead peer is asked several times before it is
-// called dead, and other paths get their chance.
+// timeoutAt is when an acknowledgement is overdue, of the oldest packet in
+// flight, since newer ones may go out all the time where none arrives: twice
+// as late each time, but often enough that a dead peer is asked several times
+// before it is called dead, and other paths get their chance.
 func (c *Conn) timeoutAt() clock.Mono {
 	wait := c.paths[c.active].rtt.Timeout(c.cfg.Granularity, c.params.AckDelay, firstTimeout)
 	wait = min(wait<<min(c.timeouts, 16), c.cfg.DeadAfter/8)
-	return c.lastSent.Add(max(wait, time.Microsecond))
+	return max(c.ledger.OldestSent(), c.asked).Add(max(wait, time.Microsecond))
 }
 
 // onTimeout asks for what is overdue: by sending the oldest packet's content
@@ -94,7 +95,7 @@ func (c *Conn) onTimeout() {
 	}
 	c.timeouts++
 	c.probes = 1
-	c.lastSent = c.now // the next timeout counts from here, even if nothing can be sent
+	c.asked = c.now
 	p := &c.paths[c.active]
 	c.abandonOthers()
 	if c.timeouts == troubleTimeouts {

@@ -141,7 +141,7 @@ func (c *Conn) moveTo(path PathID) {
 	old := c.active
 	c.paths[old].valid = false // until it answers again
 	c.active = path
-	c.timeouts, c.probes = 0, 0
+	c.timeouts, c.probes, c.asked = 0, 0, c.now
 	c.stats.PathChanges++
 	c.ledger.LosePath(uint8(old), c)
 	c.paths[path].ping = true

@@ -49,6 +49,10 @@ func (c *Conn) onReset(hd *packet.Header, b []byte) {
 		c.stats.RxInvalid++
 		return
 	}
+	if c.state == closing {
+		c.die(c.err) // it has heard, and is gone
+		return
+	}
 	c.die(fmt.Errorf("%w: it answered that it does not know the connection", ErrPeerRestart))
 }
 

@@ -31,25 +31,28 @@ type world struct {
 
 // node is one end, with its application.
 type node struct {
-	w       *world
-	index   int
-	conn    *Conn
-	cfg     Config
-	clock   simlink.Clock
-	addrs   []netip.AddrPort // by path
-	sent    []*sentMessage   // by ID less 1
-	got     map[MessageID]bool
-	order   map[uint16]MessageID // the last ID by channel
-	holding []held
-	replies []reply
-	buffers int
-	spare   []*countedBuffer
-	up      bool
-	down    error
-	wakes   int
-	tickets int // messages left to send
-	nextOp  clock.Mono
-	gone    bool // after down
+	w              *world
+	index          int
+	conn           *Conn
+	cfg            Config
+	clock          simlink.Clock
+	addrs          []netip.AddrPort // by path
+	sent           []*sentMessage   // by ID less 1
+	got            map[MessageID]bool
+	order          map[uint16]MessageID // the last ID by channel
+	holding        []held
+	replies        []reply
+	buffers        int
+	spare          []*countedBuffer
+	up             bool
+	down           error
+	wakes          int
+	tickets        int // messages left to send
+	nextOp         clock.Mono
+	gone           bool // after down
+	mute           bool // answers nothing
+	keep           bool // releases nothing
+	canceled, room int  // events
 }
 
 // sentMessage is what the sender's model knows of a message.
@@ -366,7 +369,11 @@ func (n *node) event(e *Event) {
 		if errors.Is(e.Err, ErrProtocol) {
 			w.fail("node %d: %v", n.index, e.Err)
 		}
-	case EventCanceled, EventRoom, EventPath:
+	case EventCanceled:
+		n.canceled++
+	case EventRoom:
+		n.room++
+	case EventPath:
 	}
 }
 
@@ -392,7 +399,7 @@ func (n *node) message(m *Message) {
 	}
 	n.got[m.ID] = true
 	n.order[m.Channel] = max(n.order[m.Channel], m.ID)
-	if m.Kind == Request && w.rng.IntN(50) > 0 {
+	if m.Kind == Request && !n.mute && w.rng.IntN(50) > 0 {
 		at := w.now
 		if w.rng.IntN(2) == 0 {
 			at = at.Add(time.Duration(w.rng.IntN(int(time.Millisecond))))
@@ -402,6 +409,9 @@ func (n *node) message(m *Message) {
 	hold := time.Duration(0)
 	if w.rng.IntN(4) == 0 {
 		hold = time.Duration(w.rng.IntN(int(5 * time.Millisecond)))
+	}
+	if n.keep {
+		hold = 1000 * time.Hour
 	}
 	n.holding = append(n.holding, held{w.now.Add(hold), *m})
 }

@@ -266,6 +266,16 @@ func (l *Ledger) Oldest(visit func(number uint64, p *Packet) bool) {
 	}
 }
 
+// OldestSent is when the oldest packet in flight was sent. One is.
+func (l *Ledger) OldestSent() clock.Mono {
+	for n := l.first; n < l.next; n++ {
+		if p := l.at(n); p.state == inFlight {
+			return p.Sent
+		}
+	}
+	return clock.Never
+}
+
 // LosePath declares everything in flight on path lost.
 func (l *Ledger) LosePath(path uint8, owner Owner) {
 	for n := l.first; n < l.next; n++ {

@@ -263,7 +263,7 @@ func Recover(cfg Config) error {
 func rebuild(cfg Config, build func(*Group, *raft.Config) error) error {
 	cfg = cfg.withDefaults()
 	logger := libraryLogger(cfg.Events)
-	s, err := openStorage(cfg.Dir, logger, cfg.wrapStore)
+	s, err := openStorage(&cfg, logger)
 	if err != nil {
 		return err
 	}

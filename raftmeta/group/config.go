@@ -57,7 +57,8 @@ type Config struct {
 	// Dial opens connections to other members. nil is a net.Dialer.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 
-	wrapStore func(store) store // for tests: a disk that fails
+	wrapStore    func(store) store // for tests: a disk that fails
+	segmentBytes int               // for tests: small files of the log; 0 means segmentBytes
 }
 
 func (c Config) withDefaults() Config {
@@ -78,6 +79,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HashEvery == 0 {
 		c.HashEvery = 65536
+	}
+	if c.segmentBytes == 0 {
+		c.segmentBytes = segmentBytes
 	}
 	if c.Domains == nil {
 		c.Domains = func(string) []string { return nil }

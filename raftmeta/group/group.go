@@ -68,7 +68,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	}
 	cfg = cfg.withDefaults()
 	logger := libraryLogger(cfg.Events)
-	s, err := openStorage(cfg.Dir, logger, cfg.wrapStore)
+	s, err := openStorage(&cfg, logger)
 	if err != nil {
 		return nil, err
 	}

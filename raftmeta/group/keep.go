@@ -87,9 +87,13 @@ func (g *Group) takeOffice(ctx context.Context) error {
 
 // announce tells the group what this member is now, if that has changed.
 func (g *Group) announce(ctx context.Context) error {
+	if g.Leader().ID == "" {
+		g.seek(ctx)
+		return nil
+	}
 	self := g.self()
 	known, ok := g.machine.member(self.ID)
-	if !ok || known == self || g.Leader().ID == "" {
+	if !ok || known == self {
 		return nil
 	}
 	_, err := g.order(ctx, order{Announce: &self})
@@ -97,6 +101,32 @@ func (g *Group) announce(ctx context.Context) error {
 		g.halt(err)
 	}
 	return err
+}
+
+// seek is for a member that hears from no leader. Perhaps there is none. But
+// perhaps the leader doesn't know its new address, or it was removed while it
+// was down; then the others say so, and would not come by themselves.
+func (g *Group) seek(ctx context.Context) {
+	self := g.self()
+	ask, payload := methodStatus, []byte(nil)
+	var others []raft.Server
+	for _, s := range g.servers() {
+		if string(s.ID) != self.ID {
+			others = append(others, s)
+		} else if s.Address != g.stream.addr {
+			ask, payload = methodJoin, self.encode()
+		}
+	}
+	for _, s := range others {
+		id, address := splitRaftAddress(s.Address)
+		switch _, _, err := g.call(ctx, id, address, ask, payload); {
+		case errors.Is(err, ErrRemoved), errors.Is(err, ErrTooOld), errors.Is(err, ErrIncarnation):
+			g.halt(err)
+			return
+		case err == nil && ask == methodJoin:
+			return
+		}
+	}
 }
 
 // govern is one turn of the leader's work.
@@ -269,11 +299,7 @@ func (g *Group) candidates(members []Member, servers []raft.Server) []Candidate 
 // HOST:PORT) until one has got it done or ctx ends. It is for a node that Open has opened
 // with an empty folder; one that is a member already finds nothing to do.
 func (g *Group) Join(ctx context.Context, addresses map[string]string) error {
-	self := g.self()
-	payload, err := json.Marshal(self)
-	if err != nil {
-		return err
-	}
+	payload := g.self().encode()
 	last := errors.New("no addresses to ask")
 	for {
 		for id, address := range addresses {

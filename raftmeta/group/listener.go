@@ -77,21 +77,34 @@ func (l *Listener) Close() error {
 }
 
 // API returns the connections of clients; those that come with TLS are *tls.Conn
-// with a finished handshake, see pki.PeerIdentity. Closing it does nothing: Close the Listener.
-func (l *Listener) API() net.Listener { return apiListener{l} }
+// with a finished handshake, see pki.PeerIdentity. Closing it ends its Accept and leaves the port open.
+func (l *Listener) API() net.Listener {
+	a := &apiListener{l: l}
+	a.ctx, a.close = context.WithCancel(l.ctx)
+	return a
+}
 
-type apiListener struct{ l *Listener }
+type apiListener struct {
+	l     *Listener
+	ctx   context.Context
+	close context.CancelFunc
+}
 
-func (a apiListener) Accept() (net.Conn, error) {
+func (a *apiListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-a.l.api:
 		return c, nil
-	case <-a.l.ctx.Done():
+	case <-a.ctx.Done():
 		return nil, net.ErrClosed
 	}
 }
-func (a apiListener) Addr() net.Addr { return a.l.inner.Addr() }
-func (a apiListener) Close() error   { return nil }
+
+func (a *apiListener) Addr() net.Addr { return a.l.inner.Addr() }
+
+func (a *apiListener) Close() error {
+	a.close()
+	return nil
+}
 
 func (l *Listener) accept() {
 	slots := make(chan struct{}, handshakesMax)

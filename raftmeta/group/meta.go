@@ -14,6 +14,14 @@ type Member struct {
 	MaxVersion uint32 `json:"max_version"` // of commands that its binary understands
 }
 
+func (n Member) encode() []byte {
+	b, err := json.Marshal(n)
+	if err != nil {
+		panic("group: " + err.Error()) // it has nothing that JSON lacks
+	}
+	return b
+}
+
 // meta is the group's own replicated state. It is changed by apply alone.
 type meta struct {
 	Cluster     string            `json:"cluster"`
@@ -58,7 +66,7 @@ type orderHash struct {
 func (o *order) encode() []byte {
 	b, err := json.Marshal(o)
 	if err != nil {
-		panic("group: " + err.Error()) // it has nothing that JSON lacks
+		panic("group: " + err.Error())
 	}
 	return b
 }

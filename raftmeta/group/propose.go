@@ -56,8 +56,8 @@ func (g *Group) order(ctx context.Context, ord order) (outcome, error) {
 // Wait returns when this member's state has everything up to index.
 func (g *Group) Wait(ctx context.Context, index uint64) error {
 	err := g.machine.wait(ctx, index, g.ctx.Done())
-	if errors.Is(err, ErrHalted) {
-		return g.unusable()
+	if why := g.unusable(); why != nil {
+		return why
 	}
 	return err
 }

@@ -141,13 +141,13 @@ func (g *Group) askVoters(term uint64) error {
 // after it are linearizable. Reads without it see the past, in order.
 func (g *Group) Barrier(ctx context.Context) error {
 	for {
+		if why := g.unusable(); why != nil {
+			return why
+		}
 		leader, changed := g.WatchLeader()
 		index, err := g.readIndex(ctx, leader)
 		if err == nil {
 			return g.Wait(ctx, index)
-		}
-		if why := g.unusable(); why != nil {
-			return why
 		}
 		var remote *remoteError
 		if errors.As(err, &remote) && (errors.Is(err, ErrRemoved) || errors.Is(err, ErrIncarnation)) {

@@ -69,13 +69,17 @@ func (q *requests) find(id RequestID, after uint64) (o outcome, known bool) {
 
 // add remembers a request that find does not know, and forgets old ones.
 func (q *requests) add(id RequestID, o outcome) {
+	q.addWithin(id, o, RequestsRemembered, requestBytesMax)
+}
+
+func (q *requests) addWithin(id RequestID, o outcome, countMax, bytesMax int) {
 	if q.byID == nil {
 		q.byID = make(map[RequestID]int)
 	}
 	q.byID[id] = q.base + len(q.List)
 	q.List = append(q.List, request{id, o})
 	q.bytes += len(o.Data)
-	for len(q.List) > RequestsRemembered || q.bytes > requestBytesMax {
+	for len(q.List) > countMax || q.bytes > bytesMax {
 		old := &q.List[0]
 		q.Horizon = old.Outcome.Index
 		q.bytes -= len(old.Outcome.Data)

@@ -58,8 +58,9 @@ type storage struct {
 	snaps *raft.FileSnapshotStore
 }
 
-// openStorage locks dir, which it makes if need be, and opens the log.
-func openStorage(dir string, log hclog.Logger, wrap func(store) store) (_ *storage, err error) {
+// openStorage locks cfg.Dir, which it makes if need be, and opens the log.
+func openStorage(cfg *Config, log hclog.Logger) (_ *storage, err error) {
+	dir := cfg.Dir
 	s := &storage{dir: dir}
 	defer func() {
 		if err != nil {
@@ -79,13 +80,13 @@ func openStorage(dir string, log hclog.Logger, wrap func(store) store) (_ *stora
 		return nil, fmt.Errorf("%w before: %s; see docs/RAFT.md, and then wipe %s and let the node join again", ErrHalted, why, dir)
 	}
 	s.db = &metadb.BoltMetaDB{}
-	s.wal, err = wal.Open(filepath.Join(dir, dirWAL), wal.WithMetaStore(s.db), wal.WithLogger(log), wal.WithSegmentSize(segmentBytes))
+	s.wal, err = wal.Open(filepath.Join(dir, dirWAL), wal.WithMetaStore(s.db), wal.WithLogger(log), wal.WithSegmentSize(cfg.segmentBytes))
 	if err != nil {
 		return nil, fmt.Errorf("the Raft log in %s can't be opened: %w", filepath.Join(dir, dirWAL), err)
 	}
 	var inner store = s.wal
-	if wrap != nil {
-		inner = wrap(inner)
+	if cfg.wrapStore != nil {
+		inner = cfg.wrapStore(inner)
 	}
 	s.store = &guarded{store: inner}
 	if s.snaps, err = raft.NewFileSnapshotStoreWithLogger(dir, snapshotsMax, log); err != nil {

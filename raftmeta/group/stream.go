@@ -87,7 +87,9 @@ func (g *Group) refuse(from, to, magic string, incarnation uint32) error {
 		return fmt.Errorf("%w: node %s speaks another protocol", ErrRefused, from)
 	case to != g.cfg.NodeID:
 		return fmt.Errorf("%w: this is node %s, not %s; check the address", ErrRefused, g.cfg.NodeID, to)
-	case incarnation != g.id.Incarnation:
+	case incarnation > g.id.Incarnation:
+		return fmt.Errorf("%w: node %s is of incarnation %d, and node %s is left over from %d; wipe its data folder", ErrRefused, from, incarnation, to, g.id.Incarnation)
+	case incarnation < g.id.Incarnation:
 		return fmt.Errorf("%w: node %s is of incarnation %d, and this is %d", ErrIncarnation, from, incarnation, g.id.Incarnation)
 	case g.machine.removed(from):
 		return fmt.Errorf("%w: node %s", ErrRemoved, from)

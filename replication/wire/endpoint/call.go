@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"blockd.dev/replication/wire"
@@ -100,24 +99,24 @@ type waiter struct {
 	done chan struct{} // room for one
 }
 
-var waiters = sync.Pool{New: func() any {
+func newWaiter() any {
 	w := &waiter{done: make(chan struct{}, 1)}
 	w.Done = func(*Call) { w.done <- struct{}{} }
 	return w
-}}
+}
 
 // Call sends a request and waits for the answer, which the caller releases.
 // While there is no connection, or no room in it, it waits for one. When ctx
 // ends first, its error is wrapped, with wire.ErrNotSent if nothing was sent;
 // the data is the caller's again in any case.
 func (p *Peer) Call(ctx context.Context, channel uint16, data ...[]byte) (wire.Message, error) {
-	w := waiters.Get().(*waiter)
+	w := p.e.waiters.Get().(*waiter)
 	w.Channel, w.Data, w.Timeout, w.Notice = channel, data, 0, false
 	if deadline, ok := ctx.Deadline(); ok {
 		w.Timeout = max(1, time.Until(deadline))
 	}
 	if err := p.goWhenPossible(ctx, &w.Call); err != nil {
-		waiters.Put(w)
+		p.e.waiters.Put(w)
 		return wire.Message{}, err
 	}
 	select {
@@ -128,7 +127,7 @@ func (p *Peer) Call(ctx context.Context, channel uint16, data ...[]byte) (wire.M
 	}
 	response, err := w.Response, w.Err
 	w.Data, w.Response, w.Err, w.conn = nil, wire.Message{}, nil, nil
-	waiters.Put(w)
+	p.e.waiters.Put(w)
 	switch {
 	case err == nil:
 		return response, nil

@@ -39,6 +39,7 @@ type Endpoint struct {
 	dialer   atomic.Pointer[pump] // which starts attempts to connect
 	nextDial atomic.Int64         // a clock.Mono: when the next is due
 	pumps    sync.WaitGroup
+	waiters  sync.Pool // of *waiter
 }
 
 // credentials are the node's, with what is derived from them.
@@ -60,6 +61,7 @@ func Open(cfg Config) (*Endpoint, error) {
 	}
 	e := &Endpoint{cfg: cfg, tokens: secure.NewRetryTokens(cfg.Clock.Now())}
 	e.nextDial.Store(int64(clock.Never))
+	e.waiters.New = newWaiter
 	if err := e.SetCredentials(cfg.Credentials); err != nil {
 		return nil, err
 	}

@@ -91,8 +91,8 @@ func TestCallsFromDone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, _ := udpPair(t, func(c *Config) { c.Poll = poll })
 			a.await(t, 0, PeerUp)
-			fly(t, a.Peer("b"), 1, 500, 4096)
-			fly(t, a.Peer("b"), 32, 5000, 4096)
+			fly(t, a.Peer("b"), 1, 200, 4096)
+			fly(t, a.Peer("b"), 32, 2000, 4096)
 			fly(t, a.Peer("b"), 4, 20, wire.MessageMax)
 		})
 	}

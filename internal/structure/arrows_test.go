@@ -28,7 +28,7 @@ type arrow struct {
 var arrows = []arrow{
 	{"", []string{"tools", "testenv"}, []string{"tools"},
 		"programs do the wiring; what two of them share belongs in a package that is not a program"},
-	{"tools", []string{"tools/testenv", "tools/blockbench"}, []string{"testenv"},
+	{"tools", []string{"tools/testenv", "tools/blockbench"}, []string{"testenv", "bpf/fault"},
 		"the daemon and its CLI must not carry test code"},
 	{"", []string{"testenv", "tools"}, []string{"testenv"},
 		"testenv may know everything, so nothing may know testenv"},

@@ -82,6 +82,7 @@ type Queue struct {
 		tooLong  bool   // drop it
 		slot     uint32 // where it is put together
 		from, to int    // its bytes in mem
+		taken    bool   // descriptors were popped and not released
 		posted   bool   // slots were pushed and not published
 		held     int    // slots the user has
 		dropped  uint64
@@ -169,6 +170,7 @@ func (q *Queue) Arrived() bool { return q.rings.RX.Available() > 0 }
 // that is complete. After a row of calls, Flush.
 func (q *Queue) Next() (Frame, bool) {
 	for q.rings.RX.Available() > 0 {
+		q.rx.taken = true
 		if q.addPart(q.rings.RX.Pop()) {
 			r := &q.rx
 			r.held++
@@ -225,7 +227,10 @@ func (q *Queue) Recycle(slot uint32) {
 // Flush shows the kernel what was taken and what was recycled. It reports
 // whether the kernel must be woken to see it.
 func (q *Queue) Flush() (wake bool) {
-	q.rings.RX.Release()
+	if q.rx.taken {
+		q.rx.taken = false
+		q.rings.RX.Release()
+	}
 	if !q.rx.posted {
 		return false
 	}

@@ -161,6 +161,10 @@ func (d *Device) attach() error {
 		if d.config.Mode == Generic && m == bpf.Native || d.config.Mode != Generic && d.config.Mode != Auto && m == bpf.Generic {
 			continue
 		}
+		if x := &d.info.XDP; m == bpf.Native && x.Known && !x.Redirect {
+			d.refused = append(d.refused, fmt.Errorf("%w: the driver %s of %s passes no frames to sockets in native mode", bpf.ErrUnsupported, d.info.Driver, d.info.Device))
+			continue
+		}
 		s, err := bpf.LoadSteer(bpf.Config{
 			Interface: d.info.DeviceIndex, Port: d.config.Port, Local: []netip.Addr{d.local.Addr()}, Mode: m, PeersMax: d.config.PeersMax,
 		})

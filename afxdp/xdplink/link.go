@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,8 @@ type Link struct {
 	queue    *queue.Queue
 	header   packet.Header // of what is being sent
 	busyPoll bool
-	short    bool // Reserve found too little
+	short    bool          // Reserve found too little
+	pause    time.Duration // how long Wait waited for room last
 	poll     [2]unix.PollFd
 	timeout  unix.Timespec
 	lookup   func(netip.Addr) (neigh.Hop, bool)
@@ -173,7 +175,7 @@ func (l *Link) describe() {
 		l.room = chunkBytes - rxHeadroom - packet.HeaderLen(l.local.Addr().Is4(), (*[packet.TagsMax]packet.Tag)(&l.device.info.Tags))
 	}
 	l.header = packet.Header{From: l.local}
-	l.poll[0] = unix.PollFd{Fd: int32(l.socket.FD())}
+	l.poll[0] = unix.PollFd{Fd: int32(l.socket.FD()), Events: unix.POLLIN}
 	l.poll[1] = unix.PollFd{Fd: int32(l.life.event), Events: unix.POLLIN}
 }
 

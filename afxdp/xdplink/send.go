@@ -14,6 +14,8 @@ func (l *Link) Reserve(bufs []link.TxBuf) int {
 	if l.closed.Load() {
 		return 0
 	}
+	// What was sent last is in the cache, and lent first.
+	l.queue.Reap()
 	for i := range bufs {
 		slot, ok := l.queue.Take()
 		if !ok {
@@ -77,7 +79,8 @@ func (l *Link) Send(bufs []link.TxBuf) error {
 	if tooLong > 0 {
 		s.txTooLong.Add(tooLong)
 	}
-	if l.queue.Publish() {
+	// With busy polling it is the system call that runs the driver.
+	if wake := l.queue.Publish(); wake || l.busyPoll && packets > 0 {
 		return l.kick()
 	}
 	return nil

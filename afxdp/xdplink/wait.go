@@ -7,10 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// completionPause is how long Wait sleeps for a send buffer to come back when
-// all are with the device: completions wake nobody. It is of the order of what a
-// NIC takes to send a ring full.
-const completionPause = 50 * time.Microsecond
+// How long Wait sleeps for a send buffer to come back when all are with the
+// device, since completions wake nobody: first about what a NIC takes to send a
+// ring full, then twice as long each time, for a device that is stuck or down.
+const (
+	completionPauseMin = 50 * time.Microsecond
+	completionPauseMax = 10 * time.Millisecond
+)
 
 // Wait sleeps in ppoll(2) on the socket and an eventfd. A poll in copy mode
 // also sends what is left in the TX ring.
@@ -21,17 +24,15 @@ func (l *Link) Wait(timeout time.Duration) error {
 	if l.queue.Arrived() || l.woken.Swap(false) {
 		return l.ended()
 	}
-	l.poll[0].Events = unix.POLLIN
 	if l.short {
 		l.queue.Reap()
 		if l.short = l.queue.InFlight() == l.device.layout.TxSlots; !l.short {
+			l.pause = 0
 			return nil
 		}
-		if l.queue.Unsent() > 0 {
-			l.poll[0].Events |= unix.POLLOUT
-		}
-		if timeout < 0 || timeout > completionPause {
-			timeout = completionPause
+		l.pause = min(max(2*l.pause, completionPauseMin), completionPauseMax)
+		if timeout < 0 || timeout > l.pause {
+			timeout = l.pause
 		}
 	}
 	// From here on Wake writes to the eventfd. It sets woken first and then looks

@@ -105,14 +105,14 @@ type Message struct {
 // The ends of messages and connections, to be matched with errors.Is. Text
 // that wraps them says which peer and why.
 var (
-	ErrQueueFull   = errors.New("send queue full")                // of Send: wait for EventRoom
-	ErrTooLong     = errors.New("message longer than 1 MiB")      // of Send
-	ErrClosed      = errors.New("connection closed")              // by either side, orderly
-	ErrPeerSilent  = errors.New("peer silent")                    // nothing came for DeadAfter
-	ErrDeadline    = errors.New("deadline passed")                // of one message
-	ErrCanceled    = errors.New("canceled")                       // of one message, by its sender
-	ErrNotSent     = errors.New("not sent")                       // no byte of the message left this node
-	ErrRefused     = errors.New("connection refused by the peer") // version, certificate or role
-	ErrPeerRestart = errors.New("peer restarted")                 // it no longer knows the connection
-	ErrProtocol    = errors.New("protocol violated by the peer")  // a peer that has the keys misbehaved
+	ErrQueueFull   = errors.New("send queue full")               // of Send: wait for EventRoom
+	ErrTooLong     = errors.New("message longer than 1 MiB")     // of Send
+	ErrClosed      = errors.New("connection closed")             // by either side, orderly
+	ErrPeerSilent  = errors.New("peer silent")                   // nothing came for DeadAfter
+	ErrDeadline    = errors.New("deadline passed")               // of one message
+	ErrCanceled    = errors.New("canceled")                      // of one message, by its sender
+	ErrNotSent     = errors.New("not sent")                      // no byte of the message left this node
+	ErrRefused     = errors.New("connection refused")            // by either side: version, certificate or role
+	ErrPeerRestart = errors.New("peer restarted")                // it no longer knows the connection
+	ErrProtocol    = errors.New("protocol violated by the peer") // a peer that has the keys misbehaved
 )

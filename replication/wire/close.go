@@ -54,7 +54,7 @@ func (c *Conn) endErr() error {
 func (c *Conn) onClose(f *packet.Close) {
 	switch f.Code {
 	case packet.CloseRefused:
-		c.die(fmt.Errorf("%w: %s", ErrRefused, f.Reason))
+		c.die(fmt.Errorf("%w by the peer: %s", ErrRefused, f.Reason))
 	case packet.CloseViolation:
 		c.die(fmt.Errorf("%w by the peer, which accuses this node of: %s", ErrClosed, f.Reason))
 	case packet.CloseDone:

@@ -104,7 +104,7 @@ func (c *Conn) step() {
 func (c *Conn) onProven() {
 	p, err := packet.DecodeParams(c.shake.params)
 	if err != nil || p.Source != c.remote {
-		c.refuse(fmt.Errorf("%w: connection parameters are broken", ErrProtocol))
+		c.refuse(fmt.Errorf("%w: connection parameters are broken", ErrProtocol), "connection parameters are broken")
 		return
 	}
 	c.params = p
@@ -133,10 +133,8 @@ func (c *Conn) goUp() {
 	c.events.push(Event{Kind: EventUp, Path: c.active})
 }
 
-// refuse ends a handshake that failed here.
-func (c *Conn) refuse(err error) {
-	c.end(packet.CloseRefused, err.Error(), err)
-}
+// refuse ends a handshake that failed here, and tells the peer why.
+func (c *Conn) refuse(err error, why string) { c.end(packet.CloseRefused, why, err) }
 
 func (c *Conn) tickHandshake() {
 	h := &c.shake
@@ -247,7 +245,7 @@ func (c *Conn) onRefused(f *packet.Close) {
 		c.die(fmt.Errorf("%w by the peer during the handshake: %s", ErrClosed, f.Reason))
 		return
 	}
-	c.die(fmt.Errorf("%w: %s", ErrRefused, f.Reason))
+	c.die(fmt.Errorf("%w by the peer: %s", ErrRefused, f.Reason))
 }
 
 func (c *Conn) onCrypto(level Level, f *packet.Crypto) bool {
@@ -272,7 +270,7 @@ func (c *Conn) onCrypto(level Level, f *packet.Crypto) bool {
 	in.taken = lead
 	if err := c.cfg.Handshake.Receive(level, fresh); err != nil {
 		c.step() // it may have an alert to send
-		c.refuse(fmt.Errorf("%w: %w", ErrRefused, err))
+		c.refuse(fmt.Errorf("%w: %w", ErrRefused, err), err.Error())
 		return false
 	}
 	c.step()
@@ -359,5 +357,5 @@ func (c *Conn) onRefusal(b []byte) {
 		c.stats.RxInvalid++
 		return
 	}
-	c.die(fmt.Errorf("%w: it speaks version %d of the wire, this node version %d; upgrade the older one", ErrRefused, version, packet.Version))
+	c.die(fmt.Errorf("%w by the peer: it speaks version %d of the wire, this node version %d; upgrade the older one", ErrRefused, version, packet.Version))
 }

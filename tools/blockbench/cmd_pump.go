@@ -21,7 +21,7 @@ func newPumpCommand() *cobra.Command {
 	var connections int
 	var runtime time.Duration
 	var access pump.Access
-	var size, rng string
+	var size, rng, memory string
 	cmd := &cobra.Command{
 		Use:   "pump",
 		Short: "Measure bare TCP in the shape of a storage protocol",
@@ -41,10 +41,15 @@ func newPumpCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			n, err := units.ParseBytes(memory)
+			if err != nil {
+				return fmt.Errorf("--memory: %w", err)
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "listening on %s\n", ln.Addr())
-			return pump.Serve(cmd.Context(), ln, s, spin)
+			return pump.Serve(cmd.Context(), ln, s, n, spin)
 		},
 	}
+	serve.Flags().StringVar(&memory, "memory", "0", "take replies from random places of so much memory (0: the same bytes again and again)")
 	run := &cobra.Command{
 		Use:   "run ADDR|nvme://HOST[:PORT]/NQN/NSID|iscsi://HOST[:PORT]/TARGET/LUN",
 		Short: "Ask a server, or a target, and print what was measured as JSON",

@@ -89,3 +89,48 @@ func TestRequestsGoOutInOrderHoweverTheyAreCut(t *testing.T) {
 		}
 	})
 }
+
+// Replies go out in order, each whole, however writes cut them, and come from
+// all over the memory.
+func TestRepliesGoOutInOrderHoweverTheyAreCut(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const unit, places = 4, 8
+		mem := make([]byte, unit*places)
+		for i := range mem {
+			mem[i] = byte(i)
+		}
+		s := sender{from: newSource(mem, unit)}
+		var out []byte
+		total := 0
+		seen := map[byte]bool{}
+		for range 40 {
+			n := rapid.IntRange(0, 5).Draw(t, "units")
+			s.add(n)
+			total += n
+			var offered []byte
+			for _, p := range s.vectors(rapid.IntRange(1, 8).Draw(t, "parts")) {
+				offered = append(offered, p...)
+			}
+			k := rapid.IntRange(0, len(offered)).Draw(t, "write")
+			out = append(out, offered[:k]...)
+			s.wrote(k)
+		}
+		for !s.empty() {
+			v := s.vectors(1)[0]
+			out = append(out, v...)
+			s.wrote(len(v))
+		}
+		if len(out) != total*unit {
+			t.Fatalf("%d bytes are out, want %d", len(out), total*unit)
+		}
+		for i := 0; i < len(out); i += unit {
+			seen[out[i]] = true
+			if out[i]%unit != 0 || out[i+3] != out[i]+3 {
+				t.Fatalf("reply %d is % x", i/unit, out[i:i+unit])
+			}
+		}
+		if total > 100 && len(seen) < places/2 {
+			t.Fatalf("%d replies come from %d places", total, len(seen))
+		}
+	})
+}

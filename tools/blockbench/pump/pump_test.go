@@ -14,14 +14,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // Both ways move units of any size, in both directions, and end.
 func TestPumpsMoveBytes(t *testing.T) {
 	for _, spin := range []bool{false, true} {
-		for _, s := range []Shape{{72, 4120, 1}, {72, 4120, 32}, {4168, 24, 16}, {72, 128<<10 + 24, 8}, {300 << 10, 1, 2}} {
+		for i, s := range []Shape{{72, 4120, 1}, {72, 4120, 32}, {4168, 24, 16}, {72, 128<<10 + 24, 8}, {300 << 10, 1, 2}} {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			served := make(chan error, 1)
-			go func() { served <- Serve(ctx, ln, s, spin) }()
+			go func() { served <- Serve(ctx, ln, s, int64(i)<<20, spin) }()
 			res, err := Run(ctx, Bare(ln.Addr().String(), s), s, 2, 50*time.Millisecond, spin)
 			cancel()
 			if err := <-served; err != nil {

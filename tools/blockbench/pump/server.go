@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Shape is what goes over the wire for one request, in bytes.
@@ -41,24 +43,25 @@ func (p *peer) took(n int) int {
 // inputLen is how much a side reads at once.
 const inputLen = 256 << 10
 
-// buffers are the server's memory: what arrives goes to one place, what is sent
-// comes from another.
-func (p *peer) buffers() (in, out []byte) {
-	return make([]byte, inputLen), make([]byte, p.out)
-}
-
-// Serve answers on connections that ln accepts until ctx is done.
-func Serve(ctx context.Context, ln net.Listener, s Shape, spin bool) error {
+// Serve answers on connections that ln accepts until ctx is done. With memory,
+// in bytes, replies come from random places of that much memory, as a target's
+// data does; with 0 each is the same bytes, which the processor has at hand.
+func Serve(ctx context.Context, ln net.Listener, s Shape, memory int64, spin bool) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
+	mem, err := newMemory(max(memory, int64(s.Reply)))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(mem) }() // the process ends
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	fresh := make(chan *net.TCPConn, 64)
 	if spin {
-		wg.Go(func() { serveSpinning(ctx, fresh, s) })
+		wg.Go(func() { serveSpinning(ctx, fresh, s, mem) })
 	}
 	for {
 		c, err := ln.Accept()
@@ -74,15 +77,16 @@ func Serve(ctx context.Context, ln net.Listener, s Shape, spin bool) error {
 			fresh <- tcp
 			continue
 		}
-		wg.Go(func() { serveBlocking(ctx, tcp, s) })
+		wg.Go(func() { serveBlocking(ctx, tcp, s, mem) })
 	}
 }
 
-func serveBlocking(ctx context.Context, c *net.TCPConn, s Shape) {
+func serveBlocking(ctx context.Context, c *net.TCPConn, s Shape, mem []byte) {
 	defer func() { _ = c.Close() }() // the peer may have
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	p := peer{in: s.Request, out: s.Reply}
-	in, out := p.buffers()
+	from := newSource(mem, s.Reply)
+	in := make([]byte, inputLen)
 	var list net.Buffers
 	for {
 		n, err := c.Read(in)
@@ -91,7 +95,7 @@ func serveBlocking(ctx context.Context, c *net.TCPConn, s Shape) {
 		}
 		list = list[:0]
 		for range p.took(n) {
-			list = append(list, out)
+			list = append(list, from.next())
 		}
 		send := list // WriteTo consumes it
 		if _, err := send.WriteTo(c); err != nil {
@@ -115,13 +119,12 @@ type socket struct {
 	writeFn func(fd uintptr) bool
 }
 
-func newSocket(c *net.TCPConn, p peer) (*socket, error) {
+func newSocket(c *net.TCPConn, p peer, mem []byte) (*socket, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{peer: p, conn: c, raw: raw}
-	s.in, s.tx.unit = p.buffers()
+	s := &socket{peer: p, conn: c, raw: raw, in: make([]byte, inputLen), tx: sender{from: newSource(mem, p.out)}}
 	s.readFn = func(fd uintptr) bool {
 		s.n, s.errno = readOnce(fd, s.in)
 		return true
@@ -149,8 +152,8 @@ func (s *socket) poll() int {
 // push sends units more, and what is left of those before, as far as the
 // socket takes it.
 func (s *socket) push(units int) {
-	s.tx.owed += units
-	if s.tx.owed == 0 {
+	s.tx.add(units)
+	if s.tx.empty() {
 		return
 	}
 	if err := s.raw.Write(s.writeFn); err != nil || s.errno != 0 && s.errno != syscall.EAGAIN && s.errno != syscall.EINTR {
@@ -158,7 +161,7 @@ func (s *socket) push(units int) {
 	}
 }
 
-func serveSpinning(ctx context.Context, fresh <-chan *net.TCPConn, s Shape) {
+func serveSpinning(ctx context.Context, fresh <-chan *net.TCPConn, s Shape, mem []byte) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var all []*socket
@@ -171,7 +174,7 @@ func serveSpinning(ctx context.Context, fresh <-chan *net.TCPConn, s Shape) {
 		if turn%1024 == 0 || len(all) == 0 {
 			select {
 			case c := <-fresh:
-				if k, err := newSocket(c, peer{in: s.Request, out: s.Reply}); err == nil {
+				if k, err := newSocket(c, peer{in: s.Request, out: s.Reply}, mem); err == nil {
 					all = append(all, k)
 				}
 			case <-ctx.Done():

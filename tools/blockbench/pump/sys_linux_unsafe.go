@@ -36,30 +36,14 @@ func (c *client) send(fd uintptr) syscall.Errno {
 	return 0
 }
 
-// sender sends the same unit again and again, without blocking.
-type sender struct {
-	unit []byte
-	owed int // units not sent in full
-	at   int // bytes of the first of them that are out
-	list [][]byte
-}
-
-// send makes one writev after the other until nothing is owed or the socket is
-// full, which is EAGAIN.
+// send is the same for replies.
 func (s *sender) send(fd uintptr) syscall.Errno {
-	for s.owed > 0 {
-		s.list = s.list[:0]
-		for range min(s.owed, iovMax) {
-			s.list = append(s.list, s.unit)
-		}
-		s.list[0] = s.unit[s.at:]
-		n, errno := writeOnce(fd, s.list)
+	for !s.empty() {
+		n, errno := writeOnce(fd, s.vectors(iovMax))
 		if errno != 0 {
 			return errno
 		}
-		done := s.at + n
-		s.owed -= done / len(s.unit)
-		s.at = done % len(s.unit)
+		s.wrote(n)
 	}
 	return 0
 }

@@ -30,6 +30,9 @@ type Config struct {
 // Lab is a network of two hosts.
 type Lab struct {
 	A, B *Host
+	// Switch is where the bridge is, if Config.Bridge is set; its Device is the
+	// port of A. It has no addresses.
+	Switch *Host
 
 	namespaces []netns.NsHandle
 	handles    []*netlink.Handle
@@ -163,10 +166,11 @@ func addVeth(h *netlink.Handle, name string, ns netns.NsHandle, peer string, c C
 
 // bridge joins them by a bridge.
 func (l *Lab) bridge(c Config) error {
-	_, h, err := l.namespace()
+	ns, h, err := l.namespace()
 	if err != nil {
 		return err
 	}
+	l.Switch = &Host{Device: "port0", Netlink: h, namespace: ns}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = "bridge", c.MTU
 	bridge := &netlink.Bridge{LinkAttrs: attrs}
@@ -184,6 +188,9 @@ func (l *Lab) bridge(c Config) error {
 		}
 		if err != nil {
 			return fmt.Errorf("netlab: bridge port: %w", err)
+		}
+		if port == l.Switch.Device {
+			l.Switch.Index, l.Switch.MAC = p.Attrs().Index, p.Attrs().HardwareAddr
 		}
 	}
 	return h.LinkSetUp(bridge)

@@ -87,8 +87,12 @@ func (m *machine) findings() []Finding {
 			add(Warning, "kernel", fmt.Sprintf("%v; needed for %s", f.Err, f.For), "boot a newer kernel")
 		}
 	}
-	if seen == featuresNeeded+1 {
+	switch {
+	case seen < featuresNeeded+1:
+	case m.multiBuffer():
 		add(OK, "kernel", "it has all that AF_XDP takes, large frames too", "")
+	default:
+		add(OK, "kernel", "it has all that AF_XDP takes, but for frames over 3,520 bytes", "boot Linux 6.6 or later")
 	}
 	const perQueue = 32 << 20 // of a Link with its default buffers and an MTU of 9000
 	switch {
@@ -156,8 +160,8 @@ func mtuFinding(i *nic.Info, k link.Kind, m machine) Finding {
 	need := block + wireOverhead + link.OverheadIPv6
 	if i.MTU >= need {
 		f.Message = fmt.Sprintf("MTU %d: a 4 KiB block fits into one packet", i.MTU)
-		if err := m.multiBuffer(); k != link.UDP && errors.Is(err, bpf.ErrUnsupported) {
-			f.Level, f.Message = Warning, fmt.Sprintf("MTU %d, but AF_XDP on this kernel takes frames up to 3.75 KiB only", i.MTU)
+		if k != link.UDP && !m.multiBuffer() {
+			f.Level, f.Message = Warning, fmt.Sprintf("MTU %d, but AF_XDP on this kernel takes frames up to 3,520 bytes only: a 4 KiB block takes 2 packets", i.MTU)
 			f.Advice = "boot Linux 6.6 or later"
 		}
 		return f

@@ -3,6 +3,7 @@ package afxdp
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ type machine struct {
 	lockLimit                                  uint64 // bytes that may be locked without the privilege
 	hugeFree, hugeTotal                        int64  // reserved pages of 2 MiB; total below 0: unknown
 	features                                   []bpf.Feature
+	release                                    [2]int // of the kernel: major and minor; zero: unknown
 }
 
 // Bits of CapEff in /proc/PID/status (linux/capability.h).
@@ -30,7 +32,7 @@ const (
 )
 
 func lookAtMachine() machine {
-	m := machine{hugeFree: -1, hugeTotal: -1, features: bpf.Features()}
+	m := machine{hugeFree: -1, hugeTotal: -1, features: bpf.Features(), release: release()}
 	has, err := strconv.ParseUint(field("/proc/self/status", "CapEff"), 16, 64)
 	if err == nil {
 		cap := func(bit int) bool { return has>>bit&1 != 0 }
@@ -98,11 +100,19 @@ func (m *machine) lacksForXDP() (why, fix string) {
 // programs, XSKMAP, links.
 const featuresNeeded = 3
 
-// multiBuffer reports whether the kernel has frames over several buffers, as far
-// as can be seen.
-func (m *machine) multiBuffer() error {
-	if len(m.features) > featuresNeeded {
-		return m.features[featuresNeeded].Err
+// multiBuffer reports whether AF_XDP takes frames over several chunks: the socket
+// by Linux 6.6, the program before.
+func (m *machine) multiBuffer() bool {
+	return m.release == [2]int{} || m.release[0] > 6 || m.release[0] == 6 && m.release[1] >= 6
+}
+
+func release() (r [2]int) {
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		// What doesn't begin with two numbers stays unknown.
+		if n, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &r[0], &r[1]); n != 2 || err != nil {
+			return [2]int{}
+		}
 	}
-	return nil
+	return r
 }

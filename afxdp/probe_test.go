@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // able is a machine that lacks nothing.
 func able() machine {
 	return machine{
-		netRaw: true, netAdmin: true, loadPrograms: true, lockMemory: true, lockLimit: 8 << 20, hugeFree: 10, hugeTotal: 20,
+		netRaw: true, netAdmin: true, loadPrograms: true, lockMemory: true, lockLimit: 8 << 20, release: [2]int{7, 0}, hugeFree: 10, hugeTotal: 20,
 		features: []bpf.Feature{{Name: "programs"}, {Name: "XSKMAP"}, {Name: "links"}, {Name: "multi-buffer"}, {Name: "tc"}},
 	}
 }
@@ -103,6 +103,7 @@ func TestFindingsAboutTheMachine(t *testing.T) {
 		"no huge page": {func(m *machine) { m.hugeTotal = 0 }, OK, "none are reserved; vm.nr_hugepages"},
 		"huge unknown": {func(m *machine) { m.hugeTotal = -1 }, OK, "can't be read"},
 		"not allowed":  {func(m *machine) { m.features[0].Err = bpf.ErrPermission }, OK, "can't be looked at; run as root"},
+		"no large":     {func(m *machine) { m.release = [2]int{5, 19} }, OK, "but for frames over; boot Linux 6.6"},
 		"short frames": {func(m *machine) { m.features[3].Err = fmt.Errorf("%w: no frags", bpf.ErrUnsupported) }, Warning, "no frags; boot a newer kernel"},
 	} {
 		m := able()
@@ -136,7 +137,8 @@ func TestFindingsAboutAnInterface(t *testing.T) {
 		"unknown spread":  {func(i *nic.Info, _ *machine) { i.Spread = nil }, OK, "the driver doesn't say"},
 		"one queue":       {func(i *nic.Info, _ *machine) { i.RXQueues = 1 }, OK, "1 receive queue"},
 		"short MTU":       {func(i *nic.Info, _ *machine) { i.MTU = 1500 }, OK, "takes 4 packets; 9000 would; ip link set eth0 mtu 9000"},
-		"long, but small": {func(_ *nic.Info, m *machine) { m.features[3].Err = bpf.ErrUnsupported }, Warning, "3.75 KiB only; boot Linux 6.6"},
+		"long, but small": {func(_ *nic.Info, m *machine) { m.release = [2]int{6, 5} }, Warning, "3,520 bytes only; boot Linux 6.6"},
+		"unknown kernel":  {func(_ *nic.Info, m *machine) { m.release = [2]int{} }, OK, "fits into one packet"},
 		"generic":         {func(i *nic.Info, _ *machine) { i.XDP.Basic = false }, Warning, "xdp-generic; not xdp-zerocopy; use a NIC"},
 		"guess":           {func(i *nic.Info, _ *machine) { i.XDP = nic.Features{} }, OK, "xdp-copy; (a guess)"},
 		"ours":            {func(i *nic.Info, _ *machine) { i.Program = 3 }, OK, "udp; program 3"},

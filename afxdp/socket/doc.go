@@ -17,5 +17,5 @@
 //	copy                       frames up to a chunk only               Linux 4.18
 //
 // Multi-buffer comes first, where it is asked for, since without it no frame
-// over 3.75 KiB arrives. A socket that shares its UMEM gets the way of the first.
+// over some 3.5 KiB arrives. A socket that shares its UMEM gets the way of the first.
 package socket

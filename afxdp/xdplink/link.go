@@ -158,6 +158,13 @@ func (l *Link) socketConfig() socket.Config {
 // headers, at the start of a cache line.
 const txHeadroom = 128
 
+// plainFrameMax is the longest frame that is sent without multi-buffer: what a
+// driver puts into one page, behind the kernel's headroom and before the struct
+// skb_shared_info at its end, 320 bytes. A longer one has a second part, and
+// before Linux 6.6 the kernel redirects no such frame to a socket. It is the
+// receiver's limit; a peer's is presumably ours.
+const plainFrameMax = chunkBytes - rxHeadroom - 320
+
 // describe sets what follows from what the kernel granted.
 func (l *Link) describe() {
 	switch {
@@ -170,9 +177,8 @@ func (l *Link) describe() {
 	}
 	l.room = l.device.layout.SlotBytes() - txHeadroom
 	if !l.socket.MultiBuffer() {
-		// A frame must fit into a chunk, with the kernel's headroom at the peer,
-		// which presumably has the same limit.
-		l.room = chunkBytes - rxHeadroom - packet.HeaderLen(l.local.Addr().Is4(), (*[packet.TagsMax]packet.Tag)(&l.device.info.Tags))
+		headers := packet.HeaderLen(l.local.Addr().Is4(), (*[packet.TagsMax]packet.Tag)(&l.device.info.Tags))
+		l.room = min(l.room, plainFrameMax-headers)
 	}
 	l.header = packet.Header{From: l.local}
 	l.poll[0] = unix.PollFd{Fd: int32(l.socket.FD()), Events: unix.POLLIN}

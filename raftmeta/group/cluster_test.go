@@ -197,7 +197,7 @@ func (w *wires) heal() {
 
 // cluster is a group of nodes in this process.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	ca    *pki.Authority
 	wires *wires
 	dir   string
@@ -218,7 +218,7 @@ type node struct {
 
 const testHeartbeat = 200 * time.Millisecond
 
-func newCluster(t *testing.T, tweak func(*Config)) *cluster {
+func newCluster(t testing.TB, tweak func(*Config)) *cluster {
 	t.Helper()
 	ca, err := pki.NewAuthority("test", time.Now())
 	if err != nil {
@@ -367,7 +367,7 @@ func (c *cluster) join(via *node, ids ...string) {
 }
 
 // start makes a group of nodes n1 to nN and waits until the voters are chosen.
-func start(t *testing.T, size int, tweak func(*Config)) *cluster {
+func start(t testing.TB, size int, tweak func(*Config)) *cluster {
 	t.Helper()
 	c := newCluster(t, tweak)
 	n := c.first("n1")
@@ -384,7 +384,7 @@ func start(t *testing.T, size int, tweak func(*Config)) *cluster {
 
 // settled tells whether every node that is up knows of this many voters.
 func (c *cluster) settled(voters int) bool {
-	if c.leader() == nil {
+	if c.leading() == nil {
 		return false
 	}
 	for _, n := range c.nodes {
@@ -405,7 +405,7 @@ func (c *cluster) settled(voters int) bool {
 }
 
 func (c *cluster) voters() (ids []string) {
-	if l := c.leader(); l != nil {
+	if l := c.leading(); l != nil {
 		for _, m := range l.Stats().Members {
 			if m.Voter {
 				ids = append(ids, m.ID)
@@ -415,8 +415,15 @@ func (c *cluster) voters() (ids []string) {
 	return ids
 }
 
-// leader is the node that has taken office in the highest term, nil if there is none.
+// leader waits until there is one.
 func (c *cluster) leader() (leader *node) {
+	c.t.Helper()
+	c.until("a leader", func() bool { leader = c.leading(); return leader != nil })
+	return leader
+}
+
+// leading is the node that has taken office in the highest term, nil if there is none.
+func (c *cluster) leading() (leader *node) {
 	best := uint64(0)
 	for _, n := range c.nodes {
 		if n.down {

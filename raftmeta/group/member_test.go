@@ -109,7 +109,7 @@ func TestVersionGate(t *testing.T) {
 		n.ledger.version = 2
 		n.mustOpen()
 		c.until(n.id+" has announced", func() bool {
-			l := c.leader()
+			l := c.leading()
 			if l == nil {
 				return false
 			}
@@ -128,7 +128,7 @@ func TestVersionGate(t *testing.T) {
 		}
 	}
 	upgrade(old)
-	c.until("the gate is open", func() bool { l := c.leader(); return l != nil && l.Stats().Gate == 2 })
+	c.until("the gate is open", func() bool { l := c.leading(); return l != nil && l.Stats().Gate == 2 })
 	if _, err := old.Apply(c.ctx(), two); err != nil {
 		t.Fatal(err)
 	}
@@ -191,9 +191,10 @@ func TestDivergenceStopsTheMember(t *testing.T) {
 	if err := bad.Barrier(c.ctx()); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.leader().raft.Snapshot().Error(); err != nil {
-		t.Fatal(err)
-	}
+	c.until("the states are compared", func() bool {
+		_ = c.leader().raft.Snapshot().Error() // after it, the leader asks for a comparison, unless it was deposed
+		return bad.Err() != nil
+	})
 	e := bad.await("it stops", func(e Event) bool { return e.Kind == EventHalted })
 	if !errors.Is(e.Err, ErrDiverged) {
 		t.Errorf("it stopped because of %v", e.Err)

@@ -77,7 +77,7 @@ func TestMachineIsDeterministic(t *testing.T) {
 			return newMachine(l, identity{"test", "n1", 1}, func(Event) {})
 		}
 		a, b := make1(), make1()
-		for i := range rapid.IntRange(1, 40).Draw(t, "entries") {
+		for i := range rapid.IntRange(1, 20).Draw(t, "entries") {
 			var e envelope
 			e.kind, e.version = kindFSM, rapid.SampledFrom([]uint32{1, 1, 1, 2}).Draw(t, "version")
 			e.request[0] = byte(rapid.IntRange(0, 20).Draw(t, "request"))

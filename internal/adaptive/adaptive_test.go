@@ -53,6 +53,50 @@ func TestIdleSourceSpinsLittle(t *testing.T) {
 	}
 }
 
+// Where both ends poll on one processor, an event comes when this end sleeps at
+// last, and not before. Polling must all but end there, and be back soon after
+// the other end has a processor of its own.
+func TestPollingRestsWhereItHoldsUpTheEvent(t *testing.T) {
+	p := newPoller(Config{})
+	const waits, soon = 10_000, 10 * time.Microsecond
+	for range waits {
+		if budget := p.Begin(); budget > 0 {
+			p.Miss(budget)
+			p.Parked(budget + soon)
+		} else {
+			p.Parked(soon)
+		}
+	}
+	if got := p.Stats(); got.Misses > waits/100 {
+		t.Fatalf("%d of %d waits polled in vain", got.Misses, waits)
+	}
+	for range 2 * restMax {
+		wait(p, soon)
+	}
+	before := p.Stats().Hits
+	for range 100 {
+		wait(p, soon)
+	}
+	if got := p.Stats().Hits - before; got != 100 {
+		t.Fatalf("%d hits of 100 after the other end got a processor", got)
+	}
+}
+
+// One late event among many does not end polling.
+func TestOneMissDoesNotEndPolling(t *testing.T) {
+	p := newPoller(Config{})
+	for i := range 1000 {
+		gap := 3 * time.Microsecond
+		if i%20 == 19 {
+			gap = DefaultMax + 20*time.Microsecond
+		}
+		wait(p, gap)
+	}
+	if s := p.Stats(); s.Hits < 940 {
+		t.Fatalf("%d hits of 950", s.Hits)
+	}
+}
+
 // A source with steady gaps below the limit ends up with every wait being a
 // hit, and a budget that is near to what it needs.
 func TestSteadySourceIsAlwaysHit(t *testing.T) {

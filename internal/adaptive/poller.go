@@ -20,6 +20,12 @@ const (
 	jitter = 5 * time.Microsecond
 	// budgetMin is the budget below which polling is given up.
 	budgetMin = time.Microsecond
+
+	// missesMax is how many polls of the longest budget may miss in a row what
+	// then comes soon; restMin and restMax are for how many waits polling rests
+	// after that, twice as long each time.
+	missesMax        = 2
+	restMin, restMax = 16, 1024
 )
 
 // Config says how a source is waited for. The zero value means the defaults.
@@ -44,6 +50,10 @@ type Poller struct {
 	wakeCost time.Duration
 	limit    *Limit
 	budget   time.Duration // learned
+	missed   bool          // this wait has polled in vain
+	vain     int           // polls of the longest budget that did, in a row
+	rest     int           // waits until polling is tried again
+	restNext int           // how long the next rest is
 
 	spinning            atomic.Bool
 	hits, misses, parks atomic.Uint64
@@ -62,6 +72,7 @@ func (p *Poller) Init(cfg Config) {
 		cfg.Limit = process
 	}
 	p.mode, p.max, p.wakeCost, p.limit = cfg.Mode, cfg.Max, cfg.WakeCost, cfg.Limit
+	p.restNext = restMin
 	switch p.mode {
 	case Busy:
 		p.setBudget(Forever)
@@ -75,6 +86,7 @@ func (p *Poller) Init(cfg Config) {
 // Begin begins a wait. It returns for how long to poll, 0 being not at all;
 // a longer one must be followed by one Hit, Miss or Stop.
 func (p *Poller) Begin() time.Duration {
+	p.missed = false
 	switch {
 	case p.budget == 0:
 		return 0
@@ -94,6 +106,7 @@ func (p *Poller) Hit(gap time.Duration) {
 	if p.mode != Adaptive {
 		return
 	}
+	p.vain, p.restNext = 0, restMin
 	// Rising at once and falling slowly, so that jitter does not end polling.
 	p.setBudget(max(p.budget-p.budget/16, min(2*gap+jitter, p.max)))
 }
@@ -102,6 +115,7 @@ func (p *Poller) Hit(gap time.Duration) {
 // took.
 func (p *Poller) Miss(spun time.Duration) {
 	p.misses.Add(1)
+	p.missed = true
 	p.Stop(spun)
 }
 
@@ -116,20 +130,33 @@ func (p *Poller) Stop(spun time.Duration) {
 // Parked ends a wait by an event that a sleeper was woken for, gap after the
 // wait began. Had the event come within the longest budget, polling is worth
 // its price again; if not, it is less so, and soon not at all.
+//
+// An event that comes soon after even the longest poll missed it, again and
+// again, is one that polling holds up: whoever causes it waits for this very
+// processor, as when both ends of a connection poll on one. Polling rests then.
 func (p *Poller) Parked(gap time.Duration) {
 	p.parks.Add(1)
-	if p.mode != Adaptive {
-		return
-	}
-	if gap < p.max+p.wakeCost {
+	missed := p.missed
+	p.missed = false
+	switch {
+	case p.mode != Adaptive:
+	case gap >= p.max+p.wakeCost:
+		b := p.budget / 2
+		if b < budgetMin {
+			b = 0
+		}
+		p.setBudget(b)
+	case missed && p.budget == p.max:
+		if p.vain++; p.vain >= missesMax {
+			p.rest = p.restNext
+			p.restNext = min(2*p.restNext, restMax)
+			p.setBudget(0)
+		}
+	case p.rest > 0:
+		p.rest--
+	default:
 		p.setBudget(p.max)
-		return
 	}
-	b := p.budget / 2
-	if b < budgetMin {
-		b = 0
-	}
-	p.setBudget(b)
 }
 
 func (p *Poller) setBudget(d time.Duration) {

@@ -74,6 +74,11 @@ fuzz: ## every fuzz target for FUZZTIME=20s
 bench: build ## the benchmarks, beside the peers that are installed
 	@scripts/need.sh bench
 	bin/blockbench suite
+	bin/blockbench net suite
+
+.PHONY: bench-net
+bench-net: build ## the network between nodes beside the kernel's TCP; needs root
+	bin/blockbench net suite
 
 .PHONY: generate
 generate: ## regenerate what is generated

@@ -33,6 +33,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newISCSICommand(), newNVMeCommand(), newVerifyCommand(), newPumpCommand(), newStoreCommand(), newSuiteCommand())
+	root.AddCommand(newISCSICommand(), newNVMeCommand(), newVerifyCommand(), newPumpCommand(), newStoreCommand(), newNetCommand(), newSuiteCommand())
 	return root
 }

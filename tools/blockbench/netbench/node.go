@@ -1,0 +1,208 @@
+package netbench
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"blockd.dev/afxdp/link"
+	"blockd.dev/afxdp/link/udplink"
+	"blockd.dev/afxdp/xdplink"
+	"blockd.dev/internal/adaptive"
+	"blockd.dev/replication/wire"
+	"blockd.dev/replication/wire/endpoint"
+	"blockd.dev/replication/wire/secure/securetest"
+)
+
+// openLink opens the Link of a node kind.
+func openLink(s Shape, peers []netip.Addr) (link.Link, error) {
+	if s.Kind == "udp" {
+		cfg := udplink.Config{Local: s.Local}
+		if s.NoOffload {
+			cfg.Offload = udplink.OffloadOff
+		}
+		return udplink.Open(cfg)
+	}
+	mode := xdplink.Auto
+	if s.Kind != "xdp" {
+		var err error
+		if mode, err = xdplink.ParseMode(s.Kind[len("xdp-"):]); err != nil {
+			return nil, err
+		}
+	}
+	return xdplink.Open(xdplink.Config{
+		Interface: s.Interface, Local: s.Local.Addr(), Port: s.Local.Port(), Mode: mode, Peers: peers,
+	})
+}
+
+// openNode makes an Endpoint with one link.
+func openNode(s Shape, id string, peers []netip.Addr, handler func(*endpoint.Request)) (*endpoint.Endpoint, link.Link, error) {
+	l, err := openLink(s, peers)
+	if err != nil {
+		return nil, nil, err
+	}
+	e, err := endpoint.Open(endpoint.Config{
+		Credentials: securetest.New("blockbench", s.Key).Node(id),
+		Handler:     handler,
+		Poll:        adaptive.Config{Mode: s.Poll},
+		Wire:        wire.Config{Alloc: newPool().alloc},
+	})
+	if err != nil {
+		l.Close()
+		return nil, nil, err
+	}
+	return e, l, e.AddLink(l)
+}
+
+// serveNode answers until ctx ends. An xdp Link has to know who may send to it.
+func serveNode(ctx context.Context, s Shape, peers []netip.Addr, ready func(netip.AddrPort)) error {
+	reply := [][]byte{make([]byte, s.Reply)}
+	e, l, err := openNode(s, "server", peers, func(r *endpoint.Request) { _ = r.Reply(reply) })
+	if err != nil {
+		return err
+	}
+	ready(l.LocalAddr())
+	<-ctx.Done()
+	return e.Close()
+}
+
+// asker keeps requests in flight. Its callbacks run on the one pump.
+type asker struct {
+	peer  *endpoint.Peer
+	meter *meter
+	calls []question
+	left  int
+	done  chan error
+}
+
+// question is one request in flight.
+type question struct {
+	endpoint.Call
+	sent time.Time
+}
+
+func runNode(ctx context.Context, s Shape, l Load) (Result, error) {
+	e, link, err := openNode(s, "client", []netip.Addr{l.Peer.Addr()}, nil)
+	if err != nil {
+		return Result{}, err
+	}
+	defer e.Close()
+	peer := e.Peer("server", l.Peer)
+	connect, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	m, err := peer.Call(connect, 0, make([]byte, s.Request))
+	if err != nil {
+		return Result{}, fmt.Errorf("connect: %w", err)
+	}
+	m.Release()
+	var r Result
+	if l.Idle {
+		r, err = idle(ctx, l)
+	} else {
+		r, err = ask(ctx, peer, s, l)
+	}
+	r.Kind, r.Carrier, r.Poll, r.Wire = s.Kind, link.Kind().String(), s.Poll.String(), peer.Stats().Wire
+	return r, err
+}
+
+func ask(ctx context.Context, peer *endpoint.Peer, s Shape, l Load) (Result, error) {
+	a := &asker{peer: peer, meter: newMeter(l), calls: make([]question, l.Depth), left: l.Depth, done: make(chan error, l.Depth+1)}
+	data := [][]byte{make([]byte, s.Request)}
+	// The first calls are made on the pump, too, from the answer to one of them.
+	start := &endpoint.Call{Data: data}
+	start.Done = func(c *endpoint.Call) {
+		if c.Err != nil {
+			a.done <- c.Err
+			return
+		}
+		c.Response.Release()
+		for i := range a.calls {
+			q := &a.calls[i]
+			q.Data, q.Context, q.Done = data, q, a.answered
+			q.sent = time.Now()
+			if err := peer.Go(&q.Call); err != nil {
+				a.done <- err
+				return
+			}
+		}
+	}
+	if err := peer.Go(start); err != nil {
+		return Result{}, err
+	}
+	select {
+	case err := <-a.done:
+		return a.meter.result(s, l), err
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	}
+}
+
+// answered is called for every answer.
+func (a *asker) answered(c *endpoint.Call) {
+	q := c.Context.(*question)
+	if c.Err != nil {
+		a.done <- c.Err
+		return
+	}
+	c.Response.Release()
+	now, goOn := a.meter.done(q.sent)
+	if goOn {
+		q.sent = now
+		if err := a.peer.Go(c); err != nil {
+			a.done <- err
+		}
+		return
+	}
+	if a.left--; a.left == 0 {
+		a.done <- nil
+	}
+}
+
+// idle does nothing and measures what that costs.
+func idle(ctx context.Context, l Load) (Result, error) {
+	wait := func(d time.Duration) {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+		}
+	}
+	wait(l.Warmup)
+	before, start := cpuTime(), time.Now()
+	wait(l.Runtime)
+	elapsed := time.Since(start)
+	return Result{Elapsed: elapsed, CPU: (cpuTime() - before).Seconds() / elapsed.Seconds()}, ctx.Err()
+}
+
+// pool is memory for messages, used again. A node would use its arena.
+type pool struct {
+	mu   sync.Mutex
+	free map[int][]*pooled // by length
+}
+
+type pooled struct {
+	pool *pool
+	b    []byte
+}
+
+func newPool() *pool { return &pool{free: map[int][]*pooled{}} }
+
+func (p *pool) alloc(n int) wire.Buffer {
+	size := (n + 4095) &^ 4095
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if free := p.free[size]; len(free) > 0 {
+		p.free[size] = free[:len(free)-1]
+		return free[len(free)-1]
+	}
+	return &pooled{p, make([]byte, size)}
+}
+
+func (b *pooled) Bytes() []byte { return b.b }
+
+func (b *pooled) Release() {
+	b.pool.mu.Lock()
+	defer b.pool.mu.Unlock()
+	b.pool.free[len(b.b)] = append(b.pool.free[len(b.b)], b)
+}

@@ -166,7 +166,7 @@ func TestCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	args := strings.Join(qemuArgs(c, kernel{image: "bzImage"}, "initrd"), " ") + " "
-	for _, want := range []string{"-smp 3 ", "-m 768M ", " a.b=c d -serial", "net=10.0.2.0/24", "net=10.0.3.0/24", "preempt=none"} {
+	for _, want := range []string{"-smp 3 ", "-m 768M ", " a.b=c d -serial", "net=10.0.2.0/24", "net=10.0.3.0/24", "preempt=none", "pit=off"} {
 		if !strings.Contains(args, want) {
 			t.Errorf("no %q in %s", want, args)
 		}

@@ -7,8 +7,9 @@ hostid=6e1c0f3a-51c5-4a2c-8f0d-0123456789ab
 echo "$hostnqn" >/etc/nvme/hostnqn
 echo "$hostid" >/etc/nvme/hostid
 
-# nvme_connect ARGS...
-nvme_connect() { nvme connect -t tcp -a 127.0.0.1 -s "$NVME_PORT" -n "$NQN" --hostnqn "$hostnqn" "$@" && udevadm settle; }
+# nvme_connect ARGS...: with patience (-k), since a busy machine can stop the guest
+# for seconds
+nvme_connect() { nvme connect -t tcp -a 127.0.0.1 -s "$NVME_PORT" -n "$NQN" --hostnqn "$hostnqn" -k 30 "$@" && udevadm settle; }
 nvme_disconnect() { udevadm settle; nvme disconnect -n "$NQN" && udevadm settle; }
 # nvme_disk UUID [CTRL]: the device of the namespace, the one of controller CTRL
 # where each has its own

@@ -18,7 +18,7 @@ for args in $SHAPES; do
 done
 
 step 'connect-all: digests, queues for reading, writing and polling'
-nvme connect-all -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" -i 2 -W 2 -P 1 -g -G
+nvme connect-all -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" -k 30 -i 2 -W 2 -P 1 -g -G
 udevadm settle
 dev=$(nvme_disk "$UUID")
 ctrl=/dev/$(controllers)

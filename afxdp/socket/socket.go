@@ -211,6 +211,8 @@ func (s *Socket) setUp(c *Config) error {
 			return explain(fmt.Sprintf("%s of %d", o.what, o.want), err)
 		}
 	}
+	// An older kernel refuses, and sends 32.
+	_ = s.calls.setInt(s.fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, int(min(txBudget, c.TXEntries)))
 	if c.SendBufferBytes > 0 {
 		// Beyond net.core.wmem_max only with CAP_NET_ADMIN; without it, less.
 		if s.calls.setInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, c.SendBufferBytes) != nil {
@@ -221,6 +223,10 @@ func (s *Socket) setUp(c *Config) error {
 	}
 	return nil
 }
+
+// txBudget is how many frames one WakeTX sends in copy mode, where the kernel lets
+// us say (Linux 6.17); else 32. More would hold up who else wants the core.
+const txBudget = 128
 
 // bindPatience is how long Open waits for the queue. A socket that was just
 // closed, by a process that restarts, keeps its queue until a worker of the
@@ -260,7 +266,7 @@ func (s *Socket) MultiBuffer() bool { return s.multi }
 func (s *Socket) Refused() []error { return s.refused }
 
 // WakeTX has the kernel look at the TX ring; in copy mode it sends up to 32
-// frames within the call. 0 means that it did; EAGAIN, EBUSY and ENOBUFS that
+// or 128 frames within the call. 0 means that it did; EAGAIN, EBUSY and ENOBUFS that
 // there may be more to do; ENETDOWN that the interface is down; ENXIO that it
 // is gone.
 func (s *Socket) WakeTX() syscall.Errno { return s.calls.wakeTX(s.fd) }

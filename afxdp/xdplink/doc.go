@@ -10,7 +10,8 @@
 //	bytes per datagram   headers 42 (IPv4) or 62 (IPv6), 4 more per VLAN tag
 //	copies               zero-copy: none; else one each way, in the kernel;
 //	                     what is received beyond 3.75 KiB of a frame: one more
-//	system calls         copy mode: one per Send of up to 32 datagrams, none to
+//	system calls         copy mode: one per Send of up to 32 datagrams (128 from
+//	                     Linux 6.17 on), none to
 //	                     receive while there is traffic; zero-copy: none when busy
 //	allocations          none
 //

@@ -116,7 +116,7 @@ func (l *Link) put(b *link.TxBuf, hop *neigh.Hop) {
 }
 
 // kick has the kernel send. In copy mode it does so within the call, 32 frames
-// at a time; it stops short when the socket's send buffer or the device's queue
+// or 128 at a time; it stops short when the socket's send buffer or the device's queue
 // is full, and is asked again by the next Send, Recv or Wait.
 func (l *Link) kick() error {
 	for {
@@ -127,8 +127,8 @@ func (l *Link) kick() error {
 		case 0:
 			return nil
 		case syscall.EAGAIN, syscall.EBUSY:
-			// EBUSY: the device dropped a frame. EAGAIN: 32 were sent, or none
-			// could be.
+			// EBUSY: the device dropped a frame. EAGAIN: as many as it does at
+			// a time were sent, or none could be.
 			if now := l.queue.Unsent(); now == 0 || now == left {
 				return nil
 			}

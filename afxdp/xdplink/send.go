@@ -116,27 +116,31 @@ func (l *Link) put(b *link.TxBuf, hop *neigh.Hop) {
 }
 
 // kick has the kernel send. In copy mode it does so within the call, 32 frames
-// or 128 at a time; it stops short when the socket's send buffer or the device's queue
-// is full, and is asked again by the next Send, Recv or Wait.
+// or 128 at a time; it stops short when the socket's send buffer or the device's
+// queue is full, and is asked again by the next Send, Recv or Wait.
 func (l *Link) kick() error {
+	unsent := int(l.queue.Unsent())
+	// Progress can't be seen in between: before Linux 6.17 the kernel moves the
+	// ring's index only when it has sent all. So: as many calls as could be of use.
+	again, drops := unsent/32+1, unsent
 	for {
-		left := l.queue.Unsent()
 		errno := l.socket.WakeTX()
 		l.stats.syscalls.Add(1)
 		switch errno {
 		case 0:
 			return nil
-		case syscall.EAGAIN, syscall.EBUSY:
-			// EBUSY: the device dropped a frame. EAGAIN: as many as it does at
-			// a time were sent, or none could be.
-			if now := l.queue.Unsent(); now == 0 || now == left {
+		case syscall.EAGAIN: // as many as it does at a time were sent, or none could be
+			if again--; again < 0 {
+				return nil
+			}
+		case syscall.EBUSY: // the device dropped a frame
+			if drops--; drops < 0 {
 				return nil
 			}
 		case syscall.ENXIO, syscall.ENODEV, syscall.EBADF:
 			l.goneNow.Store(true)
 			return l.ended()
-		default:
-			// ENETDOWN while the interface is down, ENOBUFS, EINTR: later.
+		default: // ENETDOWN while the interface is down, ENOBUFS, EINTR: later
 			return nil
 		}
 	}

@@ -120,8 +120,9 @@ func (l *Link) put(b *link.TxBuf, hop *neigh.Hop) {
 // queue is full, and is asked again by the next Send, Recv or Wait.
 func (l *Link) kick() error {
 	unsent := int(l.queue.Unsent())
-	// Progress can't be seen in between: before Linux 6.17 the kernel moves the
-	// ring's index only when it has sent all. So: as many calls as could be of use.
+	// Progress can't be seen in between: there are kernels (6.1 is one) that move the
+	// ring's index only when they have sent all. So: as many calls as could be of
+	// use.
 	again, drops := unsent/32+1, unsent
 	for {
 		errno := l.socket.WakeTX()

@@ -19,7 +19,11 @@ type Offload uint8
 // The ways of Offload.
 const (
 	OffloadAuto Offload = iota // where the kernel can
-	OffloadOff                 // never: to measure, and to rule it out
+	// OffloadOff never hands over several as one: to measure, to rule it out, and
+	// for peers on the same machine that use AF_XDP in generic mode: a virtual
+	// device passes several datagrams to them uncut, and they take them for a
+	// broken one.
+	OffloadOff
 )
 
 const (
@@ -206,10 +210,15 @@ func (l *Link) setOptions(family int, cfg Config, share bool) error {
 		{"SO_RCVBUFFORCE", unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBufferBytes, false},
 		{"SO_SNDBUFFORCE", unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBufferBytes, false},
 	}
+	// FREEBIND, since an IPv6 address of an interface that has just come up can't
+	// be bound to otherwise; that the address is one of ours was looked up.
 	if family == unix.AF_INET {
-		options = append(options, option{"IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE, true})
+		options = append(options,
+			option{"IP_FREEBIND", unix.IPPROTO_IP, unix.IP_FREEBIND, 1, true},
+			option{"IP_MTU_DISCOVER", unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE, true})
 	} else {
 		options = append(options,
+			option{"IPV6_FREEBIND", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1, true},
 			option{"IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, true},
 			option{"IPV6_MTU_DISCOVER", unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE, true})
 	}

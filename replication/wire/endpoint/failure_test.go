@@ -90,7 +90,7 @@ func TestRestartedPeerIsNoticedAtOnce(t *testing.T) {
 // Two nodes that dial each other end with one connection, the same on both
 // sides, and no call fails meanwhile.
 func TestSimultaneousOpenEndsWithOneConnection(t *testing.T) {
-	for range 5 {
+	for range 3 {
 		a := open(t, "a", nil, udp(t, "127.0.0.1:0"))
 		b := open(t, "b", nil, udp(t, "127.0.0.1:0"))
 		a.Peer("b", b.addr)
@@ -98,7 +98,7 @@ func TestSimultaneousOpenEndsWithOneConnection(t *testing.T) {
 		var all sync.WaitGroup
 		for range 4 {
 			all.Go(func() {
-				for range 50 {
+				for range 20 {
 					ask(t, a.Peer("b"), 3000)
 					ask(t, b.Peer("a"), 3000)
 				}

@@ -218,9 +218,15 @@ func TestCancelAndDeadline(t *testing.T) {
 		t.Errorf("a call canceled: %v", err)
 	}
 	k.letGo() // answers that nobody waits for do no harm
+	stop := make(chan struct{})
 	go func() {
-		for range k.came {
-			k.letGo()
+		for {
+			select {
+			case <-k.came:
+				k.letGo()
+			case <-stop:
+				return
+			}
 		}
 	}()
 	ctx, cancel = context.WithTimeout(context.Background(), patience)
@@ -228,8 +234,7 @@ func TestCancelAndDeadline(t *testing.T) {
 	if _, err := a.Peer("b").Call(ctx, 0); err != nil {
 		t.Errorf("after all that: %v", err)
 	}
-	a.Close()
-	close(k.came)
+	close(stop)
 }
 
 // A peer whose handler keeps what it gets is asked no more than its window

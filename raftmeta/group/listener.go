@@ -157,11 +157,11 @@ func (l *Listener) welcome(c net.Conn, established func()) {
 	peer, _ := pki.PeerIdentity(&state) // ServerConfig lets only nodes get here
 	m, g := l.track(t)
 	if g == nil {
-		t.Close() // no group yet, or no more: the other side tries again
+		_ = t.Close() // no group yet, or no more: the other side tries again
 		return
 	}
 	if err := acceptHello(m, g, peer.Node); err != nil {
-		m.Close()
+		_ = m.Close()
 		return
 	}
 	established()
@@ -169,7 +169,7 @@ func (l *Listener) welcome(c net.Conn, established func()) {
 		g.stream.deliver(m)
 		return
 	}
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	g.serve(m, peer.Node)
 }
 

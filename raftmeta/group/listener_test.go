@@ -3,6 +3,7 @@ package group
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -59,7 +60,9 @@ func TestOnePortForAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.listener.Close()
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
 }
 
 func TestPlainPortIsForTheLoopback(t *testing.T) {
@@ -94,7 +97,9 @@ func TestPlainPortIsForTheLoopback(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
 }
 
 // Whoever connects and says nothing, or nonsense, keeps nobody else out.

@@ -122,7 +122,7 @@ func (g *Group) dial(ctx context.Context, proto, id, address string) (net.Conn, 
 		err = t.SetDeadline(time.Time{})
 	}
 	if err != nil {
-		t.Close()
+		_ = t.Close()
 		return nil, err
 	}
 	return t, nil

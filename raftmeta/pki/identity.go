@@ -144,7 +144,7 @@ func IdentityOf(cert *x509.Certificate) (Identity, error) {
 		found = u
 	}
 	if found == nil {
-		return Identity{}, fmt.Errorf("%w: certificate %x (%s) has no name blockd://CLUSTER/...", ErrIdentity, cert.SerialNumber, cert.Subject)
+		return Identity{}, fmt.Errorf("%w: certificate %x (%s) has no name that begins with blockd://", ErrIdentity, cert.SerialNumber, cert.Subject)
 	}
 	return ParseIdentity(found.String())
 }

@@ -54,7 +54,7 @@ func member(t *testing.T, a *Authority, id Identity, bundle Bundle) (*Credential
 }
 
 // handshake connects client to server over a pipe and returns both errors.
-func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error, peer *tls.ConnectionState) {
+func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error) {
 	t.Helper()
 	a, b := net.Pipe()
 	defer a.Close()
@@ -76,9 +76,7 @@ func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr e
 		_, clientErr = cl.Read(make([]byte, 1))
 	}
 	a.Close()
-	serverErr = <-done
-	s := srv.ConnectionState()
-	return clientErr, serverErr, &s
+	return clientErr, <-done
 }
 
 var (
@@ -123,7 +121,7 @@ func TestWhoMayConnect(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			clientErr, serverErr, _ := handshake(t, c.client, config)
+			clientErr, serverErr := handshake(t, c.client, config)
 			if ok := clientErr == nil && serverErr == nil; ok != c.ok {
 				t.Fatalf("client: %v; server: %v; want success %v", clientErr, serverErr, c.ok)
 			}
@@ -131,7 +129,7 @@ func TestWhoMayConnect(t *testing.T) {
 	}
 	t.Run("expired, says the server's clock", func(t *testing.T) {
 		s, _ := member(t, ca, node1, bundle)
-		_, err, _ := handshake(t, good.ClientConfig("", "raft"), late(s).ServerConfig([]string{"raft"}, nil))
+		_, err := handshake(t, good.ClientConfig("", "raft"), late(s).ServerConfig([]string{"raft"}, nil))
 		if !errors.Is(err, ErrPeer) {
 			t.Fatalf("server: %v", err)
 		}
@@ -146,7 +144,7 @@ func TestClusterNameIsChecked(t *testing.T) {
 	self := a.current.Load()
 	self.self.Cluster = "prod" // as if this node were of prod and trusted lab's authority
 	b, _ := member(t, foreign, Identity{Cluster: "lab", Node: "b"}, both)
-	_, err, _ := handshake(t, b.ClientConfig("", "raft"), a.ServerConfig([]string{"raft"}, nil))
+	_, err := handshake(t, b.ClientConfig("", "raft"), a.ServerConfig([]string{"raft"}, nil))
 	if !errors.Is(err, ErrPeer) {
 		t.Fatalf("server: %v", err)
 	}
@@ -186,7 +184,7 @@ func TestRotationOfTheAuthority(t *testing.T) {
 	a, _ := member(t, oldCA, node1, prepared)
 	b, m := member(t, newCA, node2, switched)
 	connect := func(from, to *Credentials) error {
-		c, s, _ := handshake(t, from.ClientConfig("", "raft"), to.ServerConfig([]string{"raft"}, nil))
+		c, s := handshake(t, from.ClientConfig("", "raft"), to.ServerConfig([]string{"raft"}, nil))
 		return errors.Join(c, s)
 	}
 	if err := errors.Join(connect(a, b), connect(b, a)); err != nil {
@@ -289,7 +287,7 @@ func TestAuthoritySurvivesSealing(t *testing.T) {
 	}
 	c, _ := member(t, b, node1, NewBundle(a.Certificate()))
 	d, _ := member(t, a, node2, NewBundle(a.Certificate()))
-	if cerr, serr, _ := handshake(t, c.ClientConfig("n2", "raft"), d.ServerConfig([]string{"raft"}, nil)); cerr != nil || serr != nil {
+	if cerr, serr := handshake(t, c.ClientConfig("n2", "raft"), d.ServerConfig([]string{"raft"}, nil)); cerr != nil || serr != nil {
 		t.Fatal(cerr, serr)
 	}
 }
@@ -355,21 +353,21 @@ func TestTokenVerifiesTheCluster(t *testing.T) {
 	now := func() time.Time { return epoch }
 	join := token.JoinConfig(now, "http")
 	server, _ := member(t, ca, node1, NewBundle(ca.Certificate()))
-	if cerr, serr, _ := handshake(t, join, server.ServerConfig([]string{"http"}, []string{"http"})); cerr != nil || serr != nil {
+	if cerr, serr := handshake(t, join, server.ServerConfig([]string{"http"}, []string{"http"})); cerr != nil || serr != nil {
 		t.Fatal(cerr, serr)
 	}
 	imposter, _ := member(t, other, node1, NewBundle(other.Certificate()))
-	if cerr, _, _ := handshake(t, join, imposter.ServerConfig([]string{"http"}, []string{"http"})); !errors.Is(cerr, ErrTokenCluster) {
+	if cerr, _ := handshake(t, join, imposter.ServerConfig([]string{"http"}, []string{"http"})); !errors.Is(cerr, ErrTokenCluster) {
 		t.Fatalf("an imposter: %v", cerr)
 	}
 	// It shows the right authority beside a certificate signed by another.
 	mixed := imposter.current.Load()
 	mixed.cert.Certificate = append(mixed.cert.Certificate, ca.Certificate().Raw)
-	if cerr, _, _ := handshake(t, join, imposter.ServerConfig([]string{"http"}, []string{"http"})); !errors.Is(cerr, ErrPeer) {
+	if cerr, _ := handshake(t, join, imposter.ServerConfig([]string{"http"}, []string{"http"})); !errors.Is(cerr, ErrPeer) {
 		t.Fatalf("an imposter that shows our authority: %v", cerr)
 	}
 	client, _ := member(t, ca, admin, NewBundle(ca.Certificate()))
-	if cerr, _, _ := handshake(t, join, client.ServerConfig([]string{"http"}, []string{"http"})); cerr == nil {
+	if cerr, _ := handshake(t, join, client.ServerConfig([]string{"http"}, []string{"http"})); cerr == nil {
 		t.Fatal("a client's certificate serves as a node's")
 	}
 }

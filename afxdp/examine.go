@@ -35,7 +35,7 @@ type Finding struct {
 
 // Scope says what to examine.
 type Scope struct {
-	// Interfaces are to carry the wire. Default: those that could (nic.Physical).
+	// Interfaces are to carry the wire. Default: those that could (nic.Candidates).
 	Interfaces []string
 	// Peers are the other nodes' addresses.
 	Peers []netip.Addr
@@ -52,7 +52,7 @@ func Examine(s Scope) []Finding {
 	names := s.Interfaces
 	if len(names) == 0 {
 		var err error
-		if names, err = nic.Physical(); err != nil {
+		if names, err = nic.Candidates(); err != nil {
 			out = append(out, Finding{Warning, "network", fmt.Sprintf("interfaces can't be listed: %v", err), "name them: --interface"})
 		}
 		if len(names) == 0 {

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -127,24 +127,32 @@ func (i *Info) QueuesOfSpread() []bool {
 	return used
 }
 
-// Physical lists the interfaces that may carry the node wire: those that are up,
-// are no loopback, and hang on a device of the machine (a PCI card, a virtio
-// device) or are a veth; or in short, have a driver that could have XDP.
-func Physical() ([]string, error) {
+// Candidates lists the interfaces that may carry the node wire: those that are
+// up, have an address of more than the link, and lead, through VLANs or not, to a
+// device of the machine (a PCI card, a virtio device) or a veth.
+func Candidates() ([]string, error) {
 	links, err := netlink.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	var names []string
 	for _, l := range links {
-		a := l.Attrs()
-		if a.RawFlags&iffUp == 0 || a.Name == "lo" {
+		if l.Attrs().RawFlags&iffUp == 0 || !hasGlobalAddress(l) {
 			continue
 		}
-		_, err := os.Stat(filepath.Join("/sys/class/net", a.Name, "device"))
-		if err == nil || strings.EqualFold(l.Type(), "veth") {
-			names = append(names, a.Name)
+		device, err := (&Info{Name: l.Attrs().Name}).below(l, netlink.LinkByIndex)
+		if err != nil {
+			continue // more VLANs than the wire can do
+		}
+		_, err = os.Stat(filepath.Join("/sys/class/net", device.Attrs().Name, "device"))
+		if err == nil || device.Type() == "veth" {
+			names = append(names, l.Attrs().Name)
 		}
 	}
 	return names, nil
+}
+
+func hasGlobalAddress(l netlink.Link) bool {
+	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	return err == nil && slices.ContainsFunc(list, func(a netlink.Addr) bool { return a.IP.IsGlobalUnicast() })
 }

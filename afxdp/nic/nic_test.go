@@ -32,7 +32,7 @@ func TestLookAtAVeth(t *testing.T) {
 		if _, err := Look("eth9"); err == nil {
 			t.Error("found an interface that isn't there")
 		}
-		names, err := Physical()
+		names, err := Candidates()
 		if err == nil && (len(names) != 1 || names[0] != "eth0") {
 			t.Errorf("interfaces for the wire: %v", names)
 		}

@@ -28,7 +28,7 @@ for p in $PROGRAMS; do
     busybox wget -q -O /tmp/test "http://10.0.2.2:$PORT/$p" || exit 1
     chmod +x /tmp/test
     echo "== $p under $(uname -r)"
-    /tmp/test -test.v -test.timeout 5m || status=1
+    /tmp/test -test.v -test.timeout 10m || status=1
 done
 exit $status
 `
@@ -61,7 +61,7 @@ func TestUnderDebiansKernels(t *testing.T) {
 			config := vm.Config{
 				Script:  script,
 				Kernel:  k.kernel,
-				Timeout: 10 * time.Minute,
+				Timeout: 25 * time.Minute,
 				Env:     map[string]string{"PORT": port, "PROGRAMS": strings.Join(programs, " ")},
 			}
 			if k.kernel != vm.DefaultKernel {

@@ -208,7 +208,7 @@ func TestConnectionsMoveToAnotherPath(t *testing.T) {
 		"crosswise": {func(w *world) {
 			w.net.Set(addr(0, 0), addr(1, 0), simlink.Faults{Cut: true})
 			w.net.Set(addr(1, 1), addr(0, 1), simlink.Faults{Cut: true})
-		}, 100 * time.Millisecond},
+		}, 20 * time.Millisecond},
 		"with a hint": {func(w *world) {
 			cutAll(w, 0)
 			for _, n := range w.node {
@@ -221,7 +221,7 @@ func TestConnectionsMoveToAnotherPath(t *testing.T) {
 			w := pair(t, 2, nil)
 			w.stream(t, 10*time.Millisecond)
 			c.fail(w)
-			pause := w.stream(t, 300*time.Millisecond)
+			pause := w.stream(t, 60*time.Millisecond)
 			t.Logf("a pause of %v", pause)
 			if pause > c.limit {
 				t.Errorf("a pause of %v, want %v at most", pause, c.limit)
@@ -236,7 +236,7 @@ func TestTheLongestDatagramIsFound(t *testing.T) {
 		w.net.SetAll(simlink.Faults{Delay: 25 * time.Microsecond, MTU: mtu})
 		w.dial()
 		w.pass(t, 5*time.Millisecond)
-		w.stream(t, 100*time.Millisecond)
+		w.stream(t, 20*time.Millisecond)
 		got := w.node[0].conn.Stats().Datagram
 		if got > mtu || got < mtu-probeStep {
 			t.Errorf("of %d bytes that pass, found %d", mtu, got)
@@ -248,13 +248,13 @@ func TestABlackHoleIsLeft(t *testing.T) {
 	w := pair(t, 1, nil)
 	w.stream(t, 10*time.Millisecond)
 	w.net.SetAll(simlink.Faults{Delay: 25 * time.Microsecond, MTU: 3000})
-	pause := w.stream(t, 100*time.Millisecond)
+	pause := w.stream(t, 40*time.Millisecond)
 	s := w.node[0].conn.Stats()
 	if pause > 30*time.Millisecond || s.BlackHoles == 0 || s.Datagram != packet.DatagramMin {
 		t.Errorf("a pause of %v, then datagrams of %d, %d black holes seen", pause, s.Datagram, s.BlackHoles)
 	}
 	w.pass(t, researchAfter)
-	w.stream(t, 50*time.Millisecond)
+	w.stream(t, 20*time.Millisecond)
 	if got := w.node[0].conn.Stats().Datagram; got < 3000-probeStep || got > 3000 {
 		t.Errorf("later datagrams are %d long, 3000 pass", got)
 	}

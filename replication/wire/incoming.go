@@ -3,6 +3,7 @@ package wire
 import (
 	"sync/atomic"
 
+	"blockd.dev/internal/invariants"
 	"blockd.dev/replication/wire/packet"
 )
 
@@ -22,7 +23,8 @@ type inMsg struct {
 	bytes    int // of have
 	buf      Buffer
 	canceled bool
-	next     *inMsg // in its channel's queue, or in the released ones
+	out      atomic.Bool // the application has it
+	next     *inMsg      // in its channel's queue, or in the released ones
 
 	releaseFunc func() // m.release, made once
 }
@@ -68,6 +70,10 @@ func (m *Message) Release() {
 
 func (m *inMsg) release() {
 	c := m.conn
+	if !m.out.CompareAndSwap(true, false) {
+		invariants.Fail("message %d of %v released twice", m.id, c.remote)
+		return
+	}
 	if m.buf != nil {
 		m.buf.Release()
 	}
@@ -114,7 +120,9 @@ func (c *Conn) release(m *inMsg) {
 }
 
 func (in *incoming) recycle(m *inMsg) {
-	*m = inMsg{conn: m.conn, releaseFunc: m.releaseFunc, have: m.have[:0]}
+	have := m.have[:0]
+	m.id, m.head, m.sequence, m.total, m.have, m.bytes = 0, Message{}, 0, 0, have, 0
+	m.buf, m.canceled, m.next = nil, false, nil
 	in.spare = append(in.spare, m)
 }
 
@@ -266,6 +274,7 @@ func (c *Conn) deliver(m *inMsg) {
 		e = Event{Kind: EventResponse, ID: request.id, Tag: request.Tag, Message: m.head}
 	}
 	c.stats.RxMessages++
+	m.out.Store(true)
 	c.events.push(e)
 	if request != nil {
 		c.letGo(request)

@@ -1,11 +1,14 @@
 package wire
 
 import (
+	"errors"
 	"slices"
+	"sync"
 	"testing"
 
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/wire/packet"
+	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 )
 
@@ -167,4 +170,33 @@ func TestAcksNameWhatCame(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Release may be called by any goroutine, while the Conn goes on.
+func TestReleaseOnAnyGoroutine(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	d := newDuo(t, 8900, false)
+	d.end[1].cfg.Alloc = heapAlloc // the pool of newDuo is for one goroutine
+	messages := make(chan Message, 64)
+	var done sync.WaitGroup
+	for range 4 {
+		done.Go(func() {
+			for m := range messages {
+				m.Release()
+			}
+		})
+	}
+	got := 0
+	d.got = func(_ int, e *Event) { got++; messages <- e.Message }
+	for i := 0; got < 5000; i++ {
+		if _, err := d.end[0].Send(d.now, Outgoing{Kind: Notice, Data: [][]byte{content(5000, 0, 1)}}); err != nil && !errors.Is(err, ErrQueueFull) {
+			t.Fatal(err)
+		}
+		d.turn()
+	}
+	close(messages)
+	done.Wait()
+	if s := d.end[1].Stats(); s.HeldMessages != 0 || s.HeldBytes != 0 {
+		t.Errorf("%d messages of %d bytes are still held", s.HeldMessages, s.HeldBytes)
+	}
 }

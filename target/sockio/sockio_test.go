@@ -162,6 +162,11 @@ func TestCorkLetsGoOfALongBatch(t *testing.T) {
 	if _, err := io.ReadFull(peer, make([]byte, corkBytes+4)); err != nil {
 		t.Fatal(err)
 	}
+	c.tx.mu.Lock()
+	for c.tx.writing { // the writer that a full socket started is about to end
+		c.tx.roomy.Wait()
+	}
+	c.tx.mu.Unlock()
 	if got := c.QueuedBytes(); got != len("rest") {
 		t.Fatalf("%d bytes are held back, want %d", got, len("rest"))
 	}

@@ -119,10 +119,11 @@ func (c *Conn) Append(head []byte, data [][]byte, tail []byte, sender Sender) {
 	w.mu.Unlock()
 }
 
-// corkBytes is how much output Cork holds back. Less means more system calls;
-// more means that the peer sits idle while a long batch is served, and that
-// the data of the whole batch falls out of the cache before it is sent.
-const corkBytes = 128 << 10
+// corkBytes is how much output Cork holds back. More means that the peer sits
+// idle while a long batch is served. Less means more system calls and more
+// wake-ups of the peer: of 128 KiB reads at depth 8 each took 45 us of CPU time
+// with 128 KiB here, and 20 us with this or more.
+const corkBytes = 512 << 10
 
 // Cork holds back the output until Uncork or until it is worth a write of its
 // own, so that a reader that serves several requests from one read answers

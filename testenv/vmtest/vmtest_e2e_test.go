@@ -94,7 +94,7 @@ func (r run) script(t *testing.T, name string, v node.Volume) {
 	}
 	c := r.machine
 	c.Script, c.Env = text.String(), env
-	c.Timeout = max(r.time, 5*time.Minute)
+	c.Timeout = max(r.time, 10*time.Minute)
 	c.OnLine = func(line string) { t.Log(line) }
 	c.OnCall = r.call
 	result, err := vm.Run(t.Context(), c)

@@ -216,7 +216,10 @@ type node struct {
 	down     bool
 }
 
-const testHeartbeat = 200 * time.Millisecond
+const (
+	testHeartbeat = 200 * time.Millisecond
+	patience      = time.Minute // for what takes milliseconds on a machine that has them
+)
 
 func newCluster(t testing.TB, tweak func(*Config)) *cluster {
 	t.Helper()
@@ -236,7 +239,7 @@ func (c *cluster) close() {
 }
 
 func (c *cluster) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	c.t.Cleanup(cancel)
 	return ctx
 }
@@ -452,7 +455,7 @@ func (c *cluster) followers() (list []*node) {
 // until polls for what has no event of its own to wait for.
 func (c *cluster) until(what string, ok func() bool) {
 	c.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
 			for _, id := range c.ids() {
@@ -517,7 +520,7 @@ func (c *cluster) agree(acknowledged ...string) {
 // await waits for an event of a node.
 func (n *node) await(what string, ok func(Event) bool) Event {
 	n.c.t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case e := <-n.events:

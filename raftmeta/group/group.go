@@ -39,8 +39,9 @@ type Group struct {
 
 	mu       sync.Mutex
 	leader   Leader
-	changed  chan struct{} // closed and replaced when leader changes
-	why      error         // it is unusable; nil when it isn't
+	changed  chan struct{}      // closed and replaced when leader changes
+	errand   context.CancelFunc // ends keep's present turn
+	why      error              // it is unusable; nil when it isn't
 	pending  sync.WaitGroup
 	ended    chan struct{} // closed when the library has shut down
 	endOnce  sync.Once
@@ -382,6 +383,7 @@ func (g *Group) watch() {
 			if !leading {
 				g.office.Store(nil)
 			}
+			g.interrupt()
 			g.wake()
 		case <-seen:
 		case <-g.ended:

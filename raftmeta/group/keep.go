@@ -57,6 +57,9 @@ func (g *Group) keep() {
 func (g *Group) attend() (again bool) {
 	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
 	defer cancel()
+	g.mu.Lock()
+	g.errand = cancel
+	g.mu.Unlock()
 	if g.raft.State() == raft.Leader {
 		if g.office.Load() == nil {
 			return g.takeOffice(ctx) != nil
@@ -64,6 +67,17 @@ func (g *Group) attend() (again bool) {
 		return g.govern(ctx)
 	}
 	return g.announce(ctx) != nil
+}
+
+// interrupt ends the turn of keep: this node has begun to lead, or no longer
+// does, so what it was doing is not what it has to do now. Without this, a new leader
+// could wait for the answer to a question that only a leader could answer.
+func (g *Group) interrupt() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.errand != nil {
+		g.errand()
+	}
 }
 
 func (g *Group) self() Member {

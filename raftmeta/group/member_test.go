@@ -3,6 +3,7 @@ package group
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -377,4 +378,31 @@ func TestVotersAreSpread(t *testing.T) {
 	if got := ChooseVoters(members, 3); !slices.Equal(got, []string{"n0", "n1", "n2"}) {
 		t.Errorf("without domains, voters change for nothing: %v", got)
 	}
+}
+
+// What a stopped member answers is not taken to be about who asked.
+func TestStoppedMemberStopsNobodyElse(t *testing.T) {
+	c := start(t, 1, nil)
+	n := c.nodes["n1"]
+	asker := c.prepare("n2")
+	asker.mustOpen()
+	here, there := net.Pipe()
+	defer here.Close()
+	n.retire(ErrRemoved)
+	done := make(chan struct{})
+	go func() { n.serve(there, "n2"); close(done) }()
+	for _, m := range []method{methodApply, methodStatus, methodJoin} {
+		if err := writeFrame(here, byte(m), nil); err != nil {
+			t.Fatal(err)
+		}
+		kind, text, err := readFrame(here, 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := code(kind).err("n1", string(text)); !errors.Is(err, ErrHalted) || errors.Is(err, ErrRemoved) {
+			t.Errorf("method %d: %v", m, err)
+		}
+	}
+	here.Close()
+	<-done
 }

@@ -294,7 +294,7 @@ func TestKillProcesses(t *testing.T) {
 	count := func() int { mu.Lock(); defer mu.Unlock(); return len(acked) }
 	more := func(n int) {
 		t.Helper()
-		timeout := time.After(30 * time.Second)
+		timeout := time.After(patience)
 		for from := count(); count() < from+n; {
 			select {
 			case <-progress:

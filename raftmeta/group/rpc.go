@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -74,6 +75,11 @@ func (g *Group) serve(c net.Conn, from string) {
 			return
 		}
 		answer, err := g.answer(from, method(kind), payload)
+		if why := g.unusable(); why != nil && err != nil && !errors.Is(err, ErrOutcomeUnknown) {
+			// Why this member has stopped is no error of who asks: told that
+			// somebody was removed, it would take itself to be meant.
+			err = fmt.Errorf("%w: %v", ErrHalted, why)
+		}
 		if err != nil {
 			answer = []byte(err.Error())
 			answer = answer[:min(len(answer), 4096)]
@@ -86,7 +92,7 @@ func (g *Group) serve(c net.Conn, from string) {
 
 func (g *Group) answer(from string, m method, payload []byte) ([]byte, error) {
 	if err := g.unusable(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrHalted, err)
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
 	defer cancel()

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -237,21 +238,22 @@ type Latency struct {
 }
 
 // PingPong sends one frame of frameBytes to and fro between the ends for d, and
-// times each trip.
+// times each trip. It takes longer when not even one was made by then.
 func PingPong(a, b *End, frameBytes int, w Wait, d time.Duration) (Latency, error) {
 	if err := errors.Join(a.prepare(b, frameBytes), b.prepare(a, frameBytes)); err != nil {
 		return Latency{}, err
 	}
-	end := time.Now().Add(d)
+	var stop atomic.Bool
 	echoed := make(chan error, 1)
-	go func() { echoed <- b.echo(w, end.Add(10*time.Millisecond)) }()
-	l, err := a.ping(w, end)
+	go func() { echoed <- b.echo(w, &stop) }()
+	l, err := a.ping(w, d)
+	stop.Store(true)
 	return l, errors.Join(err, <-echoed)
 }
 
 // echo answers each frame by one.
-func (e *End) echo(w Wait, end time.Time) error {
-	for time.Now().Before(end) {
+func (e *End) echo(w Wait, stop *atomic.Bool) error {
+	for !stop.Load() {
 		n, err := e.drain(16)
 		if err != nil {
 			return err
@@ -271,12 +273,15 @@ func (e *End) echo(w Wait, end time.Time) error {
 	return nil
 }
 
-// ping sends a frame and waits for its answer, again and again.
-func (e *End) ping(w Wait, end time.Time) (Latency, error) {
-	const patience = 100 * time.Millisecond
-	trips := hdrhistogram.New(1, int64(time.Second), 3)
+// ping sends a frame and waits for its answer, again and again, for d; on a
+// machine so busy that not one came back by then, until one has, or 10 s.
+func (e *End) ping(w Wait, d time.Duration) (Latency, error) {
+	const patience, firstPatience = 100 * time.Millisecond, 10 * time.Second
+	trips := hdrhistogram.New(1, int64(time.Minute), 3)
 	var l Latency
-	for now := time.Now(); now.Before(end); {
+	now := time.Now()
+	end, last := now.Add(d), now.Add(max(d, firstPatience))
+	for now.Before(end) || trips.TotalCount() == 0 && now.Before(last) {
 		start := now
 		if !e.push() {
 			return l, errors.New("rawbench: no send buffer comes back")
@@ -343,7 +348,9 @@ func Pump(a, b *End, frameBytes int, d time.Duration) (Rate, error) {
 			}
 			r.Received += int64(n)
 		}
-		received <- nil
+		n, err := b.drain(1 << 20) // what has arrived by now
+		r.Received += int64(n)
+		received <- err
 	}()
 	sent, err := a.pump(end)
 	err = errors.Join(err, <-received)

@@ -128,7 +128,7 @@ func (i *Info) QueuesOfSpread() []bool {
 }
 
 // Candidates lists the interfaces that may carry the node wire: those that are
-// up, have an address of more than the link, and lead, through VLANs or not, to a
+// up, have an address of more than the link, and stand, over VLANs or not, on a
 // device of the machine (a PCI card, a virtio device) or a veth.
 func Candidates() ([]string, error) {
 	links, err := netlink.LinkList()

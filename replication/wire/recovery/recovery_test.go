@@ -194,6 +194,7 @@ func TestWindowFollowsTheQueue(t *testing.T) {
 	if w.Starting() || w.Bytes() >= start/2+start/10 {
 		t.Errorf("the window is %d with a queue of 150 µs, was %d", w.Bytes(), start)
 	}
+	rounds(&w, &r, &now, &number, 5, 0, 100*time.Microsecond) // also closes and opens once
 	before := w.Bytes()
 	rounds(&w, &r, &now, &number, 10, 0, 100*time.Microsecond)
 	if got := w.Bytes() - before; got < 7000 || got > 10000 {

@@ -23,9 +23,11 @@ const (
 	// a round trip, to see what the path takes without the queue of this flow.
 	drainEvery  = 10 * time.Millisecond
 	drainRounds = 100
-	// pressedMax is after how many rounds with a queue, although the window shrank each time,
-	// others must be making it.
+	// pressedMax is after how many rounds with a queue, although the window
+	// shrank each time, others must be making it.
 	pressedMax = 16
+	// borneMax is how much of a queue that others make is borne.
+	borneMax = 2 * time.Millisecond
 	// tcpSegment is by what a window grows that competes with TCPs, in bytes.
 	tcpSegment = 1448
 	// lossSamples is over how many packets that share is taken.
@@ -38,7 +40,7 @@ const (
 // a queue stands, it shrinks to what the path holds without. Loss alone
 // doesn't count until it is frequent; loss with a queue does. A queue that
 // stays whatever the window does is made by others, who fill every buffer:
-// beside them it becomes what they are, a Reno.
+// beside them it becomes what they are, a Reno, as long as the buffer is short.
 type Window struct {
 	bytes    float64
 	datagram float64
@@ -145,7 +147,7 @@ func (w *Window) endRound(base, peerDelay time.Duration) {
 	switch {
 	case w.skip:
 		w.skip = false
-	case w.pressed > pressedMax && w.roundLost > 0:
+	case w.pressed > pressedMax && (w.roundLost > 0 || queue > max(borneMax, 2*target)):
 		w.shrink(0.5)
 	case w.pressed > pressedMax:
 		if w.limited {

@@ -31,8 +31,8 @@ func (s *State) Apply(cmd *catalogpb.Command) (*State, Result, error) {
 	if v := cmd.GetVersion(); v == 0 || v > CommandVersion {
 		return nil, Result{}, refuse(ErrInvalid, "command of version %d: this blockd knows version %d; upgrade it", v, CommandVersion)
 	}
-	if len(cmd.GetRequestId()) > requestIDMax || len(cmd.GetActor()) > actorMax {
-		return nil, Result{}, refuse(ErrInvalid, "request id or actor too long: at most %d and %d bytes", requestIDMax, actorMax)
+	if len(cmd.GetRequestId()) > requestIDMax || len(cmd.GetActor()) > actorMax || len(cmd.GetSource()) > actorMax {
+		return nil, Result{}, refuse(ErrInvalid, "request id, actor or source too long: at most %d and %d bytes", requestIDMax, actorMax)
 	}
 	digest := commandDigest(cmd)
 	if id := cmd.GetRequestId(); id != "" {
@@ -54,15 +54,18 @@ func (s *State) Apply(cmd *catalogpb.Command) (*State, Result, error) {
 	if err != nil {
 		return nil, Result{}, err
 	}
-	entry := Audit{Revision: next.Revision, Time: f.now, Actor: cmd.GetActor(),
-		Action: f.action, Subject: f.subject, Detail: f.detail}
-	next.Audits = appendBounded(s.Audits, entry, AuditMax)
+	entry := Audit{Revision: next.Revision, Time: f.now, Actor: cmd.GetActor(), Source: cmd.GetSource(),
+		Action: f.action, Subject: clip(f.subject), Detail: clip(f.detail)}
+	next.audit(entry)
 	if cmd.GetRequestId() != "" {
-		next.answers = appendBounded(s.answers,
+		next.answers = appendBounded(next.answers,
 			answer{cmd.GetRequestId(), digest, next.Revision, id}, AnswersMax)
 	}
 	return &next, Result{Revision: next.Revision, ID: id, Audit: entry}, nil
 }
+
+// audit adds an entry to the log of changes.
+func (s *State) audit(a Audit) { s.Audits = appendBounded(s.Audits, a, AuditMax) }
 
 // appendBounded returns a new slice of at most limit entries that ends with e.
 func appendBounded[T any](list []T, e T, limit int) []T {
@@ -75,7 +78,8 @@ func appendBounded[T any](list []T, e T, limit int) []T {
 // the identifiers that were chosen for it.
 func commandDigest(cmd *catalogpb.Command) [32]byte {
 	c := proto.CloneOf(cmd)
-	c.TimeUnixNano, c.Actor, c.RequestId = 0, "", ""
+	c.TimeUnixNano, c.Actor, c.RequestId, c.Source = 0, "", "", ""
+	blankSealed(c)
 	switch k := c.GetKind().(type) {
 	case *catalogpb.Command_CreatePool:
 		k.CreatePool.Id = nil
@@ -102,12 +106,16 @@ type fold struct {
 }
 
 func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
-	if _, isInit := cmd.GetKind().(*catalogpb.Command_Init); !isInit && f.ClusterID.IsZero() {
-		return ID{}, refuse(ErrInvalid, "the cluster has not been initialised")
-	}
 	switch k := cmd.GetKind().(type) {
 	case *catalogpb.Command_Init:
 		return f.init(k.Init)
+	case *catalogpb.Command_Import:
+		return f.importPart(k.Import)
+	}
+	if f.ClusterID.IsZero() {
+		return ID{}, refuse(ErrInvalid, "the cluster has not been initialised")
+	}
+	switch k := cmd.GetKind().(type) {
 	case *catalogpb.Command_CreatePool:
 		return f.createPool(k.CreatePool)
 	case *catalogpb.Command_CreateVolume:
@@ -123,7 +131,7 @@ func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
 	case *catalogpb.Command_CreateHost:
 		return f.createHost(k.CreateHost)
 	case *catalogpb.Command_UpdateHost:
-		return ID{}, f.updateHost(k.UpdateHost)
+		return ID{}, f.updateHost(cmd)
 	case *catalogpb.Command_DeleteHost:
 		return ID{}, f.deleteHost(k.DeleteHost)
 	case *catalogpb.Command_MapVolume:
@@ -173,7 +181,7 @@ func (f *fold) init(c *catalogpb.Init) (ID, error) {
 	if iqn == "" || c.GetNqn() == "" {
 		return ID{}, refuse(ErrInvalid, "a cluster needs an iSCSI name and an NVMe name")
 	}
-	f.ClusterID, f.IQN, f.NQN = id, iqn, c.GetNqn()
+	f.ClusterID, f.IQN, f.NQN, f.importing = id, iqn, c.GetNqn(), nil
 	f.did("cluster.init", id.String(), "iqn %s", iqn)
 	return id, nil
 }
@@ -346,10 +354,28 @@ func (f *fold) removeVolume(c *catalogpb.RemoveVolume) error {
 }
 
 func dhchapFrom(c *catalogpb.DhChap) DHChap {
-	return DHChap{Key: c.GetKey(), ControllerKey: c.GetControllerKey()}
+	return DHChap{Key: c.GetKey(), ControllerKey: c.GetControllerKey(),
+		SealedKey: string(c.GetSealedKey()), SealedControllerKey: string(c.GetSealedControllerKey())}
 }
 
-func chapFrom(c *catalogpb.Chap) Chap { return Chap{User: c.GetUser(), Secret: c.GetSecret()} }
+func chapFrom(c *catalogpb.Chap) Chap {
+	return Chap{User: c.GetUser(), Secret: c.GetSecret(), Sealed: string(c.GetSealed())}
+}
+
+// checkSecrets checks what can be seen of a host's secrets: all of it when
+// they are in the clear.
+func (h *Host) checkSecrets() error {
+	if err := cmp.Or(checkChap("CHAP", h.Chap), checkChap("mutual CHAP", h.Mutual), checkDHChap(h.DHChap)); err != nil {
+		return err
+	}
+	switch {
+	case !h.Mutual.IsZero() && h.Chap.IsZero():
+		return refuse(ErrInvalid, "mutual CHAP needs CHAP: give --chap-user and --chap-secret-file too")
+	case h.Mutual.Secret != "" && h.Mutual.Secret == h.Chap.Secret:
+		return refuse(ErrInvalid, "the two CHAP secrets of a host must differ, or one side could answer with what the other sent (RFC 7143 §12.1.3)")
+	}
+	return nil
+}
 
 // checkHost checks what the hosts' fields have in common, except the name.
 func (f *fold) checkHost(h *Host) error {
@@ -357,18 +383,14 @@ func (f *fold) checkHost(h *Host) error {
 	if h.IQN, err = checkIQN(h.IQN); err != nil {
 		return err
 	}
-	if err := cmp.Or(checkNQN(h.NQN), checkChap("CHAP", h.Chap), checkChap("mutual CHAP", h.Mutual), checkDHChap(h.DHChap)); err != nil {
+	if err := cmp.Or(checkNQN(h.NQN), h.checkSecrets()); err != nil {
 		return err
 	}
 	switch {
 	case h.IQN == "" && h.NQN == "":
 		return refuse(ErrInvalid, "host %q has no name to log in with: give --iqn or --nqn", h.Name)
-	case !h.Mutual.IsZero() && h.Chap.IsZero():
-		return refuse(ErrInvalid, "mutual CHAP needs CHAP: give --chap-user and --chap-secret-file too")
 	case !h.DHChap.IsZero() && h.NQN == "":
 		return refuse(ErrInvalid, "DH-HMAC-CHAP is for NVMe: give --nqn too")
-	case !h.Mutual.IsZero() && h.Mutual.Secret == h.Chap.Secret:
-		return refuse(ErrInvalid, "the two CHAP secrets of a host must differ, or one side could answer with what the other sent (RFC 7143 §12.1.3)")
 	}
 	for i := range f.Hosts {
 		o := &f.Hosts[i]
@@ -401,7 +423,7 @@ func (f *fold) createHost(c *catalogpb.CreateHost) (ID, error) {
 		return ID{}, refuse(ErrConflict, "there are %d hosts, the most there can be", HostsMax)
 	}
 	h := Host{ID: id, Name: c.GetName(), IQN: c.GetIqn(), NQN: c.GetNqn(),
-		Chap: chapFrom(c.GetChap()), Mutual: chapFrom(c.GetMutualChap()), DHChap: dhchapFrom(c.GetDhchap()), Created: f.now}
+		Chap: chapFrom(c.GetChap()), Mutual: chapFrom(c.GetMutualChap()), DHChap: dhchapFrom(c.GetDhchap()), SecretsRevision: f.Revision, Created: f.now}
 	if err := f.checkHost(&h); err != nil {
 		return ID{}, err
 	}
@@ -415,7 +437,8 @@ func hostDetail(h *Host) string {
 	return fmt.Sprintf("iqn %q, nqn %q, chap user %q, mutual chap user %q, dhchap %v", h.IQN, h.NQN, h.Chap.User, h.Mutual.User, h.DHChap)
 }
 
-func (f *fold) updateHost(c *catalogpb.UpdateHost) error {
+func (f *fold) updateHost(cmd *catalogpb.Command) error {
+	c := cmd.GetUpdateHost()
 	i, found := byName(f.Hosts, c.GetName(), hostName)
 	if !found {
 		return refuse(ErrNotFound, "no host %q; see `blockctl host list`", c.GetName())
@@ -427,14 +450,12 @@ func (f *fold) updateHost(c *catalogpb.UpdateHost) error {
 	if c.Nqn != nil {
 		h.NQN = c.GetNqn()
 	}
-	if c.Chap != nil {
-		h.Chap = chapFrom(c.Chap)
-	}
-	if c.MutualChap != nil {
-		h.Mutual = chapFrom(c.MutualChap)
-	}
-	if c.Dhchap != nil {
-		h.DHChap = dhchapFrom(c.Dhchap)
+	if changeSecrets(&h, c) {
+		// Secrets in the clear were all checked here, in this order.
+		if c.GetSecretsRevision() != h.SecretsRevision && !commandHasPlaintext(cmd) {
+			return refuse(ErrConflict, "the secrets of host %q were changed by somebody else at the same time; look at it and try again", h.Name)
+		}
+		h.SecretsRevision = f.Revision
 	}
 	if err := f.checkHost(&h); err != nil {
 		return err

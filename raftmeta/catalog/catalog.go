@@ -2,83 +2,108 @@ package catalog
 
 import (
 	"context"
-	"sync"
-	"sync/atomic"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/group"
+	"blockd.dev/raftmeta/pki"
 )
 
-// Catalog is the catalog of one node, kept in a directory.
+// Log puts commands in order on all members; *group.Group is one.
+type Log interface {
+	// Apply replicates a command and returns what FSM.Apply made of it; see group.Group.Apply for errors.
+	Apply(context.Context, group.Command) (group.Result, error)
+	// Wait returns when this member's state machine has the entry at index.
+	Wait(ctx context.Context, index uint64) error
+	// Barrier returns when it has all that was acknowledged before the call.
+	Barrier(context.Context) error
+	// Err is why this member has stopped, or nil.
+	Err() error
+}
+
+var _ Log = (*group.Group)(nil)
+
+// Catalog is the catalog as one member of the group sees and changes it.
 type Catalog struct {
-	mu      sync.Mutex // serialises commands; guards journal, changed and closed
-	journal *journal
-	changed chan struct{} // closed and replaced when state changes
-	closed  bool
-	state   atomic.Pointer[State]
+	fsm  *FSM
+	log  Log
+	keys func() pki.Keyring
+
+	journal *journal // of a catalog that was opened by Open
 	info    JournalInfo
 }
 
-// Open reads the catalog in dir, which it creates when there is none. The
-// directory must not be open elsewhere; the caller holds the lock for that. A
-// directory that does not check is refused with an error that wraps ErrCorrupt.
-func Open(dir string) (*Catalog, error) {
-	j, s, info, err := openJournal(dir)
-	if err != nil {
-		return nil, err
-	}
-	c := &Catalog{journal: j, changed: make(chan struct{}), info: info}
-	c.state.Store(s)
-	return c, nil
+// doTimeout bounds how long Do waits for a leader and a majority.
+const doTimeout = 30 * time.Second
+
+// New returns the catalog whose state machine is fsm and whose log is log: the
+// Group that was opened with fsm. keys returns the cluster keys that secrets are
+// sealed by; it may be called at any time. The log stays its opener's to close.
+// After a start, State has everything only when Barrier has returned.
+func New(fsm *FSM, log Log, keys func() pki.Keyring) *Catalog {
+	return &Catalog{fsm: fsm, log: log, keys: keys}
 }
 
-// State returns the current state. It never blocks.
-func (c *Catalog) State() *State { return c.state.Load() }
+// State returns the state as this member has it, which may be behind the
+// leader's; Barrier before it makes the read linearizable. It never blocks.
+func (c *Catalog) State() *State { return c.fsm.State() }
 
-// JournalInfo returns what Open found.
-func (c *Catalog) JournalInfo() JournalInfo { return c.info }
+// Barrier returns when State has everything that was acknowledged anywhere
+// before the call.
+func (c *Catalog) Barrier(ctx context.Context) error { return c.log.Barrier(ctx) }
 
-// Do applies a command and returns when it is durable and published. A refusal
-// is an *Error. The catalog keeps no reference to cmd.
+// Do is DoContext for half a minute.
 func (c *Catalog) Do(cmd *catalogpb.Command) (Result, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return Result{}, refuse(ErrFailed, "blockd is stopping")
+	ctx, cancel := context.WithTimeout(context.Background(), doTimeout)
+	defer cancel()
+	return c.DoContext(ctx, cmd)
+}
+
+// DoContext applies a command, and returns when a majority of the members has
+// it on disk and State has its effect. It works on any member. Secrets are sealed
+// on the way. A refusal is an *Error; see there for whether anything changed. cmd is
+// neither changed nor kept.
+func (c *Catalog) DoContext(ctx context.Context, cmd *catalogpb.Command) (Result, error) {
+	if len(cmd.GetRequestId()) > requestIDMax || len(cmd.GetActor()) > actorMax || len(cmd.GetSource()) > actorMax {
+		return Result{}, refuse(ErrInvalid, "request id, actor or source too long: at most %d and %d bytes", requestIDMax, actorMax)
 	}
-	cur := c.state.Load()
-	next, res, err := cur.Apply(cmd)
-	if err != nil || res.Replayed {
-		return res, err
+	if c.keys != nil {
+		var err error
+		if cmd, err = c.sealCommand(ctx, cmd); err != nil {
+			return Result{}, err
+		}
 	}
-	if err := c.journal.append(next.Revision, cmd); err != nil {
+	data, err := proto.Marshal(cmd)
+	if err != nil {
+		return Result{}, refuse(ErrInvalid, "command can't be encoded: %v", err)
+	}
+	done, err := c.log.Apply(ctx, group.Command{Version: cmd.GetVersion(), Data: data})
+	if err != nil {
+		return Result{}, failed(err)
+	}
+	res, err := decodeOutcome(done.Data)
+	if err != nil {
 		return Result{}, err
 	}
-	c.state.Store(next)
-	close(c.changed)
-	c.changed = make(chan struct{})
-	if c.journal.logBytes > c.journal.compactBytes {
-		// The command is durable whatever comes of this; a failure shows in the
-		// next command, and Err tells it.
-		_ = c.journal.compact(next)
+	if err := c.log.Wait(ctx, done.Index); err != nil {
+		return res, &Error{Kind: ErrFailed, Cause: group.ErrOutcomeUnknown,
+			Text: fmt.Sprintf("the change was made, but this node has not seen it: %v", err)}
 	}
 	return res, nil
 }
 
-// Err returns why the catalog can't be written any more, or nil.
-func (c *Catalog) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.journal.failed
-}
+// Err returns why this member has stopped, or nil.
+func (c *Catalog) Err() error { return c.log.Err() }
 
 // Wait returns the first state that it sees with a revision above after, or
 // the context's error.
 func (c *Catalog) Wait(ctx context.Context, after uint64) (*State, error) {
 	for {
-		c.mu.Lock()
-		changed := c.changed
-		c.mu.Unlock()
-		if s := c.state.Load(); s.Revision > after {
+		s, changed := c.fsm.watch()
+		if s.Revision > after {
 			return s, nil
 		}
 		select {
@@ -87,23 +112,4 @@ func (c *Catalog) Wait(ctx context.Context, after uint64) (*State, error) {
 			return nil, ctx.Err()
 		}
 	}
-}
-
-// Close writes a snapshot and closes the files. Commands are refused from then
-// on; State still works.
-func (c *Catalog) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return nil
-	}
-	c.closed = true
-	var err error
-	if c.journal.failed == nil && c.journal.logBytes > fileHeaderBytes {
-		err = c.journal.compact(c.state.Load())
-	}
-	if cerr := c.journal.close(); err == nil {
-		err = cerr
-	}
-	return err
 }

@@ -314,7 +314,7 @@ func TestFoldIsDeterministicAndKeepsInvariants(t *testing.T) {
 			if twin, err = Unmarshal(must(next2.Marshal())); err != nil {
 				t.Fatal(err)
 			}
-			if must(s.Hash()) != must(twin.Hash()) {
+			if s.Hash() != twin.Hash() {
 				t.Fatal("states differ")
 			}
 		}
@@ -347,10 +347,10 @@ func TestCatalogSurvivesReopening(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := must(c.State().Hash())
+	want := c.State().Hash()
 	// Not closed, as after a kill.
 	again := must(Open(dir))
-	if must(again.State().Hash()) != want || again.JournalInfo().Replayed != 3 {
+	if again.State().Hash() != want || again.JournalInfo().Replayed != 3 {
 		t.Fatal("the log does not give the state back")
 	}
 	if err := c.journal.close(); err != nil {
@@ -360,7 +360,7 @@ func TestCatalogSurvivesReopening(t *testing.T) {
 		t.Fatal(err)
 	}
 	third := must(Open(dir))
-	if must(third.State().Hash()) != want || third.JournalInfo().Replayed != 0 {
+	if third.State().Hash() != want || third.JournalInfo().Replayed != 0 {
 		t.Fatal("the snapshot does not give the state back")
 	}
 	if _, err := third.Do(volumeCmd(11, "b")); err != nil {
@@ -397,12 +397,12 @@ func TestWaitSeesChanges(t *testing.T) {
 func TestLogCutAtEveryByte(t *testing.T) {
 	dir := t.TempDir()
 	c := must(Open(dir))
-	ends, hashes := []int64{fileHeaderBytes}, [][32]byte{must(c.State().Hash())}
+	ends, hashes := []int64{fileHeaderBytes}, [][32]byte{c.State().Hash()}
 	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default"), volumeCmd(10, "a"), mapCmd("a", "any", nil)} {
 		if _, err := c.Do(cmd); err != nil {
 			t.Fatal(err)
 		}
-		ends, hashes = append(ends, c.journal.logBytes), append(hashes, must(c.State().Hash()))
+		ends, hashes = append(ends, c.journal.logBytes), append(hashes, c.State().Hash())
 	}
 	full := must(os.ReadFile(filepath.Join(dir, "log")))
 	if err := c.journal.close(); err != nil {
@@ -418,7 +418,7 @@ func TestLogCutAtEveryByte(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if must(c.State().Hash()) != hashes[complete] {
+		if c.State().Hash() != hashes[complete] {
 			t.Fatalf("%s: not the state after %d commands", name, complete)
 		}
 		if torn := int64(len(log)) - ends[complete]; c.JournalInfo().TornBytes != torn {
@@ -435,12 +435,12 @@ func TestLogCutAtEveryByte(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}
-		want := must(c.State().Hash())
+		want := c.State().Hash()
 		if err := c.journal.close(); err != nil {
 			t.Fatal(err)
 		}
 		c = must(Open(d))
-		if must(c.State().Hash()) != want {
+		if c.State().Hash() != want {
 			t.Fatalf("%s: lost a command after recovery", name)
 		}
 		if err := c.Close(); err != nil {
@@ -599,7 +599,7 @@ func FuzzApply(f *testing.F) {
 			t.Fatalf("invariant %d", n)
 		}
 		back, err := Unmarshal(must(next.Marshal()))
-		if err != nil || must(back.Hash()) != must(next.Hash()) {
+		if err != nil || back.Hash() != next.Hash() {
 			t.Fatal(err)
 		}
 	})

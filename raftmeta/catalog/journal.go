@@ -92,6 +92,29 @@ func openJournal(dir string) (*journal, *State, JournalInfo, error) {
 	return j, state, info, nil
 }
 
+// readJournal returns the state in dir, and changes nothing there.
+func readJournal(dir string) (*State, JournalInfo, error) {
+	j := &journal{dir: dir}
+	s, err := j.readSnapshot()
+	if err != nil {
+		return nil, JournalInfo{}, err
+	}
+	b, err := os.ReadFile(j.path("log"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && s.Revision == 0:
+		return s, JournalInfo{}, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, JournalInfo{}, j.corrupt("log", "it is missing, though there is a snapshot")
+	case err != nil:
+		return nil, JournalInfo{}, fmt.Errorf("catalog: %w", err)
+	}
+	if err := checkHeader(b, logMagic); err != nil {
+		return nil, JournalInfo{}, j.corrupt("log", "%v", err)
+	}
+	s, _, info, err := j.replay(s, b)
+	return s, info, err
+}
+
 func (j *journal) path(name string) string { return filepath.Join(j.dir, name) }
 
 func (j *journal) corrupt(name string, format string, args ...any) error {

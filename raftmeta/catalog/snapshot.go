@@ -1,8 +1,11 @@
 package catalog
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -14,81 +17,102 @@ import (
 // written by a newer blockd.
 const snapshotVersion = 1
 
-// Hash is equal for equal states.
-func (s *State) Hash() ([32]byte, error) {
-	b, err := s.Marshal()
-	if err != nil {
-		return [32]byte{}, err
+// A state as a stream:
+//
+//	| 8 magic | 4 length | a part: catalogpb.Snapshot | again and again ... |
+//	| 4 length=0 | 32 SHA-256 of the parts' bytes |
+//
+// Numbers are big-endian. A part has at most partEntries entries, so that
+// neither side ever holds the whole encoding. The parts' bytes one after
+// another are the encoding of one Snapshot that has it all.
+const (
+	streamMagic = "BDCATLG1"
+	partEntries = 512
+	partMax     = 16 << 20
+)
+
+// Hash is equal for equal states: the SHA-256 of Marshal.
+func (s *State) Hash() [32]byte {
+	sum := sha256.New()
+	for part := range s.parts {
+		sum.Write(encodePart(part))
 	}
-	return sha256.Sum256(b), nil
+	return [32]byte(sum.Sum(nil))
+}
+
+// WriteTo writes the state as a stream.
+func (s *State) WriteTo(w io.Writer) (total int64, err error) {
+	write := func(b []byte) {
+		if err == nil {
+			var n int
+			n, err = w.Write(b)
+			total += int64(n)
+		}
+	}
+	sum := sha256.New()
+	write([]byte(streamMagic))
+	for part := range s.parts {
+		b := encodePart(part)
+		sum.Write(b)
+		write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
+		write(b)
+		if err != nil {
+			return total, err
+		}
+	}
+	write(make([]byte, 4))
+	write(sum.Sum(nil))
+	return total, err
+}
+
+// ReadState reads a stream, and checks the invariants.
+func ReadState(r io.Reader) (*State, error) {
+	sum := sha256.New()
+	head := make([]byte, len(streamMagic))
+	if _, err := io.ReadFull(r, head); err != nil || string(head) != streamMagic {
+		return nil, fmt.Errorf("catalog: not a stream of a state: %q, %w", head, err)
+	}
+	l := loader{s: &State{}}
+	for {
+		size := make([]byte, 4)
+		if _, err := io.ReadFull(r, size); err != nil {
+			return nil, fmt.Errorf("catalog: the state is cut short: %w", err)
+		}
+		n := binary.BigEndian.Uint32(size)
+		if n == 0 {
+			break
+		}
+		if n > partMax {
+			return nil, fmt.Errorf("catalog: a part of the state has %d bytes", n)
+		}
+		b := &bytes.Buffer{} // grows with what really comes
+		if _, err := io.CopyN(b, r, int64(n)); err != nil {
+			return nil, fmt.Errorf("catalog: the state is cut short: %w", err)
+		}
+		sum.Write(b.Bytes())
+		part := &catalogpb.Snapshot{}
+		if err := proto.Unmarshal(b.Bytes(), part); err != nil {
+			return nil, fmt.Errorf("catalog: decode snapshot: %w", err)
+		}
+		l.add(part)
+	}
+	want := make([]byte, sha256.Size)
+	if _, err := io.ReadFull(r, want); err != nil {
+		return nil, fmt.Errorf("catalog: the state is cut short: %w", err)
+	}
+	if !bytes.Equal(want, sum.Sum(nil)) {
+		return nil, fmt.Errorf("catalog: the state's checksum is wrong")
+	}
+	return l.finish()
 }
 
 // Marshal encodes the state. Equal states have equal encodings.
 func (s *State) Marshal() ([]byte, error) {
-	p := &catalogpb.Snapshot{Version: snapshotVersion, Revision: s.Revision, Iqn: s.IQN, Nqn: s.NQN}
-	if !s.ClusterID.IsZero() {
-		p.ClusterId = s.ClusterID[:]
-	}
-	for i := range s.Pools {
-		e := &s.Pools[i]
-		p.Pools = append(p.Pools, &catalogpb.Pool{Id: e.ID[:], Name: e.Name, Replicas: e.Replicas,
-			Media: string(e.Media), CreatedUnixNano: e.Created.UnixNano()})
-	}
-	for i := range s.Volumes {
-		e := &s.Volumes[i]
-		p.Volumes = append(p.Volumes, &catalogpb.Volume{Id: e.ID[:], Name: e.Name, SizeBytes: e.SizeBytes,
-			BlockSize: int32(e.BlockSize), Lun: uint32(e.LUN), Pool: e.Pool, Retired: e.Retired,
-			CreatedUnixNano: e.Created.UnixNano(), Protection: string(e.Protection)})
-	}
-	for i := range s.Hosts {
-		e := &s.Hosts[i]
-		p.Hosts = append(p.Hosts, &catalogpb.Host{Id: e.ID[:], Name: e.Name, Iqn: e.IQN, Nqn: e.NQN,
-			Chap: chapTo(e.Chap), MutualChap: chapTo(e.Mutual), Dhchap: dhchapTo(e.DHChap), CreatedUnixNano: e.Created.UnixNano()})
-	}
-	for i := range s.Mappings {
-		e := &s.Mappings[i]
-		m := &catalogpb.Mapping{VolumeId: e.Volume[:], Lun: uint32(e.LUN)}
-		if !e.Host.IsZero() {
-			m.HostId = e.Host[:]
-		}
-		p.Mappings = append(p.Mappings, m)
-	}
-	for i := range s.Disks {
-		e := &s.Disks[i]
-		p.Disks = append(p.Disks, &catalogpb.Disk{Id: e.ID[:], Path: e.Path, CreatedUnixNano: e.Created.UnixNano()})
-	}
-	for i := range s.Audits {
-		e := &s.Audits[i]
-		p.Audit = append(p.Audit, &catalogpb.Audit{Revision: e.Revision, TimeUnixNano: e.Time.UnixNano(),
-			Actor: e.Actor, Action: e.Action, Subject: e.Subject, Detail: e.Detail})
-	}
-	for i := range s.answers {
-		e := &s.answers[i]
-		a := &catalogpb.Answer{RequestId: e.requestID, Digest: e.digest[:], Revision: e.revision}
-		if !e.id.IsZero() {
-			a.Id = e.id[:]
-		}
-		p.Answers = append(p.Answers, a)
-	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(p)
-	if err != nil {
-		return nil, fmt.Errorf("catalog: encode snapshot: %w", err)
+	var b []byte
+	for part := range s.parts {
+		b = append(b, encodePart(part)...)
 	}
 	return b, nil
-}
-
-func dhchapTo(c DHChap) *catalogpb.DhChap {
-	if c.IsZero() {
-		return nil
-	}
-	return &catalogpb.DhChap{Key: c.Key, ControllerKey: c.ControllerKey}
-}
-
-func chapTo(c Chap) *catalogpb.Chap {
-	if c.IsZero() {
-		return nil
-	}
-	return &catalogpb.Chap{User: c.User, Secret: c.Secret}
 }
 
 // Unmarshal decodes a state and checks its invariants.
@@ -97,65 +121,127 @@ func Unmarshal(b []byte) (*State, error) {
 	if err := proto.Unmarshal(b, p); err != nil {
 		return nil, fmt.Errorf("catalog: decode snapshot: %w", err)
 	}
-	if p.GetVersion() != snapshotVersion {
-		return nil, fmt.Errorf("catalog: snapshot of version %d, and this blockd knows version %d", p.GetVersion(), snapshotVersion)
+	l := loader{s: &State{}}
+	l.add(p)
+	return l.finish()
+}
+
+func encodePart(p *catalogpb.Snapshot) []byte {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(p)
+	if err != nil {
+		panic("catalog: " + err.Error()) // commands have valid UTF-8 only, or were not decoded
 	}
-	d := decoder{}
-	s := &State{Revision: p.GetRevision(), ClusterID: d.id(p.GetClusterId(), true), IQN: p.GetIqn(), NQN: p.GetNqn()}
+	return b
+}
+
+// parts yields the state in parts, in a fixed order.
+func (s *State) parts(yield func(*catalogpb.Snapshot) bool) {
+	head := &catalogpb.Snapshot{Version: snapshotVersion, Revision: s.Revision, Iqn: s.IQN, Nqn: s.NQN}
+	if !s.ClusterID.IsZero() {
+		head.ClusterId = s.ClusterID[:]
+	}
+	_ = yield(head) &&
+		split(s.Pools, yield, func(p *catalogpb.Snapshot, e *Pool) { p.Pools = append(p.Pools, poolTo(e)) }) &&
+		split(s.Volumes, yield, func(p *catalogpb.Snapshot, e *Volume) { p.Volumes = append(p.Volumes, volumeTo(e)) }) &&
+		split(s.Hosts, yield, func(p *catalogpb.Snapshot, e *Host) { p.Hosts = append(p.Hosts, hostTo(e)) }) &&
+		split(s.Mappings, yield, func(p *catalogpb.Snapshot, e *Mapping) { p.Mappings = append(p.Mappings, mappingTo(e)) }) &&
+		split(s.Audits, yield, func(p *catalogpb.Snapshot, e *Audit) { p.Audit = append(p.Audit, auditTo(e)) }) &&
+		split(s.answers, yield, func(p *catalogpb.Snapshot, e *answer) { p.Answers = append(p.Answers, answerTo(e)) }) &&
+		split(s.Disks, yield, func(p *catalogpb.Snapshot, e *Disk) { p.Disks = append(p.Disks, diskTo(e)) }) &&
+		splitBy(1, s.importing, yield, func(p *catalogpb.Snapshot, e *string) { p.Importing = append(p.Importing, []byte(*e)) })
+}
+
+func split[T any](list []T, yield func(*catalogpb.Snapshot) bool, add func(*catalogpb.Snapshot, *T)) bool {
+	return splitBy(partEntries, list, yield, add)
+}
+
+func splitBy[T any](size int, list []T, yield func(*catalogpb.Snapshot) bool, add func(*catalogpb.Snapshot, *T)) bool {
+	for len(list) > 0 {
+		n := min(size, len(list))
+		p := &catalogpb.Snapshot{}
+		for i := range n {
+			add(p, &list[i])
+		}
+		if !yield(p) {
+			return false
+		}
+		list = list[n:]
+	}
+	return true
+}
+
+// loader makes a state of parts.
+type loader struct {
+	s       *State
+	version uint32
+	parts   int
+	bad     bool   // something was out of range
+	unknown string // a message with a field that this blockd does not know
+}
+
+func (l *loader) add(p *catalogpb.Snapshot) {
+	if l.parts++; l.parts == 1 {
+		l.version = p.GetVersion()
+		l.s.Revision, l.s.ClusterID, l.s.IQN, l.s.NQN = p.GetRevision(), l.id(p.GetClusterId(), true), p.GetIqn(), p.GetNqn()
+	}
+	if name := unknownField(p.ProtoReflect()); name != "" {
+		l.unknown = name
+	}
+	s := l.s
 	for _, e := range p.GetPools() {
-		s.Pools = append(s.Pools, Pool{ID: d.id(e.GetId(), false), Name: e.GetName(), Replicas: e.GetReplicas(),
-			Media: Media(e.GetMedia()), Created: decodeTime(e.GetCreatedUnixNano())})
+		s.Pools = append(s.Pools, l.pool(e))
 	}
 	for _, e := range p.GetVolumes() {
-		d.bad = d.bad || e.GetBlockSize() != 512 && e.GetBlockSize() != 4096 || !Protection(e.GetProtection()).valid()
-		s.Volumes = append(s.Volumes, Volume{ID: d.id(e.GetId(), false), Name: e.GetName(), SizeBytes: e.GetSizeBytes(),
-			BlockSize: int(e.GetBlockSize()), LUN: d.lun(e.GetLun()), Pool: e.GetPool(), Retired: e.GetRetired(),
-			Created: decodeTime(e.GetCreatedUnixNano()), Protection: Protection(e.GetProtection())})
+		s.Volumes = append(s.Volumes, l.volume(e))
 	}
 	for _, e := range p.GetHosts() {
-		s.Hosts = append(s.Hosts, Host{ID: d.id(e.GetId(), false), Name: e.GetName(), IQN: e.GetIqn(), NQN: e.GetNqn(),
-			Chap: chapFrom(e.GetChap()), Mutual: chapFrom(e.GetMutualChap()), DHChap: dhchapFrom(e.GetDhchap()), Created: decodeTime(e.GetCreatedUnixNano())})
+		s.Hosts = append(s.Hosts, l.host(e))
 	}
 	for _, e := range p.GetMappings() {
-		s.Mappings = append(s.Mappings, Mapping{Volume: d.id(e.GetVolumeId(), false),
-			Host: d.id(e.GetHostId(), true), LUN: d.lun(e.GetLun())})
+		s.Mappings = append(s.Mappings, Mapping{Volume: l.id(e.GetVolumeId(), false),
+			Host: l.id(e.GetHostId(), true), LUN: l.lun(e.GetLun())})
 	}
 	for _, e := range p.GetDisks() {
-		s.Disks = append(s.Disks, Disk{ID: d.id(e.GetId(), false), Path: e.GetPath(), Created: decodeTime(e.GetCreatedUnixNano())})
+		s.Disks = append(s.Disks, Disk{ID: l.id(e.GetId(), false), Path: e.GetPath(), Created: decodeTime(e.GetCreatedUnixNano())})
 	}
 	for _, e := range p.GetAudit() {
-		s.Audits = append(s.Audits, Audit{Revision: e.GetRevision(), Time: decodeTime(e.GetTimeUnixNano()),
-			Actor: e.GetActor(), Action: e.GetAction(), Subject: e.GetSubject(), Detail: e.GetDetail()})
+		s.Audits = append(s.Audits, auditFrom(e))
 	}
 	for _, e := range p.GetAnswers() {
-		a := answer{requestID: e.GetRequestId(), revision: e.GetRevision(), id: d.id(e.GetId(), true)}
-		d.bad = d.bad || copy(a.digest[:], e.GetDigest()) != len(a.digest) || len(e.GetDigest()) != len(a.digest)
-		s.answers = append(s.answers, a)
+		s.answers = append(s.answers, l.answer(e))
 	}
-	if d.bad {
+	for _, e := range p.GetImporting() {
+		s.importing = append(s.importing, string(e))
+	}
+}
+
+func (l *loader) finish() (*State, error) {
+	switch {
+	case l.version != snapshotVersion:
+		return nil, fmt.Errorf("catalog: snapshot of version %d, and this blockd knows version %d", l.version, snapshotVersion)
+	case l.unknown != "":
+		return nil, fmt.Errorf("catalog: %s in the snapshot has a field that this blockd does not know; upgrade it", l.unknown)
+	case l.bad:
 		return nil, fmt.Errorf("catalog: snapshot holds an identifier, LUN, block size, protection or digest that can't be")
 	}
-	if n := s.Check(); n != 0 {
+	if n := l.s.Check(); n != 0 {
 		return nil, fmt.Errorf("catalog: snapshot breaks invariant %d", n)
 	}
-	return s, nil
+	return l.s, nil
 }
 
 func decodeTime(nano int64) time.Time { return time.Unix(0, nano).UTC() }
 
-// decoder remembers whether anything was out of range.
-type decoder struct{ bad bool }
-
-func (d *decoder) id(b []byte, optional bool) ID {
+func (l *loader) id(b []byte, optional bool) ID {
 	if optional && len(b) == 0 {
 		return ID{}
 	}
 	id, ok := idFrom(b)
-	d.bad = d.bad || !ok
+	l.bad = l.bad || !ok
 	return id
 }
 
-func (d *decoder) lun(lun uint32) uint16 {
-	d.bad = d.bad || lun > LUNMax
+func (l *loader) lun(lun uint32) uint16 {
+	l.bad = l.bad || lun > LUNMax
 	return uint16(lun)
 }

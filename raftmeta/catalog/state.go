@@ -19,7 +19,8 @@ type State struct {
 	Disks     []Disk    // in the order of registration
 	Audits    []Audit   // oldest first, at most AuditMax
 
-	answers []answer // oldest first, at most AnswersMax
+	answers   []answer // oldest first, at most AnswersMax
+	importing []string // the parts so far of a state that is being taken over
 }
 
 func byName[T any](list []T, name string, nameOf func(*T) string) (int, bool) {

@@ -82,9 +82,11 @@ func (p Protection) valid() bool {
 func (v *Volume) NSID() uint32 { return uint32(v.LUN) + 1 }
 
 // Chap is a CHAP user name and secret. The zero value means no authentication.
+// In a State of a group the secret is sealed: see Catalog.Unseal.
 type Chap struct {
 	User   string
-	Secret string
+	Secret string // empty while it is sealed
+	Sealed string // by the cluster key; bytes
 }
 
 // IsZero reports whether no authentication is asked for.
@@ -98,17 +100,26 @@ func (c Chap) GoString() string { return c.String() }
 
 // DHChap is what DH-HMAC-CHAP of NVMe uses, keys in the form
 // DHHC-1:hh:base64:. The zero value means no authentication.
+// In a State of a group the keys are sealed: see Catalog.Unseal.
 type DHChap struct {
-	Key           string // what the host proves to have
-	ControllerKey string // what the controller proves to have; empty for none
+	Key           string // what the host proves to have; empty while it is sealed
+	ControllerKey string // what the controller proves to have
+
+	SealedKey, SealedControllerKey string // by the cluster key; bytes
 }
+
+// HasKey reports whether the host has to prove that it has a key.
+func (c DHChap) HasKey() bool { return c.Key != "" || c.SealedKey != "" }
+
+// HasControllerKey reports whether the controller can prove that it has a key.
+func (c DHChap) HasControllerKey() bool { return c.ControllerKey != "" || c.SealedControllerKey != "" }
 
 // IsZero reports whether no authentication is asked for.
 func (c DHChap) IsZero() bool { return c == DHChap{} }
 
 // String leaves the keys out, so that they can't end up in a log.
 func (c DHChap) String() string {
-	return fmt.Sprintf("key %t, controller key %t", c.Key != "", c.ControllerKey != "")
+	return fmt.Sprintf("key %t, controller key %t", c.HasKey(), c.HasControllerKey())
 }
 
 // GoString is String, for %#v.
@@ -116,14 +127,16 @@ func (c DHChap) GoString() string { return c.String() }
 
 // Host is a machine that attaches volumes.
 type Host struct {
-	ID      ID
-	Name    string
-	IQN     string // iSCSI initiator name, in lower case; empty for none
-	NQN     string // NVMe host NQN; empty for none
-	Chap    Chap   // what the host must authenticate with
-	Mutual  Chap   // what the target authenticates itself with
-	DHChap  DHChap // the same for NVMe
-	Created time.Time
+	ID     ID
+	Name   string
+	IQN    string // iSCSI initiator name, in lower case; empty for none
+	NQN    string // NVMe host NQN; empty for none
+	Chap   Chap   // what the host must authenticate with
+	Mutual Chap   // what the target authenticates itself with
+	DHChap DHChap // the same for NVMe
+	// SecretsRevision is that of the last change of the secrets.
+	SecretsRevision uint64
+	Created         time.Time
 }
 
 // Mapping shows a volume to a host.
@@ -140,14 +153,16 @@ type Disk struct {
 	Created time.Time
 }
 
-// Audit is one change that was made.
+// Audit is one change that was made, or was refused.
 type Audit struct {
 	Revision uint64
 	Time     time.Time
 	Actor    string
-	Action   string // for example volume.create
+	Source   string // where the actor was: an address, or local
+	Action   string // for example volume.create; of what was refused, the kind of command
 	Subject  string // the name of what was changed
 	Detail   string
+	Refused  string // why nothing was changed; empty when it was
 }
 
 // answer is what a request id was answered with.

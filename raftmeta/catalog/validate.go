@@ -81,7 +81,9 @@ var dhchapPattern = regexp.MustCompile(`^DHHC-1:0[0-3]:[A-Za-z0-9+/]{44,92}={0,2
 
 func checkDHChap(c DHChap) error {
 	switch {
-	case c.Key == "" && c.ControllerKey != "":
+	case len(c.SealedKey) > sealedMax || len(c.SealedControllerKey) > sealedMax:
+		return refuse(ErrInvalid, "a sealed DH-HMAC-CHAP key is longer than %d bytes", sealedMax)
+	case !c.HasKey() && c.HasControllerKey():
 		return refuse(ErrInvalid, "a controller key needs a host key: give --dhchap-key-file too")
 	case c.ControllerKey != "" && c.ControllerKey == c.Key:
 		return refuse(ErrInvalid, "the two DH-HMAC-CHAP keys of a host must differ, or one side could answer with what it knows of the other")
@@ -100,6 +102,10 @@ func checkChap(what string, c Chap) error {
 		return nil
 	case c.User == "" || len(c.User) > 255 || strings.ContainsFunc(c.User, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return refuse(ErrInvalid, "%s user %q: want 1 to 255 printable bytes", what, c.User)
+	case c.Sealed != "" && c.Secret == "":
+		if len(c.Sealed) > sealedMax {
+			return refuse(ErrInvalid, "the sealed %s secret is longer than %d bytes", what, sealedMax)
+		}
 	case len(c.Secret) < ChapSecretMin || len(c.Secret) > ChapSecretMax:
 		return refuse(ErrInvalid, "%s secret has %d bytes: want %d to %d (Windows takes at most 16)", what, len(c.Secret), ChapSecretMin, ChapSecretMax)
 	}

@@ -25,6 +25,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// A Refusal says which kind of error a refused command came to.
+type Refusal int32
+
+const (
+	Refusal_REFUSAL_UNSPECIFIED Refusal = 0 // not refused
+	Refusal_REFUSAL_INVALID     Refusal = 1
+	Refusal_REFUSAL_NOT_FOUND   Refusal = 2
+	Refusal_REFUSAL_EXISTS      Refusal = 3
+	Refusal_REFUSAL_CONFLICT    Refusal = 4
+)
+
+// Enum value maps for Refusal.
+var (
+	Refusal_name = map[int32]string{
+		0: "REFUSAL_UNSPECIFIED",
+		1: "REFUSAL_INVALID",
+		2: "REFUSAL_NOT_FOUND",
+		3: "REFUSAL_EXISTS",
+		4: "REFUSAL_CONFLICT",
+	}
+	Refusal_value = map[string]int32{
+		"REFUSAL_UNSPECIFIED": 0,
+		"REFUSAL_INVALID":     1,
+		"REFUSAL_NOT_FOUND":   2,
+		"REFUSAL_EXISTS":      3,
+		"REFUSAL_CONFLICT":    4,
+	}
+)
+
+func (x Refusal) Enum() *Refusal {
+	p := new(Refusal)
+	*p = x
+	return p
+}
+
+func (x Refusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Refusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_catalogpb_catalog_proto_enumTypes[0].Descriptor()
+}
+
+func (Refusal) Type() protoreflect.EnumType {
+	return &file_catalogpb_catalog_proto_enumTypes[0]
+}
+
+func (x Refusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Refusal.Descriptor instead.
+func (Refusal) EnumDescriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{0}
+}
+
 // A Command changes the catalog. All that is not deterministic (identifiers,
 // the time, the actor) is decided before and comes with it.
 type Command struct {
@@ -35,6 +91,8 @@ type Command struct {
 	TimeUnixNano int64  `protobuf:"varint,2,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
 	Actor        string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	RequestId    string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Where the actor was: an address, or local.
+	Source string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Command_Init
@@ -50,6 +108,7 @@ type Command struct {
 	//	*Command_UnmapVolume
 	//	*Command_RegisterDisk
 	//	*Command_ProtectVolume
+	//	*Command_Import
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -109,6 +168,13 @@ func (x *Command) GetActor() string {
 func (x *Command) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *Command) GetSource() string {
+	if x != nil {
+		return x.Source
 	}
 	return ""
 }
@@ -237,6 +303,15 @@ func (x *Command) GetProtectVolume() *ProtectVolume {
 	return nil
 }
 
+func (x *Command) GetImport() *Import {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_Import); ok {
+			return x.Import
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -293,6 +368,10 @@ type Command_ProtectVolume struct {
 	ProtectVolume *ProtectVolume `protobuf:"bytes,22,opt,name=protect_volume,json=protectVolume,proto3,oneof"`
 }
 
+type Command_Import struct {
+	Import *Import `protobuf:"bytes,23,opt,name=import,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Kind() {}
 
 func (*Command_CreatePool) isCommand_Kind() {}
@@ -319,6 +398,157 @@ func (*Command_RegisterDisk) isCommand_Kind() {}
 
 func (*Command_ProtectVolume) isCommand_Kind() {}
 
+func (*Command_Import) isCommand_Kind() {}
+
+// An Outcome is what a command came to: the answer of the replicated log.
+type Outcome struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Id       []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Replayed bool                   `protobuf:"varint,3,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	Audit    *Audit                 `protobuf:"bytes,4,opt,name=audit,proto3" json:"audit,omitempty"`
+	// Why it was refused; ok when it was not.
+	Refusal       Refusal `protobuf:"varint,5,opt,name=refusal,proto3,enum=blockd.catalog.v1.Refusal" json:"refusal,omitempty"`
+	Text          string  `protobuf:"bytes,6,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outcome) Reset() {
+	*x = Outcome{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outcome) ProtoMessage() {}
+
+func (x *Outcome) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
+func (*Outcome) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Outcome) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Outcome) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Outcome) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
+}
+
+func (x *Outcome) GetAudit() *Audit {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+func (x *Outcome) GetRefusal() Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return Refusal_REFUSAL_UNSPECIFIED
+}
+
+func (x *Outcome) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// Import is a part of a Snapshot which takes the place of an empty state.
+type Import struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Counts from 0, without gaps; 0 begins anew.
+	Part uint32 `protobuf:"varint,1,opt,name=part,proto3" json:"part,omitempty"`
+	// How many there are; with the last one the state is taken over.
+	Parts         uint32 `protobuf:"varint,2,opt,name=parts,proto3" json:"parts,omitempty"`
+	Chunk         []byte `protobuf:"bytes,3,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Import) Reset() {
+	*x = Import{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Import) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Import) ProtoMessage() {}
+
+func (x *Import) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Import.ProtoReflect.Descriptor instead.
+func (*Import) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Import) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *Import) GetParts() uint32 {
+	if x != nil {
+		return x.Parts
+	}
+	return 0
+}
+
+func (x *Import) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
 type Init struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     []byte                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -330,7 +560,7 @@ type Init struct {
 
 func (x *Init) Reset() {
 	*x = Init{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[1]
+	mi := &file_catalogpb_catalog_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +572,7 @@ func (x *Init) String() string {
 func (*Init) ProtoMessage() {}
 
 func (x *Init) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[1]
+	mi := &file_catalogpb_catalog_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +585,7 @@ func (x *Init) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Init.ProtoReflect.Descriptor instead.
 func (*Init) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{1}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Init) GetClusterId() []byte {
@@ -391,7 +621,7 @@ type CreatePool struct {
 
 func (x *CreatePool) Reset() {
 	*x = CreatePool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[2]
+	mi := &file_catalogpb_catalog_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -403,7 +633,7 @@ func (x *CreatePool) String() string {
 func (*CreatePool) ProtoMessage() {}
 
 func (x *CreatePool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[2]
+	mi := &file_catalogpb_catalog_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -416,7 +646,7 @@ func (x *CreatePool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePool.ProtoReflect.Descriptor instead.
 func (*CreatePool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{2}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreatePool) GetId() []byte {
@@ -460,7 +690,7 @@ type CreateVolume struct {
 
 func (x *CreateVolume) Reset() {
 	*x = CreateVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[3]
+	mi := &file_catalogpb_catalog_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +702,7 @@ func (x *CreateVolume) String() string {
 func (*CreateVolume) ProtoMessage() {}
 
 func (x *CreateVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[3]
+	mi := &file_catalogpb_catalog_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +715,7 @@ func (x *CreateVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolume.ProtoReflect.Descriptor instead.
 func (*CreateVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{3}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateVolume) GetId() []byte {
@@ -533,7 +763,7 @@ type ResizeVolume struct {
 
 func (x *ResizeVolume) Reset() {
 	*x = ResizeVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[4]
+	mi := &file_catalogpb_catalog_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +775,7 @@ func (x *ResizeVolume) String() string {
 func (*ResizeVolume) ProtoMessage() {}
 
 func (x *ResizeVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[4]
+	mi := &file_catalogpb_catalog_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +788,7 @@ func (x *ResizeVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolume.ProtoReflect.Descriptor instead.
 func (*ResizeVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{4}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ResizeVolume) GetName() string {
@@ -589,7 +819,7 @@ type ProtectVolume struct {
 
 func (x *ProtectVolume) Reset() {
 	*x = ProtectVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[5]
+	mi := &file_catalogpb_catalog_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +831,7 @@ func (x *ProtectVolume) String() string {
 func (*ProtectVolume) ProtoMessage() {}
 
 func (x *ProtectVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[5]
+	mi := &file_catalogpb_catalog_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +844,7 @@ func (x *ProtectVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolume.ProtoReflect.Descriptor instead.
 func (*ProtectVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{5}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ProtectVolume) GetName() string {
@@ -648,7 +878,7 @@ type RetireVolume struct {
 
 func (x *RetireVolume) Reset() {
 	*x = RetireVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[6]
+	mi := &file_catalogpb_catalog_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +890,7 @@ func (x *RetireVolume) String() string {
 func (*RetireVolume) ProtoMessage() {}
 
 func (x *RetireVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[6]
+	mi := &file_catalogpb_catalog_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +903,7 @@ func (x *RetireVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireVolume.ProtoReflect.Descriptor instead.
 func (*RetireVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{6}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RetireVolume) GetName() string {
@@ -693,7 +923,7 @@ type RemoveVolume struct {
 
 func (x *RemoveVolume) Reset() {
 	*x = RemoveVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[7]
+	mi := &file_catalogpb_catalog_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +935,7 @@ func (x *RemoveVolume) String() string {
 func (*RemoveVolume) ProtoMessage() {}
 
 func (x *RemoveVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[7]
+	mi := &file_catalogpb_catalog_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +948,7 @@ func (x *RemoveVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolume.ProtoReflect.Descriptor instead.
 func (*RemoveVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{7}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveVolume) GetId() []byte {
@@ -729,16 +959,19 @@ func (x *RemoveVolume) GetId() []byte {
 }
 
 type Chap struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	Secret        string                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// In journals of a blockd without a Raft group only.
+	Secret string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// The secret, sealed by the cluster key; its label is secretLabel's.
+	Sealed        []byte `protobuf:"bytes,3,opt,name=sealed,proto3" json:"sealed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[8]
+	mi := &file_catalogpb_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +983,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[8]
+	mi := &file_catalogpb_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +996,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{8}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Chap) GetUser() string {
@@ -778,6 +1011,13 @@ func (x *Chap) GetSecret() string {
 		return x.Secret
 	}
 	return ""
+}
+
+func (x *Chap) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
 }
 
 type CreateHost struct {
@@ -795,7 +1035,7 @@ type CreateHost struct {
 
 func (x *CreateHost) Reset() {
 	*x = CreateHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	mi := &file_catalogpb_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +1047,7 @@ func (x *CreateHost) String() string {
 func (*CreateHost) ProtoMessage() {}
 
 func (x *CreateHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	mi := &file_catalogpb_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +1060,7 @@ func (x *CreateHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHost.ProtoReflect.Descriptor instead.
 func (*CreateHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{9}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateHost) GetId() []byte {
@@ -878,13 +1118,16 @@ type DhChap struct {
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// What the controller proves itself with; empty for none.
 	ControllerKey string `protobuf:"bytes,2,opt,name=controller_key,json=controllerKey,proto3" json:"controller_key,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The two, sealed as Chap's.
+	SealedKey           []byte `protobuf:"bytes,3,opt,name=sealed_key,json=sealedKey,proto3" json:"sealed_key,omitempty"`
+	SealedControllerKey []byte `protobuf:"bytes,4,opt,name=sealed_controller_key,json=sealedControllerKey,proto3" json:"sealed_controller_key,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[10]
+	mi := &file_catalogpb_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1139,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[10]
+	mi := &file_catalogpb_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1152,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{10}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DhChap) GetKey() string {
@@ -926,21 +1169,38 @@ func (x *DhChap) GetControllerKey() string {
 	return ""
 }
 
+func (x *DhChap) GetSealedKey() []byte {
+	if x != nil {
+		return x.SealedKey
+	}
+	return nil
+}
+
+func (x *DhChap) GetSealedControllerKey() []byte {
+	if x != nil {
+		return x.SealedControllerKey
+	}
+	return nil
+}
+
 type UpdateHost struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Iqn           *string                `protobuf:"bytes,2,opt,name=iqn,proto3,oneof" json:"iqn,omitempty"`
-	Nqn           *string                `protobuf:"bytes,3,opt,name=nqn,proto3,oneof" json:"nqn,omitempty"`
-	Chap          *Chap                  `protobuf:"bytes,4,opt,name=chap,proto3" json:"chap,omitempty"`
-	MutualChap    *Chap                  `protobuf:"bytes,5,opt,name=mutual_chap,json=mutualChap,proto3" json:"mutual_chap,omitempty"`
-	Dhchap        *DhChap                `protobuf:"bytes,6,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Iqn        *string                `protobuf:"bytes,2,opt,name=iqn,proto3,oneof" json:"iqn,omitempty"`
+	Nqn        *string                `protobuf:"bytes,3,opt,name=nqn,proto3,oneof" json:"nqn,omitempty"`
+	Chap       *Chap                  `protobuf:"bytes,4,opt,name=chap,proto3" json:"chap,omitempty"`
+	MutualChap *Chap                  `protobuf:"bytes,5,opt,name=mutual_chap,json=mutualChap,proto3" json:"mutual_chap,omitempty"`
+	Dhchap     *DhChap                `protobuf:"bytes,6,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
+	// The revision of the host's secrets that the change was made from; with
+	// sealed secrets it must still be that.
+	SecretsRevision uint64 `protobuf:"varint,7,opt,name=secrets_revision,json=secretsRevision,proto3" json:"secrets_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *UpdateHost) Reset() {
 	*x = UpdateHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[11]
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1212,7 @@ func (x *UpdateHost) String() string {
 func (*UpdateHost) ProtoMessage() {}
 
 func (x *UpdateHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[11]
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1225,7 @@ func (x *UpdateHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHost.ProtoReflect.Descriptor instead.
 func (*UpdateHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{11}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateHost) GetName() string {
@@ -1010,6 +1270,13 @@ func (x *UpdateHost) GetDhchap() *DhChap {
 	return nil
 }
 
+func (x *UpdateHost) GetSecretsRevision() uint64 {
+	if x != nil {
+		return x.SecretsRevision
+	}
+	return 0
+}
+
 type DeleteHost struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1019,7 +1286,7 @@ type DeleteHost struct {
 
 func (x *DeleteHost) Reset() {
 	*x = DeleteHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[12]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1298,7 @@ func (x *DeleteHost) String() string {
 func (*DeleteHost) ProtoMessage() {}
 
 func (x *DeleteHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[12]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1311,7 @@ func (x *DeleteHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHost.ProtoReflect.Descriptor instead.
 func (*DeleteHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteHost) GetName() string {
@@ -1065,7 +1332,7 @@ type MapVolume struct {
 
 func (x *MapVolume) Reset() {
 	*x = MapVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1344,7 @@ func (x *MapVolume) String() string {
 func (*MapVolume) ProtoMessage() {}
 
 func (x *MapVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1357,7 @@ func (x *MapVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolume.ProtoReflect.Descriptor instead.
 func (*MapVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MapVolume) GetVolume() string {
@@ -1124,7 +1391,7 @@ type UnmapVolume struct {
 
 func (x *UnmapVolume) Reset() {
 	*x = UnmapVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1403,7 @@ func (x *UnmapVolume) String() string {
 func (*UnmapVolume) ProtoMessage() {}
 
 func (x *UnmapVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1416,7 @@ func (x *UnmapVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolume.ProtoReflect.Descriptor instead.
 func (*UnmapVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UnmapVolume) GetVolume() string {
@@ -1178,7 +1445,7 @@ type RegisterDisk struct {
 
 func (x *RegisterDisk) Reset() {
 	*x = RegisterDisk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1457,7 @@ func (x *RegisterDisk) String() string {
 func (*RegisterDisk) ProtoMessage() {}
 
 func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1470,7 @@ func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterDisk.ProtoReflect.Descriptor instead.
 func (*RegisterDisk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RegisterDisk) GetId() []byte {
@@ -1223,26 +1490,28 @@ func (x *RegisterDisk) GetPath() string {
 // A Snapshot is the whole state at one revision. Everything in it is sorted,
 // so that equal states have equal bytes.
 type Snapshot struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	ClusterId     []byte                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Iqn           string                 `protobuf:"bytes,4,opt,name=iqn,proto3" json:"iqn,omitempty"`
-	Nqn           string                 `protobuf:"bytes,5,opt,name=nqn,proto3" json:"nqn,omitempty"`
-	Pools         []*Pool                `protobuf:"bytes,6,rep,name=pools,proto3" json:"pools,omitempty"`
-	Volumes       []*Volume              `protobuf:"bytes,7,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	Hosts         []*Host                `protobuf:"bytes,8,rep,name=hosts,proto3" json:"hosts,omitempty"`
-	Mappings      []*Mapping             `protobuf:"bytes,9,rep,name=mappings,proto3" json:"mappings,omitempty"`
-	Audit         []*Audit               `protobuf:"bytes,10,rep,name=audit,proto3" json:"audit,omitempty"`
-	Answers       []*Answer              `protobuf:"bytes,11,rep,name=answers,proto3" json:"answers,omitempty"`
-	Disks         []*Disk                `protobuf:"bytes,12,rep,name=disks,proto3" json:"disks,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Version   uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Revision  uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	ClusterId []byte                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Iqn       string                 `protobuf:"bytes,4,opt,name=iqn,proto3" json:"iqn,omitempty"`
+	Nqn       string                 `protobuf:"bytes,5,opt,name=nqn,proto3" json:"nqn,omitempty"`
+	Pools     []*Pool                `protobuf:"bytes,6,rep,name=pools,proto3" json:"pools,omitempty"`
+	Volumes   []*Volume              `protobuf:"bytes,7,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Hosts     []*Host                `protobuf:"bytes,8,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Mappings  []*Mapping             `protobuf:"bytes,9,rep,name=mappings,proto3" json:"mappings,omitempty"`
+	Audit     []*Audit               `protobuf:"bytes,10,rep,name=audit,proto3" json:"audit,omitempty"`
+	Answers   []*Answer              `protobuf:"bytes,11,rep,name=answers,proto3" json:"answers,omitempty"`
+	Disks     []*Disk                `protobuf:"bytes,12,rep,name=disks,proto3" json:"disks,omitempty"`
+	// Parts of an import that is under way.
+	Importing     [][]byte `protobuf:"bytes,13,rep,name=importing,proto3" json:"importing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1523,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1536,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -1354,6 +1623,13 @@ func (x *Snapshot) GetDisks() []*Disk {
 	return nil
 }
 
+func (x *Snapshot) GetImporting() [][]byte {
+	if x != nil {
+		return x.Importing
+	}
+	return nil
+}
+
 type Pool struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1367,7 +1643,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1655,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1668,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Pool) GetId() []byte {
@@ -1447,7 +1723,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1735,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1748,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Volume) GetId() []byte {
@@ -1548,13 +1824,15 @@ type Host struct {
 	MutualChap      *Chap                  `protobuf:"bytes,6,opt,name=mutual_chap,json=mutualChap,proto3" json:"mutual_chap,omitempty"`
 	CreatedUnixNano int64                  `protobuf:"varint,7,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
 	Dhchap          *DhChap                `protobuf:"bytes,8,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
+	// The last change of the secrets.
+	SecretsRevision uint64 `protobuf:"varint,9,opt,name=secrets_revision,json=secretsRevision,proto3" json:"secrets_revision,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1844,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1857,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Host) GetId() []byte {
@@ -1638,6 +1916,13 @@ func (x *Host) GetDhchap() *DhChap {
 	return nil
 }
 
+func (x *Host) GetSecretsRevision() uint64 {
+	if x != nil {
+		return x.SecretsRevision
+	}
+	return 0
+}
+
 type Mapping struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	VolumeId []byte                 `protobuf:"bytes,1,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"`
@@ -1650,7 +1935,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1947,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1960,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -1710,7 +1995,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +2007,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +2020,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Disk) GetId() []byte {
@@ -1760,20 +2045,23 @@ func (x *Disk) GetCreatedUnixNano() int64 {
 }
 
 type Audit struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	TimeUnixNano  int64                  `protobuf:"varint,2,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
-	Actor         string                 `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
-	Action        string                 `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
-	Subject       string                 `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
-	Detail        string                 `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Revision     uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	TimeUnixNano int64                  `protobuf:"varint,2,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	Actor        string                 `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	Action       string                 `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	Subject      string                 `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`
+	Detail       string                 `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	Source       string                 `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
+	// Why it was refused; empty when it was done.
+	Refused       string `protobuf:"bytes,8,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	mi := &file_catalogpb_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +2073,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	mi := &file_catalogpb_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +2086,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -1843,6 +2131,20 @@ func (x *Audit) GetDetail() string {
 	return ""
 }
 
+func (x *Audit) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Audit) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 // An Answer is kept for a request id, so that repeating it is harmless.
 type Answer struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1857,7 +2159,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[23]
+	mi := &file_catalogpb_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2171,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[23]
+	mi := &file_catalogpb_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2184,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -1917,13 +2219,14 @@ var File_catalogpb_catalog_proto protoreflect.FileDescriptor
 
 const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xf4\a\n" +
+	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xc1\b\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tR\trequestId\x12-\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12-\n" +
 	"\x04init\x18\n" +
 	" \x01(\v2\x17.blockd.catalog.v1.InitH\x00R\x04init\x12@\n" +
 	"\vcreate_pool\x18\v \x01(\v2\x1d.blockd.catalog.v1.CreatePoolH\x00R\n" +
@@ -1942,8 +2245,20 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"map_volume\x18\x13 \x01(\v2\x1c.blockd.catalog.v1.MapVolumeH\x00R\tmapVolume\x12C\n" +
 	"\funmap_volume\x18\x14 \x01(\v2\x1e.blockd.catalog.v1.UnmapVolumeH\x00R\vunmapVolume\x12F\n" +
 	"\rregister_disk\x18\x15 \x01(\v2\x1f.blockd.catalog.v1.RegisterDiskH\x00R\fregisterDisk\x12I\n" +
-	"\x0eprotect_volume\x18\x16 \x01(\v2 .blockd.catalog.v1.ProtectVolumeH\x00R\rprotectVolumeB\x06\n" +
-	"\x04kind\"I\n" +
+	"\x0eprotect_volume\x18\x16 \x01(\v2 .blockd.catalog.v1.ProtectVolumeH\x00R\rprotectVolume\x123\n" +
+	"\x06import\x18\x17 \x01(\v2\x19.blockd.catalog.v1.ImportH\x00R\x06importB\x06\n" +
+	"\x04kind\"\xcb\x01\n" +
+	"\aOutcome\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
+	"\breplayed\x18\x03 \x01(\bR\breplayed\x12.\n" +
+	"\x05audit\x18\x04 \x01(\v2\x18.blockd.catalog.v1.AuditR\x05audit\x124\n" +
+	"\arefusal\x18\x05 \x01(\x0e2\x1a.blockd.catalog.v1.RefusalR\arefusal\x12\x12\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text\"H\n" +
+	"\x06Import\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\rR\x04part\x12\x14\n" +
+	"\x05parts\x18\x02 \x01(\rR\x05parts\x12\x14\n" +
+	"\x05chunk\x18\x03 \x01(\fR\x05chunk\"I\n" +
 	"\x04Init\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12\x10\n" +
@@ -1977,10 +2292,11 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\fRetireVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x1e\n" +
 	"\fRemoveVolume\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\fR\x02id\"2\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\"J\n" +
 	"\x04Chap\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\"\xee\x01\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x16\n" +
+	"\x06sealed\x18\x03 \x01(\fR\x06sealed\"\xee\x01\n" +
 	"\n" +
 	"CreateHost\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
@@ -1990,10 +2306,13 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04chap\x18\x05 \x01(\v2\x17.blockd.catalog.v1.ChapR\x04chap\x128\n" +
 	"\vmutual_chap\x18\x06 \x01(\v2\x17.blockd.catalog.v1.ChapR\n" +
 	"mutualChap\x121\n" +
-	"\x06dhchap\x18\a \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchap\"A\n" +
+	"\x06dhchap\x18\a \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchap\"\x94\x01\n" +
 	"\x06DhChap\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12%\n" +
-	"\x0econtroller_key\x18\x02 \x01(\tR\rcontrollerKey\"\xf8\x01\n" +
+	"\x0econtroller_key\x18\x02 \x01(\tR\rcontrollerKey\x12\x1d\n" +
+	"\n" +
+	"sealed_key\x18\x03 \x01(\fR\tsealedKey\x122\n" +
+	"\x15sealed_controller_key\x18\x04 \x01(\fR\x13sealedControllerKey\"\xa3\x02\n" +
 	"\n" +
 	"UpdateHost\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x15\n" +
@@ -2002,7 +2321,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04chap\x18\x04 \x01(\v2\x17.blockd.catalog.v1.ChapR\x04chap\x128\n" +
 	"\vmutual_chap\x18\x05 \x01(\v2\x17.blockd.catalog.v1.ChapR\n" +
 	"mutualChap\x121\n" +
-	"\x06dhchap\x18\x06 \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchapB\x06\n" +
+	"\x06dhchap\x18\x06 \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchap\x12)\n" +
+	"\x10secrets_revision\x18\a \x01(\x04R\x0fsecretsRevisionB\x06\n" +
 	"\x04_iqnB\x06\n" +
 	"\x04_nqn\" \n" +
 	"\n" +
@@ -2018,7 +2338,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04host\x18\x02 \x01(\tR\x04host\"2\n" +
 	"\fRegisterDisk\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\xe2\x03\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\x80\x04\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1d\n" +
@@ -2033,7 +2353,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x05audit\x18\n" +
 	" \x03(\v2\x18.blockd.catalog.v1.AuditR\x05audit\x123\n" +
 	"\aanswers\x18\v \x03(\v2\x19.blockd.catalog.v1.AnswerR\aanswers\x12-\n" +
-	"\x05disks\x18\f \x03(\v2\x17.blockd.catalog.v1.DiskR\x05disks\"\x8e\x01\n" +
+	"\x05disks\x18\f \x03(\v2\x17.blockd.catalog.v1.DiskR\x05disks\x12\x1c\n" +
+	"\timporting\x18\r \x03(\fR\timporting\"\x8e\x01\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -2053,7 +2374,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x11created_unix_nano\x18\b \x01(\x03R\x0fcreatedUnixNano\x12\x1e\n" +
 	"\n" +
 	"protection\x18\t \x01(\tR\n" +
-	"protection\"\x94\x02\n" +
+	"protection\"\xbf\x02\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -2063,7 +2384,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\vmutual_chap\x18\x06 \x01(\v2\x17.blockd.catalog.v1.ChapR\n" +
 	"mutualChap\x12*\n" +
 	"\x11created_unix_nano\x18\a \x01(\x03R\x0fcreatedUnixNano\x121\n" +
-	"\x06dhchap\x18\b \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchap\"Q\n" +
+	"\x06dhchap\x18\b \x01(\v2\x19.blockd.catalog.v1.DhChapR\x06dhchap\x12)\n" +
+	"\x10secrets_revision\x18\t \x01(\x04R\x0fsecretsRevision\"Q\n" +
 	"\aMapping\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\fR\bvolumeId\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\fR\x06hostId\x12\x10\n" +
@@ -2071,20 +2393,28 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04Disk\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12*\n" +
-	"\x11created_unix_nano\x18\x03 \x01(\x03R\x0fcreatedUnixNano\"\xa9\x01\n" +
+	"\x11created_unix_nano\x18\x03 \x01(\x03R\x0fcreatedUnixNano\"\xdb\x01\n" +
 	"\x05Audit\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06action\x18\x04 \x01(\tR\x06action\x12\x18\n" +
 	"\asubject\x18\x05 \x01(\tR\asubject\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detail\"k\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x16\n" +
+	"\x06source\x18\a \x01(\tR\x06source\x12\x18\n" +
+	"\arefused\x18\b \x01(\tR\arefused\"k\n" +
 	"\x06Answer\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x0e\n" +
-	"\x02id\x18\x04 \x01(\fR\x02idB'Z%blockd.dev/raftmeta/catalog/catalogpbb\x06proto3"
+	"\x02id\x18\x04 \x01(\fR\x02id*x\n" +
+	"\aRefusal\x12\x17\n" +
+	"\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fREFUSAL_INVALID\x10\x01\x12\x15\n" +
+	"\x11REFUSAL_NOT_FOUND\x10\x02\x12\x12\n" +
+	"\x0eREFUSAL_EXISTS\x10\x03\x12\x14\n" +
+	"\x10REFUSAL_CONFLICT\x10\x04B'Z%blockd.dev/raftmeta/catalog/catalogpbb\x06proto3"
 
 var (
 	file_catalogpb_catalog_proto_rawDescOnce sync.Once
@@ -2098,68 +2428,75 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 	return file_catalogpb_catalog_proto_rawDescData
 }
 
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_catalogpb_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_catalogpb_catalog_proto_goTypes = []any{
-	(*Command)(nil),       // 0: blockd.catalog.v1.Command
-	(*Init)(nil),          // 1: blockd.catalog.v1.Init
-	(*CreatePool)(nil),    // 2: blockd.catalog.v1.CreatePool
-	(*CreateVolume)(nil),  // 3: blockd.catalog.v1.CreateVolume
-	(*ResizeVolume)(nil),  // 4: blockd.catalog.v1.ResizeVolume
-	(*ProtectVolume)(nil), // 5: blockd.catalog.v1.ProtectVolume
-	(*RetireVolume)(nil),  // 6: blockd.catalog.v1.RetireVolume
-	(*RemoveVolume)(nil),  // 7: blockd.catalog.v1.RemoveVolume
-	(*Chap)(nil),          // 8: blockd.catalog.v1.Chap
-	(*CreateHost)(nil),    // 9: blockd.catalog.v1.CreateHost
-	(*DhChap)(nil),        // 10: blockd.catalog.v1.DhChap
-	(*UpdateHost)(nil),    // 11: blockd.catalog.v1.UpdateHost
-	(*DeleteHost)(nil),    // 12: blockd.catalog.v1.DeleteHost
-	(*MapVolume)(nil),     // 13: blockd.catalog.v1.MapVolume
-	(*UnmapVolume)(nil),   // 14: blockd.catalog.v1.UnmapVolume
-	(*RegisterDisk)(nil),  // 15: blockd.catalog.v1.RegisterDisk
-	(*Snapshot)(nil),      // 16: blockd.catalog.v1.Snapshot
-	(*Pool)(nil),          // 17: blockd.catalog.v1.Pool
-	(*Volume)(nil),        // 18: blockd.catalog.v1.Volume
-	(*Host)(nil),          // 19: blockd.catalog.v1.Host
-	(*Mapping)(nil),       // 20: blockd.catalog.v1.Mapping
-	(*Disk)(nil),          // 21: blockd.catalog.v1.Disk
-	(*Audit)(nil),         // 22: blockd.catalog.v1.Audit
-	(*Answer)(nil),        // 23: blockd.catalog.v1.Answer
+	(Refusal)(0),          // 0: blockd.catalog.v1.Refusal
+	(*Command)(nil),       // 1: blockd.catalog.v1.Command
+	(*Outcome)(nil),       // 2: blockd.catalog.v1.Outcome
+	(*Import)(nil),        // 3: blockd.catalog.v1.Import
+	(*Init)(nil),          // 4: blockd.catalog.v1.Init
+	(*CreatePool)(nil),    // 5: blockd.catalog.v1.CreatePool
+	(*CreateVolume)(nil),  // 6: blockd.catalog.v1.CreateVolume
+	(*ResizeVolume)(nil),  // 7: blockd.catalog.v1.ResizeVolume
+	(*ProtectVolume)(nil), // 8: blockd.catalog.v1.ProtectVolume
+	(*RetireVolume)(nil),  // 9: blockd.catalog.v1.RetireVolume
+	(*RemoveVolume)(nil),  // 10: blockd.catalog.v1.RemoveVolume
+	(*Chap)(nil),          // 11: blockd.catalog.v1.Chap
+	(*CreateHost)(nil),    // 12: blockd.catalog.v1.CreateHost
+	(*DhChap)(nil),        // 13: blockd.catalog.v1.DhChap
+	(*UpdateHost)(nil),    // 14: blockd.catalog.v1.UpdateHost
+	(*DeleteHost)(nil),    // 15: blockd.catalog.v1.DeleteHost
+	(*MapVolume)(nil),     // 16: blockd.catalog.v1.MapVolume
+	(*UnmapVolume)(nil),   // 17: blockd.catalog.v1.UnmapVolume
+	(*RegisterDisk)(nil),  // 18: blockd.catalog.v1.RegisterDisk
+	(*Snapshot)(nil),      // 19: blockd.catalog.v1.Snapshot
+	(*Pool)(nil),          // 20: blockd.catalog.v1.Pool
+	(*Volume)(nil),        // 21: blockd.catalog.v1.Volume
+	(*Host)(nil),          // 22: blockd.catalog.v1.Host
+	(*Mapping)(nil),       // 23: blockd.catalog.v1.Mapping
+	(*Disk)(nil),          // 24: blockd.catalog.v1.Disk
+	(*Audit)(nil),         // 25: blockd.catalog.v1.Audit
+	(*Answer)(nil),        // 26: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
-	1,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
-	2,  // 1: blockd.catalog.v1.Command.create_pool:type_name -> blockd.catalog.v1.CreatePool
-	3,  // 2: blockd.catalog.v1.Command.create_volume:type_name -> blockd.catalog.v1.CreateVolume
-	4,  // 3: blockd.catalog.v1.Command.resize_volume:type_name -> blockd.catalog.v1.ResizeVolume
-	6,  // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
-	7,  // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
-	9,  // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
-	11, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
-	12, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
-	13, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
-	14, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
-	15, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
-	5,  // 12: blockd.catalog.v1.Command.protect_volume:type_name -> blockd.catalog.v1.ProtectVolume
-	8,  // 13: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
-	8,  // 14: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	10, // 15: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	8,  // 16: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	8,  // 17: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	10, // 18: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	17, // 19: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	18, // 20: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	19, // 21: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	20, // 22: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	22, // 23: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	23, // 24: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	21, // 25: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
-	8,  // 26: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	8,  // 27: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	10, // 28: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	4,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
+	5,  // 1: blockd.catalog.v1.Command.create_pool:type_name -> blockd.catalog.v1.CreatePool
+	6,  // 2: blockd.catalog.v1.Command.create_volume:type_name -> blockd.catalog.v1.CreateVolume
+	7,  // 3: blockd.catalog.v1.Command.resize_volume:type_name -> blockd.catalog.v1.ResizeVolume
+	9,  // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
+	10, // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
+	12, // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
+	14, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
+	15, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
+	16, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
+	17, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
+	18, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
+	8,  // 12: blockd.catalog.v1.Command.protect_volume:type_name -> blockd.catalog.v1.ProtectVolume
+	3,  // 13: blockd.catalog.v1.Command.import:type_name -> blockd.catalog.v1.Import
+	25, // 14: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
+	0,  // 15: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
+	11, // 16: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
+	11, // 17: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	13, // 18: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	11, // 19: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	11, // 20: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	13, // 21: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	20, // 22: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	21, // 23: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	22, // 24: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	23, // 25: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	25, // 26: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	26, // 27: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	24, // 28: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	11, // 29: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	11, // 30: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	13, // 31: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -2181,21 +2518,23 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_UnmapVolume)(nil),
 		(*Command_RegisterDisk)(nil),
 		(*Command_ProtectVolume)(nil),
+		(*Command_Import)(nil),
 	}
-	file_catalogpb_catalog_proto_msgTypes[11].OneofWrappers = []any{}
 	file_catalogpb_catalog_proto_msgTypes[13].OneofWrappers = []any{}
+	file_catalogpb_catalog_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   24,
+			NumEnums:      1,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_catalogpb_catalog_proto_goTypes,
 		DependencyIndexes: file_catalogpb_catalog_proto_depIdxs,
+		EnumInfos:         file_catalogpb_catalog_proto_enumTypes,
 		MessageInfos:      file_catalogpb_catalog_proto_msgTypes,
 	}.Build()
 	File_catalogpb_catalog_proto = out.File

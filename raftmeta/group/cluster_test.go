@@ -212,6 +212,7 @@ type node struct {
 	cfg      Config
 	ledger   *ledger
 	listener *Listener
+	creds    *pki.Credentials // nil: made for it
 	events   chan Event
 	down     bool
 }
@@ -292,7 +293,11 @@ func (n *node) listen() {
 	if err != nil {
 		n.c.t.Fatal(err)
 	}
-	if n.listener, err = NewListener(inner, n.c.credentials(n.id)); err != nil {
+	creds := n.creds
+	if creds == nil {
+		creds = n.c.credentials(n.id)
+	}
+	if n.listener, err = NewListener(inner, creds); err != nil {
 		n.c.t.Fatal(err)
 	}
 	n.cfg.Address, n.cfg.Listener = inner.Addr().String(), n.listener

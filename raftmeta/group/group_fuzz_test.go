@@ -91,3 +91,29 @@ func FuzzReadFrame(f *testing.F) {
 		}
 	})
 }
+
+// A state that a peer or a file gives us is taken whole or refused.
+func FuzzRestore(f *testing.F) {
+	var image bytes.Buffer
+	m := newMachine(newLedger(), identity{"test", "n1", 1}, func(Event) {})
+	if _, err := m.image().WriteTo(&image); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(image.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := newMachine(newLedger(), identity{"test", "n1", 1}, func(Event) {})
+		if m.Restore(io.NopCloser(bytes.NewReader(b))) != nil {
+			return
+		}
+		sum := m.image().Hash()
+		var again bytes.Buffer
+		if _, err := m.image().WriteTo(&again); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Restore(io.NopCloser(&again)); err != nil || m.image().Hash() != sum {
+			t.Fatalf("its own state changed on the way: %v", err)
+		}
+		e := envelope{kind: kindGroup, version: 1, command: (&order{Admit: &Member{"n2", "a:1", 1}}).encode()}
+		m.Apply(&raft.Log{Index: m.applied + 1, Term: 1, Data: e.encode()})
+	})
+}

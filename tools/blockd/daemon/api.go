@@ -13,14 +13,11 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/control"
 	"blockd.dev/target/access"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/identity"
 )
-
-// actorHeader carries who a client says it acts for. It is for the audit log
-// and proves nothing.
-const actorHeader = "Blockd-Actor"
 
 // apiReadMax bounds one request to the control API, in bytes.
 const apiReadMax = 1 << 20
@@ -28,25 +25,20 @@ const apiReadMax = 1 << 20
 // caller is who asks for a change.
 type caller struct {
 	actor     string
+	source    string
 	requestID string
 }
 
-func callerOf[T any](req *connect.Request[T], requestID string) *caller {
-	actor := req.Peer().Addr
-	if who := req.Header().Get(actorHeader); who != "" {
-		if len(who) > 128 {
-			who = who[:128]
-		}
-		actor = fmt.Sprintf("%s (%s)", who, actor)
-	}
-	return &caller{actor: actor, requestID: requestID}
+func callerOf[T any](ctx context.Context, req *connect.Request[T], requestID string) *caller {
+	who := control.From(ctx).Says(req.Header())
+	return &caller{actor: who.Actor, source: who.Source, requestID: requestID}
 }
 
 // api implements the services of package blockdv1.
 type api struct{ d *Daemon }
 
 func (a api) register(mux *http.ServeMux) {
-	limit := connect.WithReadMaxBytes(apiReadMax)
+	limit := connect.WithHandlerOptions(connect.WithReadMaxBytes(apiReadMax), connect.WithInterceptors(control.Interceptor()))
 	mux.Handle(blockdv1connect.NewVolumeServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewPoolServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewHostServiceHandler(a, limit))
@@ -158,7 +150,7 @@ func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.Cre
 	if cmd.Pool == "" {
 		cmd.Pool = catalog.DefaultPool
 	}
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}}); err != nil {
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}}); err != nil {
 		return nil, err
 	}
 	v, err := a.servedVolume(m.GetName(), "created")
@@ -190,7 +182,7 @@ func (a api) GetVolume(_ context.Context, req *connect.Request[blockdv1.GetVolum
 // ResizeVolume implements blockdv1connect.VolumeServiceHandler.
 func (a api) ResizeVolume(ctx context.Context, req *connect.Request[blockdv1.ResizeVolumeRequest]) (*connect.Response[blockdv1.ResizeVolumeResponse], error) {
 	m := req.Msg
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_ResizeVolume{
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_ResizeVolume{
 		ResizeVolume: &catalogpb.ResizeVolume{Name: m.GetName(), SizeBytes: m.GetSizeBytes()}}}); err != nil {
 		return nil, err
 	}
@@ -208,7 +200,7 @@ func (a api) ProtectVolume(ctx context.Context, req *connect.Request[blockdv1.Pr
 	if cmd.Protection == access.Unprotected.String() {
 		cmd.Protection = string(catalog.Unprotected)
 	}
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), protectCommand(cmd)); err != nil {
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), protectCommand(cmd)); err != nil {
 		return nil, err
 	}
 	v, err := a.servedVolume(m.GetName(), "protected as asked")
@@ -222,7 +214,7 @@ func (a api) ProtectVolume(ctx context.Context, req *connect.Request[blockdv1.Pr
 func (a api) DeleteVolume(ctx context.Context, req *connect.Request[blockdv1.DeleteVolumeRequest]) (*connect.Response[blockdv1.DeleteVolumeResponse], error) {
 	m := req.Msg
 	v := a.d.catalog.State().Volume(m.GetName())
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_RetireVolume{
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_RetireVolume{
 		RetireVolume: &catalogpb.RetireVolume{Name: m.GetName()}}}); err != nil {
 		return nil, err
 	}
@@ -273,7 +265,7 @@ func (a api) CreatePool(ctx context.Context, req *connect.Request[blockdv1.Creat
 	if cmd.Media == string(catalog.MediaDisk) && a.d.storage == nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("this node has no disk; start it with --disks, or use --media ram"))
 	}
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreatePool{CreatePool: cmd}}); err != nil {
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreatePool{CreatePool: cmd}}); err != nil {
 		return nil, err
 	}
 	p, err := a.namedPool(m.GetName())
@@ -304,7 +296,7 @@ func (a api) GetPool(_ context.Context, req *connect.Request[blockdv1.GetPoolReq
 
 func (a api) host(s *catalog.State, h *catalog.Host) *blockdv1.Host {
 	out := &blockdv1.Host{Name: h.Name, Id: h.ID.String(), Iqn: h.IQN, Nqn: h.NQN, ChapUser: h.Chap.User,
-		MutualChapUser: h.Mutual.User, Dhchap: h.DHChap.Key != "", DhchapController: h.DHChap.ControllerKey != "", Created: timeText(h.Created),
+		MutualChapUser: h.Mutual.User, Dhchap: h.DHChap.HasKey(), DhchapController: h.DHChap.HasControllerKey(), Created: timeText(h.Created),
 		Mappings: a.mappings(s, func(m catalog.Mapping) bool { return m.Host == h.ID })}
 	for _, session := range a.d.sessions() {
 		if h.IQN != "" && session.Initiator == h.IQN && !session.Discovery {
@@ -355,7 +347,7 @@ func (a api) CreateHost(ctx context.Context, req *connect.Request[blockdv1.Creat
 		return nil, err
 	}
 	id := newID()
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateHost{CreateHost: &catalogpb.CreateHost{
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateHost{CreateHost: &catalogpb.CreateHost{
 		Id: id[:], Name: m.GetName(), Iqn: m.GetIqn(), Nqn: m.GetNqn(),
 		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap()), Dhchap: dhchap}}}); err != nil {
 		return nil, err
@@ -393,7 +385,7 @@ func (a api) UpdateHost(ctx context.Context, req *connect.Request[blockdv1.Updat
 	if err != nil {
 		return nil, err
 	}
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UpdateHost{UpdateHost: &catalogpb.UpdateHost{
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UpdateHost{UpdateHost: &catalogpb.UpdateHost{
 		Name: m.GetName(), Iqn: m.Iqn, Nqn: m.Nqn,
 		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap()), Dhchap: dhchap}}}); err != nil {
 		return nil, err
@@ -407,7 +399,7 @@ func (a api) UpdateHost(ctx context.Context, req *connect.Request[blockdv1.Updat
 
 // DeleteHost implements blockdv1connect.HostServiceHandler.
 func (a api) DeleteHost(ctx context.Context, req *connect.Request[blockdv1.DeleteHostRequest]) (*connect.Response[blockdv1.DeleteHostResponse], error) {
-	if _, err := a.change(ctx, callerOf(req, req.Msg.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_DeleteHost{
+	if _, err := a.change(ctx, callerOf(ctx, req, req.Msg.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_DeleteHost{
 		DeleteHost: &catalogpb.DeleteHost{Name: req.Msg.GetName()}}}); err != nil {
 		return nil, err
 	}
@@ -417,7 +409,7 @@ func (a api) DeleteHost(ctx context.Context, req *connect.Request[blockdv1.Delet
 // MapVolume implements blockdv1connect.MappingServiceHandler.
 func (a api) MapVolume(ctx context.Context, req *connect.Request[blockdv1.MapVolumeRequest]) (*connect.Response[blockdv1.MapVolumeResponse], error) {
 	m := req.Msg
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_MapVolume{MapVolume: &catalogpb.MapVolume{
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_MapVolume{MapVolume: &catalogpb.MapVolume{
 		Volume: m.GetVolume(), Host: m.GetHost(), Lun: m.Lun}}}); err != nil {
 		return nil, err
 	}
@@ -433,7 +425,7 @@ func (a api) MapVolume(ctx context.Context, req *connect.Request[blockdv1.MapVol
 // UnmapVolume implements blockdv1connect.MappingServiceHandler.
 func (a api) UnmapVolume(ctx context.Context, req *connect.Request[blockdv1.UnmapVolumeRequest]) (*connect.Response[blockdv1.UnmapVolumeResponse], error) {
 	m := req.Msg
-	if _, err := a.change(ctx, callerOf(req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UnmapVolume{UnmapVolume: &catalogpb.UnmapVolume{
+	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UnmapVolume{UnmapVolume: &catalogpb.UnmapVolume{
 		Volume: m.GetVolume(), Host: m.GetHost()}}}); err != nil {
 		return nil, err
 	}

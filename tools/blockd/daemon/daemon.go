@@ -31,6 +31,7 @@ type Daemon struct {
 	started time.Time
 
 	data         *dataDir
+	plane        plane
 	arena        *arena.Arena
 	catalog      *catalog.Catalog
 	storage      *storage // nil without a disk
@@ -39,14 +40,15 @@ type Daemon struct {
 	iscsi        *iscsi.Server // nil without the role target
 	portals      []net.Listener
 	nvme         nvmeTarget
-	api          net.Listener
-	http         *http.Server
+	http         *http.Server // nil while the control port is not heard
+	web          http.Handler // what it serves, and the control socket too
 
 	events      *eventLog
 	volumes     volumeTable
 	configuring sync.Mutex // held by configureTarget
 	applied     applied
 	errorGate   gate
+	read        atomic.Bool // the catalog is as new as the group's was at the start
 	ready       atomic.Bool
 	stopping    atomic.Bool
 
@@ -57,12 +59,18 @@ type Daemon struct {
 // Start brings a node up: when it returns, every portal listens. On error
 // everything is taken down again. The logger gets what happens; nothing else is
 // printed.
-func Start(cfg Config, log *zap.Logger) (_ *Daemon, err error) {
+func Start(cfg Config, log *zap.Logger) (*Daemon, error) {
+	return launch(context.Background(), cfg, log, nil)
+}
+
+// launch is Start. When the API can be asked, which for a member of a cluster
+// is before a majority was found, answers is told. ctx ends the start, and later the node's work.
+func launch(ctx context.Context, cfg Config, log *zap.Logger, answers func(*Daemon)) (_ *Daemon, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	d := &Daemon{cfg: cfg, log: log, started: time.Now().UTC(), events: newEventLog(log)}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	d.cancel = cancel
 	defer func() {
 		if err != nil {
@@ -78,7 +86,14 @@ func Start(cfg Config, log *zap.Logger) (_ *Daemon, err error) {
 	if d.arena, err = arena.New(arena.Config{SizeBytes: cfg.ArenaSize}); err != nil {
 		return nil, err
 	}
-	if err := d.openCatalog(); err != nil {
+	if err := d.openPlane(); err != nil {
+		return nil, err
+	}
+	d.serveHTTP(ctx)
+	if answers != nil {
+		answers(d)
+	}
+	if err := d.openCatalog(ctx); err != nil {
 		return nil, err
 	}
 	if err := d.powerCycled(); err != nil {
@@ -110,7 +125,6 @@ func Start(cfg Config, log *zap.Logger) (_ *Daemon, err error) {
 	}
 	d.servePortals()
 	d.servePorts()
-	d.serveHTTP(ctx)
 	if d.storage != nil {
 		d.background.Go(func() { d.spaceLoop(ctx) })
 	}
@@ -153,8 +167,6 @@ func (d *Daemon) Stop(ctx context.Context) error {
 			errs = append(errs, d.http.Close())
 		}
 		cancel()
-	} else if d.api != nil {
-		errs = append(errs, d.api.Close())
 	}
 	d.background.Wait()
 	if d.target != nil {
@@ -167,9 +179,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	if d.storage != nil {
 		errs = append(errs, d.storage.close())
 	}
-	if d.catalog != nil {
-		errs = append(errs, d.catalog.Close())
-	}
+	errs = append(errs, d.closePlane(ctx))
 	if d.arena != nil {
 		errs = append(errs, d.arena.Close())
 	}
@@ -179,17 +189,27 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// openCatalog opens the catalog and, at the first start, gives the cluster its
+// openCatalog waits until the catalog is as new as the group's, takes over that
+// of a blockd without a group, and, at the first start, gives the cluster its
 // identity and the pool default.
-func (d *Daemon) openCatalog() error {
-	var err error
-	if d.catalog, err = catalog.Open(d.data.join("catalog")); err != nil {
+func (d *Daemon) openCatalog(ctx context.Context) error {
+	if err := d.catchUp(ctx); err != nil {
 		return err
 	}
-	if n := d.catalog.JournalInfo().TornBytes; n > 0 {
-		d.events.add(levelWarning, "catalog.torn", d.data.join("catalog"),
-			fmt.Sprintf("cut off %d bytes of a change that was being written when the node stopped", n))
+	if d.plane.creds == nil {
+		old, err := d.catalog.Import(ctx, d.data.join(dirCatalog), time.Now().UnixNano())
+		if err != nil {
+			return err
+		}
+		if old.Revision > 0 {
+			d.events.add(levelInfo, "catalog.import", old.Kept, fmt.Sprintf("took the catalog over at revision %d; the old files are there, with secrets in the clear: delete them", old.Revision))
+		}
+		if n := old.TornBytes; n > 0 {
+			d.events.add(levelWarning, "catalog.torn", old.Kept,
+				fmt.Sprintf("left out %d bytes of a change that was being written when the node stopped", n))
+		}
 	}
+	d.read.Store(true)
 	if d.catalog.State().ClusterID.IsZero() {
 		id := newID()
 		if _, err := d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_Init{Init: &catalogpb.Init{
@@ -234,7 +254,7 @@ func (d *Daemon) do(by *caller, cmd *catalogpb.Command) (catalog.Result, error) 
 	cmd.TimeUnixNano = time.Now().UnixNano()
 	cmd.Actor = "blockd"
 	if by != nil {
-		cmd.Actor, cmd.RequestId = by.actor, by.requestID
+		cmd.Actor, cmd.Source, cmd.RequestId = by.actor, by.source, by.requestID
 	}
 	res, err := d.catalog.Do(cmd)
 	if err == nil && !res.Replayed {
@@ -276,9 +296,7 @@ func (d *Daemon) listen() error {
 			d.nvme.discovery = append(d.nvme.discovery, l)
 		}
 	}
-	var err error
-	d.api, err = open("control API", d.cfg.API, "--api")
-	return err
+	return nil
 }
 
 func (d *Daemon) startTarget(ctx context.Context) error {
@@ -372,8 +390,13 @@ func (d *Daemon) nodeName() string {
 	return name
 }
 
-// APIAddress is where the control API listens.
-func (d *Daemon) APIAddress() string { return d.api.Addr().String() }
+// APIAddress is where the control API listens, or will.
+func (d *Daemon) APIAddress() string {
+	if d.plane.port == nil {
+		return d.cfg.API
+	}
+	return d.plane.port.Addr().String()
+}
 
 // ISCSIAddresses are where the iSCSI portals listen.
 func (d *Daemon) ISCSIAddresses() []string {

@@ -141,7 +141,10 @@ func TestEveryVerb(t *testing.T) {
 	if g, _ := d.volumes.get(d.catalog.State().Volume("db1").ID); g.dev.Geometry().SizeBytes != 20<<30 {
 		t.Error("the device did not grow")
 	}
-	h := d.catalog.State().Host("web1")
+	h, err := d.catalog.Unseal(d.catalog.State().Host("web1"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if h.Chap.Secret != "a-secret-of-web1" || h.Mutual.Secret != "from-standard-input" {
 		t.Errorf("secrets are not those given: %q %q", h.Chap.Secret, h.Mutual.Secret)
 	}
@@ -307,6 +310,32 @@ func TestRestartBringsEverythingBack(t *testing.T) {
 	}
 }
 
+// sleeper is a node of which only the catalog is up.
+type sleeper struct{ *Daemon }
+
+func openCatalogOf(t *testing.T, cfg Config) sleeper {
+	t.Helper()
+	d := &Daemon{cfg: cfg, log: zap.NewNop(), events: newEventLog(zap.NewNop())}
+	var err error
+	if d.data, err = openDataDir(cfg.Data); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.openPlane(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.catchUp(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return sleeper{d}
+}
+
+func (s sleeper) close(t *testing.T) {
+	t.Helper()
+	if err := errors.Join(s.closePlane(context.Background()), s.data.close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestDeletionGoesOnAfterACrash(t *testing.T) {
 	cfg := testConfig(t.TempDir())
 	d := start(t, cfg)
@@ -316,16 +345,11 @@ func TestDeletionGoesOnAfterACrash(t *testing.T) {
 	}
 	stop(t, d)
 	// As if the process had been killed between the two commands of a delete.
-	c, err := catalog.Open(filepath.Join(cfg.Data, "catalog"))
-	if err != nil {
+	asleep := openCatalogOf(t, cfg)
+	if _, err := asleep.catalog.Do(retire("v")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Do(retire("v")); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	asleep.close(t)
 	d = start(t, cfg)
 	if s := d.catalog.State(); len(s.Volumes) != 0 {
 		t.Errorf("still there: %+v", s.Volumes)

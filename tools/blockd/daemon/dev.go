@@ -55,7 +55,11 @@ func (d *Daemon) PrintGuide(w io.Writer) error {
 	}
 	portal := dialable(d.portals[0].Addr())
 	blockctl := "bin/blockctl"
-	if a := dialable(d.api.Addr()); a != NewConfig().API {
+	apiAddress := d.APIAddress()
+	if d.plane.port != nil {
+		apiAddress = dialable(d.plane.port.Addr())
+	}
+	if a := apiAddress; a != NewConfig().API {
 		blockctl += " --api " + a
 	}
 	nvme := ""
@@ -89,7 +93,7 @@ and look at it:
   %[5]s session list
   http://%[6]s/
 
-`, v.Name, portal, s.IQN, lun, blockctl, dialable(d.api.Addr()), nvme)
+`, v.Name, portal, s.IQN, lun, blockctl, apiAddress, nvme)
 	return err
 }
 

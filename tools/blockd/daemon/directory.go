@@ -22,9 +22,12 @@ func (d directory) Host(name string) (auth.Policy, error) {
 		return auth.Policy{}, nil
 	}
 	var p auth.Policy
-	var err error
-	if p.Host, err = credentials(h.Chap); err == nil {
-		p.Target, err = credentials(h.Mutual)
+	open, err := d.catalog.Unseal(h)
+	if err == nil {
+		p.Host, err = credentials(open.Chap)
+	}
+	if err == nil {
+		p.Target, err = credentials(open.Mutual)
 	}
 	if err != nil {
 		return auth.Policy{}, fmt.Errorf("host %s: %w", h.Name, err)

@@ -159,10 +159,14 @@ func (d directory) NVMeHost(nqn string) (auth.NVMePolicy, error) {
 		return auth.NVMePolicy{}, nil
 	}
 	var p auth.NVMePolicy
+	open, err := d.catalog.Unseal(h)
+	if err != nil {
+		return auth.NVMePolicy{}, fmt.Errorf("host %s: %w", h.Name, err)
+	}
 	for _, k := range []struct {
 		text string
 		to   *auth.DHKey
-	}{{h.DHChap.Key, &p.Host}, {h.DHChap.ControllerKey, &p.Controller}} {
+	}{{open.DHChap.Key, &p.Host}, {open.DHChap.ControllerKey, &p.Controller}} {
 		if k.text == "" {
 			continue
 		}

@@ -1,0 +1,116 @@
+package control
+
+import (
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/raftmeta/pki"
+)
+
+// Need is the least that a caller must be.
+type Need uint8
+
+// The needs, from the least to the most. Each caller may do what a lesser one
+// may, but for NeedLocal: an administrator elsewhere is not on this machine.
+const (
+	NeedNothing  Need = iota + 1 // the request carries a credential of its own
+	NeedViewer                   // looks
+	NeedOperator                 // volumes, hosts, mappings, jobs, drains
+	NeedAdmin                    // pools, nodes, tokens, certificates, backups
+	NeedLocal                    // comes through the socket in the data directory
+)
+
+// String says who is needed, in the words of an error message.
+func (n Need) String() string {
+	switch n {
+	case NeedNothing:
+		return "anybody"
+	case NeedViewer:
+		return "a viewer"
+	case NeedOperator:
+		return "an operator"
+	case NeedAdmin:
+		return "an administrator"
+	case NeedLocal:
+		return "somebody on the node's own machine, through control.sock in its data directory"
+	}
+	return fmt.Sprintf("need %d", uint8(n))
+}
+
+// Needs has every method of the control API.
+var Needs = map[string]Need{
+	blockdv1connect.VolumeServiceCreateVolumeProcedure:  NeedOperator,
+	blockdv1connect.VolumeServiceListVolumesProcedure:   NeedViewer,
+	blockdv1connect.VolumeServiceGetVolumeProcedure:     NeedViewer,
+	blockdv1connect.VolumeServiceResizeVolumeProcedure:  NeedOperator,
+	blockdv1connect.VolumeServiceProtectVolumeProcedure: NeedOperator,
+	blockdv1connect.VolumeServiceDeleteVolumeProcedure:  NeedOperator,
+
+	blockdv1connect.PoolServiceCreatePoolProcedure: NeedAdmin,
+	blockdv1connect.PoolServiceListPoolsProcedure:  NeedViewer,
+	blockdv1connect.PoolServiceGetPoolProcedure:    NeedViewer,
+
+	blockdv1connect.HostServiceCreateHostProcedure: NeedOperator,
+	blockdv1connect.HostServiceListHostsProcedure:  NeedViewer,
+	blockdv1connect.HostServiceGetHostProcedure:    NeedViewer,
+	blockdv1connect.HostServiceUpdateHostProcedure: NeedOperator,
+	blockdv1connect.HostServiceDeleteHostProcedure: NeedOperator,
+
+	blockdv1connect.MappingServiceMapVolumeProcedure:    NeedOperator,
+	blockdv1connect.MappingServiceUnmapVolumeProcedure:  NeedOperator,
+	blockdv1connect.MappingServiceListMappingsProcedure: NeedViewer,
+
+	blockdv1connect.NodeServiceListNodesProcedure:    NeedViewer,
+	blockdv1connect.NodeServiceListDisksProcedure:    NeedViewer,
+	blockdv1connect.NodeServiceListSessionsProcedure: NeedViewer,
+	blockdv1connect.NodeServiceDiagnoseProcedure:     NeedViewer,
+
+	blockdv1connect.EventServiceWatchEventsProcedure: NeedViewer,
+	blockdv1connect.EventServiceListAuditProcedure:   NeedViewer,
+
+	blockdv1connect.ClusterServiceInitClusterProcedure:            NeedLocal,
+	blockdv1connect.ClusterServiceGetClusterProcedure:             NeedViewer,
+	blockdv1connect.ClusterServiceCreateJoinTokenProcedure:        NeedAdmin,
+	blockdv1connect.ClusterServiceJoinClusterProcedure:            NeedLocal,
+	blockdv1connect.ClusterServiceAdmitNodeProcedure:              NeedNothing,
+	blockdv1connect.ClusterServiceIssueClientCertificateProcedure: NeedAdmin,
+	blockdv1connect.ClusterServiceTransferLeadershipProcedure:     NeedAdmin,
+	blockdv1connect.ClusterServiceBackupMetaProcedure:             NeedAdmin,
+
+	blockdv1connect.MembershipServiceSetNodeLabelsProcedure: NeedAdmin,
+	blockdv1connect.MembershipServiceRemoveNodeProcedure:    NeedAdmin,
+}
+
+// allows reports whether c is what n asks for.
+func (n Need) allows(c Caller) bool {
+	switch n {
+	case NeedNothing:
+		return true
+	case NeedViewer:
+		return c.Role >= pki.RoleViewer
+	case NeedOperator:
+		return c.Role >= pki.RoleOperator
+	case NeedAdmin:
+		return c.Role >= pki.RoleAdmin
+	case NeedLocal:
+		return c.Local
+	}
+	return false
+}
+
+// check returns why c may not do what, or nil.
+func (n Need) check(c Caller, what string) error {
+	switch {
+	case n == 0:
+		return connect.NewError(connect.CodeUnimplemented, fmt.Errorf("%s is not known to this node; upgrade it", what))
+	case n.allows(c):
+		return nil
+	case n == NeedLocal:
+		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("%s is for %v; use --api unix:DATA/control.sock there", what, n))
+	case c.Role == pki.RoleNone && c.Node == "":
+		return connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("%s needs the certificate of %v, and none was shown; name yours with --cert", what, n))
+	}
+	return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("%s needs %v, and %s is %v; ask an administrator for a certificate with that role (blockctl cert issue)", what, n, c.Actor, c.Role))
+}

@@ -25,11 +25,18 @@ const (
 	// sleepMin is the shortest sleep worth its wake-up, for a pump that may
 	// poll instead.
 	sleepMin = 30 * time.Microsecond
-	// yieldEvery is how many empty turns of a polling pump go by between two
-	// calls of sched_yield, and yieldLong how long that takes at least when
-	// somebody else has used the processor meanwhile.
-	yieldEvery = 16
-	yieldLong  = 20 * time.Microsecond
+	// goschedEvery is how many empty turns of a polling pump go by before it offers
+	// its processor to other goroutines: the offer takes longer than a turn.
+	goschedEvery = 16
+	// yieldEvery is how long a busy pump polls in vain before it offers its
+	// processor to other threads, among them the kernel's own that bring what it
+	// waits for (ksoftirqd). Where others want it, sched_yield gives up a whole
+	// time slice, some 3 ms: offered with every few turns it starved pumps for
+	// half a second. An adaptive pump sleeps soon anyway.
+	yieldEvery = time.Millisecond
+	// preempted is how long a turn takes at least if somebody else has used the
+	// processor in the middle of it.
+	preempted = 50 * time.Microsecond
 	// fullWait is how long to wait for a ring to have room, at most.
 	fullWait = time.Millisecond
 	// answersMax is how many datagrams a second a pump sends to strangers: retries,
@@ -62,7 +69,8 @@ type pump struct {
 	spare     []*conn // memory for mu.ready
 	nextTimer clock.Mono
 	draining  clock.Mono
-	full      bool // the link had no room
+	yielded   clock.Mono // when polling last offered the processor to other threads
+	full      bool       // the link had no room
 	rx        [rxBatch]link.RxBuf
 	tx        [txBatch]link.TxBuf
 	txHave    int // reserved
@@ -112,6 +120,7 @@ func (p *pump) loop() error {
 		empty         int // turns in a row
 	)
 	for {
+		last := p.now
 		worked, err := p.turn()
 		if err != nil {
 			return err
@@ -127,13 +136,14 @@ func (p *pump) loop() error {
 			continue
 		}
 		if !idle {
-			idle, began, empty = true, p.now, 0
+			idle, began, empty, last = true, p.now, 0, p.now
+			p.yielded = p.now
 			budget = p.poller.Begin()
 			polling = budget > 0
 		}
 		if polling {
 			empty++
-			if p.now.Sub(began) < budget && p.yield(empty) {
+			if p.now.Sub(began) < budget && p.yield(empty, last) {
 				continue
 			}
 			p.poller.Miss(p.now.Sub(began))
@@ -145,17 +155,21 @@ func (p *pump) loop() error {
 	}
 }
 
-// yield lets others have the processor between two looks at the link. It
-// reports false when they needed it, so that polling is at their expense.
-func (p *pump) yield(empty int) bool {
-	runtime.Gosched()
-	if empty%yieldEvery != 0 {
-		return true
+// yield lets others have the processor between two looks at the link, of which
+// the last one began at the given time. It reports false when polling is at
+// the expense of somebody who has work, and may be given up.
+func (p *pump) yield(empty int, last clock.Mono) bool {
+	if empty%goschedEvery == 0 {
+		runtime.Gosched()
 	}
-	before := p.e.cfg.Clock.Now()
-	_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-	taken := p.e.cfg.Clock.Now().Sub(before)
-	return taken < yieldLong || p.e.cfg.Poll.Mode == adaptive.Busy
+	if p.e.cfg.Poll.Mode != adaptive.Busy {
+		return p.now.Sub(last) < preempted
+	}
+	if p.now.Sub(p.yielded) > yieldEvery {
+		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // it can't fail
+		p.yielded = p.e.cfg.Clock.Now()
+	}
+	return true
 }
 
 // sleep waits for the link, for a call, or for the next timer.

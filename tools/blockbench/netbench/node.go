@@ -104,6 +104,9 @@ func runNode(ctx context.Context, s Shape, l Load) (Result, error) {
 		r, err = ask(ctx, peer, s, l)
 	}
 	r.Kind, r.Carrier, r.Poll, r.Wire = s.Kind, link.Kind().String(), s.Poll.String(), peer.Stats().Wire
+	for _, l := range e.Stats().Links {
+		r.Polling.Add(l.Poll)
+	}
 	return r, err
 }
 

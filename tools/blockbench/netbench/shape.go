@@ -58,7 +58,10 @@ type Result struct {
 	All      int64         `json:"all_messages"` // with those of the warm-up
 	// CPU is what this side used in the measured time, of one core.
 	CPU  float64    `json:"cpu"`
-	Wire wire.Stats `json:"wire"` // of the node wire
+	Wire wire.Stats `json:"wire"` // of the node wire, for as long as it was up
+	// Polling says how this side's pump waited: how often it saw what it polled
+	// for, gave up, and was woken, and what it has learned to poll for.
+	Polling adaptive.Stats `json:"polling"`
 }
 
 // Validate reports what is wrong with s.

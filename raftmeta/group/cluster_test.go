@@ -446,7 +446,7 @@ func (c *cluster) leading() (leader *node) {
 
 func (c *cluster) ids() []string { return slices.Sorted(maps.Keys(c.nodes)) }
 
-// followers are the nodes that are up and don't lead, by id.
+// followers are the nodes that are up and are not the leader, by id.
 func (c *cluster) followers() (list []*node) {
 	l := c.leader()
 	for _, id := range c.ids() {

@@ -9,7 +9,7 @@ import (
 // more. Unless it is ErrOutcomeUnknown, what was asked for had no effect.
 var (
 	ErrNoLeader       = errors.New("the group has no leader that this node can reach; a majority of the voters must be up")
-	ErrNotLeader      = errors.New("this node does not lead the group")
+	ErrNotLeader      = errors.New("this node is not the leader of the group")
 	ErrOutcomeUnknown = errors.New("whether the command took effect is not known; ask for the state, or try again with the same request id")
 	ErrGate           = errors.New("not every member understands this version of commands yet; upgrade the others first")
 	ErrUnknownCommand = errors.New("command not understood by the leader")

@@ -30,7 +30,7 @@ type Group struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // watch, keep and the end
 
-	office   atomic.Pointer[office] // nil when this node does not lead, or not yet
+	office   atomic.Pointer[office] // nil when this node is not the leader, or not yet in office
 	verifier verifier
 	kick     chan struct{} // keep has something to do
 	contact  contacts

@@ -92,8 +92,8 @@ func TestThreeNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lead, ok := l.Leads(); !ok || lead != term {
-		t.Errorf("leads in %d, verified %d", lead, term)
+	if now, ok := l.Leads(); !ok || now != term {
+		t.Errorf("leads in %d, verified %d", now, term)
 	}
 }
 

@@ -91,7 +91,9 @@ func TestJoinByTokenWhileTheFirstNodeIsDead(t *testing.T) {
 	go func() { served <- server.Serve(host.listener.API()) }()
 	defer func() {
 		_ = server.Shutdown(context.Background())
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	}()
 
 	join := func(node string) (*pki.Credentials, answer, error) {

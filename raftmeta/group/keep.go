@@ -69,8 +69,8 @@ func (g *Group) attend() (again bool) {
 	return g.announce(ctx) != nil
 }
 
-// interrupt ends the turn of keep: this node has begun to lead, or no longer
-// does, so what it was doing is not what it has to do now. Without this, a new leader
+// interrupt ends the turn of keep: this node has become leader, or no longer
+// is, so what it was doing is not what it has to do now. Without this, a new leader
 // could wait for the answer to a question that only a leader could answer.
 func (g *Group) interrupt() {
 	g.mu.Lock()
@@ -90,7 +90,7 @@ func (g *Group) takeOffice(ctx context.Context) error {
 	self := g.self()
 	o, err := g.append(ctx, &envelope{kind: kindGroup, version: 1, request: NewRequestID(), command: (&order{TakeOffice: &self}).encode()})
 	if err == nil && o.Code != codeOK {
-		// Its own binary is too old, or it was removed: it can't lead.
+		// Its own binary is too old, or it was removed: it can't be leader.
 		err = o.Code.err(g.cfg.NodeID, string(o.Data))
 		if o.Code == codeTooOld || o.Code == codeRemoved {
 			g.halt(err)
@@ -276,7 +276,7 @@ func (c *contacts) heard(id string, s memberStatus) {
 }
 
 // get returns when a member was heard last; one that never was counts from
-// when this node began to lead.
+// when this node became leader.
 func (c *contacts) get(id string) (contact, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -379,7 +379,7 @@ func (g *Group) leaderTransfer(ctx context.Context, to string) error {
 	case to == g.cfg.NodeID:
 		return nil
 	case to == "" && g.alone():
-		return fmt.Errorf("%w: there is no other voter to lead", ErrRefused)
+		return fmt.Errorf("%w: there is no other voter to hand it to", ErrRefused)
 	case to == "":
 		f = g.raft.LeadershipTransfer
 	case i < 0:

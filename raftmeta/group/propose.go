@@ -32,7 +32,7 @@ func NewRequestID() RequestID {
 }
 
 // Apply replicates c and returns what the FSM made of it, on any member: one
-// that doesn't lead forwards it. While there is no leader it tries again,
+// that isn't the leader forwards it. While there is no leader it tries again,
 // until ctx ends. With a nil error the command took effect once, and is on the
 // disks of a majority; this member's own state may get there a little
 // later (Wait). With ErrOutcomeUnknown it may have taken effect or may still do so;

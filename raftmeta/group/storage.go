@@ -157,7 +157,7 @@ func (s *storage) put(name string, text []byte) error {
 }
 
 // guarded makes an error of the disk final. The Raft library would try again,
-// lead and stand down in turns, or panic; a member whose log can't be written
+// be elected and stand down in turns, or panic; a member whose log can't be written
 // or read has to stop, and the data path of the same process to go on.
 type guarded struct {
 	store

@@ -70,17 +70,6 @@ func (c *conn) signal() {
 	}
 }
 
-// send queues m for a caller on any goroutine.
-func (c *conn) send(m wire.Outgoing) (wire.MessageID, error) {
-	c.mu.Lock()
-	id, err := c.mu.c.Send(c.e.cfg.Clock.Now(), m)
-	c.mu.Unlock()
-	if err == nil {
-		c.signal()
-	}
-	return id, err
-}
-
 func (c *conn) cancel(id wire.MessageID) {
 	c.mu.Lock()
 	c.mu.c.Cancel(c.e.cfg.Clock.Now(), id)

@@ -183,7 +183,7 @@ func (p *Peer) connUp(c *conn, now clock.Mono) {
 		p.changedLocked()
 	}
 	if stale != nil {
-		p.mu.err = restarted
+		p.mu.err = errRestarted
 	}
 	p.mu.Unlock()
 
@@ -193,10 +193,10 @@ func (p *Peer) connUp(c *conn, now clock.Mono) {
 	}
 	if stale != nil {
 		stale.mu.Lock()
-		stale.mu.c.Abandon(now, restarted)
+		stale.mu.c.Abandon(now, errRestarted)
 		stale.mu.Unlock()
 		stale.signal()
-		p.e.cfg.Events(Event{Kind: PeerDown, Peer: p, Err: restarted})
+		p.e.cfg.Events(Event{Kind: PeerDown, Peer: p, Err: errRestarted})
 	}
 	if loser == c {
 		return
@@ -207,7 +207,7 @@ func (p *Peer) connUp(c *conn, now clock.Mono) {
 	}
 }
 
-var restarted = fmt.Errorf("%w: it has connected anew", wire.ErrPeerRestart)
+var errRestarted = fmt.Errorf("%w: it has connected anew", wire.ErrPeerRestart)
 
 // addPaths gives a connection that this node has dialed the other ways to
 // the peer. The peer learns of them by the datagrams that come from there.

@@ -144,7 +144,7 @@ func serveUDP(ctx context.Context, s Shape, ready func(netip.AddrPort)) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	ready(conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	request, reply := make([]byte, s.Request), make([]byte, s.Reply)
@@ -172,7 +172,7 @@ func runUDP(ctx context.Context, s Shape, l Load) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(l.Warmup + l.Runtime + 5*time.Second)); err != nil {
 		return Result{}, err
 	}

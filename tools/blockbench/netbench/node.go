@@ -2,6 +2,7 @@ package netbench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -50,8 +51,7 @@ func openNode(s Shape, id string, peers []netip.Addr, handler func(*endpoint.Req
 		Wire:        wire.Config{Alloc: newPool().alloc},
 	})
 	if err != nil {
-		l.Close()
-		return nil, nil, err
+		return nil, nil, errors.Join(err, l.Close())
 	}
 	return e, l, e.AddLink(l)
 }
@@ -83,12 +83,12 @@ type question struct {
 	sent time.Time
 }
 
-func runNode(ctx context.Context, s Shape, l Load) (Result, error) {
+func runNode(ctx context.Context, s Shape, l Load) (r Result, err error) {
 	e, link, err := openNode(s, "client", []netip.Addr{l.Peer.Addr()}, nil)
 	if err != nil {
 		return Result{}, err
 	}
-	defer e.Close()
+	defer func() { err = errors.Join(err, e.Close()) }()
 	peer := e.Peer("server", l.Peer)
 	connect, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -97,7 +97,6 @@ func runNode(ctx context.Context, s Shape, l Load) (Result, error) {
 		return Result{}, fmt.Errorf("connect: %w", err)
 	}
 	m.Release()
-	var r Result
 	if l.Idle {
 		r, err = idle(ctx, l)
 	} else {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -118,19 +119,47 @@ func defaultBinDir() (string, error) {
 	return bin, nil
 }
 
-// freePorts returns n addresses of 127.0.0.1 that nobody listens on. Another
-// process may take one before it is used; then the start fails and says so.
+// freePorts returns n addresses of 127.0.0.1 that nobody listens on. They are
+// below the ports that the system gives to connections: while blockd is down, a
+// connection made meanwhile, such as a host's attempt to reach blockd, could take
+// one of those, and blockd could not start again. Another process that wants
+// just these ports may still take one; then the start fails and says so.
 func freePorts(n int) ([]string, error) {
+	low, err := lowestEphemeral()
+	if err != nil {
+		return nil, err
+	}
+	const lowest, attempts = 10000, 1000
+	if low <= lowest {
+		return nil, fmt.Errorf("node: connections take their ports from %d on (ip_local_port_range); want more than %d", low, lowest)
+	}
 	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp4", "127.0.0.1:0")
+	for range attempts {
+		if len(addrs) == n {
+			return addrs, nil
+		}
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(low-lowest)))
 		if err != nil {
-			return nil, fmt.Errorf("node: %w", err)
+			continue // somebody has it
 		}
 		defer func() { _ = l.Close() }()
 		addrs = append(addrs, l.Addr().String())
 	}
-	return addrs, nil
+	return nil, fmt.Errorf("node: found %d free ports in %d attempts between %d and %d, want %d", len(addrs), attempts, lowest, low, n)
+}
+
+// lowestEphemeral is the lowest port that the system gives to a connection.
+func lowestEphemeral() (int, error) {
+	const file = "/proc/sys/net/ipv4/ip_local_port_range"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, fmt.Errorf("node: %w", err)
+	}
+	var low int
+	if _, err := fmt.Sscan(string(text), &low); err != nil {
+		return 0, fmt.Errorf("node: %s: %w in %q", file, err, text)
+	}
+	return low, nil
 }
 
 // Portal is the address of iSCSI portal i, from 0, as host:port.

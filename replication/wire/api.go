@@ -14,8 +14,8 @@ const MessageMax = 1 << 20
 // 1, grow by one, and are not used again.
 type MessageID uint64
 
-// PathID numbers the paths of a connection: pairs of a local link and a
-// remote address. The pump knows which is which.
+// PathID numbers the paths of a connection, below PathsMax: pairs of a local
+// link and a remote address. The pump knows which is which.
 type PathID uint8
 
 // Kind says what a message is for.
@@ -65,7 +65,8 @@ const (
 	// ErrNotSent.
 	EventFailed
 	// EventCanceled: the peer gave up waiting for the answer to its Request ID;
-	// answering it is harmless and useless.
+	// answering it is harmless and useless. It may come twice, and after the
+	// answer was sent.
 	EventCanceled
 	// EventRoom: Send that returned ErrQueueFull may succeed now.
 	EventRoom

@@ -69,6 +69,8 @@ type Conn struct {
 	troubleSince clock.Mono    // when the first of timeouts was
 	ackedLargest uint64        // scratch of onAck
 	ackDelay     time.Duration // scratch of onAck
+	armed        clock.Mono    // what Deadline returned last
+	owedBefore   bool          // the ping that goes out next is about something owed already
 	slept        clock.Mono    // until when this node slept last
 	asked        clock.Mono    // when an acknowledgement was overdue last
 	timeouts     int           // acknowledgements overdue in a row
@@ -129,8 +131,8 @@ func newConn(cfg Config, now clock.Mono, client bool) (*Conn, error) {
 	}
 	c := &Conn{
 		cfg: cfg, client: client, now: now, heard: now, owedSince: now,
-		rng:      rand.New(rand.NewChaCha8(cfg.Seed)),
-		lossTime: clock.Never, paceTime: clock.Never, drainEnd: clock.Never, closeAt: clock.Never,
+		rng:   rand.New(rand.NewChaCha8(cfg.Seed)),
+		armed: clock.Never, lossTime: clock.Never, paceTime: clock.Never, drainEnd: clock.Never, closeAt: clock.Never,
 	}
 	c.acks.due = clock.Never
 	c.out.nextID = 1
@@ -154,14 +156,14 @@ func (c *Conn) ownParams() []byte {
 	return p.Append(nil)
 }
 
-// advance moves the Conn's time to now. When nobody has called for long after
-// the Deadline, it was this node that slept: the peer's silence is measured
-// anew. An owner that waits until the Deadline has not slept.
+// advance moves the Conn's time to now. When nobody has called for long
+// although a deadline had come, it was this node that slept: the peer's
+// silence is measured anew.
 func (c *Conn) advance(now clock.Mono) {
 	if now <= c.now {
 		return
 	}
-	if asleep := c.cfg.DeadAfter / 4; now.Sub(c.now) > asleep && now.Sub(c.Deadline()) > asleep {
+	if long := c.cfg.DeadAfter / 4; now.Sub(c.now) > long && now.Sub(c.armed) > long {
 		c.owedSince, c.slept = now, now
 	}
 	c.now = now
@@ -171,6 +173,11 @@ func (c *Conn) advance(now clock.Mono) {
 // clock.Never for not at all.
 func (c *Conn) Deadline() clock.Mono {
 	c.collect()
+	c.armed = c.deadline()
+	return c.armed
+}
+
+func (c *Conn) deadline() clock.Mono {
 	switch c.state {
 	case down:
 		return clock.Never
@@ -266,7 +273,7 @@ func (c *Conn) keepAlive() {
 	c.paths[c.active].ping = true
 	c.lastSent = c.now // the next one counts from here, even if nothing can be sent
 	if c.out.unanswered > 0 && c.now.Sub(c.heard) < c.cfg.KeepAlive {
-		c.owedSince = max(c.heard, c.slept) // its silence began when it was heard last
+		c.owedSince, c.owedBefore = max(c.heard, c.slept), true // its silence began when it was heard last
 		return
 	}
 	c.challengeOthers()

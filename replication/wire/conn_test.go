@@ -82,30 +82,32 @@ func TestARequestAndItsAnswerTakeTwoPackets(t *testing.T) {
 }
 
 func TestADeadPeerIsFoundWithinHalfASecond(t *testing.T) {
-	for name, before := range map[string]func(w *world) MessageID{
-		"while a message is under way": func(w *world) MessageID {
+	for name, before := range map[string]func(w *world, phase time.Duration) MessageID{
+		"while a message is under way": func(w *world, phase time.Duration) MessageID {
+			w.pass(t, phase)
 			cutAll(w, 0)
 			return w.node[0].must(t, Outgoing{Kind: Notice}, 4096)
 		},
-		"while an answer is owed": func(w *world) MessageID {
+		"while an answer is owed": func(w *world, phase time.Duration) MessageID {
 			w.node[1].mute = true
 			id := w.node[0].must(t, Outgoing{Kind: Request}, 4096)
-			w.pass(t, 3*time.Second) // the peer lives and thinks
+			w.pass(t, 3*time.Second+phase) // the peer lives and thinks
 			cutAll(w, 0)
 			return id
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := pair(t, 1, nil)
-			w.pass(t, 3*time.Second)
-			id := before(w)
-			n := w.node[0]
-			took := w.waitFor(t, time.Second, "EventDown", func() bool { return n.down != nil })
-			if !errors.Is(n.down, ErrPeerSilent) || took > 500*time.Millisecond {
-				t.Errorf("found after %v: %v", took, n.down)
-			}
-			if !errors.Is(n.sent[id-1].failed, ErrPeerSilent) {
-				t.Errorf("the message failed with %v", n.sent[id-1].failed)
+			for phase := time.Duration(0); phase < 200*time.Millisecond; phase += 10 * time.Millisecond {
+				w := pair(t, 1, nil)
+				id := before(w, phase)
+				n := w.node[0]
+				took := w.waitFor(t, time.Second, "EventDown", func() bool { return n.down != nil })
+				if !errors.Is(n.down, ErrPeerSilent) || took > 500*time.Millisecond {
+					t.Errorf("%v later: found after %v: %v", phase, took, n.down)
+				}
+				if !errors.Is(n.sent[id-1].failed, ErrPeerSilent) {
+					t.Errorf("the message failed with %v", n.sent[id-1].failed)
+				}
 			}
 		})
 	}

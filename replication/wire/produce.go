@@ -313,9 +313,10 @@ func (c *Conn) finish(d *draft, id PathID, p *path) int {
 		d.flags |= recovery.Large
 	}
 	if eliciting {
-		if !c.ledger.Waiting() {
-			c.owedSince = max(c.owedSince, c.now)
+		if !c.ledger.Waiting() && !c.owedBefore {
+			c.owedSince = c.now
 		}
+		c.owedBefore = false
 		c.lastSent = c.now
 		p.pacer.Sent(len(b))
 	}

@@ -23,4 +23,22 @@
 //     have answered, ends the connection with ErrPeerSilent.
 //  5. No datagram, however made, makes Conn panic, allocate without bound, or
 //     accept what the peer did not send.
+//
+// # Where to read
+//
+// docs/TRANSPORT.md has the rules and the reasons. Of Conn:
+//
+//	conn.go        its state, its timers
+//	establish.go   the handshake; handshake.go is what it asks of secure
+//	receive.go     a datagram comes in
+//	produce.go     a datagram goes out
+//	outgoing.go    messages from Send to acknowledgement; pieces.go what packets carry of them
+//	incoming.go    messages from their first piece to Release
+//	acks.go        what to tell the peer of its packets
+//	loss.go        what became of ours; recovery decides
+//	paths.go       which way, and how long datagrams may be
+//	close.go       the end
+//
+// A packet costs no allocation, and one with 4 KiB some 0.5 µs without its AEAD,
+// both ends together (BenchmarkStream4K).
 package wire

@@ -333,6 +333,19 @@ func TestCredentialsAreRenewed(t *testing.T) {
 	ask(t, c.Peer("b"), 10)
 }
 
+// A node whose own settings don't work says so, and tries again.
+func TestOwnFaultsShowAsFailedAttempts(t *testing.T) {
+	a, _ := udpPair(t, func(c *Config) { c.Wire.DeadAfter = 1 })
+	e, next := a.await(t, 0, DialFailed)
+	if !strings.Contains(e.Err.Error(), "DeadAfter") {
+		t.Errorf("the event says %v", e.Err)
+	}
+	a.await(t, next, DialFailed)
+	if a.Peer("b").Up() || a.Peer("b").Err() == nil {
+		t.Error("the peer does not say why it is down")
+	}
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"no credentials": {},

@@ -111,17 +111,18 @@ func (p *Peer) ways() []way {
 	return ways
 }
 
-// dial starts an attempt to connect, if one is due.
-func (p *Peer) dial(now clock.Mono) {
+// dial starts an attempt to connect, if one is due. An error is one of this
+// node's own, such as a certificate that can't be used.
+func (p *Peer) dial(now clock.Mono) error {
 	ways := p.ways()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.next > now || p.mu.dialing != nil {
-		return
+		return nil
 	}
 	p.mu.next = clock.Never
 	if p.active.Load() != nil || len(ways) == 0 { // AddLink and setAddrs come back to it
-		return
+		return nil
 	}
 	w := ways[p.mu.attempts%len(ways)]
 	c := &conn{e: p.e, id: p.e.newID(), client: true, peer: p, deadline: now}
@@ -133,16 +134,17 @@ func (p *Peer) dial(now clock.Mono) {
 	}
 	if err != nil {
 		p.attemptFailedLocked(now, err)
-		return
+		return err
 	}
 	c.mu.paths[0] = path{pump: w.pump, local: w.pump.local, remote: w.addr, datagramMax: most}
 	p.mu.dialing = c
 	if !p.e.register(c) {
 		p.mu.dialing = nil
 		c.mu.c.Abandon(now, ErrStopped)
-		return
+		return nil
 	}
 	c.signal()
+	return nil
 }
 
 // attemptFailedLocked sets the time of the next attempt.
@@ -312,7 +314,9 @@ func (e *Endpoint) dialDue(now clock.Mono) {
 	}
 	next := clock.Never
 	for _, p := range peers {
-		p.dial(now)
+		if err := p.dial(now); err != nil {
+			e.cfg.Events(Event{Kind: DialFailed, Peer: p, Err: err})
+		}
 		p.mu.Lock()
 		next = min(next, p.mu.next)
 		p.mu.Unlock()

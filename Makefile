@@ -16,6 +16,8 @@ CUTS     ?= 1000000
 SEED     ?= 0
 # How many times `make vm` and `make test` kill blockd while a VM writes to it.
 KILLS    ?= 10
+# How many simulated networks `make wire` and `make test` try.
+WIRE_SEEDS ?= 10000
 # How many times `make crash` kills blockd while blockbench writes to it.
 CRASHES  ?= 30
 
@@ -37,7 +39,7 @@ run: build ## build, then run a one-node blockd in the foreground
 
 .PHONY: test
 test: ## everything that CI runs, with a summary at the end (up to 40 minutes)
-	@KILLS=$(KILLS) scripts/test.sh
+	@KILLS=$(KILLS) WIRE_SEEDS=$(WIRE_SEEDS) scripts/test.sh
 
 .PHONY: unit
 unit: ## the Go tests of all packages, under the race detector
@@ -65,6 +67,11 @@ vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes
 .PHONY: powercut
 powercut: ## CUTS=1000000 power cuts of the extent store; SEED=n repeats a run
 	@CUTS=$(CUTS) SEED=$(SEED) scripts/powercut.sh
+
+.PHONY: wire
+wire: ## WIRE_SEEDS=10000 simulated networks under the transport between nodes
+	@scripts/need.sh build
+	BLOCKD_WIRE_SEEDS=$(WIRE_SEEDS) $(GO) test -count=1 -run 'TestSeeds$$' -v ./replication/wire
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=20s

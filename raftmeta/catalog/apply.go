@@ -21,51 +21,67 @@ type Result struct {
 	Revision uint64 // of the state that first had the effect
 	ID       ID     // of what was created, zero otherwise
 	Replayed bool   // the request id was answered before; nothing changed now
-	Audit    Audit  // the entry that the command left; zero when Replayed
+	Audit    Audit  // what it did in words, whether or not the audit log keeps it; zero when Replayed
 }
 
 // Apply returns the state after cmd, and what cmd did. A refused command
 // returns an *Error and no state. s is not changed, and shares what it can
 // with the new state.
 func (s *State) Apply(cmd *catalogpb.Command) (*State, Result, error) {
+	f, res, err := s.fold(cmd)
+	switch {
+	case err != nil:
+		return nil, Result{}, err
+	case res.Replayed:
+		return s, res, nil
+	}
+	return f.State, res, nil
+}
+
+// fold applies cmd to a copy of s.
+func (s *State) fold(cmd *catalogpb.Command) (*fold, Result, error) {
 	if v := cmd.GetVersion(); v == 0 || v > CommandVersion {
 		return nil, Result{}, refuse(ErrInvalid, "command of version %d: this blockd knows version %d; upgrade it", v, CommandVersion)
 	}
 	if len(cmd.GetRequestId()) > requestIDMax || len(cmd.GetActor()) > actorMax || len(cmd.GetSource()) > actorMax {
 		return nil, Result{}, refuse(ErrInvalid, "request id, actor or source too long: at most %d and %d bytes", requestIDMax, actorMax)
 	}
-	digest := commandDigest(cmd)
+	var digest [32]byte
 	if id := cmd.GetRequestId(); id != "" {
-		for _, a := range s.answers {
+		digest = commandDigest(cmd)
+		for i := range s.answers {
+			a := &s.answers[i]
 			if a.requestID != id {
 				continue
 			}
 			if a.digest != digest {
 				return nil, Result{}, refuse(ErrConflict, "request id %q was used for another request; choose a new one", id)
 			}
-			return s, Result{Revision: a.revision, ID: a.id, Replayed: true}, nil
+			return nil, Result{Revision: a.revision, ID: a.id, Replayed: true}, nil
 		}
 	}
 
 	next := *s
 	next.Revision++
-	f := fold{State: &next, now: time.Unix(0, cmd.GetTimeUnixNano()).UTC()}
+	f := &fold{State: &next, now: decodeTime(cmd.GetTimeUnixNano())}
 	id, err := f.apply(cmd)
 	if err != nil {
 		return nil, Result{}, err
 	}
 	entry := Audit{Revision: next.Revision, Time: f.now, Actor: cmd.GetActor(), Source: cmd.GetSource(),
 		Action: f.action, Subject: clip(f.subject), Detail: clip(f.detail)}
-	next.audit(entry)
+	if !f.quiet {
+		next.audit(entry)
+	}
 	if cmd.GetRequestId() != "" {
-		next.answers = appendBounded(next.answers,
+		next.answers = appendShared(next.answers, &next.answersTail,
 			answer{cmd.GetRequestId(), digest, next.Revision, id}, AnswersMax)
 	}
-	return &next, Result{Revision: next.Revision, ID: id, Audit: entry}, nil
+	return f, Result{Revision: next.Revision, ID: id, Audit: entry}, nil
 }
 
 // audit adds an entry to the log of changes.
-func (s *State) audit(a Audit) { s.Audits = appendBounded(s.Audits, a, AuditMax) }
+func (s *State) audit(a Audit) { s.Audits = appendShared(s.Audits, &s.auditsTail, a, AuditMax) }
 
 // appendBounded returns a new slice of at most limit entries that ends with e.
 func appendBounded[T any](list []T, e T, limit int) []T {
@@ -87,6 +103,8 @@ func commandDigest(cmd *catalogpb.Command) [32]byte {
 		k.CreateVolume.Id = nil
 	case *catalogpb.Command_CreateHost:
 		k.CreateHost.Id = nil
+	case *catalogpb.Command_CreateJob:
+		k.CreateJob.Id = nil
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
 	if err != nil {
@@ -103,6 +121,8 @@ type fold struct {
 	*State
 	now                     time.Time
 	action, subject, detail string
+	quiet                   bool     // the audit log doesn't keep it
+	changes                 []string // what is changed, in words
 }
 
 func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
@@ -140,24 +160,85 @@ func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
 		return ID{}, f.unmapVolume(k.UnmapVolume)
 	case *catalogpb.Command_RegisterDisk:
 		return f.registerDisk(k.RegisterDisk)
+	case *catalogpb.Command_SetReservation:
+		return ID{}, f.setReservation(k.SetReservation)
+	}
+	return f.applyCluster(cmd)
+}
+
+// applyCluster is for commands about the cluster rather than what it stores.
+func (f *fold) applyCluster(cmd *catalogpb.Command) (ID, error) {
+	switch k := cmd.GetKind().(type) {
+	case *catalogpb.Command_PutNode:
+		return f.putNode(k.PutNode)
+	case *catalogpb.Command_AdmitNode:
+		return f.admitNode(k.AdmitNode)
+	case *catalogpb.Command_SetNodeLabels:
+		return ID{}, f.setNodeLabels(k.SetNodeLabels)
+	case *catalogpb.Command_SetNodeState:
+		return ID{}, f.setNodeState(k.SetNodeState)
+	case *catalogpb.Command_RemoveNode:
+		return ID{}, f.removeNode(k.RemoveNode)
+	case *catalogpb.Command_SetDiskState:
+		return ID{}, f.setDiskState(k.SetDiskState)
+	case *catalogpb.Command_RemoveDisk:
+		return ID{}, f.removeDisk(k.RemoveDisk)
+	case *catalogpb.Command_CreateToken:
+		return ID{}, f.createToken(k.CreateToken)
+	case *catalogpb.Command_ExpireToken:
+		return ID{}, f.expireToken(k.ExpireToken)
+	case *catalogpb.Command_CreateJob:
+		return f.createJob(k.CreateJob, cmd.GetActor())
+	case *catalogpb.Command_ProgressJob:
+		return ID{}, f.progressJob(k.ProgressJob)
+	case *catalogpb.Command_SetJobState:
+		return ID{}, f.setJobState(k.SetJobState)
+	case *catalogpb.Command_GrantLease:
+		return f.grantLease(k.GrantLease)
+	case *catalogpb.Command_ReleaseLease:
+		return ID{}, f.releaseLease(k.ReleaseLease)
+	case *catalogpb.Command_MoveLease:
+		return ID{}, f.moveLease(k.MoveLease)
+	case *catalogpb.Command_SetAuthority:
+		return ID{}, f.setAuthority(k.SetAuthority)
 	}
 	return ID{}, refuse(ErrInvalid, "unknown kind of command; a newer blockd wrote it")
 }
 
+// did says what the command does, for the audit log.
 func (f *fold) did(action, subject, format string, args ...any) {
 	f.action, f.subject, f.detail = action, subject, fmt.Sprintf(format, args...)
+	words := action + " " + subject
+	if f.detail != "" {
+		words += ": " + f.detail
+	}
+	f.changes = append(f.changes, words)
+}
+
+// quietly is did for what the audit log does not keep.
+func (f *fold) quietly(action, subject, format string, args ...any) {
+	f.did(action, subject, format, args...)
+	f.quiet = true
+}
+
+// also says what comes along with it.
+func (f *fold) also(format string, args ...any) {
+	f.changes = append(f.changes, fmt.Sprintf(format, args...))
+}
+
+// identified reports whether something has the identifier.
+func (f *fold) identified(id ID) bool {
+	return f.VolumeByID(id) != nil || f.HostByID(id) != nil || f.DiskByID(id) != nil || f.NodeByID(id) != nil || f.Job(id) != nil ||
+		slices.ContainsFunc(f.Pools, func(p Pool) bool { return p.ID == id })
 }
 
 // newID checks an identifier chosen by the maker of a command.
 func (f *fold) newID(b []byte) (ID, error) {
 	id, ok := idFrom(b)
-	if !ok {
+	switch {
+	case !ok:
 		return ID{}, refuse(ErrInvalid, "identifier of %d bytes: want 16, not all zero", len(b))
-	}
-	taken := f.VolumeByID(id) != nil || f.HostByID(id) != nil ||
-		slices.ContainsFunc(f.Pools, func(p Pool) bool { return p.ID == id }) ||
-		slices.ContainsFunc(f.Disks, func(d Disk) bool { return d.ID == id })
-	if taken {
+	case f.identified(id):
 		return ID{}, refuse(ErrConflict, "identifier %s is in use", id)
 	}
 	return id, nil
@@ -186,45 +267,6 @@ func (f *fold) init(c *catalogpb.Init) (ID, error) {
 	return id, nil
 }
 
-func (f *fold) createPool(c *catalogpb.CreatePool) (ID, error) {
-	if err := checkName("pool", c.GetName()); err != nil {
-		return ID{}, err
-	}
-	id, err := f.newID(c.GetId())
-	if err != nil {
-		return ID{}, err
-	}
-	i, found := byName(f.Pools, c.GetName(), poolName)
-	media := Media(c.GetMedia())
-	switch {
-	case found:
-		return ID{}, refuse(ErrExists, "pool %q exists already; choose another name", c.GetName())
-	case len(f.Pools) >= PoolsMax:
-		return ID{}, refuse(ErrConflict, "there are %d pools, the most there can be", PoolsMax)
-	case media != MediaDisk && media != MediaRAM:
-		return ID{}, refuse(ErrInvalid, "media %q: want disk or ram", c.GetMedia())
-	case c.GetReplicas() != 1:
-		return ID{}, refuse(ErrInvalid, "%d replicas need as many nodes, and this cluster has one; use --replicas 1", c.GetReplicas())
-	}
-	f.Pools = slices.Insert(slices.Clone(f.Pools), i,
-		Pool{ID: id, Name: c.GetName(), Replicas: c.GetReplicas(), Media: media, Created: f.now})
-	f.did("pool.create", c.GetName(), "media %s, replicas %d", media, c.GetReplicas())
-	return id, nil
-}
-
-func (f *fold) registerDisk(c *catalogpb.RegisterDisk) (ID, error) {
-	id, err := f.newID(c.GetId())
-	if err != nil {
-		return ID{}, err
-	}
-	if len(f.Disks) >= DisksMax || len(c.GetPath()) > pathMax {
-		return ID{}, refuse(ErrConflict, "there are %d disks, the most there can be, or the path is longer than %d bytes", DisksMax, pathMax)
-	}
-	f.Disks = appendBounded(f.Disks, Disk{ID: id, Path: c.GetPath(), Created: f.now}, DisksMax)
-	f.did("disk.register", c.GetPath(), "id %s", id)
-	return id, nil
-}
-
 func (f *fold) createVolume(c *catalogpb.CreateVolume) (ID, error) {
 	if err := checkName("volume", c.GetName()); err != nil {
 		return ID{}, err
@@ -247,12 +289,20 @@ func (f *fold) createVolume(c *catalogpb.CreateVolume) (ID, error) {
 	case f.Pool(c.GetPool()) == nil:
 		return ID{}, refuse(ErrNotFound, "no pool %q; see `blockctl pool list`", c.GetPool())
 	}
+	pool := f.Pool(c.GetPool())
+	if err := pool.canHold(); err != nil {
+		return ID{}, err
+	}
+	home, err := f.chooseHome(pool, c.GetHome())
+	if err != nil {
+		return ID{}, err
+	}
 	lun, ok := f.freeLUN()
 	if !ok {
 		return ID{}, refuse(ErrConflict, "there are %d volumes, the most there can be", LUNMax+1)
 	}
-	f.Volumes = slices.Insert(slices.Clone(f.Volumes), i, Volume{ID: id, Name: c.GetName(),
-		SizeBytes: c.GetSizeBytes(), BlockSize: int(c.GetBlockSize()), LUN: lun, Pool: c.GetPool(), Created: f.now})
+	f.Volumes = inserted(f.Volumes, i, Volume{ID: id, Name: c.GetName(),
+		SizeBytes: c.GetSizeBytes(), BlockSize: int(c.GetBlockSize()), LUN: lun, Pool: c.GetPool(), Home: home, Created: f.now})
 	f.did("volume.create", c.GetName(), "size %d, block size %d, pool %s, lun %d",
 		c.GetSizeBytes(), c.GetBlockSize(), c.GetPool(), lun)
 	return id, nil
@@ -333,8 +383,12 @@ func (f *fold) retireVolume(c *catalogpb.RetireVolume) (ID, error) {
 	id := f.Volumes[i].ID
 	f.Volumes = slices.Clone(f.Volumes)
 	f.Volumes[i].Retired = true
+	had := len(f.Mappings)
 	f.Mappings = slices.DeleteFunc(slices.Clone(f.Mappings), func(m Mapping) bool { return m.Volume == id })
 	f.did("volume.delete", c.GetName(), "id %s", id)
+	if n := had - len(f.Mappings); n > 0 {
+		f.also("%s of volume %s are taken away", plural(n, "mapping", "mappings"), c.GetName())
+	}
 	return id, nil
 }
 
@@ -348,7 +402,8 @@ func (f *fold) removeVolume(c *catalogpb.RemoveVolume) error {
 	if !f.Volumes[i].Retired {
 		return refuse(ErrConflict, "volume %q is in use; delete it first", name)
 	}
-	f.Volumes = slices.Delete(slices.Clone(f.Volumes), i, i+1)
+	f.Volumes = without(f.Volumes, i)
+	f.leases, f.reservations = f.leases.drop(id), f.reservations.drop(id)
 	f.did("volume.removed", name, "id %s", id)
 	return nil
 }
@@ -427,7 +482,7 @@ func (f *fold) createHost(c *catalogpb.CreateHost) (ID, error) {
 	if err := f.checkHost(&h); err != nil {
 		return ID{}, err
 	}
-	f.Hosts = slices.Insert(slices.Clone(f.Hosts), i, h)
+	f.Hosts = inserted(f.Hosts, i, h)
 	f.did("host.create", h.Name, "%s", hostDetail(&h))
 	return id, nil
 }
@@ -473,8 +528,12 @@ func (f *fold) deleteHost(c *catalogpb.DeleteHost) error {
 	}
 	id := f.Hosts[i].ID
 	f.Hosts = slices.Delete(slices.Clone(f.Hosts), i, i+1)
+	had := len(f.Mappings)
 	f.Mappings = slices.DeleteFunc(slices.Clone(f.Mappings), func(m Mapping) bool { return m.Host == id })
 	f.did("host.delete", c.GetName(), "id %s", id)
+	if n := had - len(f.Mappings); n > 0 {
+		f.also("%s of host %s are taken away", plural(n, "mapping", "mappings"), c.GetName())
+	}
 	return nil
 }
 
@@ -510,10 +569,10 @@ func (f *fold) mapVolume(c *catalogpb.MapVolume) error {
 	if found {
 		return refuse(ErrExists, "volume %q is mapped to %s at LUN %d already; unmap it first", c.GetVolume(), c.GetHost(), f.Mappings[i].LUN)
 	}
-	f.Mappings = slices.Insert(slices.Clone(f.Mappings), i, m)
-	if f.lunClash() {
+	if f.clashes(m) {
 		return refuse(ErrConflict, "LUN %d does not fit for %s: a host would see two volumes there, or this volume at another LUN too, counting the mappings to `any`; choose one with --lun, or unmap the other (`blockctl volume show %s`)", m.LUN, c.GetHost(), c.GetVolume())
 	}
+	f.Mappings = inserted(f.Mappings, i, m)
 	f.did("volume.map", c.GetVolume(), "host %s, lun %d", c.GetHost(), m.LUN)
 	return nil
 }

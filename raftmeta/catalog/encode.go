@@ -2,29 +2,19 @@ package catalog
 
 import "blockd.dev/raftmeta/catalog/catalogpb"
 
-// The entries of a state and their encodings: xTo encodes, and the loader
-// decodes and says when something is out of range.
-
-func poolTo(e *Pool) *catalogpb.Pool {
-	return &catalogpb.Pool{Id: e.ID[:], Name: e.Name, Replicas: e.Replicas,
-		Media: string(e.Media), CreatedUnixNano: e.Created.UnixNano()}
-}
-
-func (l *loader) pool(e *catalogpb.Pool) Pool {
-	return Pool{ID: l.id(e.GetId(), false), Name: e.GetName(), Replicas: e.GetReplicas(),
-		Media: Media(e.GetMedia()), Created: decodeTime(e.GetCreatedUnixNano())}
-}
+// The encodings of the entries that have no file of their own: xTo encodes, and
+// the loader decodes and remembers when something is out of range.
 
 func volumeTo(e *Volume) *catalogpb.Volume {
 	return &catalogpb.Volume{Id: e.ID[:], Name: e.Name, SizeBytes: e.SizeBytes,
-		BlockSize: int32(e.BlockSize), Lun: uint32(e.LUN), Pool: e.Pool, Retired: e.Retired,
+		BlockSize: int32(e.BlockSize), Lun: uint32(e.LUN), Pool: e.Pool, Retired: e.Retired, Home: idTo(e.Home),
 		CreatedUnixNano: e.Created.UnixNano(), Protection: string(e.Protection)}
 }
 
 func (l *loader) volume(e *catalogpb.Volume) Volume {
 	l.bad = l.bad || e.GetBlockSize() != 512 && e.GetBlockSize() != 4096 || !Protection(e.GetProtection()).valid()
 	return Volume{ID: l.id(e.GetId(), false), Name: e.GetName(), SizeBytes: e.GetSizeBytes(),
-		BlockSize: int(e.GetBlockSize()), LUN: l.lun(e.GetLun()), Pool: e.GetPool(), Retired: e.GetRetired(),
+		BlockSize: int(e.GetBlockSize()), LUN: l.lun(e.GetLun()), Pool: e.GetPool(), Retired: e.GetRetired(), Home: l.id(e.GetHome(), true),
 		Created: decodeTime(e.GetCreatedUnixNano()), Protection: Protection(e.GetProtection())}
 }
 
@@ -57,14 +47,8 @@ func dhchapTo(c DHChap) *catalogpb.DhChap {
 
 func mappingTo(e *Mapping) *catalogpb.Mapping {
 	m := &catalogpb.Mapping{VolumeId: e.Volume[:], Lun: uint32(e.LUN)}
-	if !e.Host.IsZero() {
-		m.HostId = e.Host[:]
-	}
+	m.HostId = idTo(e.Host)
 	return m
-}
-
-func diskTo(e *Disk) *catalogpb.Disk {
-	return &catalogpb.Disk{Id: e.ID[:], Path: e.Path, CreatedUnixNano: e.Created.UnixNano()}
 }
 
 func auditTo(e *Audit) *catalogpb.Audit {

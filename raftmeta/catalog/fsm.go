@@ -21,6 +21,8 @@ type FSM struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when state changes
+
+	changes changes
 }
 
 var _ group.FSM = (*FSM)(nil)
@@ -61,20 +63,24 @@ func (f *FSM) Apply(_, _ uint64, version uint32, command []byte) []byte {
 		return encodeOutcome(Result{}, err)
 	}
 	next, res, err := s.Apply(cmd)
+	what := Change{Revision: res.Revision, Action: res.Audit.Action, Subject: res.Audit.Subject}
 	if err != nil {
 		next = s.refused(cmd, err)
+		what = Change{Revision: next.Revision, Action: kindOf(cmd), Refused: true}
 	}
-	f.publish(next)
+	f.publish(next, what)
 	return encodeOutcome(res, err)
 }
 
-func (f *FSM) publish(s *State) {
+// publish makes s the state; what led to it is told to those who watch.
+func (f *FSM) publish(s *State, what Change) {
 	if s == f.state.Load() {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.state.Store(s)
+	f.changes.add(what) // after the state, which has it then for all who watch
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
@@ -95,7 +101,12 @@ func (f *FSM) Restore(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	f.publish(s)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state.Store(s)
+	f.changes.reset(s.Revision)
+	close(f.changed)
+	f.changed = make(chan struct{})
 	return nil
 }
 
@@ -145,7 +156,10 @@ func unknownField(m protoreflect.Message) (name string) {
 var kindVersions = map[protoreflect.Name]uint32{
 	"init": 1, "create_pool": 1, "create_volume": 1, "resize_volume": 1, "retire_volume": 1, "remove_volume": 1,
 	"create_host": 1, "update_host": 1, "delete_host": 1, "map_volume": 1, "unmap_volume": 1, "register_disk": 1,
-	"protect_volume": 1, "import": 1,
+	"protect_volume": 1, "import": 1, "put_node": 1, "admit_node": 1, "set_node_labels": 1, "set_node_state": 1,
+	"remove_node": 1, "set_disk_state": 1, "remove_disk": 1, "create_token": 1, "expire_token": 1, "create_job": 1,
+	"progress_job": 1, "set_job_state": 1, "grant_lease": 1, "release_lease": 1, "move_lease": 1, "set_reservation": 1,
+	"set_authority": 1,
 }
 
 // versionOf is the lowest version that cmd can have; 0 for a command that has

@@ -62,7 +62,7 @@ func (l *local) Apply(_ context.Context, g group.Command) (group.Result, error) 
 	if err := l.journal.append(next.Revision, cmd); err != nil {
 		return group.Result{}, err
 	}
-	l.fsm.publish(next)
+	l.fsm.publish(next, Change{Revision: next.Revision, Action: res.Audit.Action, Subject: res.Audit.Subject})
 	if l.journal.logBytes > l.journal.compactBytes {
 		// The command is durable whatever comes of this; a failure shows in the
 		// next command, and Err tells it.

@@ -136,10 +136,8 @@ func encodePart(p *catalogpb.Snapshot) []byte {
 
 // parts yields the state in parts, in a fixed order.
 func (s *State) parts(yield func(*catalogpb.Snapshot) bool) {
-	head := &catalogpb.Snapshot{Version: snapshotVersion, Revision: s.Revision, Iqn: s.IQN, Nqn: s.NQN}
-	if !s.ClusterID.IsZero() {
-		head.ClusterId = s.ClusterID[:]
-	}
+	head := &catalogpb.Snapshot{Version: snapshotVersion, Revision: s.Revision, Iqn: s.IQN, Nqn: s.NQN,
+		ClusterId: idTo(s.ClusterID), Authority: authorityTo(s.Authority)}
 	_ = yield(head) &&
 		split(s.Pools, yield, func(p *catalogpb.Snapshot, e *Pool) { p.Pools = append(p.Pools, poolTo(e)) }) &&
 		split(s.Volumes, yield, func(p *catalogpb.Snapshot, e *Volume) { p.Volumes = append(p.Volumes, volumeTo(e)) }) &&
@@ -148,6 +146,14 @@ func (s *State) parts(yield func(*catalogpb.Snapshot) bool) {
 		split(s.Audits, yield, func(p *catalogpb.Snapshot, e *Audit) { p.Audit = append(p.Audit, auditTo(e)) }) &&
 		split(s.answers, yield, func(p *catalogpb.Snapshot, e *answer) { p.Answers = append(p.Answers, answerTo(e)) }) &&
 		split(s.Disks, yield, func(p *catalogpb.Snapshot, e *Disk) { p.Disks = append(p.Disks, diskTo(e)) }) &&
+		split(s.Nodes, yield, func(p *catalogpb.Snapshot, e *Node) { p.Nodes = append(p.Nodes, nodeTo(e)) }) &&
+		split(s.Tokens, yield, func(p *catalogpb.Snapshot, e *Token) { p.Tokens = append(p.Tokens, tokenTo(e)) }) &&
+		split(s.Jobs, yield, func(p *catalogpb.Snapshot, e *Job) { p.Jobs = append(p.Jobs, jobTo(e)) }) &&
+		split(s.Revoked, yield, func(p *catalogpb.Snapshot, e *Revoked) { p.Revoked = append(p.Revoked, revokedTo(e)) }) &&
+		split(s.leases.values(), yield, func(p *catalogpb.Snapshot, e *Lease) { p.Leases = append(p.Leases, leaseTo(e)) }) &&
+		splitBy(1, s.reservations.values(), yield, func(p *catalogpb.Snapshot, e *Reservation) {
+			p.Reservations = append(p.Reservations, reservationTo(e))
+		}) &&
 		splitBy(1, s.importing, yield, func(p *catalogpb.Snapshot, e *string) { p.Importing = append(p.Importing, []byte(*e)) })
 }
 
@@ -183,6 +189,7 @@ func (l *loader) add(p *catalogpb.Snapshot) {
 	if l.parts++; l.parts == 1 {
 		l.version = p.GetVersion()
 		l.s.Revision, l.s.ClusterID, l.s.IQN, l.s.NQN = p.GetRevision(), l.id(p.GetClusterId(), true), p.GetIqn(), p.GetNqn()
+		l.s.Authority = authorityFrom(p.GetAuthority())
 	}
 	if name := unknownField(p.ProtoReflect()); name != "" {
 		l.unknown = name
@@ -202,8 +209,9 @@ func (l *loader) add(p *catalogpb.Snapshot) {
 			Host: l.id(e.GetHostId(), true), LUN: l.lun(e.GetLun())})
 	}
 	for _, e := range p.GetDisks() {
-		s.Disks = append(s.Disks, Disk{ID: l.id(e.GetId(), false), Path: e.GetPath(), Created: decodeTime(e.GetCreatedUnixNano())})
+		s.Disks = append(s.Disks, l.disk(e))
 	}
+	l.addCluster(p)
 	for _, e := range p.GetAudit() {
 		s.Audits = append(s.Audits, auditFrom(e))
 	}
@@ -215,6 +223,34 @@ func (l *loader) add(p *catalogpb.Snapshot) {
 	}
 }
 
+func (l *loader) addCluster(p *catalogpb.Snapshot) {
+	s := l.s
+	for _, e := range p.GetNodes() {
+		s.Nodes = append(s.Nodes, l.node(e))
+	}
+	for _, e := range p.GetTokens() {
+		s.Tokens = append(s.Tokens, l.token(e))
+	}
+	for _, e := range p.GetJobs() {
+		s.Jobs = append(s.Jobs, l.job(e))
+	}
+	for _, e := range p.GetRevoked() {
+		s.Revoked = append(s.Revoked, l.revoked(e))
+	}
+	for _, e := range p.GetLeases() {
+		lease := l.lease(e)
+		_, twice := s.leases.get(lease.Volume)
+		l.bad = l.bad || twice
+		s.leases = s.leases.put(lease.Volume, lease)
+	}
+	for _, e := range p.GetReservations() {
+		r := l.reservation(e)
+		_, twice := s.reservations.get(r.Volume)
+		l.bad = l.bad || twice
+		s.reservations = s.reservations.put(r.Volume, r)
+	}
+}
+
 func (l *loader) finish() (*State, error) {
 	switch {
 	case l.version != snapshotVersion:
@@ -222,7 +258,7 @@ func (l *loader) finish() (*State, error) {
 	case l.unknown != "":
 		return nil, fmt.Errorf("catalog: %s in the snapshot has a field that this blockd does not know; upgrade it", l.unknown)
 	case l.bad:
-		return nil, fmt.Errorf("catalog: snapshot holds an identifier, LUN, block size, protection or digest that can't be")
+		return nil, fmt.Errorf("catalog: snapshot holds an identifier, state, LUN, block size, protection or digest that can't be")
 	}
 	if n := l.s.Check(); n != 0 {
 		return nil, fmt.Errorf("catalog: snapshot breaks invariant %d", n)

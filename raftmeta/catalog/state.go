@@ -17,10 +17,19 @@ type State struct {
 	Hosts     []Host    // by name
 	Mappings  []Mapping // by volume, then host
 	Disks     []Disk    // in the order of registration
+	Nodes     []Node    // by name
+	Revoked   []Revoked // oldest first
+	Tokens    []Token   // by ID
+	Jobs      []Job     // oldest first
 	Audits    []Audit   // oldest first, at most AuditMax
+	Authority Authority
 
-	answers   []answer // oldest first, at most AnswersMax
-	importing []string // the parts so far of a state that is being taken over
+	leases       byID[Lease]       // by volume
+	reservations byID[Reservation] // by volume
+	answers      []answer          // oldest first, at most AnswersMax
+	importing    []string          // the parts so far of a state that is being taken over
+
+	auditsTail, answersTail *tail
 }
 
 func byName[T any](list []T, name string, nameOf func(*T) string) (int, bool) {
@@ -117,64 +126,13 @@ func compareMappings(a, b Mapping) int {
 	return cmp.Or(slices.Compare(a.Volume[:], b.Volume[:]), slices.Compare(a.Host[:], b.Host[:]))
 }
 
-// Check returns the number of the first broken invariant of the package
-// comment, or 0.
-func (s *State) Check() int {
-	ids := map[ID]bool{}
-	fresh := func(id ID) bool {
-		ok := !id.IsZero() && !ids[id]
-		ids[id] = true
-		return ok
-	}
-	for i := range s.Pools {
-		p := &s.Pools[i]
-		if !fresh(p.ID) || checkName("pool", p.Name) != nil || i > 0 && s.Pools[i-1].Name >= p.Name {
-			return 1
-		}
-	}
-	for i := range s.Disks {
-		if !fresh(s.Disks[i].ID) {
-			return 1
-		}
-	}
-	luns := map[uint16]bool{}
-	for i := range s.Volumes {
-		v := &s.Volumes[i]
-		if !fresh(v.ID) || checkName("volume", v.Name) != nil || i > 0 && s.Volumes[i-1].Name >= v.Name {
-			return 1
-		}
-		if luns[v.LUN] || v.LUN > LUNMax || s.Pool(v.Pool) == nil {
-			return 2
-		}
-		luns[v.LUN] = true
-		if checkSize(v.SizeBytes) != nil {
-			return 5
-		}
-	}
-	names := map[string]bool{}
-	for i := range s.Hosts {
-		h := &s.Hosts[i]
-		if !fresh(h.ID) || checkName("host", h.Name) != nil || h.Name == AnyHost || i > 0 && s.Hosts[i-1].Name >= h.Name {
-			return 1
-		}
-		for _, n := range []string{h.IQN, h.NQN} {
-			if n != "" && names[n] {
-				return 1
-			}
-			names[n] = true
-		}
-	}
-	for i, m := range s.Mappings {
-		v := s.VolumeByID(m.Volume)
-		if v == nil || v.Retired || !m.Host.IsZero() && s.HostByID(m.Host) == nil ||
-			i > 0 && compareMappings(s.Mappings[i-1], m) >= 0 {
-			return 3
-		}
-	}
-	if s.lunClash() {
-		return 4
-	}
-	return 0
+// clashes reports whether some host would see two volumes at one LUN, or one
+// volume at two, if m were added to the mappings.
+func (s *State) clashes(m Mapping) bool {
+	return slices.ContainsFunc(s.Mappings, func(e Mapping) bool {
+		sameHost := e.Host == m.Host || e.Host.IsZero() || m.Host.IsZero()
+		return sameHost && (e.LUN == m.LUN) != (e.Volume == m.Volume)
+	})
 }
 
 // lunClash reports whether some host would see two volumes at one LUN, or one

@@ -39,9 +39,12 @@ const (
 type Pool struct {
 	ID       ID
 	Name     string
-	Replicas uint32 // copies of each extent
-	Media    Media
-	Created  time.Time
+	Replicas uint32 // copies of each extent; 0 with erasure coding
+	// ECData and ECParity are k and m of erasure coding; 0 without it.
+	ECData, ECParity uint32
+	Domain           string // host, rack or zone: what no two copies share
+	Media            Media
+	Created          time.Time
 }
 
 // Volume is a logical disk.
@@ -52,6 +55,9 @@ type Volume struct {
 	BlockSize int    // logical block, 512 or 4096 bytes
 	LUN       uint16 // where hosts see it unless a mapping says otherwise
 	Pool      string
+	// Home is the disk that the volume lives on, or the node in a pool in
+	// memory; zero before nodes were known.
+	Home ID
 	// Protection says whether hosts may write it.
 	Protection Protection
 	Retired    bool // deleted for its hosts; its data is being removed
@@ -146,13 +152,6 @@ type Mapping struct {
 	LUN    uint16
 }
 
-// Disk is a store that volumes have data on. Its ID is the store's UUID.
-type Disk struct {
-	ID      ID
-	Path    string // where it was when it was registered
-	Created time.Time
-}
-
 // Audit is one change that was made, or was refused.
 type Audit struct {
 	Revision uint64
@@ -163,6 +162,14 @@ type Audit struct {
 	Subject  string // the name of what was changed
 	Detail   string
 	Refused  string // why nothing was changed; empty when it was
+}
+
+// idTo is the form of an identifier in messages: nothing for zero.
+func idTo(id ID) []byte {
+	if id.IsZero() {
+		return nil
+	}
+	return id[:]
 }
 
 // answer is what a request id was answered with.

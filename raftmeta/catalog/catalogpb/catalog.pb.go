@@ -109,6 +109,23 @@ type Command struct {
 	//	*Command_RegisterDisk
 	//	*Command_ProtectVolume
 	//	*Command_Import
+	//	*Command_PutNode
+	//	*Command_AdmitNode
+	//	*Command_SetNodeLabels
+	//	*Command_SetNodeState
+	//	*Command_RemoveNode
+	//	*Command_SetDiskState
+	//	*Command_RemoveDisk
+	//	*Command_CreateToken
+	//	*Command_ExpireToken
+	//	*Command_CreateJob
+	//	*Command_ProgressJob
+	//	*Command_SetJobState
+	//	*Command_GrantLease
+	//	*Command_ReleaseLease
+	//	*Command_MoveLease
+	//	*Command_SetReservation
+	//	*Command_SetAuthority
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -312,6 +329,159 @@ func (x *Command) GetImport() *Import {
 	return nil
 }
 
+func (x *Command) GetPutNode() *PutNode {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_PutNode); ok {
+			return x.PutNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAdmitNode() *AdmitNode {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_AdmitNode); ok {
+			return x.AdmitNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetNodeLabels() *SetNodeLabels {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetNodeLabels); ok {
+			return x.SetNodeLabels
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetNodeState() *SetNodeState {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetNodeState); ok {
+			return x.SetNodeState
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveNode() *RemoveNode {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_RemoveNode); ok {
+			return x.RemoveNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetDiskState() *SetDiskState {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetDiskState); ok {
+			return x.SetDiskState
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveDisk() *RemoveDisk {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_RemoveDisk); ok {
+			return x.RemoveDisk
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCreateToken() *CreateToken {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_CreateToken); ok {
+			return x.CreateToken
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetExpireToken() *ExpireToken {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ExpireToken); ok {
+			return x.ExpireToken
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCreateJob() *CreateJob {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_CreateJob); ok {
+			return x.CreateJob
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetProgressJob() *ProgressJob {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ProgressJob); ok {
+			return x.ProgressJob
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetJobState() *SetJobState {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetJobState); ok {
+			return x.SetJobState
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetGrantLease() *GrantLease {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_GrantLease); ok {
+			return x.GrantLease
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReleaseLease() *ReleaseLease {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ReleaseLease); ok {
+			return x.ReleaseLease
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetMoveLease() *MoveLease {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_MoveLease); ok {
+			return x.MoveLease
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetReservation() *SetReservation {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetReservation); ok {
+			return x.SetReservation
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetAuthority() *SetAuthority {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetAuthority); ok {
+			return x.SetAuthority
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -372,6 +542,74 @@ type Command_Import struct {
 	Import *Import `protobuf:"bytes,23,opt,name=import,proto3,oneof"`
 }
 
+type Command_PutNode struct {
+	PutNode *PutNode `protobuf:"bytes,24,opt,name=put_node,json=putNode,proto3,oneof"`
+}
+
+type Command_AdmitNode struct {
+	AdmitNode *AdmitNode `protobuf:"bytes,25,opt,name=admit_node,json=admitNode,proto3,oneof"`
+}
+
+type Command_SetNodeLabels struct {
+	SetNodeLabels *SetNodeLabels `protobuf:"bytes,26,opt,name=set_node_labels,json=setNodeLabels,proto3,oneof"`
+}
+
+type Command_SetNodeState struct {
+	SetNodeState *SetNodeState `protobuf:"bytes,27,opt,name=set_node_state,json=setNodeState,proto3,oneof"`
+}
+
+type Command_RemoveNode struct {
+	RemoveNode *RemoveNode `protobuf:"bytes,28,opt,name=remove_node,json=removeNode,proto3,oneof"`
+}
+
+type Command_SetDiskState struct {
+	SetDiskState *SetDiskState `protobuf:"bytes,29,opt,name=set_disk_state,json=setDiskState,proto3,oneof"`
+}
+
+type Command_RemoveDisk struct {
+	RemoveDisk *RemoveDisk `protobuf:"bytes,30,opt,name=remove_disk,json=removeDisk,proto3,oneof"`
+}
+
+type Command_CreateToken struct {
+	CreateToken *CreateToken `protobuf:"bytes,31,opt,name=create_token,json=createToken,proto3,oneof"`
+}
+
+type Command_ExpireToken struct {
+	ExpireToken *ExpireToken `protobuf:"bytes,32,opt,name=expire_token,json=expireToken,proto3,oneof"`
+}
+
+type Command_CreateJob struct {
+	CreateJob *CreateJob `protobuf:"bytes,33,opt,name=create_job,json=createJob,proto3,oneof"`
+}
+
+type Command_ProgressJob struct {
+	ProgressJob *ProgressJob `protobuf:"bytes,34,opt,name=progress_job,json=progressJob,proto3,oneof"`
+}
+
+type Command_SetJobState struct {
+	SetJobState *SetJobState `protobuf:"bytes,35,opt,name=set_job_state,json=setJobState,proto3,oneof"`
+}
+
+type Command_GrantLease struct {
+	GrantLease *GrantLease `protobuf:"bytes,36,opt,name=grant_lease,json=grantLease,proto3,oneof"`
+}
+
+type Command_ReleaseLease struct {
+	ReleaseLease *ReleaseLease `protobuf:"bytes,37,opt,name=release_lease,json=releaseLease,proto3,oneof"`
+}
+
+type Command_MoveLease struct {
+	MoveLease *MoveLease `protobuf:"bytes,38,opt,name=move_lease,json=moveLease,proto3,oneof"`
+}
+
+type Command_SetReservation struct {
+	SetReservation *SetReservation `protobuf:"bytes,39,opt,name=set_reservation,json=setReservation,proto3,oneof"`
+}
+
+type Command_SetAuthority struct {
+	SetAuthority *SetAuthority `protobuf:"bytes,40,opt,name=set_authority,json=setAuthority,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Kind() {}
 
 func (*Command_CreatePool) isCommand_Kind() {}
@@ -399,6 +637,40 @@ func (*Command_RegisterDisk) isCommand_Kind() {}
 func (*Command_ProtectVolume) isCommand_Kind() {}
 
 func (*Command_Import) isCommand_Kind() {}
+
+func (*Command_PutNode) isCommand_Kind() {}
+
+func (*Command_AdmitNode) isCommand_Kind() {}
+
+func (*Command_SetNodeLabels) isCommand_Kind() {}
+
+func (*Command_SetNodeState) isCommand_Kind() {}
+
+func (*Command_RemoveNode) isCommand_Kind() {}
+
+func (*Command_SetDiskState) isCommand_Kind() {}
+
+func (*Command_RemoveDisk) isCommand_Kind() {}
+
+func (*Command_CreateToken) isCommand_Kind() {}
+
+func (*Command_ExpireToken) isCommand_Kind() {}
+
+func (*Command_CreateJob) isCommand_Kind() {}
+
+func (*Command_ProgressJob) isCommand_Kind() {}
+
+func (*Command_SetJobState) isCommand_Kind() {}
+
+func (*Command_GrantLease) isCommand_Kind() {}
+
+func (*Command_ReleaseLease) isCommand_Kind() {}
+
+func (*Command_MoveLease) isCommand_Kind() {}
+
+func (*Command_SetReservation) isCommand_Kind() {}
+
+func (*Command_SetAuthority) isCommand_Kind() {}
 
 // An Outcome is what a command came to: the answer of the replicated log.
 type Outcome struct {
@@ -613,8 +885,11 @@ type CreatePool struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Replicas      uint32                 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	Replicas      uint32                 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"` // 0 with erasure coding
+	Domain        string                 `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`      // host, rack or zone; empty for host
 	Media         string                 `protobuf:"bytes,5,opt,name=media,proto3" json:"media,omitempty"`
+	EcData        uint32                 `protobuf:"varint,6,opt,name=ec_data,json=ecData,proto3" json:"ec_data,omitempty"` // k and m of erasure coding, 0 without it
+	EcParity      uint32                 `protobuf:"varint,7,opt,name=ec_parity,json=ecParity,proto3" json:"ec_parity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -670,6 +945,13 @@ func (x *CreatePool) GetReplicas() uint32 {
 	return 0
 }
 
+func (x *CreatePool) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
 func (x *CreatePool) GetMedia() string {
 	if x != nil {
 		return x.Media
@@ -677,13 +959,30 @@ func (x *CreatePool) GetMedia() string {
 	return ""
 }
 
+func (x *CreatePool) GetEcData() uint32 {
+	if x != nil {
+		return x.EcData
+	}
+	return 0
+}
+
+func (x *CreatePool) GetEcParity() uint32 {
+	if x != nil {
+		return x.EcParity
+	}
+	return 0
+}
+
 type CreateVolume struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	BlockSize     int32                  `protobuf:"varint,4,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
-	Pool          string                 `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	BlockSize int32                  `protobuf:"varint,4,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
+	Pool      string                 `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
+	// The disk that it lives on, or the node in a pool in memory; empty for the
+	// one with the least on it.
+	Home          []byte `protobuf:"bytes,6,opt,name=home,proto3" json:"home,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -751,6 +1050,13 @@ func (x *CreateVolume) GetPool() string {
 		return x.Pool
 	}
 	return ""
+}
+
+func (x *CreateVolume) GetHome() []byte {
+	if x != nil {
+		return x.Home
+	}
+	return nil
 }
 
 type ResizeVolume struct {
@@ -1434,11 +1740,13 @@ func (x *UnmapVolume) GetHost() string {
 }
 
 // RegisterDisk says that volumes have data on a disk, so that another disk is
-// not taken for it.
+// not taken for it. A disk that is known is told again what has changed.
 type RegisterDisk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Node          []byte                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"` // empty in journals of a blockd without a Raft group
+	CapacityBytes int64                  `protobuf:"varint,4,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1487,6 +1795,1159 @@ func (x *RegisterDisk) GetPath() string {
 	return ""
 }
 
+func (x *RegisterDisk) GetNode() []byte {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *RegisterDisk) GetCapacityBytes() int64 {
+	if x != nil {
+		return x.CapacityBytes
+	}
+	return 0
+}
+
+// PutNode makes the first node known, or says what has changed of one.
+type PutNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // of its control port
+	Labels        []*Label               `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`   // of a new node only
+	Roles         []string               `protobuf:"bytes,5,rep,name=roles,proto3" json:"roles,omitempty"`
+	Release       string                 `protobuf:"bytes,6,opt,name=release,proto3" json:"release,omitempty"`
+	Serial        string                 `protobuf:"bytes,7,opt,name=serial,proto3" json:"serial,omitempty"` // of its certificate; empty without one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutNode) Reset() {
+	*x = PutNode{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutNode) ProtoMessage() {}
+
+func (x *PutNode) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
+func (*PutNode) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PutNode) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *PutNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutNode) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PutNode) GetLabels() []*Label {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *PutNode) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *PutNode) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *PutNode) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+type Label struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Label) Reset() {
+	*x = Label{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Label) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Label) ProtoMessage() {}
+
+func (x *Label) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Label.ProtoReflect.Descriptor instead.
+func (*Label) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Label) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Label) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// AdmitNode lets a node in by a token.
+type AdmitNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *PutNode               `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Token         []byte                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"` // 8 bytes
+	Proof         []byte                 `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"` // pki.Token.Proof
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitNode) Reset() {
+	*x = AdmitNode{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitNode) ProtoMessage() {}
+
+func (x *AdmitNode) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitNode.ProtoReflect.Descriptor instead.
+func (*AdmitNode) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AdmitNode) GetNode() *PutNode {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *AdmitNode) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *AdmitNode) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+type SetNodeLabels struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Replaces those that are named; an empty value removes one.
+	Labels        []*Label `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeLabels) Reset() {
+	*x = SetNodeLabels{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeLabels) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeLabels) ProtoMessage() {}
+
+func (x *SetNodeLabels) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeLabels.ProtoReflect.Descriptor instead.
+func (*SetNodeLabels) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SetNodeLabels) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetNodeLabels) GetLabels() []*Label {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type SetNodeState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // active, held, draining or drained
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeState) Reset() {
+	*x = SetNodeState{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeState) ProtoMessage() {}
+
+func (x *SetNodeState) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
+func (*SetNodeState) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SetNodeState) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetNodeState) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *SetNodeState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RemoveNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Although it is not drained, or still has disks.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNode) Reset() {
+	*x = RemoveNode{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNode) ProtoMessage() {}
+
+func (x *RemoveNode) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
+func (*RemoveNode) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RemoveNode) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RemoveNode) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type SetDiskState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // active, draining, drained or failed
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDiskState) Reset() {
+	*x = SetDiskState{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDiskState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDiskState) ProtoMessage() {}
+
+func (x *SetDiskState) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDiskState.ProtoReflect.Descriptor instead.
+func (*SetDiskState) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SetDiskState) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *SetDiskState) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *SetDiskState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RemoveDisk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Although it is not drained. Volumes that live on it alone forbid it anyway.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveDisk) Reset() {
+	*x = RemoveDisk{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveDisk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveDisk) ProtoMessage() {}
+
+func (x *RemoveDisk) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveDisk.ProtoReflect.Descriptor instead.
+func (*RemoveDisk) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RemoveDisk) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *RemoveDisk) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type CreateToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 8 bytes
+	Proof         []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	ExpiresUnix   int64                  `protobuf:"varint,3,opt,name=expires_unix,json=expiresUnix,proto3" json:"expires_unix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateToken) Reset() {
+	*x = CreateToken{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateToken) ProtoMessage() {}
+
+func (x *CreateToken) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateToken.ProtoReflect.Descriptor instead.
+func (*CreateToken) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *CreateToken) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *CreateToken) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *CreateToken) GetExpiresUnix() int64 {
+	if x != nil {
+		return x.ExpiresUnix
+	}
+	return 0
+}
+
+type ExpireToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpireToken) Reset() {
+	*x = ExpireToken{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpireToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpireToken) ProtoMessage() {}
+
+func (x *ExpireToken) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpireToken.ProtoReflect.Descriptor instead.
+func (*ExpireToken) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ExpireToken) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+type CreateJob struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	StepsTotal    uint64                 `protobuf:"varint,5,opt,name=steps_total,json=stepsTotal,proto3" json:"steps_total,omitempty"`
+	BytesTotal    int64                  `protobuf:"varint,6,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJob) Reset() {
+	*x = CreateJob{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJob) ProtoMessage() {}
+
+func (x *CreateJob) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
+func (*CreateJob) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CreateJob) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *CreateJob) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *CreateJob) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *CreateJob) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CreateJob) GetStepsTotal() uint64 {
+	if x != nil {
+		return x.StepsTotal
+	}
+	return 0
+}
+
+func (x *CreateJob) GetBytesTotal() int64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
+// ProgressJob replaces what a job has reached.
+type ProgressJob struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	StepsDone     uint64                 `protobuf:"varint,2,opt,name=steps_done,json=stepsDone,proto3" json:"steps_done,omitempty"`
+	StepsTotal    uint64                 `protobuf:"varint,3,opt,name=steps_total,json=stepsTotal,proto3" json:"steps_total,omitempty"`
+	BytesDone     int64                  `protobuf:"varint,4,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
+	BytesTotal    int64                  `protobuf:"varint,5,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Cursor        []byte                 `protobuf:"bytes,7,opt,name=cursor,proto3" json:"cursor,omitempty"` // where whoever runs it goes on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProgressJob) Reset() {
+	*x = ProgressJob{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProgressJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProgressJob) ProtoMessage() {}
+
+func (x *ProgressJob) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProgressJob.ProtoReflect.Descriptor instead.
+func (*ProgressJob) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ProgressJob) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ProgressJob) GetStepsDone() uint64 {
+	if x != nil {
+		return x.StepsDone
+	}
+	return 0
+}
+
+func (x *ProgressJob) GetStepsTotal() uint64 {
+	if x != nil {
+		return x.StepsTotal
+	}
+	return 0
+}
+
+func (x *ProgressJob) GetBytesDone() int64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *ProgressJob) GetBytesTotal() int64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
+func (x *ProgressJob) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ProgressJob) GetCursor() []byte {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
+type SetJobState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetJobState) Reset() {
+	*x = SetJobState{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetJobState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetJobState) ProtoMessage() {}
+
+func (x *SetJobState) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetJobState.ProtoReflect.Descriptor instead.
+func (*SetJobState) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SetJobState) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *SetJobState) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *SetJobState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// GrantLease gives a volume's lease to a node. Who proposes it knows that no
+// other node counts on it.
+type GrantLease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Node          []byte                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Incarnation   uint64                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                    // of the node's process: another one is another owner
+	ExpectEpoch   uint64                 `protobuf:"varint,4,opt,name=expect_epoch,json=expectEpoch,proto3" json:"expect_epoch,omitempty"` // of the lease that this replaces
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantLease) Reset() {
+	*x = GrantLease{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantLease) ProtoMessage() {}
+
+func (x *GrantLease) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantLease.ProtoReflect.Descriptor instead.
+func (*GrantLease) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *GrantLease) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *GrantLease) GetNode() []byte {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *GrantLease) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *GrantLease) GetExpectEpoch() uint64 {
+	if x != nil {
+		return x.ExpectEpoch
+	}
+	return 0
+}
+
+type ReleaseLease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Node          []byte                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLease) Reset() {
+	*x = ReleaseLease{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLease) ProtoMessage() {}
+
+func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLease.ProtoReflect.Descriptor instead.
+func (*ReleaseLease) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReleaseLease) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *ReleaseLease) GetNode() []byte {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *ReleaseLease) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// MoveLease says who should have the lease next.
+type MoveLease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"` // empty: nobody in particular any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveLease) Reset() {
+	*x = MoveLease{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveLease) ProtoMessage() {}
+
+func (x *MoveLease) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveLease.ProtoReflect.Descriptor instead.
+func (*MoveLease) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *MoveLease) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *MoveLease) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// SetReservation replaces the reservations of a volume.
+type SetReservation struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Volume           []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	ExpectGeneration uint64                 `protobuf:"varint,2,opt,name=expect_generation,json=expectGeneration,proto3" json:"expect_generation,omitempty"`
+	Blob             []byte                 `protobuf:"bytes,3,opt,name=blob,proto3" json:"blob,omitempty"` // target/reservation's, with its own version
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SetReservation) Reset() {
+	*x = SetReservation{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetReservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetReservation) ProtoMessage() {}
+
+func (x *SetReservation) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetReservation.ProtoReflect.Descriptor instead.
+func (*SetReservation) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SetReservation) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *SetReservation) GetExpectGeneration() uint64 {
+	if x != nil {
+		return x.ExpectGeneration
+	}
+	return 0
+}
+
+func (x *SetReservation) GetBlob() []byte {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+// SetAuthority replaces the certificate authority of the cluster.
+type SetAuthority struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ClusterName    string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	SealedKey      []byte                 `protobuf:"bytes,2,opt,name=sealed_key,json=sealedKey,proto3" json:"sealed_key,omitempty"`
+	BundlePem      []byte                 `protobuf:"bytes,3,opt,name=bundle_pem,json=bundlePem,proto3" json:"bundle_pem,omitempty"` // what is trusted
+	ExpectRevision uint64                 `protobuf:"varint,4,opt,name=expect_revision,json=expectRevision,proto3" json:"expect_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SetAuthority) Reset() {
+	*x = SetAuthority{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAuthority) ProtoMessage() {}
+
+func (x *SetAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAuthority.ProtoReflect.Descriptor instead.
+func (*SetAuthority) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SetAuthority) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *SetAuthority) GetSealedKey() []byte {
+	if x != nil {
+		return x.SealedKey
+	}
+	return nil
+}
+
+func (x *SetAuthority) GetBundlePem() []byte {
+	if x != nil {
+		return x.BundlePem
+	}
+	return nil
+}
+
+func (x *SetAuthority) GetExpectRevision() uint64 {
+	if x != nil {
+		return x.ExpectRevision
+	}
+	return 0
+}
+
 // A Snapshot is the whole state at one revision. Everything in it is sorted,
 // so that equal states have equal bytes.
 type Snapshot struct {
@@ -1504,14 +2965,21 @@ type Snapshot struct {
 	Answers   []*Answer              `protobuf:"bytes,11,rep,name=answers,proto3" json:"answers,omitempty"`
 	Disks     []*Disk                `protobuf:"bytes,12,rep,name=disks,proto3" json:"disks,omitempty"`
 	// Parts of an import that is under way.
-	Importing     [][]byte `protobuf:"bytes,13,rep,name=importing,proto3" json:"importing,omitempty"`
+	Importing     [][]byte       `protobuf:"bytes,13,rep,name=importing,proto3" json:"importing,omitempty"`
+	Nodes         []*Node        `protobuf:"bytes,14,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Tokens        []*Token       `protobuf:"bytes,15,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	Jobs          []*Job         `protobuf:"bytes,16,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	Leases        []*Lease       `protobuf:"bytes,17,rep,name=leases,proto3" json:"leases,omitempty"`
+	Reservations  []*Reservation `protobuf:"bytes,18,rep,name=reservations,proto3" json:"reservations,omitempty"`
+	Revoked       []*Revoked     `protobuf:"bytes,19,rep,name=revoked,proto3" json:"revoked,omitempty"`
+	Authority     *Authority     `protobuf:"bytes,20,opt,name=authority,proto3" json:"authority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +2991,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +3004,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -1630,20 +3098,677 @@ func (x *Snapshot) GetImporting() [][]byte {
 	return nil
 }
 
+func (x *Snapshot) GetNodes() []*Node {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Snapshot) GetTokens() []*Token {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *Snapshot) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *Snapshot) GetLeases() []*Lease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+func (x *Snapshot) GetReservations() []*Reservation {
+	if x != nil {
+		return x.Reservations
+	}
+	return nil
+}
+
+func (x *Snapshot) GetRevoked() []*Revoked {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
+func (x *Snapshot) GetAuthority() *Authority {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+type Node struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Address         string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Labels          []*Label               `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	Roles           []string               `protobuf:"bytes,5,rep,name=roles,proto3" json:"roles,omitempty"`
+	Release         string                 `protobuf:"bytes,6,opt,name=release,proto3" json:"release,omitempty"`
+	Serial          string                 `protobuf:"bytes,7,opt,name=serial,proto3" json:"serial,omitempty"`
+	State           string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
+	Reason          string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	CreatedUnixNano int64                  `protobuf:"varint,10,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Node) Reset() {
+	*x = Node{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Node) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Node) ProtoMessage() {}
+
+func (x *Node) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Node.ProtoReflect.Descriptor instead.
+func (*Node) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Node) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Node) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Node) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Node) GetLabels() []*Label {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Node) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Node) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
+func (x *Node) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Node) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Node) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Node) GetCreatedUnixNano() int64 {
+	if x != nil {
+		return x.CreatedUnixNano
+	}
+	return 0
+}
+
+type Token struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Proof         []byte                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	ExpiresUnix   int64                  `protobuf:"varint,3,opt,name=expires_unix,json=expiresUnix,proto3" json:"expires_unix,omitempty"`
+	UsedBy        []byte                 `protobuf:"bytes,4,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Token) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Token) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *Token) GetExpiresUnix() int64 {
+	if x != nil {
+		return x.ExpiresUnix
+	}
+	return 0
+}
+
+func (x *Token) GetUsedBy() []byte {
+	if x != nil {
+		return x.UsedBy
+	}
+	return nil
+}
+
+type Job struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind            string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Subject         string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	State           string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	Reason          string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	StepsDone       uint64                 `protobuf:"varint,6,opt,name=steps_done,json=stepsDone,proto3" json:"steps_done,omitempty"`
+	StepsTotal      uint64                 `protobuf:"varint,7,opt,name=steps_total,json=stepsTotal,proto3" json:"steps_total,omitempty"`
+	BytesDone       int64                  `protobuf:"varint,8,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
+	BytesTotal      int64                  `protobuf:"varint,9,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	Cursor          []byte                 `protobuf:"bytes,10,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Actor           string                 `protobuf:"bytes,11,opt,name=actor,proto3" json:"actor,omitempty"`
+	CreatedUnixNano int64                  `protobuf:"varint,12,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	UpdatedUnixNano int64                  `protobuf:"varint,13,opt,name=updated_unix_nano,json=updatedUnixNano,proto3" json:"updated_unix_nano,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Job) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Job) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Job) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Job) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Job) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Job) GetStepsDone() uint64 {
+	if x != nil {
+		return x.StepsDone
+	}
+	return 0
+}
+
+func (x *Job) GetStepsTotal() uint64 {
+	if x != nil {
+		return x.StepsTotal
+	}
+	return 0
+}
+
+func (x *Job) GetBytesDone() int64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *Job) GetBytesTotal() int64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
+func (x *Job) GetCursor() []byte {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
+func (x *Job) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Job) GetCreatedUnixNano() int64 {
+	if x != nil {
+		return x.CreatedUnixNano
+	}
+	return 0
+}
+
+func (x *Job) GetUpdatedUnixNano() int64 {
+	if x != nil {
+		return x.UpdatedUnixNano
+	}
+	return 0
+}
+
+type Lease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Owner         []byte                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"` // empty for nobody
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Incarnation   uint64                 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	MoveTo        []byte                 `protobuf:"bytes,5,opt,name=move_to,json=moveTo,proto3" json:"move_to,omitempty"`
+	SinceUnixNano int64                  `protobuf:"varint,6,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Lease) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *Lease) GetOwner() []byte {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *Lease) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Lease) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *Lease) GetMoveTo() []byte {
+	if x != nil {
+		return x.MoveTo
+	}
+	return nil
+}
+
+func (x *Lease) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+type Reservation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Blob          []byte                 `protobuf:"bytes,3,opt,name=blob,proto3" json:"blob,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reservation) Reset() {
+	*x = Reservation{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reservation) ProtoMessage() {}
+
+func (x *Reservation) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
+func (*Reservation) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Reservation) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *Reservation) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Reservation) GetBlob() []byte {
+	if x != nil {
+		return x.Blob
+	}
+	return nil
+}
+
+// Revoked is a certificate of a node that was removed.
+type Revoked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          []byte                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Serial        string                 `protobuf:"bytes,3,opt,name=serial,proto3" json:"serial,omitempty"`
+	TimeUnixNano  int64                  `protobuf:"varint,4,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revoked) Reset() {
+	*x = Revoked{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revoked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revoked) ProtoMessage() {}
+
+func (x *Revoked) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
+func (*Revoked) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Revoked) GetNode() []byte {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Revoked) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Revoked) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Revoked) GetTimeUnixNano() int64 {
+	if x != nil {
+		return x.TimeUnixNano
+	}
+	return 0
+}
+
+type Authority struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterName   string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	SealedKey     []byte                 `protobuf:"bytes,2,opt,name=sealed_key,json=sealedKey,proto3" json:"sealed_key,omitempty"`
+	BundlePem     []byte                 `protobuf:"bytes,3,opt,name=bundle_pem,json=bundlePem,proto3" json:"bundle_pem,omitempty"`
+	Revision      uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authority) Reset() {
+	*x = Authority{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority) ProtoMessage() {}
+
+func (x *Authority) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority.ProtoReflect.Descriptor instead.
+func (*Authority) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Authority) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *Authority) GetSealedKey() []byte {
+	if x != nil {
+		return x.SealedKey
+	}
+	return nil
+}
+
+func (x *Authority) GetBundlePem() []byte {
+	if x != nil {
+		return x.BundlePem
+	}
+	return nil
+}
+
+func (x *Authority) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type Pool struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Replicas        uint32                 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	Domain          string                 `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
 	Media           string                 `protobuf:"bytes,5,opt,name=media,proto3" json:"media,omitempty"`
 	CreatedUnixNano int64                  `protobuf:"varint,6,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	EcData          uint32                 `protobuf:"varint,7,opt,name=ec_data,json=ecData,proto3" json:"ec_data,omitempty"`
+	EcParity        uint32                 `protobuf:"varint,8,opt,name=ec_parity,json=ecParity,proto3" json:"ec_parity,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +3780,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +3793,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Pool) GetId() []byte {
@@ -1692,6 +3817,13 @@ func (x *Pool) GetReplicas() uint32 {
 	return 0
 }
 
+func (x *Pool) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
 func (x *Pool) GetMedia() string {
 	if x != nil {
 		return x.Media
@@ -1702,6 +3834,20 @@ func (x *Pool) GetMedia() string {
 func (x *Pool) GetCreatedUnixNano() int64 {
 	if x != nil {
 		return x.CreatedUnixNano
+	}
+	return 0
+}
+
+func (x *Pool) GetEcData() uint32 {
+	if x != nil {
+		return x.EcData
+	}
+	return 0
+}
+
+func (x *Pool) GetEcParity() uint32 {
+	if x != nil {
+		return x.EcParity
 	}
 	return 0
 }
@@ -1717,13 +3863,14 @@ type Volume struct {
 	Retired         bool                   `protobuf:"varint,7,opt,name=retired,proto3" json:"retired,omitempty"`
 	CreatedUnixNano int64                  `protobuf:"varint,8,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
 	Protection      string                 `protobuf:"bytes,9,opt,name=protection,proto3" json:"protection,omitempty"`
+	Home            []byte                 `protobuf:"bytes,10,opt,name=home,proto3" json:"home,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +3882,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +3895,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Volume) GetId() []byte {
@@ -1814,6 +3961,13 @@ func (x *Volume) GetProtection() string {
 	return ""
 }
 
+func (x *Volume) GetHome() []byte {
+	if x != nil {
+		return x.Home
+	}
+	return nil
+}
+
 type Host struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1832,7 +3986,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +3998,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +4011,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Host) GetId() []byte {
@@ -1935,7 +4089,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +4101,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +4114,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -1989,13 +4143,17 @@ type Disk struct {
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Path            string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	CreatedUnixNano int64                  `protobuf:"varint,3,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	Node            []byte                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	CapacityBytes   int64                  `protobuf:"varint,5,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
+	State           string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"` // empty for active
+	Reason          string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[23]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +4165,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[23]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +4178,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Disk) GetId() []byte {
@@ -2044,6 +4202,34 @@ func (x *Disk) GetCreatedUnixNano() int64 {
 	return 0
 }
 
+func (x *Disk) GetNode() []byte {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Disk) GetCapacityBytes() int64 {
+	if x != nil {
+		return x.CapacityBytes
+	}
+	return 0
+}
+
+func (x *Disk) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Disk) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Audit struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Revision     uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -2061,7 +4247,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[24]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +4259,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[24]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +4272,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -2159,7 +4345,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[25]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +4357,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[25]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +4370,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -2219,7 +4405,7 @@ var File_catalogpb_catalog_proto protoreflect.FileDescriptor
 
 const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xc1\b\n" +
+	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xce\x11\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -2246,7 +4432,30 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\funmap_volume\x18\x14 \x01(\v2\x1e.blockd.catalog.v1.UnmapVolumeH\x00R\vunmapVolume\x12F\n" +
 	"\rregister_disk\x18\x15 \x01(\v2\x1f.blockd.catalog.v1.RegisterDiskH\x00R\fregisterDisk\x12I\n" +
 	"\x0eprotect_volume\x18\x16 \x01(\v2 .blockd.catalog.v1.ProtectVolumeH\x00R\rprotectVolume\x123\n" +
-	"\x06import\x18\x17 \x01(\v2\x19.blockd.catalog.v1.ImportH\x00R\x06importB\x06\n" +
+	"\x06import\x18\x17 \x01(\v2\x19.blockd.catalog.v1.ImportH\x00R\x06import\x127\n" +
+	"\bput_node\x18\x18 \x01(\v2\x1a.blockd.catalog.v1.PutNodeH\x00R\aputNode\x12=\n" +
+	"\n" +
+	"admit_node\x18\x19 \x01(\v2\x1c.blockd.catalog.v1.AdmitNodeH\x00R\tadmitNode\x12J\n" +
+	"\x0fset_node_labels\x18\x1a \x01(\v2 .blockd.catalog.v1.SetNodeLabelsH\x00R\rsetNodeLabels\x12G\n" +
+	"\x0eset_node_state\x18\x1b \x01(\v2\x1f.blockd.catalog.v1.SetNodeStateH\x00R\fsetNodeState\x12@\n" +
+	"\vremove_node\x18\x1c \x01(\v2\x1d.blockd.catalog.v1.RemoveNodeH\x00R\n" +
+	"removeNode\x12G\n" +
+	"\x0eset_disk_state\x18\x1d \x01(\v2\x1f.blockd.catalog.v1.SetDiskStateH\x00R\fsetDiskState\x12@\n" +
+	"\vremove_disk\x18\x1e \x01(\v2\x1d.blockd.catalog.v1.RemoveDiskH\x00R\n" +
+	"removeDisk\x12C\n" +
+	"\fcreate_token\x18\x1f \x01(\v2\x1e.blockd.catalog.v1.CreateTokenH\x00R\vcreateToken\x12C\n" +
+	"\fexpire_token\x18  \x01(\v2\x1e.blockd.catalog.v1.ExpireTokenH\x00R\vexpireToken\x12=\n" +
+	"\n" +
+	"create_job\x18! \x01(\v2\x1c.blockd.catalog.v1.CreateJobH\x00R\tcreateJob\x12C\n" +
+	"\fprogress_job\x18\" \x01(\v2\x1e.blockd.catalog.v1.ProgressJobH\x00R\vprogressJob\x12D\n" +
+	"\rset_job_state\x18# \x01(\v2\x1e.blockd.catalog.v1.SetJobStateH\x00R\vsetJobState\x12@\n" +
+	"\vgrant_lease\x18$ \x01(\v2\x1d.blockd.catalog.v1.GrantLeaseH\x00R\n" +
+	"grantLease\x12F\n" +
+	"\rrelease_lease\x18% \x01(\v2\x1f.blockd.catalog.v1.ReleaseLeaseH\x00R\freleaseLease\x12=\n" +
+	"\n" +
+	"move_lease\x18& \x01(\v2\x1c.blockd.catalog.v1.MoveLeaseH\x00R\tmoveLease\x12L\n" +
+	"\x0fset_reservation\x18' \x01(\v2!.blockd.catalog.v1.SetReservationH\x00R\x0esetReservation\x12F\n" +
+	"\rset_authority\x18( \x01(\v2\x1f.blockd.catalog.v1.SetAuthorityH\x00R\fsetAuthorityB\x06\n" +
 	"\x04kind\"\xcb\x01\n" +
 	"\aOutcome\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x0e\n" +
@@ -2263,13 +4472,16 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12\x10\n" +
 	"\x03iqn\x18\x02 \x01(\tR\x03iqn\x12\x10\n" +
-	"\x03nqn\x18\x03 \x01(\tR\x03nqn\"h\n" +
+	"\x03nqn\x18\x03 \x01(\tR\x03nqn\"\xb0\x01\n" +
 	"\n" +
 	"CreatePool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x14\n" +
-	"\x05media\x18\x05 \x01(\tR\x05mediaJ\x04\b\x04\x10\x05\"\x84\x01\n" +
+	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x16\n" +
+	"\x06domain\x18\x04 \x01(\tR\x06domain\x12\x14\n" +
+	"\x05media\x18\x05 \x01(\tR\x05media\x12\x17\n" +
+	"\aec_data\x18\x06 \x01(\rR\x06ecData\x12\x1b\n" +
+	"\tec_parity\x18\a \x01(\rR\becParity\"\x98\x01\n" +
 	"\fCreateVolume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2277,7 +4489,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x1d\n" +
 	"\n" +
 	"block_size\x18\x04 \x01(\x05R\tblockSize\x12\x12\n" +
-	"\x04pool\x18\x05 \x01(\tR\x04pool\"A\n" +
+	"\x04pool\x18\x05 \x01(\tR\x04pool\x12\x12\n" +
+	"\x04home\x18\x06 \x01(\fR\x04home\"A\n" +
 	"\fResizeVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -2335,10 +4548,101 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04_lun\"9\n" +
 	"\vUnmapVolume\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
-	"\x04host\x18\x02 \x01(\tR\x04host\"2\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\"m\n" +
 	"\fRegisterDisk\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\x80\x04\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\fR\x04node\x12%\n" +
+	"\x0ecapacity_bytes\x18\x04 \x01(\x03R\rcapacityBytes\"\xc1\x01\n" +
+	"\aPutNode\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x120\n" +
+	"\x06labels\x18\x04 \x03(\v2\x18.blockd.catalog.v1.LabelR\x06labels\x12\x14\n" +
+	"\x05roles\x18\x05 \x03(\tR\x05roles\x12\x18\n" +
+	"\arelease\x18\x06 \x01(\tR\arelease\x12\x16\n" +
+	"\x06serial\x18\a \x01(\tR\x06serial\"/\n" +
+	"\x05Label\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"g\n" +
+	"\tAdmitNode\x12.\n" +
+	"\x04node\x18\x01 \x01(\v2\x1a.blockd.catalog.v1.PutNodeR\x04node\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\fR\x05token\x12\x14\n" +
+	"\x05proof\x18\x03 \x01(\fR\x05proof\"U\n" +
+	"\rSetNodeLabels\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x120\n" +
+	"\x06labels\x18\x02 \x03(\v2\x18.blockd.catalog.v1.LabelR\x06labels\"P\n" +
+	"\fSetNodeState\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"6\n" +
+	"\n" +
+	"RemoveNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"L\n" +
+	"\fSetDiskState\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"2\n" +
+	"\n" +
+	"RemoveDisk\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"V\n" +
+	"\vCreateToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\x12!\n" +
+	"\fexpires_unix\x18\x03 \x01(\x03R\vexpiresUnix\"\x1d\n" +
+	"\vExpireToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\"\xa3\x01\n" +
+	"\tCreateJob\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vsteps_total\x18\x05 \x01(\x04R\n" +
+	"stepsTotal\x12\x1f\n" +
+	"\vbytes_total\x18\x06 \x01(\x03R\n" +
+	"bytesTotal\"\xcd\x01\n" +
+	"\vProgressJob\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1d\n" +
+	"\n" +
+	"steps_done\x18\x02 \x01(\x04R\tstepsDone\x12\x1f\n" +
+	"\vsteps_total\x18\x03 \x01(\x04R\n" +
+	"stepsTotal\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\x04 \x01(\x03R\tbytesDone\x12\x1f\n" +
+	"\vbytes_total\x18\x05 \x01(\x03R\n" +
+	"bytesTotal\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06cursor\x18\a \x01(\fR\x06cursor\"K\n" +
+	"\vSetJobState\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"}\n" +
+	"\n" +
+	"GrantLease\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\fR\x04node\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12!\n" +
+	"\fexpect_epoch\x18\x04 \x01(\x04R\vexpectEpoch\"P\n" +
+	"\fReleaseLease\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\fR\x04node\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"7\n" +
+	"\tMoveLease\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"i\n" +
+	"\x0eSetReservation\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12+\n" +
+	"\x11expect_generation\x18\x02 \x01(\x04R\x10expectGeneration\x12\x12\n" +
+	"\x04blob\x18\x03 \x01(\fR\x04blob\"\x98\x01\n" +
+	"\fSetAuthority\x12!\n" +
+	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x1d\n" +
+	"\n" +
+	"sealed_key\x18\x02 \x01(\fR\tsealedKey\x12\x1d\n" +
+	"\n" +
+	"bundle_pem\x18\x03 \x01(\fR\tbundlePem\x12'\n" +
+	"\x0fexpect_revision\x18\x04 \x01(\x04R\x0eexpectRevision\"\xf5\x06\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1d\n" +
@@ -2354,13 +4658,84 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	" \x03(\v2\x18.blockd.catalog.v1.AuditR\x05audit\x123\n" +
 	"\aanswers\x18\v \x03(\v2\x19.blockd.catalog.v1.AnswerR\aanswers\x12-\n" +
 	"\x05disks\x18\f \x03(\v2\x17.blockd.catalog.v1.DiskR\x05disks\x12\x1c\n" +
-	"\timporting\x18\r \x03(\fR\timporting\"\x8e\x01\n" +
+	"\timporting\x18\r \x03(\fR\timporting\x12-\n" +
+	"\x05nodes\x18\x0e \x03(\v2\x17.blockd.catalog.v1.NodeR\x05nodes\x120\n" +
+	"\x06tokens\x18\x0f \x03(\v2\x18.blockd.catalog.v1.TokenR\x06tokens\x12*\n" +
+	"\x04jobs\x18\x10 \x03(\v2\x16.blockd.catalog.v1.JobR\x04jobs\x120\n" +
+	"\x06leases\x18\x11 \x03(\v2\x18.blockd.catalog.v1.LeaseR\x06leases\x12B\n" +
+	"\freservations\x18\x12 \x03(\v2\x1e.blockd.catalog.v1.ReservationR\freservations\x124\n" +
+	"\arevoked\x18\x13 \x03(\v2\x1a.blockd.catalog.v1.RevokedR\arevoked\x12:\n" +
+	"\tauthority\x18\x14 \x01(\v2\x1c.blockd.catalog.v1.AuthorityR\tauthority\"\x98\x02\n" +
+	"\x04Node\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x120\n" +
+	"\x06labels\x18\x04 \x03(\v2\x18.blockd.catalog.v1.LabelR\x06labels\x12\x14\n" +
+	"\x05roles\x18\x05 \x03(\tR\x05roles\x12\x18\n" +
+	"\arelease\x18\x06 \x01(\tR\arelease\x12\x16\n" +
+	"\x06serial\x18\a \x01(\tR\x06serial\x12\x14\n" +
+	"\x05state\x18\b \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12*\n" +
+	"\x11created_unix_nano\x18\n" +
+	" \x01(\x03R\x0fcreatedUnixNano\"i\n" +
+	"\x05Token\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\fR\x05proof\x12!\n" +
+	"\fexpires_unix\x18\x03 \x01(\x03R\vexpiresUnix\x12\x17\n" +
+	"\aused_by\x18\x04 \x01(\fR\x06usedBy\"\xf7\x02\n" +
+	"\x03Job\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"steps_done\x18\x06 \x01(\x04R\tstepsDone\x12\x1f\n" +
+	"\vsteps_total\x18\a \x01(\x04R\n" +
+	"stepsTotal\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\b \x01(\x03R\tbytesDone\x12\x1f\n" +
+	"\vbytes_total\x18\t \x01(\x03R\n" +
+	"bytesTotal\x12\x16\n" +
+	"\x06cursor\x18\n" +
+	" \x01(\fR\x06cursor\x12\x14\n" +
+	"\x05actor\x18\v \x01(\tR\x05actor\x12*\n" +
+	"\x11created_unix_nano\x18\f \x01(\x03R\x0fcreatedUnixNano\x12*\n" +
+	"\x11updated_unix_nano\x18\r \x01(\x03R\x0fupdatedUnixNano\"\xae\x01\n" +
+	"\x05Lease\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\fR\x05owner\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x17\n" +
+	"\amove_to\x18\x05 \x01(\fR\x06moveTo\x12&\n" +
+	"\x0fsince_unix_nano\x18\x06 \x01(\x03R\rsinceUnixNano\"Y\n" +
+	"\vReservation\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04blob\x18\x03 \x01(\fR\x04blob\"o\n" +
+	"\aRevoked\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\fR\x04node\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\tR\x06serial\x12$\n" +
+	"\x0etime_unix_nano\x18\x04 \x01(\x03R\ftimeUnixNano\"\x88\x01\n" +
+	"\tAuthority\x12!\n" +
+	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x1d\n" +
+	"\n" +
+	"sealed_key\x18\x02 \x01(\fR\tsealedKey\x12\x1d\n" +
+	"\n" +
+	"bundle_pem\x18\x03 \x01(\fR\tbundlePem\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\xd6\x01\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x14\n" +
+	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x16\n" +
+	"\x06domain\x18\x04 \x01(\tR\x06domain\x12\x14\n" +
 	"\x05media\x18\x05 \x01(\tR\x05media\x12*\n" +
-	"\x11created_unix_nano\x18\x06 \x01(\x03R\x0fcreatedUnixNanoJ\x04\b\x04\x10\x05\"\xf6\x01\n" +
+	"\x11created_unix_nano\x18\x06 \x01(\x03R\x0fcreatedUnixNano\x12\x17\n" +
+	"\aec_data\x18\a \x01(\rR\x06ecData\x12\x1b\n" +
+	"\tec_parity\x18\b \x01(\rR\becParity\"\x8a\x02\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2374,7 +4749,9 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x11created_unix_nano\x18\b \x01(\x03R\x0fcreatedUnixNano\x12\x1e\n" +
 	"\n" +
 	"protection\x18\t \x01(\tR\n" +
-	"protection\"\xbf\x02\n" +
+	"protection\x12\x12\n" +
+	"\x04home\x18\n" +
+	" \x01(\fR\x04home\"\xbf\x02\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -2389,11 +4766,15 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\aMapping\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\fR\bvolumeId\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\fR\x06hostId\x12\x10\n" +
-	"\x03lun\x18\x03 \x01(\rR\x03lun\"V\n" +
+	"\x03lun\x18\x03 \x01(\rR\x03lun\"\xbf\x01\n" +
 	"\x04Disk\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12*\n" +
-	"\x11created_unix_nano\x18\x03 \x01(\x03R\x0fcreatedUnixNano\"\xdb\x01\n" +
+	"\x11created_unix_nano\x18\x03 \x01(\x03R\x0fcreatedUnixNano\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\fR\x04node\x12%\n" +
+	"\x0ecapacity_bytes\x18\x05 \x01(\x03R\rcapacityBytes\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"\xdb\x01\n" +
 	"\x05Audit\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -2429,35 +4810,60 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalogpb_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_catalogpb_catalog_proto_goTypes = []any{
-	(Refusal)(0),          // 0: blockd.catalog.v1.Refusal
-	(*Command)(nil),       // 1: blockd.catalog.v1.Command
-	(*Outcome)(nil),       // 2: blockd.catalog.v1.Outcome
-	(*Import)(nil),        // 3: blockd.catalog.v1.Import
-	(*Init)(nil),          // 4: blockd.catalog.v1.Init
-	(*CreatePool)(nil),    // 5: blockd.catalog.v1.CreatePool
-	(*CreateVolume)(nil),  // 6: blockd.catalog.v1.CreateVolume
-	(*ResizeVolume)(nil),  // 7: blockd.catalog.v1.ResizeVolume
-	(*ProtectVolume)(nil), // 8: blockd.catalog.v1.ProtectVolume
-	(*RetireVolume)(nil),  // 9: blockd.catalog.v1.RetireVolume
-	(*RemoveVolume)(nil),  // 10: blockd.catalog.v1.RemoveVolume
-	(*Chap)(nil),          // 11: blockd.catalog.v1.Chap
-	(*CreateHost)(nil),    // 12: blockd.catalog.v1.CreateHost
-	(*DhChap)(nil),        // 13: blockd.catalog.v1.DhChap
-	(*UpdateHost)(nil),    // 14: blockd.catalog.v1.UpdateHost
-	(*DeleteHost)(nil),    // 15: blockd.catalog.v1.DeleteHost
-	(*MapVolume)(nil),     // 16: blockd.catalog.v1.MapVolume
-	(*UnmapVolume)(nil),   // 17: blockd.catalog.v1.UnmapVolume
-	(*RegisterDisk)(nil),  // 18: blockd.catalog.v1.RegisterDisk
-	(*Snapshot)(nil),      // 19: blockd.catalog.v1.Snapshot
-	(*Pool)(nil),          // 20: blockd.catalog.v1.Pool
-	(*Volume)(nil),        // 21: blockd.catalog.v1.Volume
-	(*Host)(nil),          // 22: blockd.catalog.v1.Host
-	(*Mapping)(nil),       // 23: blockd.catalog.v1.Mapping
-	(*Disk)(nil),          // 24: blockd.catalog.v1.Disk
-	(*Audit)(nil),         // 25: blockd.catalog.v1.Audit
-	(*Answer)(nil),        // 26: blockd.catalog.v1.Answer
+	(Refusal)(0),           // 0: blockd.catalog.v1.Refusal
+	(*Command)(nil),        // 1: blockd.catalog.v1.Command
+	(*Outcome)(nil),        // 2: blockd.catalog.v1.Outcome
+	(*Import)(nil),         // 3: blockd.catalog.v1.Import
+	(*Init)(nil),           // 4: blockd.catalog.v1.Init
+	(*CreatePool)(nil),     // 5: blockd.catalog.v1.CreatePool
+	(*CreateVolume)(nil),   // 6: blockd.catalog.v1.CreateVolume
+	(*ResizeVolume)(nil),   // 7: blockd.catalog.v1.ResizeVolume
+	(*ProtectVolume)(nil),  // 8: blockd.catalog.v1.ProtectVolume
+	(*RetireVolume)(nil),   // 9: blockd.catalog.v1.RetireVolume
+	(*RemoveVolume)(nil),   // 10: blockd.catalog.v1.RemoveVolume
+	(*Chap)(nil),           // 11: blockd.catalog.v1.Chap
+	(*CreateHost)(nil),     // 12: blockd.catalog.v1.CreateHost
+	(*DhChap)(nil),         // 13: blockd.catalog.v1.DhChap
+	(*UpdateHost)(nil),     // 14: blockd.catalog.v1.UpdateHost
+	(*DeleteHost)(nil),     // 15: blockd.catalog.v1.DeleteHost
+	(*MapVolume)(nil),      // 16: blockd.catalog.v1.MapVolume
+	(*UnmapVolume)(nil),    // 17: blockd.catalog.v1.UnmapVolume
+	(*RegisterDisk)(nil),   // 18: blockd.catalog.v1.RegisterDisk
+	(*PutNode)(nil),        // 19: blockd.catalog.v1.PutNode
+	(*Label)(nil),          // 20: blockd.catalog.v1.Label
+	(*AdmitNode)(nil),      // 21: blockd.catalog.v1.AdmitNode
+	(*SetNodeLabels)(nil),  // 22: blockd.catalog.v1.SetNodeLabels
+	(*SetNodeState)(nil),   // 23: blockd.catalog.v1.SetNodeState
+	(*RemoveNode)(nil),     // 24: blockd.catalog.v1.RemoveNode
+	(*SetDiskState)(nil),   // 25: blockd.catalog.v1.SetDiskState
+	(*RemoveDisk)(nil),     // 26: blockd.catalog.v1.RemoveDisk
+	(*CreateToken)(nil),    // 27: blockd.catalog.v1.CreateToken
+	(*ExpireToken)(nil),    // 28: blockd.catalog.v1.ExpireToken
+	(*CreateJob)(nil),      // 29: blockd.catalog.v1.CreateJob
+	(*ProgressJob)(nil),    // 30: blockd.catalog.v1.ProgressJob
+	(*SetJobState)(nil),    // 31: blockd.catalog.v1.SetJobState
+	(*GrantLease)(nil),     // 32: blockd.catalog.v1.GrantLease
+	(*ReleaseLease)(nil),   // 33: blockd.catalog.v1.ReleaseLease
+	(*MoveLease)(nil),      // 34: blockd.catalog.v1.MoveLease
+	(*SetReservation)(nil), // 35: blockd.catalog.v1.SetReservation
+	(*SetAuthority)(nil),   // 36: blockd.catalog.v1.SetAuthority
+	(*Snapshot)(nil),       // 37: blockd.catalog.v1.Snapshot
+	(*Node)(nil),           // 38: blockd.catalog.v1.Node
+	(*Token)(nil),          // 39: blockd.catalog.v1.Token
+	(*Job)(nil),            // 40: blockd.catalog.v1.Job
+	(*Lease)(nil),          // 41: blockd.catalog.v1.Lease
+	(*Reservation)(nil),    // 42: blockd.catalog.v1.Reservation
+	(*Revoked)(nil),        // 43: blockd.catalog.v1.Revoked
+	(*Authority)(nil),      // 44: blockd.catalog.v1.Authority
+	(*Pool)(nil),           // 45: blockd.catalog.v1.Pool
+	(*Volume)(nil),         // 46: blockd.catalog.v1.Volume
+	(*Host)(nil),           // 47: blockd.catalog.v1.Host
+	(*Mapping)(nil),        // 48: blockd.catalog.v1.Mapping
+	(*Disk)(nil),           // 49: blockd.catalog.v1.Disk
+	(*Audit)(nil),          // 50: blockd.catalog.v1.Audit
+	(*Answer)(nil),         // 51: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
 	4,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
@@ -2474,29 +4880,57 @@ var file_catalogpb_catalog_proto_depIdxs = []int32{
 	18, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
 	8,  // 12: blockd.catalog.v1.Command.protect_volume:type_name -> blockd.catalog.v1.ProtectVolume
 	3,  // 13: blockd.catalog.v1.Command.import:type_name -> blockd.catalog.v1.Import
-	25, // 14: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
-	0,  // 15: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
-	11, // 16: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
-	11, // 17: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	13, // 18: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	11, // 19: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	11, // 20: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	13, // 21: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	20, // 22: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	21, // 23: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	22, // 24: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	23, // 25: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	25, // 26: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	26, // 27: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	24, // 28: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
-	11, // 29: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	11, // 30: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	13, // 31: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	19, // 14: blockd.catalog.v1.Command.put_node:type_name -> blockd.catalog.v1.PutNode
+	21, // 15: blockd.catalog.v1.Command.admit_node:type_name -> blockd.catalog.v1.AdmitNode
+	22, // 16: blockd.catalog.v1.Command.set_node_labels:type_name -> blockd.catalog.v1.SetNodeLabels
+	23, // 17: blockd.catalog.v1.Command.set_node_state:type_name -> blockd.catalog.v1.SetNodeState
+	24, // 18: blockd.catalog.v1.Command.remove_node:type_name -> blockd.catalog.v1.RemoveNode
+	25, // 19: blockd.catalog.v1.Command.set_disk_state:type_name -> blockd.catalog.v1.SetDiskState
+	26, // 20: blockd.catalog.v1.Command.remove_disk:type_name -> blockd.catalog.v1.RemoveDisk
+	27, // 21: blockd.catalog.v1.Command.create_token:type_name -> blockd.catalog.v1.CreateToken
+	28, // 22: blockd.catalog.v1.Command.expire_token:type_name -> blockd.catalog.v1.ExpireToken
+	29, // 23: blockd.catalog.v1.Command.create_job:type_name -> blockd.catalog.v1.CreateJob
+	30, // 24: blockd.catalog.v1.Command.progress_job:type_name -> blockd.catalog.v1.ProgressJob
+	31, // 25: blockd.catalog.v1.Command.set_job_state:type_name -> blockd.catalog.v1.SetJobState
+	32, // 26: blockd.catalog.v1.Command.grant_lease:type_name -> blockd.catalog.v1.GrantLease
+	33, // 27: blockd.catalog.v1.Command.release_lease:type_name -> blockd.catalog.v1.ReleaseLease
+	34, // 28: blockd.catalog.v1.Command.move_lease:type_name -> blockd.catalog.v1.MoveLease
+	35, // 29: blockd.catalog.v1.Command.set_reservation:type_name -> blockd.catalog.v1.SetReservation
+	36, // 30: blockd.catalog.v1.Command.set_authority:type_name -> blockd.catalog.v1.SetAuthority
+	50, // 31: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
+	0,  // 32: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
+	11, // 33: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
+	11, // 34: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	13, // 35: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	11, // 36: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	11, // 37: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	13, // 38: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	20, // 39: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
+	19, // 40: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
+	20, // 41: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
+	45, // 42: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	46, // 43: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	47, // 44: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	48, // 45: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	50, // 46: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	51, // 47: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	49, // 48: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	38, // 49: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
+	39, // 50: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
+	40, // 51: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
+	41, // 52: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
+	42, // 53: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
+	43, // 54: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
+	44, // 55: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
+	20, // 56: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
+	11, // 57: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	11, // 58: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	13, // 59: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -2519,6 +4953,23 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_RegisterDisk)(nil),
 		(*Command_ProtectVolume)(nil),
 		(*Command_Import)(nil),
+		(*Command_PutNode)(nil),
+		(*Command_AdmitNode)(nil),
+		(*Command_SetNodeLabels)(nil),
+		(*Command_SetNodeState)(nil),
+		(*Command_RemoveNode)(nil),
+		(*Command_SetDiskState)(nil),
+		(*Command_RemoveDisk)(nil),
+		(*Command_CreateToken)(nil),
+		(*Command_ExpireToken)(nil),
+		(*Command_CreateJob)(nil),
+		(*Command_ProgressJob)(nil),
+		(*Command_SetJobState)(nil),
+		(*Command_GrantLease)(nil),
+		(*Command_ReleaseLease)(nil),
+		(*Command_MoveLease)(nil),
+		(*Command_SetReservation)(nil),
+		(*Command_SetAuthority)(nil),
 	}
 	file_catalogpb_catalog_proto_msgTypes[13].OneofWrappers = []any{}
 	file_catalogpb_catalog_proto_msgTypes[15].OneofWrappers = []any{}
@@ -2528,7 +4979,7 @@ func file_catalogpb_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,158 @@
+package catalog
+
+// Check returns the number of the first broken invariant of the package
+// comment, or 0.
+func (s *State) Check() int {
+	c := checker{State: s, ids: map[ID]string{}}
+	for _, check := range []func() int{c.pools, c.nodes, c.disks, c.volumes, c.hosts, c.mappings, c.perVolume, c.lists} {
+		if n := check(); n != 0 {
+			return n
+		}
+	}
+	return 0
+}
+
+type checker struct {
+	*State
+	ids map[ID]string // what has the identifier
+}
+
+// fresh reports whether nothing has the identifier yet, and takes it.
+func (c *checker) fresh(id ID, what string) bool {
+	_, taken := c.ids[id]
+	c.ids[id] = what
+	return !taken && !id.IsZero()
+}
+
+// isOr reports whether id is that of one of the kinds, or zero.
+func (c *checker) isOrZero(id ID, kinds ...string) bool {
+	for _, k := range kinds {
+		if c.ids[id] == k {
+			return true
+		}
+	}
+	return id.IsZero()
+}
+
+func (c *checker) pools() int {
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		if !c.fresh(p.ID, "pool") || checkName("pool", p.Name) != nil || i > 0 && c.Pools[i-1].Name >= p.Name {
+			return 1
+		}
+	}
+	return 0
+}
+
+func (c *checker) nodes() int {
+	for i := range c.Nodes {
+		n := &c.Nodes[i]
+		if !c.fresh(n.ID, "node") || checkName("node", n.Name) != nil || i > 0 && c.Nodes[i-1].Name >= n.Name {
+			return 1
+		}
+	}
+	return 0
+}
+
+func (c *checker) disks() int {
+	for i := range c.Disks {
+		if !c.fresh(c.Disks[i].ID, "disk") {
+			return 1
+		}
+		if !c.isOrZero(c.Disks[i].Node, "node") {
+			return 6
+		}
+	}
+	return 0
+}
+
+func (c *checker) volumes() int {
+	luns := map[uint16]bool{}
+	for i := range c.Volumes {
+		v := &c.Volumes[i]
+		if !c.fresh(v.ID, "volume") || checkName("volume", v.Name) != nil || i > 0 && c.Volumes[i-1].Name >= v.Name {
+			return 1
+		}
+		if luns[v.LUN] || v.LUN > LUNMax || c.Pool(v.Pool) == nil {
+			return 2
+		}
+		luns[v.LUN] = true
+		if checkSize(v.SizeBytes) != nil {
+			return 5
+		}
+		if !c.isOrZero(v.Home, "node", "disk") {
+			return 6
+		}
+	}
+	return 0
+}
+
+func (c *checker) hosts() int {
+	names := map[string]bool{}
+	for i := range c.Hosts {
+		h := &c.Hosts[i]
+		if !c.fresh(h.ID, "host") || checkName("host", h.Name) != nil || h.Name == AnyHost || i > 0 && c.Hosts[i-1].Name >= h.Name {
+			return 1
+		}
+		for _, n := range []string{h.IQN, h.NQN} {
+			if n != "" && names[n] {
+				return 1
+			}
+			names[n] = true
+		}
+	}
+	return 0
+}
+
+func (c *checker) mappings() int {
+	retired := map[ID]bool{}
+	for i := range c.Volumes {
+		retired[c.Volumes[i].ID] = c.Volumes[i].Retired
+	}
+	for i, m := range c.Mappings {
+		if c.ids[m.Volume] != "volume" || retired[m.Volume] || !c.isOrZero(m.Host, "host") ||
+			i > 0 && compareMappings(c.Mappings[i-1], m) >= 0 {
+			return 3
+		}
+	}
+	if c.lunClash() {
+		return 4
+	}
+	return 0
+}
+
+func (c *checker) perVolume() int {
+	for id, l := range c.leases.all() {
+		if c.ids[id] != "volume" || l.Volume != id || l.Epoch == 0 || !c.isOrZero(l.Owner, "node") || !c.isOrZero(l.MoveTo, "node") {
+			return 7
+		}
+	}
+	for id, r := range c.reservations.all() {
+		if c.ids[id] != "volume" || r.Volume != id || r.Generation == 0 {
+			return 7
+		}
+	}
+	return 0
+}
+
+func (c *checker) lists() int {
+	live := map[[2]string]bool{}
+	for i := range c.Jobs {
+		j := &c.Jobs[i]
+		what := [2]string{j.Kind, j.Subject}
+		if !c.fresh(j.ID, "job") || !j.Ended() && live[what] {
+			return 8
+		}
+		live[what] = live[what] || !j.Ended()
+	}
+	for i := range c.Tokens {
+		if i > 0 && tokenID(&c.Tokens[i-1]) >= tokenID(&c.Tokens[i]) {
+			return 8
+		}
+	}
+	if len(c.Pools) > PoolsMax || len(c.Nodes) > NodesMax || len(c.Disks) > DisksMax || len(c.Hosts) > HostsMax || len(c.Jobs) > JobsMax ||
+		len(c.Tokens) > TokensMax || len(c.Revoked) > RevokedMax || len(c.Audits) > AuditMax || len(c.answers) > AnswersMax {
+		return 9
+	}
+	return 0
+}

@@ -73,6 +73,12 @@ wire: ## WIRE_SEEDS=10000 simulated networks under the transport between nodes
 	@scripts/need.sh build
 	BLOCKD_WIRE_SEEDS=$(WIRE_SEEDS) $(GO) test -count=1 -run 'TestSeeds$$' -v ./replication/wire
 
+.PHONY: links
+links: ## AF_XDP and UDP links, and nodes on them, in network namespaces; needs root
+	@scripts/need.sh build
+	$(GO) test -p 1 -tags e2e -count=1 -run 'ConformanceEverywhere|Kinds|Full|MTU|NoRoute|Suite' -v \
+	  ./afxdp/xdplink ./afxdp/link/udplink ./replication/wire/endpoint ./tools/blockbench/netbench
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=20s
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh

@@ -48,8 +48,8 @@ phase unit go test ./...
 # Assertions on, under the race detector.
 phase race go test -race -timeout 20m ./...
 phase powercut env CUTS="$CUTS" SEED="$SEED" scripts/powercut.sh
-phase wire env BLOCKD_WIRE_SEEDS="$WIRE_SEEDS" go test -count=1 -run 'TestSeeds$' -v ./replication/wire
-phase links go test -tags e2e -count=1 -run 'ConformanceEverywhere' -v ./afxdp/xdplink
+phase wire make --no-print-directory wire WIRE_SEEDS="$WIRE_SEEDS"
+phase links make --no-print-directory links
 phase conformance go test -tags e2e -count=1 -timeout 20m -v ./testenv/conformance/...
 phase crash go test -tags e2e -count=1 -timeout 10m -v ./tools/blockbench
 phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 30m -v ./testenv/vm ./testenv/vmtest

@@ -16,7 +16,7 @@ type Need uint8
 // may, but for NeedLocal: an administrator elsewhere is not on this machine.
 const (
 	NeedNothing  Need = iota + 1 // the request carries a credential of its own
-	NeedViewer                   // looks
+	NeedViewer                   // looks; so may the other nodes
 	NeedOperator                 // volumes, hosts, mappings, jobs, drains
 	NeedAdmin                    // pools, nodes, tokens, certificates, backups
 	NeedLocal                    // comes through the socket in the data directory
@@ -89,7 +89,7 @@ func (n Need) allows(c Caller) bool {
 	case NeedNothing:
 		return true
 	case NeedViewer:
-		return c.Role >= pki.RoleViewer
+		return c.Role >= pki.RoleViewer || c.Node != ""
 	case NeedOperator:
 		return c.Role >= pki.RoleOperator
 	case NeedAdmin:

@@ -75,7 +75,9 @@ func command() *cobra.Command {
 	root.PersistentFlags().StringVar(&file, "config", "", "TOML file with settings")
 	defaults := daemon.NewConfig()
 	for _, s := range daemon.Settings() {
-		given[s.Name] = root.PersistentFlags().String(s.Name, s.Get(&defaults), s.Usage)
+		value := s.Get(&defaults)
+		given[s.Name] = &value
+		root.PersistentFlags().Var(&flag{text: &value, list: s.List()}, s.Name, s.Usage)
 	}
 	root.AddCommand(
 		&cobra.Command{
@@ -98,4 +100,27 @@ func command() *cobra.Command {
 		},
 	)
 	return root
+}
+
+// flag is a setting's value on the command line. Those of a list that is given
+// several times are joined.
+type flag struct {
+	text  *string
+	list  bool
+	given bool
+}
+
+// String implements pflag.Value.
+func (f *flag) String() string { return *f.text }
+
+// Type implements pflag.Value.
+func (f *flag) Type() string { return "string" }
+
+// Set implements pflag.Value.
+func (f *flag) Set(v string) error {
+	if f.list && f.given {
+		v = *f.text + "," + v
+	}
+	*f.text, f.given = v, true
+	return nil
 }

@@ -47,7 +47,7 @@ func protectCommand(c *catalogpb.ProtectVolume) *catalogpb.Command {
 func (d *Daemon) powerCycled() error {
 	s := d.catalog.State()
 	for i := range s.Volumes {
-		if v := &s.Volumes[i]; v.Protection == catalog.UntilPowerCycle && !v.Retired {
+		if v := &s.Volumes[i]; v.Protection == catalog.UntilPowerCycle && !v.Retired && d.serves(s, v) {
 			if _, err := d.do(nil, protectCommand(&catalogpb.ProtectVolume{Name: v.Name, PowerCycle: true})); err != nil {
 				return err
 			}

@@ -38,13 +38,15 @@ func callerOf[T any](ctx context.Context, req *connect.Request[T], requestID str
 type api struct{ d *Daemon }
 
 func (a api) register(mux *http.ServeMux) {
-	limit := connect.WithHandlerOptions(connect.WithReadMaxBytes(apiReadMax), connect.WithInterceptors(control.Interceptor()))
+	limit := connect.WithHandlerOptions(connect.WithReadMaxBytes(apiReadMax), connect.WithInterceptors(control.Interceptor(), a.atRevision()))
 	mux.Handle(blockdv1connect.NewVolumeServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewPoolServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewHostServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewMappingServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewNodeServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewEventServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewClusterServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewMembershipServiceHandler(a, limit))
 }
 
 // apiError gives an error the code that clients act on.
@@ -64,7 +66,7 @@ func apiError(err error) error {
 
 // change runs a command and waits until the node has become what it says.
 func (a api) change(ctx context.Context, by *caller, cmd *catalogpb.Command) (catalog.Result, error) {
-	res, err := a.d.do(by, cmd)
+	res, err := a.d.doContext(ctx, by, cmd)
 	if err == nil {
 		err = a.d.applied.wait(ctx, res.Revision)
 	}
@@ -120,21 +122,26 @@ func noSuch(what, name string) error {
 	return connect.NewError(connect.CodeNotFound, fmt.Errorf("no %s %q; see `blockctl %s list`", what, name, what))
 }
 
-func (a api) namedVolume(name string) (*blockdv1.Volume, error) {
+func (a api) namedVolume(ctx context.Context, req connect.AnyRequest, name string, revision uint64) (*blockdv1.Volume, error) {
 	s := a.d.catalog.State()
 	v := s.Volume(name)
 	if v == nil {
 		return nil, noSuch("volume", name)
 	}
-	return a.volume(s, v), nil
+	return a.volumeNow(ctx, req, s, v, revision), nil
 }
 
-// servedVolume is namedVolume, and an error when the node could not do what the
-// catalog now says.
-func (a api) servedVolume(name, did string) (*blockdv1.Volume, error) {
-	v, err := a.namedVolume(name)
+// servedVolume is namedVolume, and an error when its node could not do what the
+// catalog says since revision.
+func (a api) servedVolume(ctx context.Context, req connect.AnyRequest, name string, revision uint64, did string) (*blockdv1.Volume, error) {
+	v, err := a.namedVolume(ctx, req, name, revision)
 	if err == nil && v.GetReason() != "" {
-		err = connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is %s in the catalog, but not on this node: %s; it is tried again at the next change and the next start", name, did, v.GetReason()))
+		where := "this node"
+		s := a.d.catalog.State()
+		if cv := s.Volume(name); cv != nil && !a.d.serves(s, cv) {
+			where = "its own"
+		}
+		err = connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is %s in the catalog, but not on %s: %s; it is tried again at the next change and the next start", name, did, where, v.GetReason()))
 	}
 	return v, err
 }
@@ -150,10 +157,11 @@ func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.Cre
 	if cmd.Pool == "" {
 		cmd.Pool = catalog.DefaultPool
 	}
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}}); err != nil {
+	res, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}})
+	if err != nil {
 		return nil, err
 	}
-	v, err := a.servedVolume(m.GetName(), "created")
+	v, err := a.servedVolume(ctx, req, m.GetName(), res.Revision, "created")
 	if err != nil {
 		return nil, err
 	}
@@ -161,18 +169,13 @@ func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.Cre
 }
 
 // ListVolumes implements blockdv1connect.VolumeServiceHandler.
-func (a api) ListVolumes(context.Context, *connect.Request[blockdv1.ListVolumesRequest]) (*connect.Response[blockdv1.ListVolumesResponse], error) {
-	s := a.d.catalog.State()
-	out := &blockdv1.ListVolumesResponse{}
-	for i := range s.Volumes {
-		out.Volumes = append(out.Volumes, a.volume(s, &s.Volumes[i]))
-	}
-	return connect.NewResponse(out), nil
+func (a api) ListVolumes(ctx context.Context, req *connect.Request[blockdv1.ListVolumesRequest]) (*connect.Response[blockdv1.ListVolumesResponse], error) {
+	return connect.NewResponse(&blockdv1.ListVolumesResponse{Volumes: a.volumesNow(ctx, req, a.d.catalog.State())}), nil
 }
 
 // GetVolume implements blockdv1connect.VolumeServiceHandler.
-func (a api) GetVolume(_ context.Context, req *connect.Request[blockdv1.GetVolumeRequest]) (*connect.Response[blockdv1.GetVolumeResponse], error) {
-	v, err := a.namedVolume(req.Msg.GetName())
+func (a api) GetVolume(ctx context.Context, req *connect.Request[blockdv1.GetVolumeRequest]) (*connect.Response[blockdv1.GetVolumeResponse], error) {
+	v, err := a.namedVolume(ctx, req, req.Msg.GetName(), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -182,11 +185,12 @@ func (a api) GetVolume(_ context.Context, req *connect.Request[blockdv1.GetVolum
 // ResizeVolume implements blockdv1connect.VolumeServiceHandler.
 func (a api) ResizeVolume(ctx context.Context, req *connect.Request[blockdv1.ResizeVolumeRequest]) (*connect.Response[blockdv1.ResizeVolumeResponse], error) {
 	m := req.Msg
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_ResizeVolume{
-		ResizeVolume: &catalogpb.ResizeVolume{Name: m.GetName(), SizeBytes: m.GetSizeBytes()}}}); err != nil {
+	res, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_ResizeVolume{
+		ResizeVolume: &catalogpb.ResizeVolume{Name: m.GetName(), SizeBytes: m.GetSizeBytes()}}})
+	if err != nil {
 		return nil, err
 	}
-	v, err := a.servedVolume(m.GetName(), "resized")
+	v, err := a.servedVolume(ctx, req, m.GetName(), res.Revision, "resized")
 	if err != nil {
 		return nil, err
 	}
@@ -200,10 +204,11 @@ func (a api) ProtectVolume(ctx context.Context, req *connect.Request[blockdv1.Pr
 	if cmd.Protection == access.Unprotected.String() {
 		cmd.Protection = string(catalog.Unprotected)
 	}
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), protectCommand(cmd)); err != nil {
+	res, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), protectCommand(cmd))
+	if err != nil {
 		return nil, err
 	}
-	v, err := a.servedVolume(m.GetName(), "protected as asked")
+	v, err := a.servedVolume(ctx, req, m.GetName(), res.Revision, "protected as asked")
 	if err != nil {
 		return nil, err
 	}
@@ -213,10 +218,14 @@ func (a api) ProtectVolume(ctx context.Context, req *connect.Request[blockdv1.Pr
 // DeleteVolume implements blockdv1connect.VolumeServiceHandler.
 func (a api) DeleteVolume(ctx context.Context, req *connect.Request[blockdv1.DeleteVolumeRequest]) (*connect.Response[blockdv1.DeleteVolumeResponse], error) {
 	m := req.Msg
-	v := a.d.catalog.State().Volume(m.GetName())
+	s := a.d.catalog.State()
+	v := s.Volume(m.GetName())
 	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_RetireVolume{
 		RetireVolume: &catalogpb.RetireVolume{Name: m.GetName()}}}); err != nil {
 		return nil, err
+	}
+	if v != nil && !a.d.serves(s, v) && !a.d.gone(ctx, v.ID) {
+		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is gone for its hosts, but the node that has its data has not removed it yet; it does when it is up", m.GetName()))
 	}
 	if v != nil && a.d.catalog.State().VolumeByID(v.ID) != nil {
 		_, reason := a.d.volumeState(v)
@@ -225,33 +234,48 @@ func (a api) DeleteVolume(ctx context.Context, req *connect.Request[blockdv1.Del
 	return connect.NewResponse(&blockdv1.DeleteVolumeResponse{}), nil
 }
 
-func (a api) pool(s *catalog.State, p *catalog.Pool) *blockdv1.Pool {
-	out := &blockdv1.Pool{Name: p.Name, Id: p.ID.String(), Replicas: p.Replicas, Media: string(p.Media), Created: timeText(p.Created)}
-	for i := range s.Volumes {
-		v := &s.Volumes[i]
-		if v.Pool != p.Name {
-			continue
-		}
-		out.Volumes++
-		out.ProvisionedBytes += v.SizeBytes
-		if open, ok := a.d.volumes.get(v.ID); ok && open.dev != nil {
-			used, _ := open.dev.Provisioning()
-			out.UsedBytes += used
+// removedWithin is how long another node may take to remove a volume's data
+// while somebody waits.
+const removedWithin = 5 * time.Second
+
+// gone waits until the catalog has a volume no more, and reports whether that is so.
+func (d *Daemon) gone(ctx context.Context, id catalog.ID) bool {
+	ctx, cancel := context.WithTimeout(ctx, removedWithin)
+	defer cancel()
+	s := d.catalog.State()
+	for s.VolumeByID(id) != nil {
+		var err error
+		if s, err = d.catalog.Wait(ctx, s.Revision); err != nil {
+			return false
 		}
 	}
-	if p.Media == catalog.MediaDisk && a.d.storage != nil {
-		out.CapacityBytes = a.d.storage.store.Stats().CapacityBytes
+	return true
+}
+
+func (a api) pool(s *catalog.State, p *catalog.Pool, volumes []*blockdv1.Volume) *blockdv1.Pool {
+	out := &blockdv1.Pool{Name: p.Name, Id: p.ID.String(), Replicas: p.Replicas, Media: string(p.Media), Created: timeText(p.Created)}
+	for _, v := range volumes {
+		if v.GetPool() == p.Name {
+			out.Volumes++
+			out.ProvisionedBytes += v.GetSizeBytes()
+			out.UsedBytes += v.GetUsedBytes()
+		}
+	}
+	if p.Media == catalog.MediaDisk {
+		for i := range s.Disks {
+			out.CapacityBytes += s.Disks[i].CapacityBytes
+		}
 	}
 	return out
 }
 
-func (a api) namedPool(name string) (*blockdv1.Pool, error) {
+func (a api) namedPool(ctx context.Context, req connect.AnyRequest, name string) (*blockdv1.Pool, error) {
 	s := a.d.catalog.State()
 	p := s.Pool(name)
 	if p == nil {
 		return nil, noSuch("pool", name)
 	}
-	return a.pool(s, p), nil
+	return a.pool(s, p, a.volumesNow(ctx, req, s)), nil
 }
 
 // CreatePool implements blockdv1connect.PoolServiceHandler.
@@ -268,7 +292,7 @@ func (a api) CreatePool(ctx context.Context, req *connect.Request[blockdv1.Creat
 	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreatePool{CreatePool: cmd}}); err != nil {
 		return nil, err
 	}
-	p, err := a.namedPool(m.GetName())
+	p, err := a.namedPool(ctx, req, m.GetName())
 	if err != nil {
 		return nil, err
 	}
@@ -276,18 +300,19 @@ func (a api) CreatePool(ctx context.Context, req *connect.Request[blockdv1.Creat
 }
 
 // ListPools implements blockdv1connect.PoolServiceHandler.
-func (a api) ListPools(context.Context, *connect.Request[blockdv1.ListPoolsRequest]) (*connect.Response[blockdv1.ListPoolsResponse], error) {
+func (a api) ListPools(ctx context.Context, req *connect.Request[blockdv1.ListPoolsRequest]) (*connect.Response[blockdv1.ListPoolsResponse], error) {
 	s := a.d.catalog.State()
 	out := &blockdv1.ListPoolsResponse{}
+	volumes := a.volumesNow(ctx, req, s)
 	for i := range s.Pools {
-		out.Pools = append(out.Pools, a.pool(s, &s.Pools[i]))
+		out.Pools = append(out.Pools, a.pool(s, &s.Pools[i], volumes))
 	}
 	return connect.NewResponse(out), nil
 }
 
 // GetPool implements blockdv1connect.PoolServiceHandler.
-func (a api) GetPool(_ context.Context, req *connect.Request[blockdv1.GetPoolRequest]) (*connect.Response[blockdv1.GetPoolResponse], error) {
-	p, err := a.namedPool(req.Msg.GetName())
+func (a api) GetPool(ctx context.Context, req *connect.Request[blockdv1.GetPoolRequest]) (*connect.Response[blockdv1.GetPoolResponse], error) {
+	p, err := a.namedPool(ctx, req, req.Msg.GetName())
 	if err != nil {
 		return nil, err
 	}

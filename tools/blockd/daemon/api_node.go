@@ -1,13 +1,17 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"connectrpc.com/connect"
 
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/control"
 	"blockd.dev/target/iscsi"
 )
 
@@ -66,33 +70,93 @@ func (d *Daemon) healthy() bool {
 	return true
 }
 
-// ListNodes implements blockdv1connect.NodeServiceHandler.
-func (a api) ListNodes(context.Context, *connect.Request[blockdv1.ListNodesRequest]) (*connect.Response[blockdv1.ListNodesResponse], error) {
-	s := a.d.catalog.State()
-	return connect.NewResponse(&blockdv1.ListNodesResponse{Nodes: []*blockdv1.Node{{
-		Name: a.d.nodeName(), Id: s.ClusterID.String(), Roles: a.d.cfg.Roles, State: a.d.nodeState(), Version: Version(),
+// node is this node.
+func (a api) node(s *catalog.State) *blockdv1.Node {
+	return &blockdv1.Node{
+		Name: a.d.nodeName(), Id: a.d.plane.self.ID, Roles: a.d.cfg.Roles, State: a.d.nodeState(), Version: Version(),
 		Started: timeText(a.d.started), IscsiPortals: a.d.ISCSIAddresses(), ApiAddress: a.d.APIAddress(),
-		Iqn: s.IQN, Nqn: s.NQN, Media: string(a.d.cfg.Media)}}}), nil
+		Iqn: s.IQN, Nqn: s.NQN, Media: string(a.d.cfg.Media)}
 }
 
-// ListDisks implements blockdv1connect.NodeServiceHandler.
-func (a api) ListDisks(context.Context, *connect.Request[blockdv1.ListDisksRequest]) (*connect.Response[blockdv1.ListDisksResponse], error) {
-	out := &blockdv1.ListDisksResponse{}
-	if st := a.d.storage; st != nil {
-		s := st.store.Stats()
-		scrub := st.scrub.get()
-		out.Disks = append(out.Disks, &blockdv1.Disk{Name: "disk0", Path: st.path, State: s.State.String(), Reason: s.Failure,
-			Driver: s.Disk.Driver, Direct: s.Disk.Direct, DriverReason: s.Disk.Reason, CapacityBytes: s.CapacityBytes,
-			UsedBytes: s.UsedBytes, LogBytes: s.LogBytes, LogUsedBytes: s.LogUsedBytes,
-			WriteAmplification: s.WriteAmplification(), Checkpoints: uint64(s.Checkpoints), Uuid: catalog.ID(s.UUID).String(),
-			Scrub: &blockdv1.Scrub{Running: scrub.running, Bytes: scrub.bytes, Errors: scrub.errors, Rounds: scrub.rounds,
-				LastFinished: timeText(scrub.lastFinished), LastError: scrub.lastError}})
+// ListNodes implements blockdv1connect.NodeServiceHandler.
+func (a api) ListNodes(ctx context.Context, req *connect.Request[blockdv1.ListNodesRequest]) (*connect.Response[blockdv1.ListNodesResponse], error) {
+	s := a.d.catalog.State()
+	out := &blockdv1.ListNodesResponse{Nodes: []*blockdv1.Node{a.node(s)}}
+	for _, n := range askAround(ctx, a.d, a.others(s, req), func(ctx context.Context, p *control.Peer) ([]*blockdv1.Node, error) {
+		r, err := blockdv1connect.NewNodeServiceClient(p, p.URL).ListNodes(ctx, connect.NewRequest(&blockdv1.ListNodesRequest{}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetNodes(), nil
+	}) {
+		if n.err != nil {
+			n.value = []*blockdv1.Node{{Name: n.node.Name, Id: n.node.ID.String(), Roles: n.node.Roles, State: "unreachable",
+				Version: n.node.Release, ApiAddress: n.node.Address, Iqn: s.IQN, Nqn: s.NQN}}
+		}
+		out.Nodes = append(out.Nodes, n.value...)
 	}
+	slices.SortFunc(out.Nodes, func(a, b *blockdv1.Node) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	return connect.NewResponse(out), nil
 }
 
+// disks are those of this node.
+func (a api) disks() []*blockdv1.Disk {
+	st := a.d.storage
+	if st == nil {
+		return nil
+	}
+	s := st.store.Stats()
+	scrub := st.scrub.get()
+	return []*blockdv1.Disk{{Name: a.d.diskName(), Path: st.path, State: s.State.String(), Reason: s.Failure,
+		Driver: s.Disk.Driver, Direct: s.Disk.Direct, DriverReason: s.Disk.Reason, CapacityBytes: s.CapacityBytes,
+		UsedBytes: s.UsedBytes, LogBytes: s.LogBytes, LogUsedBytes: s.LogUsedBytes,
+		WriteAmplification: s.WriteAmplification(), Checkpoints: uint64(s.Checkpoints), Uuid: catalog.ID(s.UUID).String(),
+		Scrub: &blockdv1.Scrub{Running: scrub.running, Bytes: scrub.bytes, Errors: scrub.errors, Rounds: scrub.rounds,
+			LastFinished: timeText(scrub.lastFinished), LastError: scrub.lastError}}}
+}
+
+// diskName is what lists call this node's disk.
+func (d *Daemon) diskName() string {
+	if d.plane.creds == nil {
+		return "disk0"
+	}
+	return d.nodeName() + "/disk0"
+}
+
+// ListDisks implements blockdv1connect.NodeServiceHandler.
+func (a api) ListDisks(ctx context.Context, req *connect.Request[blockdv1.ListDisksRequest]) (*connect.Response[blockdv1.ListDisksResponse], error) {
+	s := a.d.catalog.State()
+	out := &blockdv1.ListDisksResponse{Disks: a.disks()}
+	for _, n := range askAround(ctx, a.d, a.others(s, req), func(ctx context.Context, p *control.Peer) ([]*blockdv1.Disk, error) {
+		r, err := blockdv1connect.NewNodeServiceClient(p, p.URL).ListDisks(ctx, connect.NewRequest(&blockdv1.ListDisksRequest{}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetDisks(), nil
+	}) {
+		if n.err != nil {
+			n.value = unheardDisks(s, &n.node, n.err)
+		}
+		out.Disks = append(out.Disks, n.value...)
+	}
+	slices.SortStableFunc(out.Disks, func(a, b *blockdv1.Disk) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	return connect.NewResponse(out), nil
+}
+
+// unheardDisks are a node's disks as the catalog knows them.
+func unheardDisks(s *catalog.State, n *catalog.Node, err error) []*blockdv1.Disk {
+	var out []*blockdv1.Disk
+	for i := range s.Disks {
+		if d := &s.Disks[i]; d.Node == n.ID {
+			out = append(out, &blockdv1.Disk{Name: n.Name + "/disk0", Path: d.Path, State: "unknown", CapacityBytes: d.CapacityBytes,
+				Reason: fmt.Sprintf("node %s does not answer: %v", n.Name, err), Uuid: d.ID.String()})
+		}
+	}
+	return out
+}
+
 // ListSessions implements blockdv1connect.NodeServiceHandler.
-func (a api) ListSessions(context.Context, *connect.Request[blockdv1.ListSessionsRequest]) (*connect.Response[blockdv1.ListSessionsResponse], error) {
+func (a api) ListSessions(ctx context.Context, req *connect.Request[blockdv1.ListSessionsRequest]) (*connect.Response[blockdv1.ListSessionsResponse], error) {
 	s := a.d.catalog.State()
 	out := &blockdv1.ListSessionsResponse{}
 	for _, i := range a.d.sessions() {
@@ -105,12 +169,38 @@ func (a api) ListSessions(context.Context, *connect.Request[blockdv1.ListSession
 		out.Sessions = append(out.Sessions, e)
 	}
 	out.Sessions = append(out.Sessions, a.d.nvmeSessions(s)...)
+	for _, n := range askAround(ctx, a.d, a.others(s, req), func(ctx context.Context, p *control.Peer) ([]*blockdv1.Session, error) {
+		r, err := blockdv1connect.NewNodeServiceClient(p, p.URL).ListSessions(ctx, connect.NewRequest(&blockdv1.ListSessionsRequest{}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetSessions(), nil
+	}) {
+		out.Sessions = append(out.Sessions, n.value...) // those of a silent node end anyway
+	}
 	return connect.NewResponse(out), nil
 }
 
 // Diagnose implements blockdv1connect.NodeServiceHandler.
-func (a api) Diagnose(context.Context, *connect.Request[blockdv1.DiagnoseRequest]) (*connect.Response[blockdv1.DiagnoseResponse], error) {
-	return connect.NewResponse(&blockdv1.DiagnoseResponse{Findings: append(a.d.diagnose(), diagnoseNetwork()...)}), nil
+func (a api) Diagnose(ctx context.Context, req *connect.Request[blockdv1.DiagnoseRequest]) (*connect.Response[blockdv1.DiagnoseResponse], error) {
+	out := append(a.d.diagnose(), diagnoseNetwork()...)
+	for _, n := range askAround(ctx, a.d, a.others(a.d.catalog.State(), req), func(ctx context.Context, p *control.Peer) ([]*blockdv1.Finding, error) {
+		r, err := blockdv1connect.NewNodeServiceClient(p, p.URL).Diagnose(ctx, connect.NewRequest(&blockdv1.DiagnoseRequest{}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetFindings(), nil
+	}) {
+		if n.err != nil {
+			out = append(out, &blockdv1.Finding{Level: string(levelError), Subject: "node " + n.node.Name, Message: fmt.Sprintf("it does not answer: %v", n.err),
+				Advice: "see whether it runs, and whether its address " + n.node.Address + " can be reached from node " + a.d.nodeName()})
+		}
+		for _, f := range n.value {
+			f.Subject = n.node.Name + ": " + f.GetSubject()
+			out = append(out, f)
+		}
+	}
+	return connect.NewResponse(&blockdv1.DiagnoseResponse{Findings: out}), nil
 }
 
 // WatchEvents implements blockdv1connect.EventServiceHandler.

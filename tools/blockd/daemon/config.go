@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -22,22 +23,25 @@ import (
 // Config is how blockd runs. NewConfig has the defaults; each field can be set
 // by flag, BLOCKD_ variable and TOML file under the name in settings.
 type Config struct {
-	Dev           bool          // create and map vol0, and print how to attach it
-	Data          string        // directory of catalog, reservations and disk files
-	Roles         []string      // meta, store, target
-	ISCSI         []string      // portal addresses, host:port
-	NVMe          []string      // NVMe/TCP port addresses, host:port; empty: no NVMe
-	Discovery     []string      // addresses that only the NVMe discovery controller answers on
-	DiscoveryAuth bool          // NVMe hosts with a key must prove it for discovery too
-	API           string        // address of control API, metrics and status page
-	Media         catalog.Media // of the pool called default
-	Disks         []string      // block devices or files; empty means DATA/disk0
-	DiskSize      int64         // bytes of DATA/disk0 when it is made; 0: see diskSizeDefault
-	DiskDriver    string        // io_uring or pread; empty for the best
-	ArenaSize     int64         // bytes of I/O buffers
-	ScrubRate     int64         // bytes per second; 0 switches scrubbing off
-	ScrubInterval time.Duration // from the end of one scrub to the start of the next
-	LogLevel      string        // debug, info, warn or error
+	Dev           bool              // create and map vol0, and print how to attach it
+	Data          string            // directory of catalog, reservations and disk files
+	Roles         []string          // meta, store, target
+	ISCSI         []string          // portal addresses, host:port
+	NVMe          []string          // NVMe/TCP port addresses, host:port; empty: no NVMe
+	Discovery     []string          // addresses that only the NVMe discovery controller answers on
+	DiscoveryAuth bool              // NVMe hosts with a key must prove it for discovery too
+	API           string            // address of control API, metrics and status page
+	Name          string            // of the node; empty: the machine's
+	Labels        map[string]string // of the node when it joins a cluster: host, rack, zone and others
+	Join          string            // token of the cluster to join; ignored once the node belongs to one
+	Media         catalog.Media     // of the pool called default
+	Disks         []string          // block devices or files; empty means DATA/disk0
+	DiskSize      int64             // bytes of DATA/disk0 when it is made; 0: see diskSizeDefault
+	DiskDriver    string            // io_uring or pread; empty for the best
+	ArenaSize     int64             // bytes of I/O buffers
+	ScrubRate     int64             // bytes per second; 0 switches scrubbing off
+	ScrubInterval time.Duration     // from the end of one scrub to the start of the next
+	LogLevel      string            // debug, info, warn or error
 
 	wrapDisk func(disk.Disk) disk.Disk // tests only: goes between disk and store
 }
@@ -69,6 +73,9 @@ type Setting struct {
 	Set   func(*Config, string) error
 	list  bool
 }
+
+// List reports whether the flag may be given several times: the values are joined by commas.
+func (s *Setting) List() bool { return s.list }
 
 // Key is the name in the configuration file.
 func (s *Setting) Key() string { return strings.ReplaceAll(s.Name, "-", "_") }
@@ -113,6 +120,11 @@ func Settings() []Setting {
 			Get: func(c *Config) string { return strconv.FormatBool(c.DiscoveryAuth) },
 			Set: func(c *Config, v string) (err error) { c.DiscoveryAuth, err = strconv.ParseBool(v); return err }},
 		textSetting("api", "address of control API, metrics and status page", func(c *Config) *string { return &c.API }),
+		textSetting("name", "name of this node in its cluster; empty: the machine's", func(c *Config) *string { return &c.Name }),
+		{Name: "label", Usage: "labels of this node when it makes or joins a cluster, such as rack=r1,zone=z1", list: true,
+			Get: func(c *Config) string { return formatLabels(c.Labels) },
+			Set: func(c *Config, v string) (err error) { c.Labels, err = parseLabels(v); return err }},
+		textSetting("join", "token of the cluster to join (blockctl node token); ignored once this node belongs to one", func(c *Config) *string { return &c.Join }),
 		{Name: "media", Usage: "where the default pool keeps data: disk or ram (gone at the end)",
 			Get: func(c *Config) string { return string(c.Media) },
 			Set: func(c *Config, v string) error { c.Media = catalog.Media(v); return nil }},
@@ -172,6 +184,9 @@ type configFile struct {
 	Discovery     any `toml:"discovery"`
 	DiscoveryAuth any `toml:"discovery_auth"`
 	API           any `toml:"api"`
+	Name          any `toml:"name"`
+	Label         any `toml:"label"`
+	Join          any `toml:"join"`
 	Media         any `toml:"media"`
 	Disks         any `toml:"disks"`
 	DiskSize      any `toml:"disk_size"`
@@ -184,7 +199,7 @@ type configFile struct {
 
 func (f *configFile) value(key string, list bool) (*string, error) {
 	v := map[string]any{
-		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "nvme": f.NVMe, "discovery": f.Discovery, "discovery_auth": f.DiscoveryAuth, "api": f.API, "media": f.Media, "disks": f.Disks,
+		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "nvme": f.NVMe, "discovery": f.Discovery, "discovery_auth": f.DiscoveryAuth, "api": f.API, "name": f.Name, "label": f.Label, "join": f.Join, "media": f.Media, "disks": f.Disks,
 		"disk_size": f.DiskSize, "disk_driver": f.DiskDriver, "arena_size": f.ArenaSize, "scrub_rate": f.ScrubRate,
 		"scrub_interval": f.ScrubInterval, "log_level": f.LogLevel,
 	}[key]
@@ -273,7 +288,7 @@ func (c *Config) validate() error {
 	case c.Data == "":
 		return errors.New("data: the directory is missing")
 	case !c.has("meta"):
-		return errors.New("roles: meta is missing, and there is no other node to keep the catalog")
+		return errors.New("roles: meta is missing: every node has a copy of the catalog")
 	case len(c.NVMe) == 0 && len(c.Discovery) > 0:
 		return errors.New("discovery: it tells of NVMe/TCP ports, and there are none: set nvme, or leave discovery empty")
 	case c.has("target") && len(c.ISCSI) == 0:
@@ -297,6 +312,30 @@ func (c *Config) validate() error {
 		return fmt.Errorf("log_level: %q is none of debug, info, warn, error", c.LogLevel)
 	}
 	return nil
+}
+
+// parseLabels reads KEY=VALUE,KEY=VALUE.
+func parseLabels(text string) (map[string]string, error) {
+	var labels map[string]string
+	for _, e := range splitList(text) {
+		k, v, ok := strings.Cut(e, "=")
+		if !ok || k == "" || v == "" {
+			return nil, fmt.Errorf("%q: want KEY=VALUE, such as rack=r1", e)
+		}
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[k] = v
+	}
+	return labels, nil
+}
+
+func formatLabels(labels map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		out = append(out, k+"="+labels[k])
+	}
+	return strings.Join(out, ",")
 }
 
 func checkAddress(a string) error {

@@ -31,6 +31,7 @@ type Daemon struct {
 	started time.Time
 
 	data         *dataDir
+	ownsData     bool // it locked data, and unlocks it
 	plane        plane
 	arena        *arena.Arena
 	catalog      *catalog.Catalog
@@ -42,6 +43,9 @@ type Daemon struct {
 	nvme         nvmeTarget
 	http         *http.Server // nil while the control port is not heard
 	web          http.Handler // what it serves, and the control socket too
+	// renew has the data directory changed and starts the node anew, and returns
+	// what runs then; nil without a control socket.
+	renew func(change func(*dataDir) error) (*Daemon, error)
 
 	events      *eventLog
 	volumes     volumeTable
@@ -60,18 +64,20 @@ type Daemon struct {
 // everything is taken down again. The logger gets what happens; nothing else is
 // printed.
 func Start(cfg Config, log *zap.Logger) (*Daemon, error) {
-	return launch(context.Background(), cfg, log, nil)
+	return launch(context.Background(), cfg, log, nil, nil)
 }
 
 // launch is Start. When the API can be asked, which for a member of a cluster
-// is before a majority was found, answers is told. ctx ends the start, and later the node's work.
-func launch(ctx context.Context, cfg Config, log *zap.Logger, answers func(*Daemon)) (_ *Daemon, err error) {
+// is before a majority was found, answers is told. data is the data directory when it is open already. ctx ends the start, and nothing after it.
+func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, answers func(*Daemon)) (_ *Daemon, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	d := &Daemon{cfg: cfg, log: log, started: time.Now().UTC(), events: newEventLog(log)}
-	ctx, cancel := context.WithCancel(ctx)
+	starting := ctx
+	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
+	defer context.AfterFunc(starting, cancel)()
 	defer func() {
 		if err != nil {
 			sctx, scancel := context.WithTimeout(context.Background(), stopTimeout)
@@ -80,8 +86,11 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, answers func(*Daem
 		}
 	}()
 
-	if d.data, err = openDataDir(cfg.Data); err != nil {
-		return nil, err
+	if d.data = data; data == nil {
+		if d.data, err = openDataDir(cfg.Data); err != nil {
+			return nil, err
+		}
+		d.ownsData = true
 	}
 	if d.arena, err = arena.New(arena.Config{SizeBytes: cfg.ArenaSize}); err != nil {
 		return nil, err
@@ -94,6 +103,9 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, answers func(*Daem
 		answers(d)
 	}
 	if err := d.openCatalog(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.introduce(); err != nil {
 		return nil, err
 	}
 	if err := d.powerCycled(); err != nil {
@@ -183,7 +195,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	if d.arena != nil {
 		errs = append(errs, d.arena.Close())
 	}
-	if d.data != nil {
+	if d.ownsData {
 		errs = append(errs, d.data.close())
 	}
 	return errors.Join(errs...)
@@ -227,7 +239,7 @@ func (d *Daemon) openCatalog(ctx context.Context) error {
 			Id: id[:], Name: catalog.DefaultPool, Replicas: 1, Media: string(d.cfg.Media)}}})
 		return err
 	}
-	if pool.Media != d.cfg.Media {
+	if d.plane.creds == nil && pool.Media != d.cfg.Media {
 		return fmt.Errorf("the pool %q in %s keeps data on %s, and this start says --media %s; start with --media %s, or with another --data",
 			pool.Name, d.data.path, pool.Media, d.cfg.Media, pool.Media)
 	}
@@ -237,7 +249,7 @@ func (d *Daemon) openCatalog(ctx context.Context) error {
 // needsDisk reports whether this node has a disk: it plays the role, and the
 // default pool or a disk in the catalog asks for one.
 func (d *Daemon) needsDisk() bool {
-	return d.cfg.has("store") && (d.cfg.Media == catalog.MediaDisk || len(d.cfg.Disks) > 0 || len(d.catalog.State().Disks) > 0)
+	return d.cfg.has("store") && (d.cfg.Media == catalog.MediaDisk || len(d.cfg.Disks) > 0 || len(d.ownDisks()) > 0)
 }
 
 // newID returns a random identifier, in the form of a version 4 UUID.
@@ -247,20 +259,35 @@ func newID() catalog.ID {
 	return identity.UUID(id)
 }
 
-// do gives the command what is not deterministic and hands it to the catalog.
-// A nil caller is the node itself.
+// commandTimeout bounds how long a change waits for a leader and a majority.
+const commandTimeout = 30 * time.Second
+
+// do is doContext for what the node does by itself.
 func (d *Daemon) do(by *caller, cmd *catalogpb.Command) (catalog.Result, error) {
-	cmd.Version = catalog.CommandVersion
-	cmd.TimeUnixNano = time.Now().UnixNano()
-	cmd.Actor = "blockd"
-	if by != nil {
-		cmd.Actor, cmd.Source, cmd.RequestId = by.actor, by.source, by.requestID
-	}
-	res, err := d.catalog.Do(cmd)
+	return d.doContext(context.Background(), by, cmd)
+}
+
+// doContext gives the command what is not deterministic and hands it to the
+// catalog, for at most commandTimeout. A nil caller is the node itself.
+func (d *Daemon) doContext(ctx context.Context, by *caller, cmd *catalogpb.Command) (catalog.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	d.sign(by, cmd)
+	res, err := d.catalog.DoContext(ctx, cmd)
 	if err == nil && !res.Replayed {
 		d.events.add(levelInfo, res.Audit.Action, res.Audit.Subject, res.Audit.Detail)
 	}
 	return res, err
+}
+
+// sign gives the command its version, its time, and who wants it.
+func (d *Daemon) sign(by *caller, cmd *catalogpb.Command) {
+	cmd.Version = catalog.CommandVersion
+	cmd.TimeUnixNano = time.Now().UnixNano()
+	cmd.Actor, cmd.Source = "blockd", "local"
+	if by != nil {
+		cmd.Actor, cmd.Source, cmd.RequestId = by.actor, by.source, by.requestID
+	}
 }
 
 // listen opens every address, so that a taken one is found before anything is
@@ -383,6 +410,9 @@ func (d *Daemon) iscsiEvent(e iscsi.Event) {
 }
 
 func (d *Daemon) nodeName() string {
+	if d.cfg.Name != "" {
+		return d.cfg.Name
+	}
 	name, err := os.Hostname()
 	if err != nil {
 		return "node"

@@ -46,9 +46,13 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 	}
 
 	s := d.catalog.State()
-	working := 0
+	working, here := 0, 0
 	for i := range s.Volumes {
 		v := &s.Volumes[i]
+		if !d.serves(s, v) {
+			continue
+		}
+		here++
 		switch state, reason := d.volumeState(v); {
 		case state == "online" && reason == "":
 			working++
@@ -59,7 +63,7 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 			add(bad, "volume "+v.Name, "see the disk it is on and `blockctl events`", "%s: %s", state, reason)
 		}
 	}
-	add(ok, "volumes", "", "%d of %d online", working, len(s.Volumes))
+	add(ok, "volumes", "", "%d of %d online", working, here)
 
 	if d.iscsi == nil {
 		add(ok, "iscsi", "", "this node has not the role target")
@@ -67,9 +71,9 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 		add(ok, "iscsi", "", "%d sessions through %v", len(d.sessions()), d.ISCSIAddresses())
 	}
 	d.diagnoseNVMe(add)
-	if host, _, err := net.SplitHostPort(d.APIAddress()); err == nil && !net.ParseIP(host).IsLoopback() {
-		add(warning, "api", "listen on a loopback address (--api 127.0.0.1:7480) or put an authenticating proxy before it",
-			"the control API at %s has no authentication and is open to the network", d.APIAddress())
+	if d.plane.port == nil {
+		add(warning, "api", "make or join a cluster: `blockctl cluster init` or `blockctl node join`, by way of "+d.data.join(fileSocket),
+			"nothing is served at %s, since this node has no certificate", d.APIAddress())
 	} else {
 		add(ok, "api", "", "at %s", d.APIAddress())
 	}

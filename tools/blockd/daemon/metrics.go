@@ -114,7 +114,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		m.counter(c.events, float64(c.d.events.count(lv)), string(lv))
 	}
 	for i := range s.Volumes {
-		c.collectVolume(m, &s.Volumes[i])
+		if c.d.serves(s, &s.Volumes[i]) {
+			c.collectVolume(m, &s.Volumes[i])
+		}
 	}
 	if c.d.iscsi != nil {
 		st := c.d.iscsi.Stats()

@@ -1,13 +1,19 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strings"
+	"unicode"
 
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/control"
 	"blockd.dev/raftmeta/group"
 	"blockd.dev/raftmeta/pki"
 )
@@ -20,7 +26,11 @@ type plane struct {
 	creds *pki.Credentials // nil while the node belongs to no cluster
 	port  *group.Listener  // nil while nothing may be heard, see openPort
 	group *group.Group
+	peers *control.Peers // nil while the node belongs to no cluster
 }
+
+// id is the node's, as the catalog has it.
+func (p *plane) id() catalog.ID { return parseID(p.self.ID) }
 
 // openPlane opens the node's control port and its member of the Raft group.
 // The catalog can be read then, but may be behind: see catchUp.
@@ -46,7 +56,7 @@ func (d *Daemon) openPlane() error {
 		if p.creds, err = pki.NewCredentials(m.Certificate, m.Key, m.Bundle); err != nil {
 			return err
 		}
-		p.keys = m.Keyring
+		p.keys, p.peers = m.Keyring, control.NewPeers(p.creds)
 		if id := p.creds.Self(); id.Node != p.self.ID || id.Cluster != p.self.Cluster {
 			return fmt.Errorf("the certificate in %s is of %s, and %s says node %s of cluster %s; they don't belong together",
 				files.Dir, id, d.data.join(fileNode), p.self.ID, p.self.Cluster)
@@ -122,6 +132,9 @@ func (d *Daemon) catchUp(ctx context.Context) error {
 // closePlane leaves the group for now; a leader hands over first.
 func (d *Daemon) closePlane(ctx context.Context) error {
 	var errs []error
+	if d.plane.peers != nil {
+		d.plane.peers.Close()
+	}
 	if d.plane.group != nil {
 		errs = append(errs, d.plane.group.Stop(ctx))
 	}
@@ -168,4 +181,53 @@ func (d *Daemon) groupEvent(e group.Event) {
 		subject = d.nodeName()
 	}
 	d.events.add(lv, kind, subject, e.String())
+}
+
+// introduce tells the catalog what this node is, if it knows something else.
+func (d *Daemon) introduce() error {
+	p := &d.plane
+	id := p.id()
+	want := &catalogpb.PutNode{Id: id[:], Name: catalogName(d.nodeName()), Address: d.APIAddress(), Labels: labelList(d.cfg.Labels),
+		Roles: slices.Sorted(slices.Values(d.cfg.Roles)), Release: Version()}
+	if p.creds != nil {
+		want.Serial = p.creds.Certificate().SerialNumber.Text(16)
+	}
+	n := d.catalog.State().NodeByID(id)
+	if n != nil && n.Name == want.Name && n.Address == want.Address && slices.Equal(n.Roles, want.Roles) && n.Release == want.Release && n.Serial == want.Serial {
+		return nil
+	}
+	_, err := d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_PutNode{PutNode: want}})
+	return err
+}
+
+// expel ends the membership of nodes that the catalog has no more. Whoever
+// removed one has done so already, unless it was killed in between.
+func (d *Daemon) expel() {
+	if _, leads := d.plane.group.Leads(); !leads || d.plane.creds == nil {
+		return
+	}
+	members := d.plane.group.Stats().Members
+	s := d.catalog.State() // read later: a node is in the catalog before it is a member
+	for _, m := range members {
+		if s.NodeByID(parseID(m.ID)) != nil || m.ID == d.plane.self.ID {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+		err := d.plane.group.Remove(ctx, m.ID)
+		cancel()
+		if err != nil {
+			d.events.add(levelWarning, "node.remove", m.ID, fmt.Sprintf("it is out of the catalog, and could not be taken out of the group: %v", err))
+		}
+	}
+}
+
+// catalogName makes a name for the catalog out of the machine's.
+func catalogName(host string) string {
+	name := strings.TrimLeft(strings.Map(func(r rune) rune {
+		if r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r)) || strings.ContainsRune("._-", r) {
+			return r
+		}
+		return '-'
+	}, host), "._-")
+	return cmp.Or(name[:min(len(name), 63)], "node")
 }

@@ -149,7 +149,7 @@ func (d *Daemon) reconcile(s *catalog.State) {
 	want := map[catalog.ID]bool{}
 	for i := range s.Volumes {
 		v := &s.Volumes[i]
-		if v.Retired {
+		if v.Retired || !d.serves(s, v) {
 			continue
 		}
 		want[v.ID] = true
@@ -175,10 +175,11 @@ func (d *Daemon) reconcile(s *catalog.State) {
 		d.volumes.drop(v.id)
 	}
 	for i := range s.Volumes {
-		if v := &s.Volumes[i]; v.Retired {
+		if v := &s.Volumes[i]; v.Retired && d.serves(s, v) {
 			d.removeVolume(s, v)
 		}
 	}
+	d.expel()
 	d.applied.set(s.Revision)
 }
 

@@ -22,23 +22,18 @@ const blockSizeDefault = 512
 // and stops it when a signal arrives. A second signal ends the process at once,
 // as kill -9 would.
 func Run(cfg Config, stdout io.Writer, log *zap.Logger, signals <-chan os.Signal) error {
-	d, err := Start(cfg, log)
-	if err != nil {
-		return err
-	}
-	if cfg.Dev {
-		err = d.PrintGuide(stdout)
-	}
-	if err == nil {
-		_, err = fmt.Fprintln(stdout, "blockd ready")
-	}
-	if err == nil {
-		sig := <-signals
-		d.events.add(levelInfo, "node.stop", d.nodeName(), fmt.Sprintf("stopping on %v", sig))
-	}
-	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	first, done := make(chan os.Signal, 1), make(chan struct{})
 	defer close(done)
 	go func() {
+		select {
+		case sig := <-signals:
+			first <- sig
+			cancel() // a start that waits for other nodes
+		case <-done:
+			return
+		}
 		select {
 		case sig := <-signals:
 			log.Error("stopping at once", zap.String("event", "node.kill"), zap.Stringer("signal", sig))
@@ -46,9 +41,31 @@ func Run(cfg Config, stdout io.Writer, log *zap.Logger, signals <-chan os.Signal
 		case <-done:
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	if serr := d.Stop(ctx); err == nil {
+	n, err := StartNode(ctx, cfg, log)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // it was told to stop while it started
+		}
+		return err
+	}
+	if cfg.Dev {
+		err = n.Daemon().PrintGuide(stdout)
+	}
+	if err == nil {
+		_, err = fmt.Fprintln(stdout, "blockd ready")
+	}
+	if err == nil {
+		select {
+		case sig := <-first:
+			if d := n.Daemon(); d != nil {
+				d.events.add(levelInfo, "node.stop", d.nodeName(), fmt.Sprintf("stopping on %v", sig))
+			}
+		case err = <-n.Broken():
+		}
+	}
+	sctx, scancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer scancel()
+	if serr := n.Stop(sctx); err == nil {
 		err = serr
 	}
 	return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -55,7 +56,7 @@ func (d *Daemon) diskPath() (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return path, err
 	}
-	if known := d.catalog.State().Disks; len(known) > 0 {
+	if known := d.ownDisks(); len(known) > 0 {
 		return "", fmt.Errorf("disk %s is not there, and the catalog in %s has volumes on it; bring it back, or name the disk with --disks", path, d.data.path)
 	}
 	size := d.cfg.DiskSize
@@ -84,7 +85,7 @@ func (d *Daemon) diskPath() (string, error) {
 // openStore opens the store on s.disk, formatting a blank disk that no catalog
 // entry speaks against.
 func (d *Daemon) openStore(s *storage) error {
-	known := d.catalog.State().Disks
+	known := d.ownDisks()
 	blank, err := isBlank(s.disk)
 	if err != nil {
 		return err
@@ -115,24 +116,34 @@ func (d *Daemon) openStore(s *storage) error {
 	})
 	st := s.store.Stats()
 	id := catalog.ID(st.UUID)
-	for i := range known {
-		if known[i].ID == id {
-			return nil
-		}
-	}
+	here := slices.IndexFunc(known, func(k catalog.Disk) bool { return k.ID == id })
 	switch {
-	case len(known) > 0:
+	case here >= 0 && known[here].Node == d.plane.id() && known[here].Path == s.path && known[here].CapacityBytes == st.CapacityBytes:
+	case here < 0 && len(known) > 0:
 		err = fmt.Errorf("disk %s is %s, and the catalog in %s has volumes on disk %s (last seen as %s); name that one with --disks", s.path, id, d.data.path, known[0].ID, known[0].Path)
-	case st.Volumes > 0:
+	case here < 0 && st.Volumes > 0:
 		err = fmt.Errorf("disk %s holds %d volumes that the catalog in %s knows nothing of; start with the data directory that it belongs to", s.path, st.Volumes, d.data.path)
 	default:
+		node := d.plane.id()
 		_, err = d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_RegisterDisk{
-			RegisterDisk: &catalogpb.RegisterDisk{Id: id[:], Path: s.path}}})
+			RegisterDisk: &catalogpb.RegisterDisk{Id: id[:], Path: s.path, Node: node[:], CapacityBytes: st.CapacityBytes}}})
 	}
 	if err != nil {
 		return errors.Join(err, s.store.Close())
 	}
 	return nil
+}
+
+// ownDisks are the disks that the catalog knows at this node, and those from
+// before it knew nodes.
+func (d *Daemon) ownDisks() []catalog.Disk {
+	var out []catalog.Disk
+	for _, k := range d.catalog.State().Disks {
+		if k.Node == d.plane.id() || k.Node.IsZero() {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 // isBlank reports whether the first and last MiB of a disk are zero.

@@ -1,0 +1,86 @@
+package daemon
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/pki"
+)
+
+// authority opens the cluster's authority, whose key every member can unseal,
+// and returns it with what is trusted.
+func (d *Daemon) authority(s *catalog.State) (*pki.Authority, pki.Bundle, error) {
+	if len(s.Authority.SealedKey) == 0 {
+		return nil, pki.Bundle{}, connect.NewError(connect.CodeFailedPrecondition, errors.New("this node belongs to no cluster, so nobody signs certificates; make one with `blockctl cluster init`"))
+	}
+	text, err := d.plane.keys.Open(catalog.AuthorityLabel, []byte(s.Authority.SealedKey))
+	if err != nil {
+		return nil, pki.Bundle{}, fmt.Errorf("the authority's key: %w", err)
+	}
+	ca, err := pki.ParseAuthority(d.plane.self.Cluster, text)
+	if err != nil {
+		return nil, pki.Bundle{}, err
+	}
+	bundle, err := pki.ParseBundle([]byte(s.Authority.BundlePEM))
+	return ca, bundle, err
+}
+
+// makeAuthority gives the cluster its authority and its name. A node that was
+// killed while it made a cluster finds the authority that it made then.
+func (d *Daemon) makeAuthority(ctx context.Context, by *caller, name string) (*pki.Authority, pki.Bundle, error) {
+	s := d.catalog.State()
+	if len(s.Authority.SealedKey) > 0 {
+		return d.authority(s)
+	}
+	ca, err := pki.NewAuthority(d.plane.self.Cluster, time.Now())
+	if err != nil {
+		return nil, pki.Bundle{}, err
+	}
+	text, err := ca.Marshal()
+	if err != nil {
+		return nil, pki.Bundle{}, err
+	}
+	sealed, err := d.plane.keys.Seal(catalog.AuthorityLabel, text)
+	if err != nil {
+		return nil, pki.Bundle{}, err
+	}
+	bundle := pki.NewBundle(ca.Certificate())
+	_, err = d.doContext(ctx, by, &catalogpb.Command{Kind: &catalogpb.Command_SetAuthority{SetAuthority: &catalogpb.SetAuthority{
+		ClusterName: name, SealedKey: sealed, BundlePem: bundle.PEM(), ExpectRevision: s.Authority.Revision}}})
+	return ca, bundle, err
+}
+
+// issue makes a key for id and has it signed.
+func issue(ca *pki.Authority, id pki.Identity, life time.Duration) (*x509.Certificate, ed25519.PrivateKey, error) {
+	key, csr, err := pki.NewRequest(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := ca.Sign(csr, id, time.Now(), life)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	return cert, key, err
+}
+
+func certificatePEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func keyPEM(key ed25519.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}

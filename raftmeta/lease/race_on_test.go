@@ -3,4 +3,4 @@
 package lease
 
 // modelSeeds is how many clusters TestModel simulates; the race detector is slow.
-const modelSeeds = 1_000
+const modelSeeds = 300

@@ -16,19 +16,32 @@ import (
 type Sum [4]uint64 // least significant first
 
 // Add returns the hash of the set with the element whose SHA-256 is h.
-func (s Sum) Add(h [32]byte) Sum {
+func (s Sum) Add(h [32]byte) Sum { return s.Plus(fromBytes(h)) }
+
+// Sub returns the hash of the set without the element whose SHA-256 is h.
+func (s Sum) Sub(h [32]byte) Sum { return s.Minus(fromBytes(h)) }
+
+// Plus returns the hash of the union of two sets that have no element in common.
+func (s Sum) Plus(o Sum) Sum {
 	var carry uint64
 	for i := range s {
-		s[i], carry = bits.Add64(s[i], binary.LittleEndian.Uint64(h[8*i:]), carry)
+		s[i], carry = bits.Add64(s[i], o[i], carry)
 	}
 	return s
 }
 
-// Sub returns the hash of the set without the element whose SHA-256 is h.
-func (s Sum) Sub(h [32]byte) Sum {
+// Minus returns the hash of the set without the elements of o, all of which it has.
+func (s Sum) Minus(o Sum) Sum {
 	var borrow uint64
 	for i := range s {
-		s[i], borrow = bits.Sub64(s[i], binary.LittleEndian.Uint64(h[8*i:]), borrow)
+		s[i], borrow = bits.Sub64(s[i], o[i], borrow)
+	}
+	return s
+}
+
+func fromBytes(h [32]byte) (s Sum) {
+	for i := range s {
+		s[i] = binary.LittleEndian.Uint64(h[8*i:])
 	}
 	return s
 }

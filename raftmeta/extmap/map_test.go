@@ -1,0 +1,371 @@
+package extmap
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// racks puts two disks into each domain; only disks 1 to n exist.
+type racks struct{ n Disk }
+
+func (r racks) Domain(d Disk) (uint32, bool) { return uint32(d-1) / 2, d >= 1 && d <= r.n }
+
+// shadow is the map as one would write it without a thought to size.
+type shadow map[VolumeID]*shadowVolume
+
+type shadowVolume struct {
+	extents []Extent
+	sync    map[Disk]SyncState
+}
+
+// Whatever is done, the map says what the simple model says, older maps stay
+// as they were, refusals change nothing, and each map survives being written.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m, topo, model := Map{}, racks{30}, shadow{}
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			before, hash := dump(m), m.Hash()
+			next, err := step(t, m, topo, model)
+			if dump(m) != before || m.Hash() != hash {
+				t.Fatal("an older map changed")
+			}
+			if err != nil && (next.Hash() != hash || dump(next) != before) {
+				t.Fatalf("refused with %v, and changed", err)
+			}
+			m = next
+			compare(t, m, model)
+		}
+		roundTrip(t, m)
+	})
+}
+
+func step(t *rapid.T, m Map, topo racks, model shadow) (Map, error) {
+	id := VolumeID{rapid.ByteRange(1, 3).Draw(t, "volume")}
+	v := model[id]
+	index := uint32(rapid.IntRange(0, 700).Draw(t, "extent"))
+	d := Disk(rapid.IntRange(1, 30).Draw(t, "disk"))
+	what := rapid.SampledFrom([]string{"create", "allocate", "allocate", "free", "move", "move", "finish", "cancel", "sync", "sync", "delete", "grow"}).Draw(t, "what")
+	if v == nil {
+		next, err := m.Create(id, anyPolicy(t), index)
+		if err == nil {
+			model[id] = &shadowVolume{make([]Extent, index), map[Disk]SyncState{}}
+		}
+		return next, err
+	}
+	moves := slices.Collect(m.Volume(id).Moves())
+	switch what {
+	case "create":
+		next, err := m.Create(id, Policy{Replicas: 1}, 1)
+		if !errors.Is(err, ErrExists) {
+			t.Fatalf("created twice: %v", err)
+		}
+		return next, err
+	case "grow":
+		next, err := m.Grow(id, index)
+		if err == nil {
+			v.extents = append(v.extents, make([]Extent, int(index)-len(v.extents))...)
+		}
+		return next, err
+	case "delete":
+		delete(model, id)
+		return m.Delete(id)
+	case "allocate":
+		return modelAllocate(t, m, topo, id, v, index)
+	case "free":
+		n := uint32(rapid.IntRange(0, 5).Draw(t, "n"))
+		next, err := m.Free(id, index, n)
+		for i := index; err == nil && i < index+n; i++ {
+			if e := &v.extents[i]; e.Disks != nil {
+				e.Disks, e.Generation = nil, e.Generation+1
+			}
+		}
+		return next, err
+	case "move":
+		if int(index) >= len(v.extents) || v.extents[index].Disks == nil {
+			index = 0
+		}
+		move := Move{index, d, Disk(rapid.IntRange(1, 30).Draw(t, "to"))}
+		if int(index) < len(v.extents) && v.extents[index].Disks != nil {
+			move.From = v.extents[index].Disks[0]
+		}
+		next, err := m.StartMoves(id, []Move{move}, topo)
+		if err == nil {
+			v.extents[index].From, v.extents[index].To = move.From, move.To
+		}
+		return next, err
+	case "finish", "cancel":
+		if len(moves) == 0 {
+			return m, nil
+		}
+		move := rapid.SampledFrom(moves).Draw(t, "move")
+		e := &v.extents[move.Extent]
+		if what == "cancel" {
+			e.From, e.To = 0, 0
+			return m.CancelMoves(id, []Move{move})
+		}
+		next, err := m.FinishMoves(id, []Move{move})
+		if err == nil {
+			e.Disks = slices.Clone(e.Disks)
+			e.Disks[slices.Index(e.Disks, move.From)] = move.To
+			e.From, e.To, e.Generation = 0, 0, e.Generation+1
+		} else if v.sync[move.To] == InSync {
+			t.Fatalf("a move to a disk in sync can't be finished: %v", err)
+		}
+		return next, err
+	default:
+		s := SyncState(rapid.IntRange(0, 2).Draw(t, "state"))
+		next, err := m.SetSync(id, Sync{Disk: d, State: s, Epoch: 3, Sequence: 4})
+		if err == nil {
+			v.sync[d] = s
+		}
+		return next, err
+	}
+}
+
+func modelAllocate(t *rapid.T, m Map, topo racks, id VolumeID, v *shadowVolume, index uint32) (Map, error) {
+	width := m.Volume(id).Policy().Width()
+	var sets []Disk
+	n := rapid.IntRange(1, 4).Draw(t, "n")
+	for range n {
+		perm := rapid.Permutation([]Disk{1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29}).Draw(t, "disks")
+		set := slices.Clone(perm[:width])
+		if rapid.IntRange(0, 9).Draw(t, "spoil") == 0 {
+			set[0] = set[width-1] + 1 // a neighbour in the rack, or nothing with one copy
+		}
+		sets = append(sets, set...)
+	}
+	next, err := m.Allocate(id, index, sets, topo)
+	for i := 0; err == nil && i < n; i++ {
+		e := &v.extents[int(index)+i]
+		if e.Disks != nil {
+			t.Fatal("allocated twice")
+		}
+		e.Disks, e.Generation = sets[i*width:(i+1)*width], e.Generation+1
+	}
+	return next, err
+}
+
+// compare checks m against the model, and the invariants.
+func compare(t *rapid.T, m Map, model shadow) {
+	used := map[Disk]uint32{}
+	n := 0
+	for id, v := range m.Volumes() {
+		n++
+		w := model[id]
+		if int(v.Layout().Extents()) != len(w.extents) {
+			t.Fatalf("%d extents, want %d", v.Layout().Extents(), len(w.extents))
+		}
+		allocated := uint32(0)
+		for i, want := range w.extents {
+			got, ok := v.Extent(uint32(i))
+			if ok != (want.Disks != nil) || got.Generation != want.Generation || got.From != want.From || got.To != want.To || ok && !slices.Equal(got.Disks, want.Disks) {
+				t.Fatalf("extent %d is %+v, want %+v", i, got, want)
+			}
+			if !ok {
+				continue
+			}
+			allocated++
+			good := 0
+			domains := map[uint32]bool{}
+			for _, d := range want.Disks {
+				used[d]++
+				domains[uint32(d-1)/2] = true
+				if w.sync[d] == InSync {
+					good++
+				}
+			}
+			if want.To != 0 {
+				used[want.To]++
+			}
+			if good < v.Policy().Needed() || len(domains) != len(want.Disks) {
+				t.Fatalf("extent %d on %d: %d in sync, %d domains", i, want.Disks, good, len(domains))
+			}
+		}
+		for d := Disk(1); d <= 30; d++ {
+			if v.Sync(d).State != w.sync[d] {
+				t.Fatalf("disk %d is %s, want %s", d, v.Sync(d).State, w.sync[d])
+			}
+		}
+		if allocated != v.Allocated() {
+			t.Fatalf("Allocated is %d, want %d", v.Allocated(), allocated)
+		}
+	}
+	if n != len(model) {
+		t.Fatalf("%d volumes, want %d", n, len(model))
+	}
+	for d := Disk(0); d <= 31; d++ {
+		if m.Used(d) != used[d] {
+			t.Fatalf("disk %d is used %d times, want %d", d, m.Used(d), used[d])
+		}
+	}
+}
+
+func dump(m Map) string {
+	var b bytes.Buffer
+	if _, err := m.WriteTo(&b); err != nil {
+		panic(err)
+	}
+	return b.String()
+}
+
+func roundTrip(t *rapid.T, m Map) {
+	written := dump(m)
+	r := bytes.NewReader([]byte(written + "more"))
+	back, err := Read(r)
+	if err != nil || r.Len() != len("more") {
+		t.Fatalf("%d bytes left: %v", r.Len(), err)
+	}
+	if back.Hash() != m.Hash() || dump(back) != written || !slices.Equal(back.used, m.used) {
+		t.Fatal("what was read is not what was written")
+	}
+}
+
+// The last disk that has an extent in sync is never called out of sync.
+func TestTheLastCopyStays(t *testing.T) {
+	id := VolumeID{1}
+	m, err := Map{}.Create(id, Policy{Replicas: 2}, 4)
+	for i, set := range [][]Disk{{1, 3}, {5, 7}} {
+		if err == nil {
+			m, err = m.Allocate(id, uint32(i), set, racks{10})
+		}
+	}
+	for _, d := range []Disk{1, 5} { // two out, of different extents
+		if err == nil {
+			m, err = m.SetSync(id, Sync{Disk: d, State: OutOfSync, Epoch: 1})
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.SetSync(id, Sync{Disk: 3, State: OutOfSync, Epoch: 1}); !errors.Is(err, ErrLastCopy) {
+		t.Errorf("the last copy went out of sync: %v", err)
+	}
+	if _, err := m.SetSync(id, Sync{Disk: 1, State: InSync}); !errors.Is(err, ErrNotInSync) {
+		t.Errorf("a disk came back in sync without a rebuild: %v", err)
+	}
+	if _, err := m.Allocate(id, 2, []Disk{1, 9}, racks{10}); !errors.Is(err, ErrNotInSync) {
+		t.Errorf("an extent was placed on a disk that is out of sync: %v", err)
+	}
+}
+
+// OnDisk finds every extent of a disk, however small the steps.
+func TestOnDisk(t *testing.T) {
+	m, want := Map{}, []Ref(nil)
+	for n := byte(1); n <= 3; n++ {
+		id := VolumeID{n}
+		m, _ = m.Create(id, Policy{Replicas: 1}, 600)
+		for i := range uint32(600) {
+			d := Disk(1 + i%7)
+			m, _ = m.Allocate(id, i, []Disk{d}, racks{10})
+			if d == 4 {
+				want = append(want, Ref{id, i})
+			}
+		}
+	}
+	for _, size := range []int{1, 7, 1000} {
+		var got []Ref
+		from, more := Ref{}, true
+		for more {
+			var part []Ref
+			part, from, more = m.OnDisk(4, from, make([]Ref, 0, size))
+			got = append(got, part...)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("in steps of %d: %d extents, want %d", size, len(got), len(want))
+		}
+	}
+}
+
+// One change of a large volume copies a page and a node, not the volume.
+func TestAChangeSharesTheRest(t *testing.T) {
+	m := filled(t, 1<<17, Policy{Replicas: 3})
+	id := VolumeID{1}
+	next, err := m.Free(id, 70_000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared, differ := 0, 0
+	for number, p := range m.Volume(id).pages() {
+		if next.Volume(id).page(number) == p {
+			shared++
+		} else {
+			differ++
+		}
+	}
+	if differ != 1 || shared != 1<<17/pageExtents-1 {
+		t.Errorf("%d pages differ, %d are shared", differ, shared)
+	}
+}
+
+// filled is a map of one volume, all allocated over 1000 disks.
+func filled(t testing.TB, extents uint32, p Policy) Map {
+	t.Helper()
+	id := VolumeID{1}
+	m, err := Map{}.Create(id, p, extents)
+	sets := make([]Disk, 0, BatchMax*p.Width())
+	for first := uint32(0); first < extents && err == nil; first += uint32(len(sets) / p.Width()) {
+		sets = sets[:0]
+		for i := first; i < min(extents, first+4096); i++ {
+			for k := range uint32(p.Width()) {
+				sets = append(sets, Disk(1+2*((i*7+k*131)%500)))
+			}
+		}
+		m, err = m.Allocate(id, first, sets, racks{1001})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestDamageIsFound(t *testing.T) {
+	m := filled(t, 300, Policy{Replicas: 2})
+	m, err := m.SetSync(VolumeID{1}, Sync{Disk: 1, State: OutOfSync, Epoch: 9, Sequence: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := []byte(dump(m))
+	for i := 0; i < len(whole); i += 1 + i/100 {
+		bad := bytes.Clone(whole)
+		bad[i] ^= 4
+		if _, err := Read(bytes.NewReader(bad)); err == nil {
+			t.Errorf("a flipped bit in byte %d was not found", i)
+		}
+		if _, err := Read(bytes.NewReader(whole[:i])); err == nil {
+			t.Errorf("%d of %d bytes were read as a map", i, len(whole))
+		}
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(dump(filled(f, 3, Policy{Replicas: 2}))))
+	f.Add([]byte(dump(filled(f, 2, Policy{Data: 4, Parity: 2}))))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		m, err := Read(bytes.NewReader(in))
+		if err == nil && !bytes.HasPrefix(in, []byte(dump(m))) {
+			t.Fatalf("read %d bytes, wrote others", len(in))
+		}
+	})
+}
+
+func TestBatchesAreBounded(t *testing.T) {
+	m, _ := Map{}.Create(VolumeID{1}, Policy{Replicas: 1}, 1<<20)
+	if _, err := m.Allocate(VolumeID{1}, 0, make([]Disk, BatchMax+1), racks{3}); !errors.Is(err, ErrDisks) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := m.Free(VolumeID{1}, 0, BatchMax+1); !errors.Is(err, ErrExtent) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := m.Free(VolumeID{1}, 1<<32-2, 4); !errors.Is(err, ErrExtent) {
+		t.Errorf("got %v", err)
+	}
+	if got := fmt.Sprint(Policy{Replicas: 3}, Policy{Data: 4, Parity: 2}, Rebuilding); got != "3 copies 4+2 rebuilding" {
+		t.Errorf("words are %s", got)
+	}
+}

@@ -53,6 +53,9 @@ func command() *cobra.Command {
 			return err
 		}
 		cfg.Dev = dev
+		if path := os.Getenv(daemon.DiskFaultsVariable); path != "" {
+			cfg.DiskFaults(path)
+		}
 		log, err := daemon.NewLogger(cfg.LogLevel, os.Stderr)
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 // Command testenv runs the test environments by hand.
 //
 //	testenv vm run SCRIPT     runs a shell script in a VM with real initiators
+//	testenv cluster up        builds a cluster of nodes in network namespaces
 package main
 
 import (
@@ -22,7 +23,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(vmCommand())
+	root.AddCommand(vmCommand(), clusterCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "testenv:", err)
 		os.Exit(1)

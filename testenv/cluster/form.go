@@ -1,0 +1,86 @@
+package cluster
+
+import (
+	"context"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+)
+
+// Client speaks to blockd on a node by its control socket, as an administrator.
+// The address is for generated clients. Close idle connections when done.
+func (c *Cluster) Client(name string) (client *http.Client, address string, err error) {
+	s, err := load(c.dir)
+	if err != nil {
+		return nil, "", err
+	}
+	nodes, err := s.pick([]string{name})
+	if err != nil {
+		return nil, "", err
+	}
+	client, address = nodes[0].client()
+	return client, address, nil
+}
+
+func (p *Place) client() (*http.Client, string) {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		// A socket's path has at most 107 bytes (unix(7)); through the directory's
+		// descriptor it always fits.
+		dir, err := os.Open(p.Data())
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		return new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(p.Socket())))
+	}}}, "http://" + p.Name
+}
+
+// form makes one cluster of the nodes: the first makes it, the others join.
+func (s *state) form(ctx context.Context) error {
+	first := s.nodes()[0]
+	client, address := first.client()
+	defer client.CloseIdleConnections()
+	api := blockdv1connect.NewClusterServiceClient(client, address)
+	made, err := api.InitCluster(ctx, connect.NewRequest(&blockdv1.InitClusterRequest{RequestId: s.Prefix + "-init", Name: s.Prefix}))
+	if err != nil {
+		return fmt.Errorf("cluster: %s makes a cluster: %w", first.Name, err)
+	}
+	bundle := slices.Concat(s.bundleHead(), made.Msg.GetAdminCertificatePem(), made.Msg.GetAdminKeyPem(), made.Msg.GetCaPem())
+	if err := os.WriteFile(filepath.Join(s.Config.Dir, bundleFile), bundle, 0o600); err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	for _, p := range s.nodes()[1:] {
+		token, err := api.CreateJoinToken(ctx, connect.NewRequest(&blockdv1.CreateJoinTokenRequest{RequestId: s.Prefix + "-token-" + p.Name}))
+		if err != nil {
+			return fmt.Errorf("cluster: %s makes a token for %s: %w", first.Name, p.Name, err)
+		}
+		if err := p.join(ctx, token.Msg.GetToken()); err != nil {
+			return fmt.Errorf("cluster: %s joins: %w", p.Name, err)
+		}
+	}
+	s.Formed = true
+	return s.save()
+}
+
+// bundleHead tells blockctl where the nodes are.
+func (s *state) bundleHead() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "BLOCKD CLUSTER", Headers: map[string]string{"Name": s.Prefix, "Addresses": strings.Join(s.apis(), ",")}})
+}
+
+func (p *Place) join(ctx context.Context, token string) error {
+	client, address := p.client()
+	defer client.CloseIdleConnections()
+	_, err := blockdv1connect.NewClusterServiceClient(client, address).JoinCluster(ctx,
+		connect.NewRequest(&blockdv1.JoinClusterRequest{RequestId: p.Namespace + "-join", Token: token}))
+	return err
+}

@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"blockd.dev/blockdev/disk"
+	"blockd.dev/blockdev/disk/faulty"
+)
+
+// DiskFaultsVariable names a file with rules of blockdev/disk/faulty, one per
+// line, by which the node's disk misbehaves. It is for tests of clusters, and
+// no setting: nobody who runs blockd for data has a use for it.
+const DiskFaultsVariable = "BLOCKD_DISK_FAULTS"
+
+// DiskFaults has the node's disk misbehave by the rules in the file path,
+// which may come, change and go while the node runs. A file that can't be read
+// or understood fails every I/O, so that a mistake in it is noticed.
+func (c *Config) DiskFaults(path string) {
+	c.wrapDisk = func(d disk.Disk) disk.Disk {
+		rules := faulty.NewRules(uint64(time.Now().UnixNano()))
+		return &faultedDisk{Disk: faulty.New(d, rules), rules: rules, path: path}
+	}
+}
+
+// faultedDisk looks before every batch whether the rules have changed.
+type faultedDisk struct {
+	*faulty.Disk
+	rules *faulty.Rules
+	path  string
+
+	mu   sync.Mutex
+	last os.FileInfo // of the file that rules is from; nil: there was none
+}
+
+// Submit implements disk.Disk.
+func (d *faultedDisk) Submit(batch []*disk.IO) {
+	d.refresh()
+	d.Disk.Submit(batch)
+}
+
+func (d *faultedDisk) refresh() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now, err := os.Stat(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if d.last != nil {
+			d.rules.Clear()
+			d.last = nil
+		}
+		return
+	}
+	if err == nil && d.last != nil && os.SameFile(now, d.last) && now.ModTime().Equal(d.last.ModTime()) && now.Size() == d.last.Size() {
+		return
+	}
+	rules, rerr := readRules(d.path)
+	if err = errors.Join(err, rerr); err != nil {
+		rules = []faulty.Rule{{Err: syscall.EIO}}
+	}
+	d.rules.Clear()
+	for _, r := range rules {
+		d.rules.Add(r)
+	}
+	d.last = now
+}
+
+func readRules(path string) (rules []faulty.Rule, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		r, err := faulty.Parse(line)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, r)
+	}
+	return rules, nil
+}

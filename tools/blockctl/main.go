@@ -1,5 +1,5 @@
-// Command blockctl administers blockd: volumes, pools, hosts, mappings, and
-// what is going on.
+// Command blockctl administers blockd: volumes, pools, hosts, mappings, the
+// nodes of a cluster, and what is going on.
 package main
 
 import (
@@ -10,8 +10,9 @@ import (
 )
 
 func main() {
-	if err := cli.New().Execute(); err != nil {
+	err := cli.New().Execute()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "blockctl:", cli.Explain(err))
-		os.Exit(1)
 	}
+	os.Exit(cli.ExitCode(err))
 }

@@ -1,22 +1,28 @@
 // Package cli is the command tree of blockctl. It talks to the control API of
-// blockd and prints what it gets as table, JSON or YAML; only `store check`
-// works on a file, without blockd.
+// blockd and prints what it gets as table, JSON or YAML; only `store check`,
+// `doctor network` and `cert show` work without a blockd.
+//
+// # Parts
+//
+//	link      the nodes that may answer, and the way to them: socket, TLS or plain TCP
+//	bundle    a certificate with its key, the authority and addresses, in one file
+//	ask       one call: the time limit, request_id, --dry-run
+//	columns   a table that fits the terminal
+//	errors    which words and which exit code an error gets
+//
+// # Goroutines
+//
+// The package starts none of its own.
 package cli
 
 import (
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
-	"os/user"
+	"slices"
+	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
-
-	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 )
 
 // defaultAPI is where blockd listens unless told otherwise.
@@ -24,39 +30,64 @@ const defaultAPI = "127.0.0.1:7480"
 
 // app is what every command needs.
 type app struct {
-	api     string
-	format  string
+	api     []string // addresses, in the order in which they are tried; empty: the bundle's, or defaultAPI
+	cert    string   // file of the bundle; empty: looked for in its usual place
+	format  string   // one of formats
 	timeout time.Duration
+	dry     bool // --dry-run
+	way     *link
 }
+
+// formats are what -o takes.
+var formats = []string{"table", "wide", "json", "yaml"}
+
+const long = `Administer blockd: its volumes, hosts, nodes and the cluster that they are.
+
+Where it asks: --api, or BLOCKD_API, is HOST:PORT of a node's control port, or
+unix:PATH for the socket in a data directory (DATA/control.sock), which is for
+whoever may open it. With several, separated by commas, the next is asked when one
+does not answer; any node takes any call. The default is the addresses in
+the certificate's file, and without one 127.0.0.1:7480.
+
+Who asks: the nodes of a cluster want a certificate. It is in one file with its
+key, the authority and addresses, as ` + "`cluster init` and `cert issue`" + ` write it:
+--cert, or BLOCKCTL_CERT, or the only *.pem in ~/.config/blockd.
+
+What it prints: a table that fits the terminal, or with -o wide all of it; JSON and
+YAML have names that are only ever added to.
+
+Exit codes:
+  0  done
+  1  refused or failed; the message says why
+  2  the command line is wrong
+  3  no node answered, or none could: asking again later may do
+  4  the certificate is missing, wrong or not enough
+  5  done, and what was looked at is broken (doctor, cluster status, store check)`
 
 // New returns the command tree.
 func New() *cobra.Command {
 	a := &app{}
-	root := &cobra.Command{
-		Use:           "blockctl",
-		Short:         "Administer blockd",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			switch a.format {
-			case "table", "json", "yaml":
-				return nil
-			}
-			return fmt.Errorf("output format %q: want table, json or yaml", a.format)
-		},
+	root := group("blockctl", "Administer blockd", a.volume(), a.pool(), a.host(), a.mapCommand(), a.unmapCommand(), a.mapping(),
+		a.cluster(), a.node(), a.disk(), a.session(), a.certificate(), a.events(), a.audit(), a.doctor(), a.store())
+	root.Long = long
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if !slices.Contains(formats, a.format) {
+			return fmt.Errorf("output format %q: want one of %s", a.format, strings.Join(formats, ", "))
+		}
+		return nil
 	}
-	api := os.Getenv("BLOCKD_API")
-	if api == "" {
-		api = defaultAPI
+	var api []string
+	if env := os.Getenv("BLOCKD_API"); env != "" {
+		api = strings.Split(env, ",")
 	}
-	root.PersistentFlags().StringVar(&a.api, "api", api, "address of blockd's control API; BLOCKD_API sets it too")
-	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, json or yaml")
-	root.PersistentFlags().DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for an answer")
-	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // the flag is registered two lines above
-	}
-	root.AddCommand(a.volume(), a.pool(), a.host(), a.mapCommand(), a.unmapCommand(), a.mapping(), a.node(), a.disk(), a.session(),
-		a.events(), a.audit(), a.doctor(), a.store())
+	f := root.PersistentFlags()
+	f.StringSliceVar(&a.api, "api", api, "addresses to ask, HOST:PORT or unix:PATH, separated by commas; BLOCKD_API sets it too")
+	f.StringVar(&a.cert, "cert", os.Getenv("BLOCKCTL_CERT"), "file with your certificate; BLOCKCTL_CERT sets it too")
+	f.StringVarP(&a.format, "output", "o", "table", strings.Join(formats, ", "))
+	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for an answer")
+	complete(root, "output", formats...)
+	markRuns(root)
 	return root
 }
 
@@ -67,68 +98,16 @@ func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// clients are the services at one address.
-type clients struct {
-	volume  blockdv1connect.VolumeServiceClient
-	pool    blockdv1connect.PoolServiceClient
-	host    blockdv1connect.HostServiceClient
-	mapping blockdv1connect.MappingServiceClient
-	node    blockdv1connect.NodeServiceClient
-	event   blockdv1connect.EventServiceClient
-}
-
-func (a *app) clients() clients {
-	base := "http://" + a.api
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.Proxy = nil // the control API is on this machine or this network
-	transport.DisableKeepAlives = true
-	h := &http.Client{Transport: transport}
-	return clients{
-		volume:  blockdv1connect.NewVolumeServiceClient(h, base),
-		pool:    blockdv1connect.NewPoolServiceClient(h, base),
-		host:    blockdv1connect.NewHostServiceClient(h, base),
-		mapping: blockdv1connect.NewMappingServiceClient(h, base),
-		node:    blockdv1connect.NewNodeServiceClient(h, base),
-		event:   blockdv1connect.NewEventServiceClient(h, base),
+// required marks a flag of c that must be given.
+func required(c *cobra.Command, flag string) {
+	if err := c.MarkFlagRequired(flag); err != nil {
+		panic(err) // no such flag: a mistake in this package
 	}
 }
 
-// request wraps a message with who asks.
-func request[T any](msg *T) *connect.Request[T] {
-	r := connect.NewRequest(msg)
-	r.Header().Set("Blockd-Actor", actor())
-	return r
-}
-
-// actor is the user and machine, for the audit log.
-func actor() string {
-	name := "unknown"
-	if u, err := user.Current(); err == nil {
-		name = u.Username
+// complete gives the shell the values of a flag of c.
+func complete(c *cobra.Command, flag string, values ...string) {
+	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // no such flag: a mistake in this package
 	}
-	if host, err := os.Hostname(); err == nil {
-		name += "@" + host
-	}
-	return name
-}
-
-// requestID makes repeating a request harmless.
-func requestID() string { return rand.Text() }
-
-// Explain puts an error into words for the user.
-func Explain(err error) string {
-	var ce *connect.Error
-	if !errors.As(err, &ce) {
-		return err.Error()
-	}
-	var op *net.OpError
-	switch {
-	case errors.As(err, &op) && op.Op == "dial":
-		return fmt.Sprintf("no blockd answers at %s: %v; start it (blockd), or say where it is with --api or BLOCKD_API", op.Addr, op.Err)
-	case ce.Code() == connect.CodeDeadlineExceeded:
-		return ce.Message() + "; blockd did not answer in time, see its log; --timeout waits longer"
-	case ce.Code() == connect.CodeUnimplemented:
-		return ce.Message() + "; is there a blockd of this version at that address?"
-	}
-	return ce.Message()
 }

@@ -35,19 +35,10 @@ func (a *app) doctorNetwork() *cobra.Command {
 					err = errUnhealthy
 				}
 			}
-			return errors.Join(a.printFindings(cmd, list), err)
+			return errors.Join(printList(a, cmd, list, findingColumns), err)
 		},
 	}
 	c.Flags().StringSliceVar(&interfaces, "interface", nil, "interface that is to carry the wire; more than once for more; default: all that could")
 	c.Flags().StringSliceVar(&peers, "peer", nil, "address of another node, to see whether it can be reached; more than once for more")
 	return c
-}
-
-// printFindings prints what a doctor found.
-func (a *app) printFindings(cmd *cobra.Command, list []findingView) error {
-	t := rows{{"LEVEL", "PART", "FINDING", "ADVICE"}}
-	for _, f := range list {
-		t = append(t, []string{f.Level, f.Subject, f.Message, f.Advice})
-	}
-	return a.print(cmd, list, t)
 }

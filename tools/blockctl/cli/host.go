@@ -95,42 +95,60 @@ func readSecretFile(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, secretFileMax))
 }
 
+// printHost prints the host of an answer, if there was one.
+func (a *app) printHost(cmd *cobra.Command, r interface{ GetHost() *blockdv1.Host }, err error) error {
+	if err != nil {
+		return err
+	}
+	h := viewHost(r.GetHost())
+	return a.print(cmd, h, hostDetail(h))
+}
+
+// hostFlags are what is known of a host.
+type hostFlags struct {
+	iqn, nqn     string
+	chap, mutual chapFlags
+	dhchap       dhchapFlags
+}
+
+func (f *hostFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.iqn, "iqn", "", "its iSCSI initiator name (Linux: /etc/iscsi/initiatorname.iscsi)")
+	c.Flags().StringVar(&f.nqn, "nqn", "", "its NVMe host NQN (Linux: /etc/nvme/hostnqn)")
+	f.chap.add(c, "chap", "user that the host authenticates as")
+	f.mutual.add(c, "mutual-chap", "user that the target authenticates as to the host")
+	f.dhchap.add(c)
+}
+
+// secrets reads the files; what was not given is nil.
+func (f *hostFlags) secrets(cmd *cobra.Command) (chap, mutual *blockdv1.Chap, dhchap *blockdv1.DhChap, err error) {
+	if chap, err = f.chap.read(cmd); err != nil {
+		return nil, nil, nil, err
+	}
+	if mutual, err = f.mutual.read(cmd); err != nil {
+		return nil, nil, nil, err
+	}
+	dhchap, err = f.dhchap.read()
+	return chap, mutual, dhchap, err
+}
+
 func (a *app) hostAdd() *cobra.Command {
-	var iqn, nqn string
-	var chap, mutual chapFlags
-	var dhchap dhchapFlags
+	var f hostFlags
 	c := &cobra.Command{
 		Use:     "add NAME [--iqn IQN] [--nqn NQN]",
 		Short:   "Add a host",
 		Example: "  blockctl host add web1 --iqn iqn.1993-08.org.debian:01:4b2f\n  blockctl host add web2 --iqn iqn.1993-08.org.debian:01:77aa --chap-user web2 --chap-secret-file web2.secret",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m := &blockdv1.CreateHostRequest{RequestId: requestID(), Name: args[0], Iqn: iqn, Nqn: nqn}
-			var err error
-			if m.Chap, err = chap.read(cmd); err != nil {
-				return err
-			}
-			if m.MutualChap, err = mutual.read(cmd); err != nil {
-				return err
-			}
-			if m.Dhchap, err = dhchap.read(); err != nil {
-				return err
-			}
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().host.CreateHost(ctx, request(m))
+			chap, mutual, dhchap, err := f.secrets(cmd)
 			if err != nil {
 				return err
 			}
-			h := viewHost(r.Msg.GetHost())
-			return a.print(cmd, h, hostDetail(h))
+			r, err := ask(a, cmd, a.clients().host.CreateHost, &blockdv1.CreateHostRequest{
+				Name: args[0], Iqn: f.iqn, Nqn: f.nqn, Chap: chap, MutualChap: mutual, Dhchap: dhchap})
+			return a.printHost(cmd, r, err)
 		},
 	}
-	c.Flags().StringVar(&iqn, "iqn", "", "its iSCSI initiator name (Linux: /etc/iscsi/initiatorname.iscsi)")
-	c.Flags().StringVar(&nqn, "nqn", "", "its NVMe host NQN (Linux: /etc/nvme/hostnqn)")
-	chap.add(c, "chap", "user that the host authenticates as")
-	mutual.add(c, "mutual-chap", "user that the target authenticates as to the host")
-	dhchap.add(c)
+	f.add(c)
 	return c
 }
 
@@ -140,17 +158,11 @@ func (a *app) hostList() *cobra.Command {
 		Short: "List the hosts",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().host.ListHosts(ctx, request(&blockdv1.ListHostsRequest{}))
+			r, err := ask(a, cmd, a.clients().host.ListHosts, &blockdv1.ListHostsRequest{})
 			if err != nil {
 				return err
 			}
-			list := make([]hostView, 0, len(r.Msg.GetHosts()))
-			for _, h := range r.Msg.GetHosts() {
-				list = append(list, viewHost(h))
-			}
-			return a.print(cmd, list, hostTable(list))
+			return printList(a, cmd, views(r.GetHosts(), viewHost), hostColumns)
 		},
 	}
 }
@@ -160,47 +172,33 @@ func (a *app) hostShow() *cobra.Command {
 		Use:               "show NAME",
 		Short:             "Show one host",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeHosts,
+		ValidArgsFunction: a.completeArgs(a.hostNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().host.GetHost(ctx, request(&blockdv1.GetHostRequest{Name: args[0]}))
-			if err != nil {
-				return err
-			}
-			h := viewHost(r.Msg.GetHost())
-			return a.print(cmd, h, hostDetail(h))
+			r, err := ask(a, cmd, a.clients().host.GetHost, &blockdv1.GetHostRequest{Name: args[0]})
+			return a.printHost(cmd, r, err)
 		},
 	}
 }
 
 func (a *app) hostSet() *cobra.Command {
-	var iqn, nqn string
-	var chap, mutual chapFlags
-	var dhchap dhchapFlags
+	var f hostFlags
 	var noChap, noMutual, noDHChap bool
 	c := &cobra.Command{
 		Use:               "set NAME",
 		Short:             "Change what is given of a host, and leave the rest",
 		Long:              "Change what is given of a host, and leave the rest. New secrets count from the next login.",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeHosts,
+		ValidArgsFunction: a.completeArgs(a.hostNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m := &blockdv1.UpdateHostRequest{RequestId: requestID(), Name: args[0]}
+			m := &blockdv1.UpdateHostRequest{Name: args[0]}
 			if cmd.Flags().Changed("iqn") {
-				m.Iqn = &iqn
+				m.Iqn = &f.iqn
 			}
 			if cmd.Flags().Changed("nqn") {
-				m.Nqn = &nqn
+				m.Nqn = &f.nqn
 			}
 			var err error
-			if m.Chap, err = chap.read(cmd); err != nil {
-				return err
-			}
-			if m.MutualChap, err = mutual.read(cmd); err != nil {
-				return err
-			}
-			if m.Dhchap, err = dhchap.read(); err != nil {
+			if m.Chap, m.MutualChap, m.Dhchap, err = f.secrets(cmd); err != nil {
 				return err
 			}
 			if noDHChap {
@@ -212,21 +210,11 @@ func (a *app) hostSet() *cobra.Command {
 			if noChap {
 				m.Chap = &blockdv1.Chap{}
 			}
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().host.UpdateHost(ctx, request(m))
-			if err != nil {
-				return err
-			}
-			h := viewHost(r.Msg.GetHost())
-			return a.print(cmd, h, hostDetail(h))
+			r, err := ask(a, cmd, a.clients().host.UpdateHost, m)
+			return a.printHost(cmd, r, err)
 		},
 	}
-	c.Flags().StringVar(&iqn, "iqn", "", "its iSCSI initiator name")
-	c.Flags().StringVar(&nqn, "nqn", "", "its NVMe host NQN")
-	chap.add(c, "chap", "user that the host authenticates as")
-	mutual.add(c, "mutual-chap", "user that the target authenticates as to the host")
-	dhchap.add(c)
+	f.add(c)
 	c.Flags().BoolVar(&noDHChap, "no-dhchap", false, "let the host in over NVMe without DH-HMAC-CHAP, in both directions")
 	c.MarkFlagsMutuallyExclusive("no-dhchap", "dhchap-key-file")
 	c.Flags().BoolVar(&noChap, "no-chap", false, "let the host in without CHAP, in both directions")
@@ -244,14 +232,12 @@ func (a *app) hostDelete() *cobra.Command {
 		Use:               "delete NAME --yes",
 		Short:             "Delete a host with its mappings; its sessions end",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeHosts,
+		ValidArgsFunction: a.completeArgs(a.hostNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !yes {
-				return fmt.Errorf("deleting host %q takes its volumes from it at once; say --yes if you mean it", args[0])
+			if err := a.confirm(cmd, yes, fmt.Sprintf("deleting host %q takes its volumes from it at once", args[0])); err != nil {
+				return err
 			}
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			if _, err := a.clients().host.DeleteHost(ctx, request(&blockdv1.DeleteHostRequest{RequestId: requestID(), Name: args[0]})); err != nil {
+			if _, err := ask(a, cmd, a.clients().host.DeleteHost, &blockdv1.DeleteHostRequest{Name: args[0]}); err != nil {
 				return err
 			}
 			return a.done(cmd, "host", args[0], "deleted")
@@ -259,112 +245,4 @@ func (a *app) hostDelete() *cobra.Command {
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "yes, take its volumes from it")
 	return c
-}
-
-func (a *app) completeHosts(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	names, err := a.hostNames(cmd)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
-func (a *app) hostNames(cmd *cobra.Command) ([]string, error) {
-	ctx, cancel := a.context(cmd)
-	defer cancel()
-	r, err := a.clients().host.ListHosts(ctx, request(&blockdv1.ListHostsRequest{}))
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, h := range r.Msg.GetHosts() {
-		names = append(names, h.GetName())
-	}
-	return names, nil
-}
-
-// completeMapping offers volumes, then hosts.
-func (a *app) completeMapping(cmd *cobra.Command, args []string, to string) ([]string, cobra.ShellCompDirective) {
-	if len(args) != 1 {
-		return a.completeVolumes(cmd, args, to)
-	}
-	names, err := a.hostNames(cmd)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return append(names, "any"), cobra.ShellCompDirectiveNoFileComp
-}
-
-func (a *app) mapCommand() *cobra.Command {
-	var lun uint32
-	c := &cobra.Command{
-		Use:               "map VOLUME HOST",
-		Short:             "Show a volume to a host, or to `any`",
-		Example:           "  blockctl map db1 web1\n  blockctl map scratch any --lun 7",
-		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: a.completeMapping,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			m := &blockdv1.MapVolumeRequest{RequestId: requestID(), Volume: args[0], Host: args[1]}
-			if cmd.Flags().Changed("lun") {
-				m.Lun = &lun
-			}
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().mapping.MapVolume(ctx, request(m))
-			if err != nil {
-				return err
-			}
-			list := mappingViews([]*blockdv1.Mapping{r.Msg.GetMapping()})
-			return a.print(cmd, list[0], mappingTable(list))
-		},
-	}
-	c.Flags().Uint32Var(&lun, "lun", 0, "LUN to show it at, 0 to 16383 (the volume's own)")
-	return c
-}
-
-func mappingTable(list []mappingView) rows {
-	t := rows{{"VOLUME", "HOST", "LUN"}}
-	for _, m := range list {
-		t = append(t, []string{m.Volume, m.Host, fmt.Sprint(m.LUN)})
-	}
-	return t
-}
-
-func (a *app) unmapCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "unmap VOLUME HOST",
-		Short:             "Take a volume from a host, or from `any`",
-		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: a.completeMapping,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			if _, err := a.clients().mapping.UnmapVolume(ctx, request(&blockdv1.UnmapVolumeRequest{RequestId: requestID(),
-				Volume: args[0], Host: args[1]})); err != nil {
-				return err
-			}
-			return a.done(cmd, "volume", args[0], "unmapped from "+args[1])
-		},
-	}
-}
-
-func (a *app) mapping() *cobra.Command {
-	return group("mapping", "Show which host sees which volume", &cobra.Command{
-		Use:   "list",
-		Short: "List the mappings",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().mapping.ListMappings(ctx, request(&blockdv1.ListMappingsRequest{}))
-			if err != nil {
-				return err
-			}
-			list := mappingViews(r.Msg.GetMappings())
-			return a.print(cmd, list, mappingTable(list))
-		},
-	})
 }

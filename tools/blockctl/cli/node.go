@@ -1,258 +1,234 @@
 package cli
 
 import (
-	"bytes"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"time"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
-	"blockd.dev/blockdev/disk"
-	"blockd.dev/blockdev/store"
-	"blockd.dev/internal/units"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 )
 
 func (a *app) node() *cobra.Command {
-	return group("node", "Show nodes", &cobra.Command{
+	return group("node", "Let nodes in, show them, label and remove them",
+		a.nodeList(), a.nodeShow(), a.nodeToken(), a.nodeJoin(), a.nodeLabel(), a.nodeRemove())
+}
+
+// nodes returns all nodes: what each says of itself, where it can be asked, and
+// what the cluster knows of it.
+func (a *app) nodes(cmd *cobra.Command) ([]nodeView, error) {
+	r, err := ask(a, cmd, a.clients().node.ListNodes, &blockdv1.ListNodesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	said := views(r.GetNodes(), viewNode)
+	c, err := ask(a, cmd, a.clients().cluster.GetCluster, &blockdv1.GetClusterRequest{})
+	if err != nil && connect.CodeOf(err) != connect.CodeUnimplemented {
+		return nil, err
+	}
+	return joinNodes(said, viewCluster(c.GetCluster())), nil
+}
+
+// joinNodes adds to what nodes say what the cluster knows, and the nodes that
+// only the cluster knows.
+func joinNodes(said []nodeView, c clusterView) []nodeView {
+	out := said
+	for _, m := range c.Members {
+		i := 0
+		for i < len(out) && out[i].Name != m.Name {
+			i++
+		}
+		if i == len(out) {
+			out = append(out, nodeView{Name: m.Name, ClusterID: c.ID, State: m.State, Roles: m.Roles, Version: m.Version, API: m.API, ISCSIPortals: []string{}})
+		}
+		if out[i].Version == "" {
+			out[i].Version = m.Version
+		}
+		out[i].Member = &m
+	}
+	return out
+}
+
+func (a *app) nodeList() *cobra.Command {
+	return &cobra.Command{
 		Use:   "list",
 		Short: "List the nodes",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().node.ListNodes(ctx, request(&blockdv1.ListNodesRequest{}))
+			list, err := a.nodes(cmd)
 			if err != nil {
 				return err
 			}
-			list := make([]nodeView, 0, 1)
-			t := rows{{"NAME", "STATE", "ROLES", "ISCSI", "API", "VERSION", "STARTED"}}
-			for _, n := range r.Msg.GetNodes() {
-				v := viewNode(n)
-				list = append(list, v)
-				t = append(t, []string{v.Name, v.State, strings.Join(v.Roles, ","), strings.Join(v.ISCSIPortals, ","), v.API, v.Version, v.Started})
-			}
-			return a.print(cmd, list, t)
+			return printList(a, cmd, list, nodeColumns)
 		},
-	})
+	}
 }
 
-func (a *app) disk() *cobra.Command {
-	return group("disk", "Show disks", &cobra.Command{
-		Use:   "list",
-		Short: "List the disks that hold extents",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().node.ListDisks(ctx, request(&blockdv1.ListDisksRequest{}))
+func (a *app) nodeShow() *cobra.Command {
+	return &cobra.Command{
+		Use:               "show NAME",
+		Short:             "Show one node",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeArgs(a.nodeNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list, err := a.nodes(cmd)
 			if err != nil {
 				return err
 			}
-			list := make([]diskView, 0, 1)
-			t := rows{{"NAME", "PATH", "STATE", "DRIVER", "USED", "CAPACITY", "WRITE AMP", "LAST SCRUB"}}
-			for _, d := range r.Msg.GetDisks() {
-				v := viewDisk(d)
-				list = append(list, v)
-				t = append(t, []string{v.Name, v.Path, v.State, v.Driver, units.FormatBytes(v.UsedBytes),
-					units.FormatBytes(v.CapacityBytes), fmt.Sprintf("%.2f", v.WriteAmplification), v.Scrub.LastFinished})
+			for _, v := range list {
+				if v.Name == args[0] {
+					return a.print(cmd, v, nodeDetail(v))
+				}
 			}
-			return a.print(cmd, list, t)
+			return fmt.Errorf("there is no node %q; `blockctl node list` shows those that there are", args[0])
 		},
-	})
+	}
 }
 
-func (a *app) session() *cobra.Command {
-	return group("session", "Show the sessions of hosts", &cobra.Command{
-		Use:   "list",
-		Short: "List the sessions",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().node.ListSessions(ctx, request(&blockdv1.ListSessionsRequest{}))
-			if err != nil {
-				return err
-			}
-			list := make([]sessionView, 0, len(r.Msg.GetSessions()))
-			t := rows{{"ID", "PROTOCOL", "INITIATOR", "HOST", "REMOTE", "LOCAL", "SINCE"}}
-			for _, s := range r.Msg.GetSessions() {
-				v := sessionView{s.GetId(), s.GetProtocol(), s.GetInitiator(), s.GetHost(), s.GetRemoteAddress(), s.GetLocalAddress(),
-					s.GetSince(), s.GetCommands(), s.GetParameters()}
-				list = append(list, v)
-				t = append(t, []string{v.ID, v.Protocol, v.Initiator, v.Host, v.Remote, v.Local, v.Since})
-			}
-			return a.print(cmd, list, t)
-		},
-	})
+// tokenView is what `node token` prints as JSON.
+type tokenView struct {
+	Token   string `json:"token"`
+	Expires string `json:"expires"`
 }
 
-func (a *app) events() *cobra.Command {
-	var follow bool
+func (a *app) nodeToken() *cobra.Command {
+	var ttl time.Duration
 	c := &cobra.Command{
-		Use:   "events",
-		Short: "Show what happened since blockd started: the last 1024 events",
-		Args:  cobra.NoArgs,
+		Use:   "token",
+		Short: "Make a token that lets one node into the cluster, once",
+		Long: `Make a token that lets one node into the cluster, once, until it expires. Treat it as a
+password. It also tells the new node whom to trust, so take it there on a way that nobody can change.`,
+		Example: "  blockctl node token --ttl 10m\n  blockctl --api unix:/var/lib/blockd/control.sock node join TOKEN    # on the new machine",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := cmd.Context(), func() {}
-			if !follow {
-				ctx, cancel = a.context(cmd)
+			if ttl < time.Second || ttl > 7*24*time.Hour {
+				return usageError{fmt.Errorf("--ttl %v: want 1s to 168h", ttl)}
 			}
-			defer cancel()
-			stream, err := a.clients().event.WatchEvents(ctx, request(&blockdv1.WatchEventsRequest{Follow: follow}))
+			r, err := ask(a, cmd, a.clients().cluster.CreateJoinToken, &blockdv1.CreateJoinTokenRequest{TtlSeconds: uint32(ttl / time.Second)})
 			if err != nil {
 				return err
 			}
-			list := make([]eventView, 0)
-			for stream.Receive() {
-				e := stream.Msg().GetEvent()
-				v := eventView{e.GetSequence(), e.GetTime(), e.GetLevel(), e.GetKind(), e.GetSubject(), e.GetMessage()}
-				if !follow {
-					list = append(list, v)
-					continue
-				}
-				// One line each, as it comes; JSON lines rather than a list.
-				if a.format == "table" {
-					err = printTable(cmd.OutOrStdout(), rows{eventLine(v)})
-				} else {
-					err = json.NewEncoder(cmd.OutOrStdout()).Encode(v)
-				}
+			if a.format == "table" || a.format == "wide" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "valid until %s, for one node; on its machine: blockctl --api unix:DATA/control.sock node join TOKEN\n", r.GetExpires())
+			}
+			return a.print(cmd, tokenView{r.GetToken(), r.GetExpires()}, rows{{r.GetToken()}})
+		},
+	}
+	c.Flags().DurationVar(&ttl, "ttl", time.Hour, "for how long it is good, at most 168h")
+	return c
+}
+
+func (a *app) nodeJoin() *cobra.Command {
+	var addresses []string
+	c := &cobra.Command{
+		Use:   "join TOKEN",
+		Short: "Make this node one of the cluster that the token is of; - reads it from standard input",
+		Long: `Make the node that is asked one of the cluster that the token is of. It is asked for on the node's own
+machine, by its socket, and must have no volumes or hosts of its own. When it returns, the
+node is a member; it becomes a voter when the cluster wants one more.`,
+		Example: "  blockctl --api unix:/var/lib/blockd/control.sock node join - < token",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			token := args[0]
+			if token == "-" {
+				b, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), secretFileMax))
 				if err != nil {
 					return err
 				}
+				token = strings.TrimSpace(string(b))
 			}
-			if err := stream.Err(); err != nil {
-				return err
-			}
-			if follow {
-				return nil
-			}
-			t := rows{{"TIME", "LEVEL", "KIND", "SUBJECT", "MESSAGE"}}
-			for _, v := range list {
-				t = append(t, eventLine(v))
-			}
-			return a.print(cmd, list, t)
-		},
-	}
-	c.Flags().BoolVar(&follow, "follow", false, "go on with new events until interrupted")
-	return c
-}
-
-func eventLine(v eventView) []string {
-	return []string{v.Time, v.Level, v.Kind, v.Subject, v.Message}
-}
-
-func (a *app) audit() *cobra.Command {
-	return &cobra.Command{
-		Use:   "audit",
-		Short: "Show the changes that were made through the API: the last 4096",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().event.ListAudit(ctx, request(&blockdv1.ListAuditRequest{}))
+			r, err := ask(a, cmd, a.clients().cluster.JoinCluster, &blockdv1.JoinClusterRequest{Token: token, Addresses: addresses})
 			if err != nil {
 				return err
 			}
-			list := make([]auditView, 0, len(r.Msg.GetEntries()))
-			t := rows{{"REVISION", "TIME", "ACTOR", "ACTION", "SUBJECT", "DETAIL"}}
-			for _, e := range r.Msg.GetEntries() {
-				list = append(list, auditView{e.GetRevision(), e.GetTime(), e.GetActor(), e.GetAction(), e.GetSubject(), e.GetDetail()})
-				t = append(t, []string{fmt.Sprint(e.GetRevision()), e.GetTime(), e.GetActor(), e.GetAction(), e.GetSubject(), e.GetDetail()})
-			}
-			return a.print(cmd, list, t)
+			v := viewCluster(r.GetCluster())
+			return a.print(cmd, v, rows{{fmt.Sprintf("this node is of cluster %s now, which has %d nodes", v.Name, len(v.Members))}})
 		},
 	}
+	c.Flags().StringSliceVar(&addresses, "address", nil, "control port of a member, instead of those in the token; more than once for more")
+	return c
 }
 
-// errUnhealthy makes `doctor` end with a code that scripts see.
-var errUnhealthy = errors.New("something is broken; see the lines that say error")
-
-func (a *app) doctor() *cobra.Command {
+func (a *app) nodeLabel() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "doctor",
-		Short: "Look at every part of blockd and say how it is and what to do; fails when something is broken",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().node.Diagnose(ctx, request(&blockdv1.DiagnoseRequest{}))
-			if err != nil {
-				return err
-			}
-			list := make([]findingView, 0, len(r.Msg.GetFindings()))
-			for _, f := range r.Msg.GetFindings() {
-				list = append(list, findingView{f.GetLevel(), f.GetSubject(), f.GetMessage(), f.GetAdvice()})
-				if f.GetLevel() == "error" {
-					err = errUnhealthy
-				}
-			}
-			return errors.Join(a.printFindings(cmd, list), err)
-		},
-	}
-	c.AddCommand(a.doctorNetwork())
-	return c
-}
-
-func (a *app) store() *cobra.Command {
-	return group("store", "Work on a disk that blockd has not open", &cobra.Command{
-		Use:   "check FILE",
-		Short: "Check the store on a disk or file, and say what is wrong and where; changes nothing",
-		Args:  cobra.ExactArgs(1),
+		Use:               "label NODE KEY=VALUE... KEY-...",
+		Short:             "Set labels of a node, such as rack=r1, and with KEY- remove them; others stay",
+		Example:           "  blockctl node label n1 rack=r1 zone=east\n  blockctl node label n1 zone-",
+		Args:              cobra.MinimumNArgs(2),
+		ValidArgsFunction: a.completeArgs(a.nodeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := disk.Open(args[0], disk.Options{})
+			labels, err := parseLabels(args[1:])
 			if err != nil {
-				return fmt.Errorf("%w; stop the blockd that uses it first", err)
+				return usageError{err}
 			}
-			var found bytes.Buffer
-			report, err := store.Check(d, &found)
-			if err = errors.Join(err, d.Close()); err != nil {
+			r, err := ask(a, cmd, a.clients().membership.SetNodeLabels, &blockdv1.SetNodeLabelsRequest{Node: args[0], Labels: labels})
+			if err != nil {
 				return err
 			}
-			return a.printReport(cmd, args[0], report, found.String())
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
+			v := viewMember(r.GetMember())
+			return a.print(cmd, v, memberDetail(v))
 		},
-	})
+	}
+	return a.dryRun(c, &blockdv1.SetNodeLabelsRequest{})
 }
 
-// reportView is what `store check` prints as JSON.
-type reportView struct {
-	File           string   `json:"file"`
-	UUID           string   `json:"uuid"`
-	Clean          bool     `json:"clean"`
-	LogBatches     int64    `json:"log_batches"`
-	Volumes        int      `json:"volumes"`
-	Extents        int      `json:"extents"`
-	Chunks         int      `json:"chunks"`
-	ChunksTotal    int      `json:"chunks_total"`
-	BlocksVerified int64    `json:"blocks_verified"`
-	Poisoned       int64    `json:"poisoned_sectors"`
-	ProblemCount   int      `json:"problem_count"`
-	Problems       []string `json:"problems"`
+// parseLabels reads KEY=VALUE and KEY-; what is removed has the value "".
+func parseLabels(args []string) (map[string]string, error) {
+	labels := map[string]string{}
+	for _, arg := range args {
+		key, value, set := strings.Cut(arg, "=")
+		if !set {
+			var remove bool
+			if key, remove = strings.CutSuffix(arg, "-"); !remove {
+				return nil, fmt.Errorf("label %q: want KEY=VALUE, or KEY- to remove it", arg)
+			}
+		}
+		if key == "" || set && value == "" {
+			return nil, fmt.Errorf("label %q: want KEY=VALUE, or KEY- to remove it", arg)
+		}
+		if _, twice := labels[key]; twice {
+			return nil, fmt.Errorf("label %q is given twice", key)
+		}
+		labels[key] = value
+	}
+	return labels, nil
 }
 
-func (a *app) printReport(cmd *cobra.Command, file string, r store.Report, found string) error {
-	v := reportView{File: file, UUID: hex.EncodeToString(r.UUID[:]), Clean: r.Clean, LogBatches: r.LogBatches, Volumes: r.Volumes,
-		Extents: r.Extents, Chunks: r.Chunks, ChunksTotal: r.ChunksTotal, BlocksVerified: r.Blocks, Poisoned: r.Poisoned, ProblemCount: r.Problems, Problems: []string{}}
-	t := rows{}
-	for line := range strings.Lines(found) {
-		v.Problems = append(v.Problems, strings.TrimSpace(line))
-		t = append(t, []string{strings.TrimSpace(line)})
+func (a *app) nodeRemove() *cobra.Command {
+	var yes, force bool
+	c := &cobra.Command{
+		Use:   "remove NODE --yes",
+		Short: "Forget a node for good; its certificate is worth nothing from then on",
+		Long: `Forget a node for good; its certificate is worth nothing from then on. It is refused while the
+cluster would lose the only copy of data, or its majority; --force removes the node all the same, and
+what only it has is lost to the cluster.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeArgs(a.nodeNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := fmt.Sprintf("node %q will not be let in again but by a new token", args[0])
+			if force {
+				what = fmt.Sprintf("removing node %q by force loses what only it has", args[0])
+			}
+			if err := a.confirm(cmd, yes, what); err != nil {
+				return err
+			}
+			r, err := ask(a, cmd, a.clients().membership.RemoveNode, &blockdv1.RemoveNodeRequest{Node: args[0], Force: force})
+			if err != nil {
+				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
+			return a.done(cmd, "node", args[0], "removed")
+		},
 	}
-	state := "closed cleanly"
-	if !r.Clean {
-		state = fmt.Sprintf("not closed cleanly; its log of %d batches was taken into account", r.LogBatches)
-	}
-	t = append(t, []string{fmt.Sprintf("%s: store %s, %s", file, v.UUID, state)},
-		[]string{fmt.Sprintf("%d volumes, %d extents, %d of %d chunks in use, %d blocks verified, %d sectors made unreadable by hosts", r.Volumes, r.Extents, r.Chunks, r.ChunksTotal, r.Blocks, r.Poisoned)},
-		[]string{fmt.Sprintf("%d problems", r.Problems)})
-	if err := a.print(cmd, v, t); err != nil {
-		return err
-	}
-	if r.Problems > 0 {
-		return fmt.Errorf("%s is damaged: %d problems; copy it before anything else, and restore from a backup what the lines above name", file, r.Problems)
-	}
-	return nil
+	c.Flags().BoolVar(&yes, "yes", false, "yes, forget it")
+	c.Flags().BoolVar(&force, "force", false, "although it has the only copy of data, or can't be asked")
+	return a.dryRun(c, &blockdv1.RemoveNodeRequest{})
 }

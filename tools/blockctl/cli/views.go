@@ -16,12 +16,16 @@ type mappingView struct {
 	LUN    uint32 `json:"lun"`
 }
 
-func mappingViews(list []*blockdv1.Mapping) []mappingView {
-	out := make([]mappingView, 0, len(list))
-	for _, m := range list {
-		out = append(out, mappingView{m.GetVolume(), m.GetHost(), m.GetLun()})
-	}
-	return out
+func viewMapping(m *blockdv1.Mapping) mappingView {
+	return mappingView{m.GetVolume(), m.GetHost(), m.GetLun()}
+}
+
+func mappingViews(list []*blockdv1.Mapping) []mappingView { return views(list, viewMapping) }
+
+var mappingColumns = []column[mappingView]{
+	{"VOLUME", func(m mappingView) string { return m.Volume }, plain},
+	{"HOST", func(m mappingView) string { return m.Host }, plain},
+	{"LUN", func(m mappingView) string { return fmt.Sprint(m.LUN) }, plain},
 }
 
 type volumeView struct {
@@ -58,13 +62,21 @@ func hostsOf(list []mappingView) string {
 	return strings.Join(out, ",")
 }
 
-func volumeTable(list []volumeView) rows {
-	t := rows{{"NAME", "STATE", "SIZE", "USED", "BLOCK", "LUN", "POOL", "MAPPED TO"}}
-	for _, v := range list {
-		t = append(t, []string{v.Name, v.State, units.FormatBytes(v.SizeBytes), units.FormatBytes(v.UsedBytes),
-			fmt.Sprint(v.BlockSize), fmt.Sprint(v.LUN), v.Pool, hostsOf(v.Mappings)})
-	}
-	return t
+var volumeColumns = []column[volumeView]{
+	{"NAME", func(v volumeView) string { return v.Name }, plain},
+	{"STATE", func(v volumeView) string { return v.State }, plain},
+	{"SIZE", func(v volumeView) string { return units.FormatBytes(v.SizeBytes) }, plain},
+	{"USED", func(v volumeView) string { return units.FormatBytes(v.UsedBytes) }, plain},
+	{"BLOCK", func(v volumeView) string { return fmt.Sprint(v.BlockSize) }, plain},
+	{"LUN", func(v volumeView) string { return fmt.Sprint(v.LUN) }, plain},
+	{"POOL", func(v volumeView) string { return v.Pool }, plain},
+	{"MAPPED TO", func(v volumeView) string { return hostsOf(v.Mappings) }, plain},
+	{"NSID", func(v volumeView) string { return fmt.Sprint(v.NSID) }, wide},
+	{"PROTECTION", func(v volumeView) string { return v.Protection }, wide},
+	{"ACCESS", func(v volumeView) string { return v.Access }, wide},
+	{"UUID", func(v volumeView) string { return v.UUID }, wide},
+	{"CREATED", func(v volumeView) string { return v.Created }, wide},
+	{"REASON", func(v volumeView) string { return v.Reason }, wide},
 }
 
 func volumeDetail(v volumeView) rows {
@@ -104,13 +116,16 @@ func capacity(n int64) string {
 	return units.FormatBytes(n)
 }
 
-func poolTable(list []poolView) rows {
-	t := rows{{"NAME", "MEDIA", "REPLICAS", "VOLUMES", "PROVISIONED", "USED", "CAPACITY"}}
-	for _, p := range list {
-		t = append(t, []string{p.Name, p.Media, fmt.Sprint(p.Replicas), fmt.Sprint(p.Volumes),
-			units.FormatBytes(p.ProvisionedBytes), units.FormatBytes(p.UsedBytes), capacity(p.CapacityBytes)})
-	}
-	return t
+var poolColumns = []column[poolView]{
+	{"NAME", func(p poolView) string { return p.Name }, plain},
+	{"MEDIA", func(p poolView) string { return p.Media }, plain},
+	{"REPLICAS", func(p poolView) string { return fmt.Sprint(p.Replicas) }, plain},
+	{"VOLUMES", func(p poolView) string { return fmt.Sprint(p.Volumes) }, plain},
+	{"PROVISIONED", func(p poolView) string { return units.FormatBytes(p.ProvisionedBytes) }, plain},
+	{"USED", func(p poolView) string { return units.FormatBytes(p.UsedBytes) }, plain},
+	{"CAPACITY", func(p poolView) string { return capacity(p.CapacityBytes) }, plain},
+	{"ID", func(p poolView) string { return p.ID }, wide},
+	{"CREATED", func(p poolView) string { return p.Created }, wide},
 }
 
 type hostView struct {
@@ -159,111 +174,20 @@ func volumesOf(list []mappingView) string {
 	return strings.Join(out, ",")
 }
 
-func hostTable(list []hostView) rows {
-	t := rows{{"NAME", "IQN", "NQN", "CHAP", "SESSIONS", "VOLUMES"}}
-	for _, h := range list {
-		t = append(t, []string{h.Name, h.IQN, h.NQN, h.chap(), fmt.Sprint(h.Sessions), volumesOf(h.Mappings)})
-	}
-	return t
+var hostColumns = []column[hostView]{
+	{"NAME", func(h hostView) string { return h.Name }, plain},
+	{"IQN", func(h hostView) string { return h.IQN }, plain},
+	{"NQN", func(h hostView) string { return h.NQN }, plain},
+	{"CHAP", hostView.chap, plain},
+	{"SESSIONS", func(h hostView) string { return fmt.Sprint(h.Sessions) }, plain},
+	{"VOLUMES", func(h hostView) string { return volumesOf(h.Mappings) }, plain},
+	{"DHCHAP", func(h hostView) string { return h.DHChap }, wide},
+	{"ID", func(h hostView) string { return h.ID }, wide},
+	{"CREATED", func(h hostView) string { return h.Created }, wide},
 }
 
 func hostDetail(h hostView) rows {
 	return rows{{"name", h.Name}, {"id", h.ID}, {"iqn", h.IQN}, {"nqn", h.NQN}, {"chap user", h.ChapUser},
 		{"mutual chap user", h.MutualChapUser}, {"dhchap", h.DHChap}, {"sessions", fmt.Sprint(h.Sessions)}, {"volumes", volumesOf(h.Mappings)},
 		{"created", h.Created}}
-}
-
-type nodeView struct {
-	Name         string   `json:"name"`
-	ClusterID    string   `json:"cluster_id"`
-	State        string   `json:"state"`
-	Roles        []string `json:"roles"`
-	Version      string   `json:"version"`
-	Started      string   `json:"started"`
-	ISCSIPortals []string `json:"iscsi_portals"`
-	API          string   `json:"api"`
-	IQN          string   `json:"iqn"`
-	NQN          string   `json:"nqn"`
-	Media        string   `json:"media"`
-}
-
-func viewNode(n *blockdv1.Node) nodeView {
-	v := nodeView{n.GetName(), n.GetId(), n.GetState(), n.GetRoles(), n.GetVersion(), n.GetStarted(), n.GetIscsiPortals(),
-		n.GetApiAddress(), n.GetIqn(), n.GetNqn(), n.GetMedia()}
-	if v.ISCSIPortals == nil {
-		v.ISCSIPortals = []string{}
-	}
-	return v
-}
-
-type scrubView struct {
-	Running      bool   `json:"running"`
-	Bytes        int64  `json:"bytes"`
-	Errors       uint64 `json:"errors"`
-	Rounds       uint64 `json:"rounds"`
-	LastFinished string `json:"last_finished"`
-	LastError    string `json:"last_error"`
-}
-
-type diskView struct {
-	Name               string    `json:"name"`
-	Path               string    `json:"path"`
-	UUID               string    `json:"uuid"`
-	State              string    `json:"state"`
-	Reason             string    `json:"reason,omitempty"`
-	Driver             string    `json:"driver"`
-	Direct             bool      `json:"direct"`
-	DriverReason       string    `json:"driver_reason,omitempty"`
-	CapacityBytes      int64     `json:"capacity_bytes"`
-	UsedBytes          int64     `json:"used_bytes"`
-	LogBytes           int64     `json:"log_bytes"`
-	LogUsedBytes       int64     `json:"log_used_bytes"`
-	WriteAmplification float64   `json:"write_amplification"`
-	Checkpoints        uint64    `json:"checkpoints"`
-	Scrub              scrubView `json:"scrub"`
-}
-
-func viewDisk(d *blockdv1.Disk) diskView {
-	s := d.GetScrub()
-	return diskView{d.GetName(), d.GetPath(), d.GetUuid(), d.GetState(), d.GetReason(), d.GetDriver(), d.GetDirect(),
-		d.GetDriverReason(), d.GetCapacityBytes(), d.GetUsedBytes(), d.GetLogBytes(), d.GetLogUsedBytes(),
-		d.GetWriteAmplification(), d.GetCheckpoints(),
-		scrubView{s.GetRunning(), s.GetBytes(), s.GetErrors(), s.GetRounds(), s.GetLastFinished(), s.GetLastError()}}
-}
-
-type sessionView struct {
-	ID         string            `json:"id"`
-	Protocol   string            `json:"protocol"`
-	Initiator  string            `json:"initiator"`
-	Host       string            `json:"host"`
-	Remote     string            `json:"remote"`
-	Local      string            `json:"local"`
-	Since      string            `json:"since"`
-	InFlight   uint32            `json:"in_flight"`
-	Parameters map[string]string `json:"parameters"`
-}
-
-type eventView struct {
-	Sequence uint64 `json:"sequence"`
-	Time     string `json:"time"`
-	Level    string `json:"level"`
-	Kind     string `json:"kind"`
-	Subject  string `json:"subject"`
-	Message  string `json:"message"`
-}
-
-type auditView struct {
-	Revision uint64 `json:"revision"`
-	Time     string `json:"time"`
-	Actor    string `json:"actor"`
-	Action   string `json:"action"`
-	Subject  string `json:"subject"`
-	Detail   string `json:"detail"`
-}
-
-type findingView struct {
-	Level   string `json:"level"`
-	Subject string `json:"subject"`
-	Message string `json:"message"`
-	Advice  string `json:"advice,omitempty"`
 }

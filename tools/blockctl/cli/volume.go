@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"context"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -17,9 +15,13 @@ func (a *app) volume() *cobra.Command {
 		a.volumeProtect(), a.volumeUnprotect(), a.volumeDelete())
 }
 
-// context bounds a command by --timeout.
-func (a *app) context(cmd *cobra.Command) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(cmd.Context(), a.timeout)
+// printVolume prints the volume of an answer, if there was one.
+func (a *app) printVolume(cmd *cobra.Command, r interface{ GetVolume() *blockdv1.Volume }, err error) error {
+	if err != nil {
+		return err
+	}
+	v := viewVolume(r.GetVolume())
+	return a.print(cmd, v, volumeDetail(v))
 }
 
 func (a *app) volumeCreate() *cobra.Command {
@@ -33,17 +35,11 @@ func (a *app) volumeCreate() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bytes, err := units.ParseBytes(size)
 			if err != nil {
-				return err
+				return usageError{err}
 			}
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().volume.CreateVolume(ctx, request(&blockdv1.CreateVolumeRequest{RequestId: requestID(),
-				Name: args[0], SizeBytes: bytes, BlockSize: blockSize, Pool: pool}))
-			if err != nil {
-				return err
-			}
-			v := viewVolume(r.Msg.GetVolume())
-			return a.print(cmd, v, volumeDetail(v))
+			r, err := ask(a, cmd, a.clients().volume.CreateVolume, &blockdv1.CreateVolumeRequest{
+				Name: args[0], SizeBytes: bytes, BlockSize: blockSize, Pool: pool})
+			return a.printVolume(cmd, r, err)
 		},
 	}
 	c.Flags().StringVar(&size, "size", "", "size, such as 10GiB, 1.5TiB or plain bytes; a multiple of 4096")
@@ -51,21 +47,8 @@ func (a *app) volumeCreate() *cobra.Command {
 	c.Flags().StringVar(&pool, "pool", "", "pool to create it in (the one called default)")
 	required(c, "size")
 	complete(c, "block-size", "512", "4096")
+	a.completeFlag(c, "pool", a.poolNames)
 	return c
-}
-
-// required marks a flag of c that must be given.
-func required(c *cobra.Command, flag string) {
-	if err := c.MarkFlagRequired(flag); err != nil {
-		panic(err) // no such flag: a mistake in this package
-	}
-}
-
-// complete gives the shell the values of a flag of c.
-func complete(c *cobra.Command, flag string, values ...string) {
-	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // no such flag: a mistake in this package
-	}
 }
 
 func (a *app) volumeList() *cobra.Command {
@@ -74,17 +57,11 @@ func (a *app) volumeList() *cobra.Command {
 		Short: "List the volumes",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().volume.ListVolumes(ctx, request(&blockdv1.ListVolumesRequest{}))
+			r, err := ask(a, cmd, a.clients().volume.ListVolumes, &blockdv1.ListVolumesRequest{})
 			if err != nil {
 				return err
 			}
-			list := make([]volumeView, 0, len(r.Msg.GetVolumes()))
-			for _, v := range r.Msg.GetVolumes() {
-				list = append(list, viewVolume(v))
-			}
-			return a.print(cmd, list, volumeTable(list))
+			return printList(a, cmd, views(r.GetVolumes(), viewVolume), volumeColumns)
 		},
 	}
 }
@@ -94,16 +71,10 @@ func (a *app) volumeShow() *cobra.Command {
 		Use:               "show NAME",
 		Short:             "Show one volume",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeVolumes,
+		ValidArgsFunction: a.completeArgs(a.volumeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().volume.GetVolume(ctx, request(&blockdv1.GetVolumeRequest{Name: args[0]}))
-			if err != nil {
-				return err
-			}
-			v := viewVolume(r.Msg.GetVolume())
-			return a.print(cmd, v, volumeDetail(v))
+			r, err := ask(a, cmd, a.clients().volume.GetVolume, &blockdv1.GetVolumeRequest{Name: args[0]})
+			return a.printVolume(cmd, r, err)
 		},
 	}
 }
@@ -115,21 +86,14 @@ func (a *app) volumeResize() *cobra.Command {
 		Short:             "Grow a volume while hosts use it",
 		Long:              "Grow a volume while hosts use it. Hosts see the new size after a rescan (iscsiadm -m node -R).\nVolumes do not shrink: a host would lose the end of its file system.",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeVolumes,
+		ValidArgsFunction: a.completeArgs(a.volumeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bytes, err := units.ParseBytes(size)
 			if err != nil {
-				return err
+				return usageError{err}
 			}
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().volume.ResizeVolume(ctx, request(&blockdv1.ResizeVolumeRequest{RequestId: requestID(),
-				Name: args[0], SizeBytes: bytes}))
-			if err != nil {
-				return err
-			}
-			v := viewVolume(r.Msg.GetVolume())
-			return a.print(cmd, v, volumeDetail(v))
+			r, err := ask(a, cmd, a.clients().volume.ResizeVolume, &blockdv1.ResizeVolumeRequest{Name: args[0], SizeBytes: bytes})
+			return a.printVolume(cmd, r, err)
 		},
 	}
 	c.Flags().StringVar(&size, "size", "", "new size, such as 20GiB; a multiple of 4096")
@@ -144,14 +108,15 @@ func (a *app) volumeProtect() *cobra.Command {
 		Short:             "Refuse writes to a volume, from every host",
 		Long:              "Refuse writes to a volume, from every host and over every protocol. Connected hosts are told.\n`volume unprotect` ends it, unless it lasts until blockd starts again, or for ever.",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeVolumes,
+		ValidArgsFunction: a.completeArgs(a.volumeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			state := "write-protect"
 			switch {
-			case permanent && !yes:
-				return fmt.Errorf("volume %q could never be written again; say --yes if you mean it", args[0])
 			case permanent:
 				state = "permanent"
+				if err := a.confirm(cmd, yes, fmt.Sprintf("volume %q could never be written again", args[0])); err != nil {
+					return err
+				}
 			case untilPowerCycle:
 				state = "until-power-cycle"
 			}
@@ -170,21 +135,14 @@ func (a *app) volumeUnprotect() *cobra.Command {
 		Use:               "unprotect NAME",
 		Short:             "Allow writes to a volume again",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeVolumes,
+		ValidArgsFunction: a.completeArgs(a.volumeNames),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.protect(cmd, args[0], "none") },
 	}
 }
 
 func (a *app) protect(cmd *cobra.Command, name, state string) error {
-	ctx, cancel := a.context(cmd)
-	defer cancel()
-	r, err := a.clients().volume.ProtectVolume(ctx, request(&blockdv1.ProtectVolumeRequest{RequestId: requestID(),
-		Name: name, Protection: state}))
-	if err != nil {
-		return err
-	}
-	v := viewVolume(r.Msg.GetVolume())
-	return a.print(cmd, v, volumeDetail(v))
+	r, err := ask(a, cmd, a.clients().volume.ProtectVolume, &blockdv1.ProtectVolumeRequest{Name: name, Protection: state})
+	return a.printVolume(cmd, r, err)
 }
 
 func (a *app) volumeDelete() *cobra.Command {
@@ -193,15 +151,12 @@ func (a *app) volumeDelete() *cobra.Command {
 		Use:               "delete NAME --yes",
 		Short:             "Delete a volume with its data and mappings",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.completeVolumes,
+		ValidArgsFunction: a.completeArgs(a.volumeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !yes {
-				return fmt.Errorf("deleting volume %q destroys its data; say --yes if you mean it", args[0])
+			if err := a.confirm(cmd, yes, fmt.Sprintf("deleting volume %q destroys its data", args[0])); err != nil {
+				return err
 			}
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			_, err := a.clients().volume.DeleteVolume(ctx, request(&blockdv1.DeleteVolumeRequest{RequestId: requestID(), Name: args[0]}))
-			if err != nil {
+			if _, err := ask(a, cmd, a.clients().volume.DeleteVolume, &blockdv1.DeleteVolumeRequest{Name: args[0]}); err != nil {
 				return err
 			}
 			return a.done(cmd, "volume", args[0], "deleted")
@@ -209,98 +164,4 @@ func (a *app) volumeDelete() *cobra.Command {
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "yes, destroy the data")
 	return c
-}
-
-// done prints that something without an answer of its own was done.
-func (a *app) done(cmd *cobra.Command, what, name, did string) error {
-	return a.print(cmd, map[string]string{what: name, "result": did}, rows{{what + " " + name + " " + did}})
-}
-
-// completeVolumes offers the names of volumes to the shell.
-func (a *app) completeVolumes(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := a.context(cmd)
-	defer cancel()
-	r, err := a.clients().volume.ListVolumes(ctx, request(&blockdv1.ListVolumesRequest{}))
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for _, v := range r.Msg.GetVolumes() {
-		names = append(names, v.GetName())
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
-func (a *app) pool() *cobra.Command {
-	return group("pool", "Create and show pools, where volumes keep data", a.poolCreate(), a.poolList(), a.poolShow())
-}
-
-func (a *app) poolCreate() *cobra.Command {
-	var replicas uint32
-	var media string
-	c := &cobra.Command{
-		Use:   "create NAME",
-		Short: "Create a pool",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if replicas == 0 {
-				return errors.New("--replicas 0: there must be at least one copy")
-			}
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().pool.CreatePool(ctx, request(&blockdv1.CreatePoolRequest{RequestId: requestID(),
-				Name: args[0], Replicas: replicas, Media: media}))
-			if err != nil {
-				return err
-			}
-			p := viewPool(r.Msg.GetPool())
-			return a.print(cmd, p, poolTable([]poolView{p}))
-		},
-	}
-	c.Flags().Uint32Var(&replicas, "replicas", 1, "copies of the data; a single node can keep 1")
-	c.Flags().StringVar(&media, "media", "", "disk, or ram (gone when blockd stops); the default is what blockd was started with")
-	complete(c, "media", "disk", "ram")
-	return c
-}
-
-func (a *app) poolList() *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List the pools",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().pool.ListPools(ctx, request(&blockdv1.ListPoolsRequest{}))
-			if err != nil {
-				return err
-			}
-			list := make([]poolView, 0, len(r.Msg.GetPools()))
-			for _, p := range r.Msg.GetPools() {
-				list = append(list, viewPool(p))
-			}
-			return a.print(cmd, list, poolTable(list))
-		},
-	}
-}
-
-func (a *app) poolShow() *cobra.Command {
-	return &cobra.Command{
-		Use:   "show NAME",
-		Short: "Show one pool",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := a.context(cmd)
-			defer cancel()
-			r, err := a.clients().pool.GetPool(ctx, request(&blockdv1.GetPoolRequest{Name: args[0]}))
-			if err != nil {
-				return err
-			}
-			p := viewPool(r.Msg.GetPool())
-			return a.print(cmd, p, poolTable([]poolView{p}))
-		},
-	}
 }

@@ -403,7 +403,8 @@ func (f *fold) removeVolume(c *catalogpb.RemoveVolume) error {
 		return refuse(ErrConflict, "volume %q is in use; delete it first", name)
 	}
 	f.Volumes = without(f.Volumes, i)
-	f.leases, f.reservations = f.leases.drop(id), f.reservations.drop(id)
+	f.forgetLease(id)
+	f.reservations = f.reservations.Without(id)
 	f.did("volume.removed", name, "id %s", id)
 	return nil
 }

@@ -122,13 +122,22 @@ func (c *checker) mappings() int {
 }
 
 func (c *checker) perVolume() int {
-	for id, l := range c.leases.all() {
-		if c.ids[id] != "volume" || l.Volume != id || l.Epoch == 0 || !c.isOrZero(l.Owner, "node") || !c.isOrZero(l.MoveTo, "node") {
+	for id, e := range c.leases.All() {
+		_, ok := ParseID(e.Owner)
+		if _, noted := c.leaseNotes.Get(id); !noted || c.ids[id] != "volume" || (e.Owner != "") != ok {
 			return 7
 		}
 	}
-	for id, r := range c.reservations.all() {
-		if c.ids[id] != "volume" || r.Volume != id || r.Generation == 0 {
+	if c.leases.Len() != c.leaseNotes.Len() {
+		return 7
+	}
+	for _, n := range c.leaseNotes.All() {
+		if !c.isOrZero(n.moveTo, "node") {
+			return 7
+		}
+	}
+	for id, r := range c.reservations.All() {
+		if c.ids[id] != "volume" || r.Volume != ID(id) || r.Generation == 0 {
 			return 7
 		}
 	}

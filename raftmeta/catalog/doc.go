@@ -21,7 +21,7 @@
 //
 // A command copies the list that it changes, and no other: volumes, hosts and
 // mappings are at most 16384 each, and administrators change them one by one. What changes
-// often is kept otherwise: leases and reservations in a persistent map, the audit
+// often is kept otherwise: leases and reservations in persistent maps, the audit
 // log and remembered requests in arrays that versions share. The log of changes, the audit log and
 // the remembered requests are bounded. See BenchmarkApply.
 //
@@ -42,7 +42,8 @@
 //     mappings to any.
 //  5. Sizes are multiples of 4096 between VolumeSizeMin and VolumeSizeMax.
 //  6. A volume's home is a disk or a node that exists, or zero; a disk's node exists, or is zero.
-//  7. Leases and reservations are of volumes that exist; a lease's nodes exist, and its epoch is not 0.
+//  7. Leases and reservations are of volumes that exist. The owner of a lease may be a node
+//     that was removed; the one that it shall move to is not.
 //  8. At most one job of a kind is under way for a subject; tokens are distinct.
 //  9. No list is longer than its bound.
 //

@@ -308,8 +308,8 @@ func (s *State) stillOn(node ID) (volumes, leases int) {
 			volumes++
 		}
 	}
-	for _, l := range s.leases.all() {
-		if l.Owner == node {
+	for _, e := range s.leases.All() {
+		if e.Owner == node.String() {
 			leases++
 		}
 	}
@@ -323,8 +323,7 @@ func plural(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// removeNode forgets a node. The leases it held are nobody's then; who proposes
-// the command waits until the node can't count on them any more before they are granted again.
+// removeNode forgets a node.
 func (f *fold) removeNode(c *catalogpb.RemoveNode) error {
 	i, err := f.namedNode(c.GetNode())
 	if err != nil {
@@ -350,17 +349,7 @@ func (f *fold) removeNode(c *catalogpb.RemoveNode) error {
 	f.revoke(Revoked{Node: n.ID, Name: n.Name, Serial: n.Serial})
 	f.Nodes = without(f.Nodes, i)
 	f.Disks = slices.DeleteFunc(slices.Clone(f.Disks), func(d Disk) bool { return d.Node == n.ID })
-	for id, l := range f.leases.all() {
-		if l.Owner == n.ID || l.MoveTo == n.ID {
-			if l.Owner == n.ID {
-				l.Owner, l.Incarnation, l.Since = ID{}, 0, f.now
-			}
-			if l.MoveTo == n.ID {
-				l.MoveTo = ID{}
-			}
-			f.leases = f.leases.put(id, l)
-		}
-	}
+	f.forgetMoves(n.ID)
 	f.did("node.remove", n.Name, "id %s, serial %s revoked", n.ID, cmp.Or(n.Serial, "none"))
 	if disks > 0 {
 		f.also("%s of node %s are forgotten", plural(disks, "disk", "disks"), n.Name)

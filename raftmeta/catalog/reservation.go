@@ -16,7 +16,7 @@ type Reservation struct {
 // Reservation returns the reservations of a volume; the zero value, with
 // generation 0, when it never had any.
 func (s *State) Reservation(volume ID) Reservation {
-	r, _ := s.reservations.get(volume)
+	r, _ := s.reservations.Get(volume)
 	r.Volume = volume
 	return r
 }
@@ -37,7 +37,7 @@ func (f *fold) setReservation(c *catalogpb.SetReservation) error {
 		return refuse(ErrInvalid, "reservations of %d bytes: at most %d", len(c.GetBlob()), ReservationMax)
 	}
 	r.Generation, r.Blob = r.Generation+1, string(c.GetBlob())
-	f.reservations = f.reservations.put(id, r)
+	f.reservations = f.reservations.With(id, r)
 	f.quietly("volume.reserve", v.Name, "generation %d, %d bytes", r.Generation, len(r.Blob))
 	return nil
 }

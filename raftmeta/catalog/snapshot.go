@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/idmap"
 )
 
 // snapshotVersion is the format of catalogpb.Snapshot. A higher one was
@@ -150,11 +151,21 @@ func (s *State) parts(yield func(*catalogpb.Snapshot) bool) {
 		split(s.Tokens, yield, func(p *catalogpb.Snapshot, e *Token) { p.Tokens = append(p.Tokens, tokenTo(e)) }) &&
 		split(s.Jobs, yield, func(p *catalogpb.Snapshot, e *Job) { p.Jobs = append(p.Jobs, jobTo(e)) }) &&
 		split(s.Revoked, yield, func(p *catalogpb.Snapshot, e *Revoked) { p.Revoked = append(p.Revoked, revokedTo(e)) }) &&
-		split(s.leases.values(), yield, func(p *catalogpb.Snapshot, e *Lease) { p.Leases = append(p.Leases, leaseTo(e)) }) &&
-		splitBy(1, s.reservations.values(), yield, func(p *catalogpb.Snapshot, e *Reservation) {
+		split(s.Leases(), yield, func(p *catalogpb.Snapshot, e *Lease) { p.Leases = append(p.Leases, leaseTo(e)) }) &&
+		splitBy(1, s.leaseTableParts(), yield, func(p *catalogpb.Snapshot, e *string) { p.LeaseTable = append(p.LeaseTable, []byte(*e)) }) &&
+		splitBy(1, values(s.reservations), yield, func(p *catalogpb.Snapshot, e *Reservation) {
 			p.Reservations = append(p.Reservations, reservationTo(e))
 		}) &&
 		splitBy(1, s.importing, yield, func(p *catalogpb.Snapshot, e *string) { p.Importing = append(p.Importing, []byte(*e)) })
+}
+
+// values returns the values of a map by ascending identifier.
+func values[T any](m idmap.Map[T]) []T {
+	out := make([]T, 0, m.Len())
+	for _, v := range m.All() {
+		out = append(out, v)
+	}
+	return out
 }
 
 func split[T any](list []T, yield func(*catalogpb.Snapshot) bool, add func(*catalogpb.Snapshot, *T)) bool {
@@ -183,6 +194,8 @@ type loader struct {
 	parts   int
 	bad     bool   // something was out of range
 	unknown string // a message with a field that this blockd does not know
+
+	leaseTable bytes.Buffer
 }
 
 func (l *loader) add(p *catalogpb.Snapshot) {
@@ -238,20 +251,21 @@ func (l *loader) addCluster(p *catalogpb.Snapshot) {
 		s.Revoked = append(s.Revoked, l.revoked(e))
 	}
 	for _, e := range p.GetLeases() {
-		lease := l.lease(e)
-		_, twice := s.leases.get(lease.Volume)
-		l.bad = l.bad || twice
-		s.leases = s.leases.put(lease.Volume, lease)
+		l.leaseNote(e)
+	}
+	for _, e := range p.GetLeaseTable() {
+		l.leaseTable.Write(e)
 	}
 	for _, e := range p.GetReservations() {
 		r := l.reservation(e)
-		_, twice := s.reservations.get(r.Volume)
+		_, twice := s.reservations.Get(r.Volume)
 		l.bad = l.bad || twice
-		s.reservations = s.reservations.put(r.Volume, r)
+		s.reservations = s.reservations.With(r.Volume, r)
 	}
 }
 
 func (l *loader) finish() (*State, error) {
+	l.finishLeases()
 	switch {
 	case l.version != snapshotVersion:
 		return nil, fmt.Errorf("catalog: snapshot of version %d, and this blockd knows version %d", l.version, snapshotVersion)

@@ -3,6 +3,9 @@ package catalog
 import (
 	"cmp"
 	"slices"
+
+	"blockd.dev/raftmeta/idmap"
+	"blockd.dev/raftmeta/lease"
 )
 
 // State is the catalog at one revision. It is immutable: nobody changes a
@@ -24,10 +27,11 @@ type State struct {
 	Audits    []Audit   // oldest first, at most AuditMax
 	Authority Authority
 
-	leases       byID[Lease]       // by volume
-	reservations byID[Reservation] // by volume
-	answers      []answer          // oldest first, at most AnswersMax
-	importing    []string          // the parts so far of a state that is being taken over
+	leases       lease.Table
+	leaseNotes   idmap.Map[leaseNote]   // by volume
+	reservations idmap.Map[Reservation] // by volume
+	answers      []answer               // oldest first, at most AnswersMax
+	importing    []string               // the parts so far of a state that is being taken over
 
 	auditsTail, answersTail *tail
 }

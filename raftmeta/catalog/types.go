@@ -3,6 +3,7 @@ package catalog
 import (
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -24,6 +25,18 @@ func idFrom(b []byte) (id ID, ok bool) {
 	}
 	copy(id[:], b)
 	return id, !id.IsZero()
+}
+
+// ParseID is the inverse of String; ok is false for what is not one, or zero.
+func ParseID(s string) (id ID, ok bool) {
+	if len(s) != 2*len(id) || strings.ToLower(s) != s {
+		return ID{}, false
+	}
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		return ID{}, false
+	}
+	return idFrom(b)
 }
 
 // Media says where the data of a pool is kept.

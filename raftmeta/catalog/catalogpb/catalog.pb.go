@@ -2706,10 +2706,14 @@ func (x *GrantLease) GetExpectEpoch() uint64 {
 }
 
 type ReleaseLease struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	Node          []byte                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Volume      []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Node        []byte                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Epoch       uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Incarnation uint64                 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Who gets it at once; empty for nobody.
+	ToNode        []byte `protobuf:"bytes,5,opt,name=to_node,json=toNode,proto3" json:"to_node,omitempty"`
+	ToIncarnation uint64 `protobuf:"varint,6,opt,name=to_incarnation,json=toIncarnation,proto3" json:"to_incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2761,6 +2765,27 @@ func (x *ReleaseLease) GetNode() []byte {
 func (x *ReleaseLease) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ReleaseLease) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *ReleaseLease) GetToNode() []byte {
+	if x != nil {
+		return x.ToNode
+	}
+	return nil
+}
+
+func (x *ReleaseLease) GetToIncarnation() uint64 {
+	if x != nil {
+		return x.ToIncarnation
 	}
 	return 0
 }
@@ -2965,14 +2990,16 @@ type Snapshot struct {
 	Answers   []*Answer              `protobuf:"bytes,11,rep,name=answers,proto3" json:"answers,omitempty"`
 	Disks     []*Disk                `protobuf:"bytes,12,rep,name=disks,proto3" json:"disks,omitempty"`
 	// Parts of an import that is under way.
-	Importing     [][]byte       `protobuf:"bytes,13,rep,name=importing,proto3" json:"importing,omitempty"`
-	Nodes         []*Node        `protobuf:"bytes,14,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Tokens        []*Token       `protobuf:"bytes,15,rep,name=tokens,proto3" json:"tokens,omitempty"`
-	Jobs          []*Job         `protobuf:"bytes,16,rep,name=jobs,proto3" json:"jobs,omitempty"`
-	Leases        []*Lease       `protobuf:"bytes,17,rep,name=leases,proto3" json:"leases,omitempty"`
-	Reservations  []*Reservation `protobuf:"bytes,18,rep,name=reservations,proto3" json:"reservations,omitempty"`
-	Revoked       []*Revoked     `protobuf:"bytes,19,rep,name=revoked,proto3" json:"revoked,omitempty"`
-	Authority     *Authority     `protobuf:"bytes,20,opt,name=authority,proto3" json:"authority,omitempty"`
+	Importing    [][]byte       `protobuf:"bytes,13,rep,name=importing,proto3" json:"importing,omitempty"`
+	Nodes        []*Node        `protobuf:"bytes,14,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Tokens       []*Token       `protobuf:"bytes,15,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	Jobs         []*Job         `protobuf:"bytes,16,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	Leases       []*Lease       `protobuf:"bytes,17,rep,name=leases,proto3" json:"leases,omitempty"`
+	Reservations []*Reservation `protobuf:"bytes,18,rep,name=reservations,proto3" json:"reservations,omitempty"`
+	Revoked      []*Revoked     `protobuf:"bytes,19,rep,name=revoked,proto3" json:"revoked,omitempty"`
+	Authority    *Authority     `protobuf:"bytes,20,opt,name=authority,proto3" json:"authority,omitempty"`
+	// Parts of the encoding of a raftmeta/lease.Table.
+	LeaseTable    [][]byte `protobuf:"bytes,21,rep,name=lease_table,json=leaseTable,proto3" json:"lease_table,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3143,6 +3170,13 @@ func (x *Snapshot) GetRevoked() []*Revoked {
 func (x *Snapshot) GetAuthority() *Authority {
 	if x != nil {
 		return x.Authority
+	}
+	return nil
+}
+
+func (x *Snapshot) GetLeaseTable() [][]byte {
+	if x != nil {
+		return x.LeaseTable
 	}
 	return nil
 }
@@ -3471,14 +3505,12 @@ func (x *Job) GetUpdatedUnixNano() int64 {
 	return 0
 }
 
+// A Lease is what is known of a volume's lease besides Snapshot.lease_table.
 type Lease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	Owner         []byte                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"` // empty for nobody
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Incarnation   uint64                 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	MoveTo        []byte                 `protobuf:"bytes,5,opt,name=move_to,json=moveTo,proto3" json:"move_to,omitempty"`
-	SinceUnixNano int64                  `protobuf:"varint,6,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	MoveTo        []byte                 `protobuf:"bytes,2,opt,name=move_to,json=moveTo,proto3" json:"move_to,omitempty"`
+	SinceUnixNano int64                  `protobuf:"varint,3,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3518,27 +3550,6 @@ func (x *Lease) GetVolume() []byte {
 		return x.Volume
 	}
 	return nil
-}
-
-func (x *Lease) GetOwner() []byte {
-	if x != nil {
-		return x.Owner
-	}
-	return nil
-}
-
-func (x *Lease) GetEpoch() uint64 {
-	if x != nil {
-		return x.Epoch
-	}
-	return 0
-}
-
-func (x *Lease) GetIncarnation() uint64 {
-	if x != nil {
-		return x.Incarnation
-	}
-	return 0
 }
 
 func (x *Lease) GetMoveTo() []byte {
@@ -4624,11 +4635,14 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\fR\x04node\x12 \n" +
 	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12!\n" +
-	"\fexpect_epoch\x18\x04 \x01(\x04R\vexpectEpoch\"P\n" +
+	"\fexpect_epoch\x18\x04 \x01(\x04R\vexpectEpoch\"\xb2\x01\n" +
 	"\fReleaseLease\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\fR\x04node\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"7\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x17\n" +
+	"\ato_node\x18\x05 \x01(\fR\x06toNode\x12%\n" +
+	"\x0eto_incarnation\x18\x06 \x01(\x04R\rtoIncarnation\"7\n" +
 	"\tMoveLease\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\"i\n" +
@@ -4642,7 +4656,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"sealed_key\x18\x02 \x01(\fR\tsealedKey\x12\x1d\n" +
 	"\n" +
 	"bundle_pem\x18\x03 \x01(\fR\tbundlePem\x12'\n" +
-	"\x0fexpect_revision\x18\x04 \x01(\x04R\x0eexpectRevision\"\xf5\x06\n" +
+	"\x0fexpect_revision\x18\x04 \x01(\x04R\x0eexpectRevision\"\x96\a\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1d\n" +
@@ -4665,7 +4679,9 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x06leases\x18\x11 \x03(\v2\x18.blockd.catalog.v1.LeaseR\x06leases\x12B\n" +
 	"\freservations\x18\x12 \x03(\v2\x1e.blockd.catalog.v1.ReservationR\freservations\x124\n" +
 	"\arevoked\x18\x13 \x03(\v2\x1a.blockd.catalog.v1.RevokedR\arevoked\x12:\n" +
-	"\tauthority\x18\x14 \x01(\v2\x1c.blockd.catalog.v1.AuthorityR\tauthority\"\x98\x02\n" +
+	"\tauthority\x18\x14 \x01(\v2\x1c.blockd.catalog.v1.AuthorityR\tauthority\x12\x1f\n" +
+	"\vlease_table\x18\x15 \x03(\fR\n" +
+	"leaseTable\"\x98\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -4701,14 +4717,11 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	" \x01(\fR\x06cursor\x12\x14\n" +
 	"\x05actor\x18\v \x01(\tR\x05actor\x12*\n" +
 	"\x11created_unix_nano\x18\f \x01(\x03R\x0fcreatedUnixNano\x12*\n" +
-	"\x11updated_unix_nano\x18\r \x01(\x03R\x0fupdatedUnixNano\"\xae\x01\n" +
+	"\x11updated_unix_nano\x18\r \x01(\x03R\x0fupdatedUnixNano\"`\n" +
 	"\x05Lease\x12\x16\n" +
-	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
-	"\x05owner\x18\x02 \x01(\fR\x05owner\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12 \n" +
-	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x17\n" +
-	"\amove_to\x18\x05 \x01(\fR\x06moveTo\x12&\n" +
-	"\x0fsince_unix_nano\x18\x06 \x01(\x03R\rsinceUnixNano\"Y\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x17\n" +
+	"\amove_to\x18\x02 \x01(\fR\x06moveTo\x12&\n" +
+	"\x0fsince_unix_nano\x18\x03 \x01(\x03R\rsinceUnixNano\"Y\n" +
 	"\vReservation\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1e\n" +
 	"\n" +

@@ -68,6 +68,8 @@ var arrows = []arrow{
 		"who may serve is decided by values and readings that are passed in"},
 	{"raftmeta/extmap", nil, []string{"raftmeta/group", "raftmeta/catalog", "raftmeta/api", "net", "time", "internal/clock"},
 		"the map is a deterministic value: it knows no time and no network"},
+	{"raftmeta/placement", nil, []string{"raftmeta/group", "raftmeta/catalog", "raftmeta/api", "net", "time", "internal/clock"},
+		"a plan follows from the map and the disks alone"},
 	{"blockdev", nil, []string{"target", "replication", "raftmeta", "afxdp"},
 		"storage is below everything that serves or places it"},
 	{"blockdev/store", nil, []string{"blockdev/uring"},

@@ -131,7 +131,7 @@ func (e *edit) done() Map {
 			}
 			fresh[i], e.v.root[i] = n, n
 		}
-		n[number%nodePages] = p
+		n[number%nodePages] = *p
 	}
 	m := e.m.replace(e.v)
 	m.used = trim(e.used)

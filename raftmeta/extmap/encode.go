@@ -291,7 +291,7 @@ func (in *reader) page(m *Map, v *Volume, number uint32) {
 	if *n == nil {
 		*n = &node{}
 	}
-	(*n)[number%nodePages] = p
+	(*n)[number%nodePages] = *p
 }
 
 // checkPage checks the sets of a page and counts their disks.

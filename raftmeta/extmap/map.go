@@ -58,9 +58,11 @@ const (
 	nodePages   = 256
 )
 
-type node [nodePages]*page
+// node has its pages as values: a lookup follows one pointer less.
+type node [nodePages]page
 
-// page is 256 extents. It is shared by many Maps and never changed.
+// page is 256 extents; the zero page has never had a disk. What its slices
+// point at is shared by many Maps and never changed.
 type page struct {
 	words []Disk
 	moves []Move // by extent
@@ -118,12 +120,16 @@ func (v *Volume) Allocated() uint32 { return v.allocated }
 // stride is how many words an extent takes.
 func (v *Volume) stride() int { return genWords + v.policy.Width() }
 
+// page returns a page, or nil when it is the zero page or beyond the volume.
 func (v *Volume) page(index uint32) *page {
 	i := index / nodePages
 	if int(i) >= len(v.root) || v.root[i] == nil {
 		return nil
 	}
-	return v.root[i][index%nodePages]
+	if p := &v.root[i][index%nodePages]; p.words != nil {
+		return p
+	}
+	return nil
 }
 
 // Extent looks one extent up; ok is false while it is not allocated or beyond
@@ -165,8 +171,8 @@ func (v *Volume) pages() iter.Seq2[uint32, *page] {
 			if n == nil {
 				continue
 			}
-			for j, p := range n {
-				if p != nil && !yield(uint32(i*nodePages+j), p) {
+			for j := range n {
+				if p := &n[j]; p.words != nil && !yield(uint32(i*nodePages+j), p) {
 					return
 				}
 			}

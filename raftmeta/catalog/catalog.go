@@ -31,9 +31,6 @@ type Catalog struct {
 	fsm  *FSM
 	log  Log
 	keys func() pki.Keyring
-
-	journal *journal // of a catalog that was opened by Open
-	info    JournalInfo
 }
 
 // doTimeout bounds how long Do waits for a leader and a majority.
@@ -70,11 +67,9 @@ func (c *Catalog) DoContext(ctx context.Context, cmd *catalogpb.Command) (Result
 	if len(cmd.GetRequestId()) > requestIDMax || len(cmd.GetActor()) > actorMax || len(cmd.GetSource()) > actorMax {
 		return Result{}, refuse(ErrInvalid, "request id, actor or source too long: at most %d and %d bytes", requestIDMax, actorMax)
 	}
-	if c.keys != nil {
-		var err error
-		if cmd, err = c.sealCommand(ctx, cmd); err != nil {
-			return Result{}, err
-		}
+	cmd, err := c.sealCommand(ctx, cmd)
+	if err != nil {
+		return Result{}, err
 	}
 	data, err := proto.Marshal(cmd)
 	if err != nil {

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +14,7 @@ import (
 
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/group"
+	"blockd.dev/raftmeta/pki"
 )
 
 func testID(n uint32) []byte {
@@ -340,44 +339,9 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func TestCatalogSurvivesReopening(t *testing.T) {
-	dir := t.TempDir()
-	c := must(Open(dir))
-	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default"), volumeCmd(10, "a")} {
-		if _, err := c.Do(cmd); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want := c.State().Hash()
-	// Not closed, as after a kill.
-	again := must(Open(dir))
-	if again.State().Hash() != want || again.JournalInfo().Replayed != 3 {
-		t.Fatal("the log does not give the state back")
-	}
-	if err := c.journal.close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := again.Close(); err != nil {
-		t.Fatal(err)
-	}
-	third := must(Open(dir))
-	if third.State().Hash() != want || third.JournalInfo().Replayed != 0 {
-		t.Fatal("the snapshot does not give the state back")
-	}
-	if _, err := third.Do(volumeCmd(11, "b")); err != nil {
-		t.Fatal(err)
-	}
-	if err := third.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := third.Do(volumeCmd(12, "c")); !errors.Is(err, ErrFailed) {
-		t.Fatal(err)
-	}
-}
-
 func TestWaitSeesChanges(t *testing.T) {
-	c := must(Open(t.TempDir()))
-	defer c.Close()
+	c := openMember(t, t.TempDir(), pki.NewKeyring())
+	defer c.close(t)
 	got := make(chan *State)
 	go func() { got <- must(c.Wait(t.Context(), 0)) }()
 	if _, err := c.Do(initCmd()); err != nil {
@@ -390,194 +354,6 @@ func TestWaitSeesChanges(t *testing.T) {
 	defer cancel()
 	if _, err := c.Wait(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
-	}
-}
-
-// TestLogCutAtEveryByte cuts the log at every byte, as a power failure during
-// the last append would, and also fills the rest with zeroes.
-func TestLogCutAtEveryByte(t *testing.T) {
-	dir := t.TempDir()
-	c := must(Open(dir))
-	ends, hashes := []int64{fileHeaderBytes}, [][32]byte{c.State().Hash()}
-	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default"), volumeCmd(10, "a"), mapCmd("a", "any", nil)} {
-		if _, err := c.Do(cmd); err != nil {
-			t.Fatal(err)
-		}
-		ends, hashes = append(ends, c.journal.logBytes), append(hashes, c.State().Hash())
-	}
-	full := must(os.ReadFile(filepath.Join(dir, "log")))
-	if err := c.journal.close(); err != nil {
-		t.Fatal(err)
-	}
-	cuts := 0
-	try := func(name string, log []byte, complete int) {
-		d := t.TempDir()
-		if err := os.WriteFile(filepath.Join(d, "log"), log, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		c, err := Open(d)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if c.State().Hash() != hashes[complete] {
-			t.Fatalf("%s: not the state after %d commands", name, complete)
-		}
-		if torn := int64(len(log)) - ends[complete]; c.JournalInfo().TornBytes != torn {
-			t.Fatalf("%s: %d torn bytes, want %d", name, c.JournalInfo().TornBytes, torn)
-		}
-		// It goes on from there.
-		if complete == 0 {
-			_, err = c.Do(initCmd())
-		} else {
-			_, err = c.Do(poolCmd(77, "more"))
-		}
-		if complete == 0 || complete >= 1 {
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-		}
-		want := c.State().Hash()
-		if err := c.journal.close(); err != nil {
-			t.Fatal(err)
-		}
-		c = must(Open(d))
-		if c.State().Hash() != want {
-			t.Fatalf("%s: lost a command after recovery", name)
-		}
-		if err := c.Close(); err != nil {
-			t.Fatal(err)
-		}
-		cuts++
-	}
-	for n := fileHeaderBytes; n <= len(full); n++ {
-		complete := 0
-		for complete+1 < len(ends) && ends[complete+1] <= int64(n) {
-			complete++
-		}
-		try(fmt.Sprintf("cut at %d", n), full[:n], complete)
-		if n%16 == 0 {
-			zeroed := append(bytes.Clone(full[:n]), make([]byte, 64)...)
-			// A record whose last bytes are zero anyway may be complete.
-			for complete+1 < len(ends) && ends[complete+1] <= int64(len(zeroed)) && bytes.Equal(zeroed[:ends[complete+1]], full[:ends[complete+1]]) {
-				complete++
-			}
-			try(fmt.Sprintf("zeroes from %d", n), zeroed, complete)
-		}
-	}
-	t.Logf("%d cuts", cuts)
-}
-
-func TestCorruptionIsRefused(t *testing.T) {
-	dir := t.TempDir()
-	c := must(Open(dir))
-	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default"), volumeCmd(10, "a")} {
-		if _, err := c.Do(cmd); err != nil {
-			t.Fatal(err)
-		}
-	}
-	beforeLast := c.journal.logBytes
-	if _, err := c.Do(volumeCmd(11, "b")); err != nil {
-		t.Fatal(err)
-	}
-	full := must(os.ReadFile(filepath.Join(dir, "log")))
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	snap := must(os.ReadFile(filepath.Join(dir, "snapshot")))
-	emptyLog := must(os.ReadFile(filepath.Join(dir, "log")))
-	open := func(files map[string][]byte) error {
-		d := t.TempDir()
-		for name, b := range files {
-			if err := os.WriteFile(filepath.Join(d, name), b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c, err := Open(d)
-		if err == nil {
-			err = c.Close()
-		}
-		return err
-	}
-	flip := func(b []byte, i int) []byte {
-		b = bytes.Clone(b)
-		b[i] ^= 0x10
-		return b
-	}
-	for i := range int(beforeLast) {
-		if err := open(map[string][]byte{"log": flip(full, i)}); !errors.Is(err, ErrCorrupt) {
-			t.Fatalf("log with byte %d flipped: %v", i, err)
-		}
-	}
-	for i := range snap {
-		if err := open(map[string][]byte{"log": emptyLog, "snapshot": flip(snap, i)}); !errors.Is(err, ErrCorrupt) {
-			t.Fatalf("snapshot with byte %d flipped: %v", i, err)
-		}
-	}
-	if err := open(map[string][]byte{"snapshot": snap}); !errors.Is(err, ErrCorrupt) {
-		t.Fatalf("no log: %v", err)
-	}
-	if err := open(map[string][]byte{"snapshot": snap, "log": emptyLog}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// TestCompactionCutAtEveryStep opens the directory as it is after each step of
-// a compaction.
-func TestCompactionCutAtEveryStep(t *testing.T) {
-	dir := t.TempDir()
-	c := must(Open(dir))
-	c.journal.compactBytes = 1 // after every command
-	for _, cmd := range []*catalogpb.Command{initCmd(), poolCmd(1, "default")} {
-		if _, err := c.Do(cmd); err != nil {
-			t.Fatal(err)
-		}
-	}
-	steps := 0
-	c.journal.step = func(name string) {
-		steps++
-		d := filepath.Join(t.TempDir(), "copy")
-		if err := os.CopyFS(d, os.DirFS(dir)); err != nil {
-			t.Fatal(err)
-		}
-		cut, err := Open(d)
-		if err != nil {
-			t.Fatalf("after %q: %v", name, err)
-		}
-		if n := cut.State().Revision; n != 3 {
-			t.Fatalf("after %q: revision %d", name, n)
-		}
-		if err := cut.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := c.Do(volumeCmd(10, "a")); err != nil {
-		t.Fatal(err)
-	}
-	if steps != 5 {
-		t.Fatalf("%d steps", steps)
-	}
-	c.journal.step = func(string) {}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestDiskErrorsAreFinal(t *testing.T) {
-	c := must(Open(t.TempDir()))
-	if _, err := c.Do(initCmd()); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.journal.log.Close(); err != nil { // every write fails from here
-		t.Fatal(err)
-	}
-	if _, err := c.Do(poolCmd(1, "default")); !errors.Is(err, ErrFailed) {
-		t.Fatal(err)
-	}
-	if c.State().Revision != 1 {
-		t.Fatal("published what is not durable")
-	}
-	if _, err := c.Do(poolCmd(1, "default")); !errors.Is(err, ErrFailed) || c.Err() == nil {
-		t.Fatal(err, c.Err())
 	}
 }
 
@@ -641,39 +417,5 @@ func FuzzReadState(f *testing.F) {
 		}
 		_, _, _ = s.Apply(volumeCmd(6, "v"))
 		_, _, _ = s.Apply(removeNodeCmd("n1", true))
-	})
-}
-
-func FuzzJournal(f *testing.F) {
-	log := fileHeader(logMagic)
-	for i, cmd := range []*catalogpb.Command{initCmd(), poolCmd(5, "default"), volumeCmd(6, "v")} {
-		log = appendRecord(log, uint64(i+1), must(proto.Marshal(cmd)))
-	}
-	s := mustApply(f, base(f), volumeCmd(10, "a"))
-	f.Add(log, []byte{})
-	f.Add(fileHeader(logMagic), appendRecord(fileHeader(snapshotMagic), s.Revision, must(s.Marshal())))
-	f.Fuzz(func(t *testing.T, log, snapshot []byte) {
-		d := t.TempDir()
-		if err := os.WriteFile(filepath.Join(d, "log"), log, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if len(snapshot) > 0 {
-			if err := os.WriteFile(filepath.Join(d, "snapshot"), snapshot, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c, err := Open(d)
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) {
-				t.Fatal(err)
-			}
-			return
-		}
-		if n := c.State().Check(); n != 0 {
-			t.Fatalf("invariant %d", n)
-		}
-		if err := c.Close(); err != nil {
-			t.Fatal(err)
-		}
 	})
 }

@@ -25,11 +25,9 @@ func (c *Catalog) DryRun(ctx context.Context, cmd *catalogpb.Command) ([]string,
 	if err := c.log.Barrier(ctx); err != nil {
 		return nil, failed(err)
 	}
-	if c.keys != nil {
-		var err error
-		if cmd, err = c.sealCommand(ctx, cmd); err != nil {
-			return nil, err
-		}
+	cmd, err := c.sealCommand(ctx, cmd)
+	if err != nil {
+		return nil, err
 	}
 	return c.State().DryRun(cmd)
 }

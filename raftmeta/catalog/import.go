@@ -50,7 +50,7 @@ func (c *Catalog) Import(ctx context.Context, dir string, nowUnixNano int64) (Im
 	if err := os.Rename(dir, kept); err != nil {
 		return ImportInfo{}, fmt.Errorf("catalog: %w", err)
 	}
-	return ImportInfo{Revision: old.Revision, TornBytes: info.TornBytes, Kept: kept}, syncDir(filepath.Dir(kept))
+	return ImportInfo{Revision: old.Revision, TornBytes: info.tornBytes, Kept: kept}, syncDir(filepath.Dir(kept))
 }
 
 // takeOver puts the state old into the group, unless that was done before.

@@ -86,9 +86,6 @@ func (h *Host) hasPlaintext() bool {
 // Mutual.Secret, DHChap.Key and DHChap.ControllerKey.
 func (c *Catalog) Unseal(h *Host) (Host, error) {
 	out := *h
-	if c.keys == nil { // one that was opened by Open
-		return out, nil
-	}
 	return out, out.unseal(c.keys())
 }
 

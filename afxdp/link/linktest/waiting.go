@@ -78,10 +78,10 @@ func waits(t *testing.T, s Suite) {
 		t.Fatal(err)
 	}
 	// A datagram that is there already does not let Wait sleep either.
-	got := receive(t, b, 1)
+	got := receive(t, a, b, 1)
 	b.ReleaseRx(got)
 	send(t, a, b, content(1, 100), content(2, 100))
-	first := receive(t, b, 1)
+	first := receive(t, a, b, 1)
 	start = time.Now()
 	if err := b.Wait(patience); err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func waits(t *testing.T, s Suite) {
 		t.Errorf("with a datagram there, Wait took %v", d)
 	}
 	b.ReleaseRx(first)
-	b.ReleaseRx(receive(t, b, 1))
+	b.ReleaseRx(receive(t, a, b, 1))
 }
 
 func closes(t *testing.T, s Suite) {
@@ -119,7 +119,7 @@ func closes(t *testing.T, s Suite) {
 		t.Errorf("after Close the Stats say %d datagrams, want 1", got)
 	}
 	// The other end does not mind.
-	b.ReleaseRx(receive(t, b, 1))
+	b.ReleaseRx(receive(t, a, b, 1))
 	bufs := make([]link.TxBuf, 1)
 	if b.Reserve(bufs) == 1 {
 		bufs[0].Data, bufs[0].Peer = append(bufs[0].Data, 1), a.LocalAddr()

@@ -69,6 +69,10 @@ type Config struct {
 	Peers []netip.Addr
 	// PeersMax is how many there may be. Default: bpf.DefaultPeersMax.
 	PeersMax int
+	// CountExtents has the kernel count packets by their hint, for
+	// Device.HotExtents. Peers give hints if they are configured to
+	// (replication/wire.Config.Hints).
+	CountExtents bool
 	// Links is how many queues OpenDevice reserves memory for. Default: all.
 	Links int
 	// RxBuffers and TxBuffers are how many datagrams each queue has room for: 16 to

@@ -167,6 +167,7 @@ func (d *Device) attach() error {
 		}
 		s, err := bpf.LoadSteer(bpf.Config{
 			Interface: d.info.DeviceIndex, Port: d.config.Port, Local: []netip.Addr{d.local.Addr()}, Mode: m, PeersMax: d.config.PeersMax,
+			CountExtents: d.config.CountExtents,
 		})
 		if err == nil {
 			d.steer = s
@@ -208,6 +209,10 @@ func (d *Device) RemovePeer(a netip.Addr) error {
 	d.table.Untrack(a.Unmap())
 	return d.steer.RemovePeer(a.Unmap())
 }
+
+// HotExtents returns the up to n extents of which most packets have arrived, as
+// peers name them, most first; none without Config.CountExtents.
+func (d *Device) HotExtents(n int) ([]bpf.ExtentCounters, error) { return d.steer.HotExtents(n) }
 
 // look is called when a way has changed: the interface may have another MTU,
 // or be gone.

@@ -40,6 +40,10 @@ type Outgoing struct {
 	// Request that is not answered, by then; what is not sent yet is dropped,
 	// and the peer is told to forget the rest.
 	Deadline clock.Mono
+	// Hint is what the message is about, such as an extent, in the sender's own
+	// numbers; 0 for nothing. With Config.Hints, packets that begin with this
+	// message carry it where everybody can read it; the peer does not see it.
+	Hint uint64
 	// Data is gathered in order: 0 to MessageMax bytes in all.
 	Data [][]byte
 	// Tag is the caller's own and comes back in events.
@@ -116,4 +120,5 @@ var (
 	ErrRefused     = errors.New("connection refused")            // by either side: version, certificate or role
 	ErrPeerRestart = errors.New("peer restarted")                // it no longer knows the connection
 	ErrProtocol    = errors.New("protocol violated by the peer") // a peer that has the keys misbehaved
+	ErrForged      = errors.New("too many forged packets")       // somebody else has tried the keys too often
 )

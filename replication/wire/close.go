@@ -108,7 +108,7 @@ func (c *Conn) produceClose(buf []byte) int {
 		if c.ledger.Full() {
 			return 0
 		}
-		d := draft{b: packet.AppendClose(buf[:packet.HeaderLen], c.closeCode, c.closeText)}
+		d := draft{b: packet.AppendClose(buf[:packet.HeaderLen], c.closeCode, c.closeText), head: packet.HeaderLen}
 		return c.finish(&d, c.active, &c.paths[c.active])
 	}
 	level := LevelInitial

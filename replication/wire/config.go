@@ -63,6 +63,11 @@ type Config struct {
 	// reports those that both sides have.
 	Features uint64
 
+	// Hints puts Outgoing.Hint in front of packets, 8 bytes each, outside the
+	// encryption but authenticated. Any peer understands it. Default: none is
+	// told.
+	Hints bool
+
 	// DeadAfter is how long a peer that should answer may be silent. Default
 	// 400 ms; 20 ms or more.
 	DeadAfter time.Duration

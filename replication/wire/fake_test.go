@@ -103,6 +103,9 @@ type fakeKey struct {
 	head  [12]byte
 }
 
+// fakeForgedMax is more than any simulated network damages.
+const fakeForgedMax = 1 << 20
+
 const fakeOverhead = 16
 
 var fakeTable = crc32.MakeTable(crc32.Castagnoli)
@@ -130,6 +133,8 @@ func (k *fakeKey) Seal(packet []byte, _ int, number uint64) []byte {
 func (k *fakeKey) Next() Sealer { return &fakeKey{key: k.key*7919 + 13, plain: k.plain} }
 
 type fakeOpener struct{ *fakeKey }
+
+func (o fakeOpener) ForgedMax() uint64 { return fakeForgedMax }
 
 func (o fakeOpener) Next() Opener { return fakeOpener{o.fakeKey.Next().(*fakeKey)} }
 

@@ -67,6 +67,10 @@ type Opener interface {
 	// Overhead; ok is false, and the packet's bytes may be destroyed, if it
 	// was not made by the Sealer with this key, header and number.
 	Open(packet []byte, header int, number uint64) (payload []byte, ok bool)
+	// ForgedMax is how many packets may fail to open in the life of a
+	// connection, by all its keys together, before one more might succeed by
+	// chance (RFC 9001 §6.6, integrity limit).
+	ForgedMax() uint64
 	// Next returns the Opener of the key after this one. It may allocate.
 	Next() Opener
 }

@@ -149,7 +149,7 @@ func FuzzPeer(f *testing.F) {
 			n := min(int(input[0])<<8|int(input[1]), len(input)-2, 8000)
 			frames := input[2 : 2+n]
 			input = input[2+n:]
-			dr := draft{b: append(d.buf[:packet.HeaderLen], frames...), flags: 1}
+			dr := draft{b: append(d.buf[:packet.HeaderLen], frames...), head: packet.HeaderLen, flags: 1}
 			size := peer.finish(&dr, 0, &peer.paths[0])
 			d.now = d.now.Add(50 * time.Microsecond)
 			c.Receive(d.now, 0, d.buf[:size])

@@ -34,13 +34,26 @@ type opening struct {
 	before, now, next Opener
 	phase             bool
 	first             uint64 // lowest number known to be of this phase
+	forged            uint64 // packets that no key opened
 }
 
 func newOpening(o Opener) opening { return opening{now: o, next: o.Next()} }
 
-// open decrypts packet. All numbers of a phase are above those of the phase
-// before, so phase and number tell the one key to try; trying destroys.
+// open decrypts packet, and counts those that it can't.
 func (o *opening) open(packet []byte, header int, number uint64, phase bool) ([]byte, bool) {
+	payload, ok := o.try(packet, header, number, phase)
+	if !ok {
+		o.forged++
+	}
+	return payload, ok
+}
+
+// spent tells that too much has been tried on these keys.
+func (o *opening) spent() bool { return o.forged > o.now.ForgedMax() }
+
+// try decrypts packet. All numbers of a phase are above those of the phase
+// before, so phase and number tell the one key to try; trying destroys.
+func (o *opening) try(packet []byte, header int, number uint64, phase bool) ([]byte, bool) {
 	switch {
 	case phase == o.phase:
 		payload, ok := o.now.Open(packet, header, number)
@@ -56,7 +69,7 @@ func (o *opening) open(packet []byte, header int, number uint64, phase bool) ([]
 	}
 	payload, ok := o.next.Open(packet, header, number)
 	if ok {
-		*o = opening{before: o.now, now: o.next, next: o.next.Next(), phase: phase, first: number}
+		*o = opening{before: o.now, now: o.next, next: o.next.Next(), phase: phase, first: number, forged: o.forged}
 	}
 	return payload, ok
 }

@@ -37,6 +37,8 @@ func (c *Conn) Produce(now clock.Mono, path PathID, buf []byte) int {
 // draft is a Data packet being written.
 type draft struct {
 	b      []byte // header, filled in last, and frames
+	head   int    // length of the header
+	hint   uint64 // in the header, if there is room for it
 	limit  int    // of len(b)
 	flags  uint8
 	ackOf  uint64 // largest number acknowledged in it, if hasAck
@@ -46,6 +48,24 @@ type draft struct {
 }
 
 func (d *draft) room() int { return d.limit - len(d.b) }
+
+// setHint makes room for a hint in the header, unless it is 0: none.
+func (d *draft) setHint(hint uint64) {
+	if hint != 0 {
+		d.head, d.hint = packet.HeaderLen+packet.HintLen, hint
+	}
+}
+
+// nextHint is the hint of the message that is to be sent next.
+func (c *Conn) nextHint() uint64 {
+	if i := c.out.resend.head; i != 0 {
+		return c.pieces.slab[i].msg.Hint
+	}
+	if m := c.nextNew(); m != nil {
+		return m.Hint
+	}
+	return 0
+}
 
 // note adds piece i to what the packet must see through.
 func (c *Conn) note(d *draft, i int32) {
@@ -79,7 +99,11 @@ func (c *Conn) produceData(id PathID, buf []byte) int {
 		}
 		return 0
 	}
-	d := draft{b: buf[:packet.HeaderLen], limit: length - c.sealing.Overhead()}
+	d := draft{head: packet.HeaderLen, limit: length - c.sealing.Overhead()}
+	if send && c.cfg.Hints {
+		d.setHint(c.nextHint())
+	}
+	d.b = buf[:d.head]
 	c.appendAck(&d, active)
 	c.appendControl(&d, p, active)
 	if send {
@@ -96,7 +120,7 @@ func (c *Conn) produceData(id PathID, buf []byte) int {
 			c.stats.TxProbes++
 		}
 	}
-	if len(d.b) == packet.HeaderLen {
+	if len(d.b) == d.head {
 		return 0
 	}
 	return c.finish(&d, id, p)
@@ -304,9 +328,12 @@ func (c *Conn) finish(d *draft, id PathID, p *path) int {
 		c.sealing.turn(number)
 		c.stats.Rekeys++
 	}
-	hd := packet.Header{Type: packet.TypeData, Phase: c.sealing.phase, Number: number, Dest: c.remote}
+	hd := packet.Header{
+		Type: packet.TypeData, Phase: c.sealing.phase, Number: number, Dest: c.remote,
+		Hint: d.hint, Hinted: d.head > packet.HeaderLen,
+	}
 	hd.Append(d.b[:0])
-	b := c.sealing.Seal(d.b, packet.HeaderLen, number)
+	b := c.sealing.Seal(d.b, d.head, number)
 	c.sealing.packets++
 	c.sealing.bytes += uint64(len(b))
 	if len(b) > packet.DatagramMin {
@@ -334,7 +361,7 @@ func (c *Conn) produceMTUProbe(id PathID, p *path, buf []byte) int {
 		return 0
 	}
 	p.probing = n
-	d := draft{b: buf[:packet.HeaderLen], flags: recovery.Eliciting | recovery.MTUProbe}
+	d := draft{b: buf[:packet.HeaderLen], head: packet.HeaderLen, flags: recovery.Eliciting | recovery.MTUProbe}
 	d.b = packet.AppendPing(d.b)
 	end := n - c.sealing.Overhead()
 	clear(d.b[len(d.b):end])

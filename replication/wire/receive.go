@@ -10,25 +10,45 @@ import (
 
 // Receive takes a datagram that arrived on path. It may decrypt it in place
 // and keeps no reference. What is not valid is counted and otherwise ignored.
-// A path that was not added is ignored too: the owner calls AddPath first when
-// a peer's datagram, which Inspect routes here, comes from a new address.
+// A path that was not added is ignored too: see ReceiveNew.
 func (c *Conn) Receive(now clock.Mono, path PathID, datagram []byte) {
+	if path >= PathsMax || !c.paths[path].known {
+		c.stats.RxInvalid++
+		return
+	}
+	c.receive(now, path, datagram, nil)
+}
+
+// ReceiveNew takes a datagram that Inspect routes here and that comes by a way
+// which is no path yet: from a new address, or through another link. Only when
+// it has proved to be the peer's, and is no replay, adopt is called: it calls
+// AddPath and returns the new path, or false to have none, for example because
+// all are taken. So nobody takes paths by forging addresses. The datagram counts
+// either way.
+func (c *Conn) ReceiveNew(now clock.Mono, datagram []byte, adopt func() (PathID, bool)) {
+	c.receive(now, noPath, datagram, adopt)
+}
+
+// noPath is where a datagram comes from that ReceiveNew was given.
+const noPath = PathID(PathsMax)
+
+func (c *Conn) receive(now clock.Mono, path PathID, datagram []byte, adopt func() (PathID, bool)) {
 	c.advance(now)
 	c.collect()
 	hd, err := packet.DecodeHeader(datagram)
-	if err != nil || path >= PathsMax || !c.paths[path].known || c.state == down {
+	if err != nil || c.state == down {
 		c.stats.RxInvalid++
 		return
 	}
 	switch hd.Type {
 	case packet.TypeData:
-		c.receiveData(path, &hd, datagram)
+		c.receiveData(path, &hd, datagram, adopt)
 	case packet.TypeReset:
 		c.onReset(&hd, datagram)
 	case packet.TypeInitial, packet.TypeHandshake, packet.TypeRetry, packet.TypeRefusal:
 		switch {
-		case c.state != connecting:
-			c.stats.RxInvalid++ // late, and of no use
+		case c.state != connecting || path == noPath:
+			c.stats.RxInvalid++ // late, or from elsewhere, and of no use
 		case hd.Type == packet.TypeRetry:
 			c.onRetry(datagram)
 		case hd.Type == packet.TypeRefusal:
@@ -57,7 +77,7 @@ func (c *Conn) onReset(hd *packet.Header, b []byte) {
 }
 
 // receiveData takes a packet that is protected by the traffic keys.
-func (c *Conn) receiveData(path PathID, hd *packet.Header, b []byte) {
+func (c *Conn) receiveData(path PathID, hd *packet.Header, b []byte, adopt func() (PathID, bool)) {
 	size := len(b)
 	if c.opening.now == nil || hd.Dest != c.cfg.LocalID {
 		c.stats.RxInvalid++
@@ -67,9 +87,10 @@ func (c *Conn) receiveData(path PathID, hd *packet.Header, b []byte) {
 		c.stats.RxDuplicate++
 		return
 	}
-	payload, ok := c.opening.open(b, packet.HeaderLen, hd.Number, hd.Phase)
+	payload, ok := c.opening.open(b, hd.Len(), hd.Number, hd.Phase)
 	if !ok {
 		c.stats.RxInvalid++
+		c.onForged()
 		return
 	}
 	if c.state == connecting {
@@ -83,6 +104,11 @@ func (c *Conn) receiveData(path PathID, hd *packet.Header, b []byte) {
 	if c.state == closing {
 		c.closeSend = true // the peer hasn't heard yet
 		return
+	}
+	if path == noPath {
+		if id, ok := adopt(); ok {
+			path = id
+		}
 	}
 	eliciting, urgent, v := c.dataFrames(path, payload)
 	if c.state == down || c.state == closing {
@@ -101,6 +127,15 @@ func (c *Conn) receiveData(path PathID, hd *packet.Header, b []byte) {
 	c.stats.RxPackets++
 	c.stats.RxBytes += uint64(size)
 	c.acks.note(c.now, hd.Number, size, eliciting, urgent, c.cfg.AckDelay)
+}
+
+// onForged ends the connection before its keys have been tried too often. The
+// next one has others.
+func (c *Conn) onForged() {
+	if c.opening.spent() && (c.state == up || c.state == draining) {
+		text := fmt.Sprintf("%d packets that were not the peer's came for this connection", c.opening.forged)
+		c.end(packet.CloseDone, text, fmt.Errorf("%w: %s", ErrForged, text))
+	}
 }
 
 // dataFrames takes the frames of a packet. Taking one twice, because a packet

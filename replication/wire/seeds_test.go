@@ -83,6 +83,7 @@ func runSeed(seed uint64, m mutant) *world {
 		cfg.DatagramMax = []int{1200, 1472, 3700, 8900}[rng.IntN(4)]
 		cfg.RekeyPackets = 16 + uint64(rng.IntN(200))
 		cfg.DeadAfter = []time.Duration{100, 400, 1000}[rng.IntN(3)] * time.Millisecond
+		cfg.Hints = seed%2 == 0
 	})
 	w.weather(rng)
 	for i, n := range w.node {
@@ -237,6 +238,7 @@ func (n *node) app() {
 	if w.rng.IntN(10) == 0 {
 		out.Deadline = n.local().Add(time.Duration(1 + w.rng.IntN(int(5*time.Millisecond))))
 	}
+	out.Hint = uint64(len(n.sent) % 4) // every fourth has none
 	if _, err := n.send(out, w.size()); err == nil {
 		n.tickets--
 	}

@@ -20,6 +20,9 @@ type Call struct {
 	Timeout time.Duration
 	// Notice expects no answer: Done is called when the peer has it.
 	Notice bool
+	// Hint is what the call is about, told to who counts packets if Config.Wire
+	// says Hints: see wire.Outgoing.
+	Hint uint64
 	// Data is gathered in order, 0 to 1 MiB in all. The slices and what they
 	// point to are the connection's from Go until Done.
 	Data [][]byte
@@ -53,7 +56,7 @@ func (p *Peer) Go(call *Call) error {
 	if call.Channel > channelMax {
 		return fmt.Errorf("request on channel %d: channels go from 0 to %d", call.Channel, channelMax)
 	}
-	m := wire.Outgoing{Kind: wire.Request, Channel: call.Channel, Data: call.Data, Tag: call}
+	m := wire.Outgoing{Kind: wire.Request, Channel: call.Channel, Hint: call.Hint, Data: call.Data, Tag: call}
 	if call.Notice {
 		m.Kind = wire.Notice
 	}

@@ -94,35 +94,39 @@ func (c *conn) abandon(err error) {
 }
 
 // receive gives the Conn a datagram that came from a peer through p. An
-// address that is new gets a path, if there is room: who it belongs to shows
-// when the Conn has opened the datagram.
+// address that is new gets a path, if there is room, once the Conn has found
+// that the datagram is the peer's.
 func (c *conn) receive(now clock.Mono, p *pump, from netip.AddrPort, datagram []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id, ok := c.pathLocked(now, p, from)
-	if ok {
+	if id, ok := c.pathLocked(now, p, from); ok {
 		c.mu.c.Receive(now, id, datagram)
+		return
 	}
+	c.mu.c.ReceiveNew(now, datagram, func() (wire.PathID, bool) { return c.newPathLocked(now, p, from) })
 }
 
-// pathLocked finds the path that a datagram came by, or makes it.
-func (c *conn) pathLocked(now clock.Mono, p *pump, from netip.AddrPort) (wire.PathID, bool) {
-	free := -1
+// pathLocked finds the path between p and a remote address.
+func (c *conn) pathLocked(now clock.Mono, p *pump, remote netip.AddrPort) (wire.PathID, bool) {
 	for i := range c.mu.paths {
-		switch at := &c.mu.paths[i]; {
-		case at.remote == from && at.local == p.local:
+		if at := &c.mu.paths[i]; at.remote == remote && at.local == p.local {
 			if at.pump != p { // another queue of the same address, or the link is back
 				c.bindLocked(now, i, p)
 			}
 			return wire.PathID(i), true
-		case !at.remote.IsValid() && free < 0:
-			free = i
 		}
 	}
-	if free < 0 || !c.addPathLocked(now, free, p, from) {
-		return 0, false
+	return 0, false
+}
+
+// newPathLocked makes the path, if there is a place.
+func (c *conn) newPathLocked(now clock.Mono, p *pump, remote netip.AddrPort) (wire.PathID, bool) {
+	for i := range c.mu.paths {
+		if !c.mu.paths[i].remote.IsValid() {
+			return wire.PathID(i), c.addPathLocked(now, i, p, remote)
+		}
 	}
-	return wire.PathID(free), true
+	return 0, false
 }
 
 func (c *conn) addPathLocked(now clock.Mono, i int, p *pump, remote netip.AddrPort) bool {

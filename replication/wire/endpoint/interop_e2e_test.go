@@ -91,6 +91,52 @@ func TestKindsOfLinksUnderstandEachOther(t *testing.T) {
 	}
 }
 
+// The kernel counts packets by the hints of who sends them.
+func TestKindsCountHints(t *testing.T) {
+	lab, err := netlab.New(netlab.Config{MTU: 9000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(lab.Close)
+	var counting *xdplink.Link
+	if err := lab.B.Do(func() (err error) {
+		counting, err = xdplink.Open(xdplink.Config{
+			Interface: lab.B.Device, Local: lab.B.IPv4, Port: labPort, Peers: []netip.Addr{lab.A.IPv4}, CountExtents: true,
+		})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a := open(t, "a", func(c *Config) { c.Wire.Hints = true }, openKind(t, "auto", lab.A, lab.B, false))
+	b := open(t, "b", nil, counting)
+	peer := a.Peer("b", b.addr)
+	a.await(t, 0, PeerUp)
+	const hot, cold = 0x1122334455667788, 5
+	done := make(chan error, 1)
+	for i := range 40 {
+		call := &Call{Hint: hot, Data: [][]byte{make([]byte, 4096)}, Done: func(c *Call) {
+			c.Response.Release()
+			done <- c.Err
+		}}
+		if i%4 == 3 {
+			call.Hint = cold
+		}
+		if err := peer.Go(call); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := counting.Device().HotExtents(10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || got[0].Hint != hot || got[0].Packets < 30 || got[1].Hint != cold || got[1].Packets < 10 {
+		t.Errorf("counted: %+v; want 30 packets or more of %#x, then 10 of %d", got, uint64(hot), cold)
+	}
+}
+
 func BenchmarkCallOverXDP(b *testing.B) {
 	for _, depth := range []int{1, 32} {
 		for _, kind := range []string{"auto", "udp"} {

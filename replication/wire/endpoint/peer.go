@@ -219,7 +219,9 @@ func (c *conn) addPaths(now clock.Mono, ways []way) {
 	}
 	c.mu.Lock()
 	for _, w := range ways {
-		_, _ = c.pathLocked(now, w.pump, w.addr) // there may be more ways than paths
+		if _, ok := c.pathLocked(now, w.pump, w.addr); !ok {
+			_, _ = c.newPathLocked(now, w.pump, w.addr) // there may be more ways than paths
+		}
 	}
 	c.mu.Unlock()
 	c.signal()

@@ -14,6 +14,7 @@ const (
 	DatagramMin   = 1200  // every path carries this much
 	DatagramMax   = 65000 // no path carries more
 	HeaderLen     = 16    // of every packet
+	HintLen       = 8     // behind the header of a Data packet that has one
 	ResetTokenLen = 16
 	TokenMax      = 256
 	checksumLen   = 4
@@ -41,6 +42,9 @@ const (
 // phaseBit in the first byte of a Data packet says which of two successive keys sealed it.
 const phaseBit = 1
 
+// hintBit in the first byte of a Data packet says that a hint follows the header.
+const hintBit = 8
+
 // NumberMax is the largest packet number; a connection ends before it.
 const NumberMax = 1<<56 - 1
 
@@ -54,10 +58,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Header is what stands in front of every packet:
 //
-//	0        1                          8                         16
-//	+--------+--------------------------+-------------------------+
-//	|type|ph | number (56 bits)         | destination (64 bits)   |
-//	+--------+--------------------------+-------------------------+
+//	0        1                          8                         16              24
+//	+--------+--------------------------+-------------------------+- - - - - - - - +
+//	|type|hp | number (56 bits)         | destination (64 bits)   | hint (64 bits) |
+//	+--------+--------------------------+-------------------------+- - - - - - - - +
 //
 // All integers on the wire are big-endian.
 type Header struct {
@@ -65,16 +69,35 @@ type Header struct {
 	Phase  bool // Data only
 	Number uint64
 	Dest   ConnID
+	// Hint is what the packet is about, for who counts packets without being
+	// able to read them (package bpf); there if Hinted, Data only.
+	Hint   uint64
+	Hinted bool
 }
 
-// Append appends the 16 bytes of h.
+// Len is how many bytes h takes.
+func (h *Header) Len() int {
+	if h.Hinted {
+		return HeaderLen + HintLen
+	}
+	return HeaderLen
+}
+
+// Append appends the Len bytes of h.
 func (h *Header) Append(dst []byte) []byte {
 	first := uint64(h.Type) << 60
 	if h.Phase {
 		first |= phaseBit << 56
 	}
+	if h.Hinted {
+		first |= hintBit << 56
+	}
 	dst = binary.BigEndian.AppendUint64(dst, first|h.Number&NumberMax)
-	return binary.BigEndian.AppendUint64(dst, uint64(h.Dest))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(h.Dest))
+	if h.Hinted {
+		dst = binary.BigEndian.AppendUint64(dst, h.Hint)
+	}
+	return dst
 }
 
 // DecodeHeader reads the header that b starts with.
@@ -89,8 +112,17 @@ func DecodeHeader(b []byte) (Header, error) {
 		Number: first & NumberMax,
 		Dest:   ConnID(binary.BigEndian.Uint64(b[8:])),
 	}
-	if h.Type < TypeInitial || h.Type > TypeReset || b[0]&0xf&^phaseBit != 0 || h.Phase && h.Type != TypeData {
+	if h.Type < TypeInitial || h.Type > TypeReset {
 		return Header{}, errType
+	}
+	if flags := b[0] & 0xf; flags&^(phaseBit|hintBit) != 0 || flags != 0 && h.Type != TypeData {
+		return Header{}, errType
+	}
+	if h.Hinted = b[0]&hintBit != 0; h.Hinted {
+		if len(b) < HeaderLen+HintLen {
+			return Header{}, errShort
+		}
+		h.Hint = binary.BigEndian.Uint64(b[HeaderLen:])
 	}
 	return h, nil
 }

@@ -2,6 +2,7 @@ package packet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"reflect"
 	"testing"
 	"time"
@@ -32,14 +33,24 @@ func TestHeadersRoundTrip(t *testing.T) {
 			Dest:   ConnID(rapid.Uint64().Draw(t, "dest")),
 		}
 		h.Phase = h.Type == TypeData && rapid.Bool().Draw(t, "phase")
+		if h.Hinted = h.Type == TypeData && rapid.Bool().Draw(t, "hinted"); h.Hinted {
+			h.Hint = rapid.Uint64().Draw(t, "hint")
+		}
 		b := h.Append(nil)
 		got, err := DecodeHeader(b)
-		if len(b) != HeaderLen || err != nil || got != h {
+		if len(b) != h.Len() || err != nil || got != h {
 			t.Fatalf("%+v: %x decodes to %+v, %v", h, b, got, err)
 		}
+		if _, err := DecodeHeader(b[:len(b)-1]); err == nil {
+			t.Fatalf("%+v: %x decodes without its last byte", h, b)
+		}
+		// Where who counts packets looks for it (package bpf).
+		if h.Hinted != (b[0]&0x08 != 0) || h.Hinted && binary.BigEndian.Uint64(b[16:]) != h.Hint {
+			t.Fatalf("%+v: the hint is not where it should be in %x", h, b)
+		}
 	})
-	for _, first := range []byte{0, 0x30, 0xa0, 0x51, 0x62, 0x68} {
-		b := make([]byte, HeaderLen)
+	for _, first := range []byte{0, 0x30, 0xa0, 0x51, 0x58, 0x62, 0x64, 0x98} {
+		b := make([]byte, HeaderLen+HintLen)
 		b[0] = first
 		if h, err := DecodeHeader(b); err == nil {
 			t.Errorf("%#x is taken for %+v", first, h)

@@ -26,16 +26,19 @@ type suite struct {
 	hashLen int
 	keyLen  int
 	aead    func(key []byte) (cipher.AEAD, error)
+	// forgedMax is how many forged packets all keys of a connection together
+	// may be tried with: RFC 9001 §6.6, for packets of any length.
+	forgedMax uint64
 }
 
 func suiteOf(id uint16) (*suite, error) {
 	switch id {
 	case tls.TLS_AES_128_GCM_SHA256:
-		return &suite{sha256.New, sha256.Size, 16, aesGCM}, nil
+		return &suite{sha256.New, sha256.Size, 16, aesGCM, 1 << 52}, nil
 	case tls.TLS_AES_256_GCM_SHA384:
-		return &suite{sha512.New384, sha512.Size384, 32, aesGCM}, nil
+		return &suite{sha512.New384, sha512.Size384, 32, aesGCM, 1 << 52}, nil
 	case tls.TLS_CHACHA20_POLY1305_SHA256:
-		return &suite{sha256.New, sha256.Size, chacha20poly1305.KeySize, chacha20poly1305.New}, nil
+		return &suite{sha256.New, sha256.Size, chacha20poly1305.KeySize, chacha20poly1305.New, 1 << 36}, nil
 	}
 	return nil, fmt.Errorf("%w: cipher suite %s is not known here", ErrHandshake, tls.CipherSuiteName(id))
 }

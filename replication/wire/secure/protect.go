@@ -42,6 +42,9 @@ func (o *Opener) Open(packet []byte, header int, number uint64) (payload []byte,
 	return payload, err == nil
 }
 
+// ForgedMax is the integrity limit of the cipher suite.
+func (o *Opener) ForgedMax() uint64 { return o.key.suite.forgedMax }
+
 // Next returns the Opener of the key after this one.
 func (o *Opener) Next() wire.Opener { return &Opener{key: o.key.next()} }
 

@@ -93,7 +93,7 @@ func runTCP(ctx context.Context, s Shape, l Load) (Result, error) {
 		conn = tls.Client(conn, s.tlsConfig("client"))
 	}
 	if l.Idle {
-		return idle(ctx, l)
+		return idle(ctx, l, notAsked)
 	}
 	var (
 		r        = bufio.NewReaderSize(conn, max(bufferBytes, s.Reply))
@@ -177,7 +177,7 @@ func runUDP(ctx context.Context, s Shape, l Load) (Result, error) {
 		return Result{}, err
 	}
 	if l.Idle {
-		return idle(ctx, l)
+		return idle(ctx, l, notAsked)
 	}
 	request, reply := make([]byte, s.Request), make([]byte, s.Reply)
 	m := newMeter(l)

@@ -2,6 +2,7 @@ package netbench
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -59,7 +60,13 @@ func openNode(s Shape, id string, peers []netip.Addr, handler func(*endpoint.Req
 // serveNode answers until ctx ends. An xdp Link has to know who may send to it.
 func serveNode(ctx context.Context, s Shape, peers []netip.Addr, ready func(netip.AddrPort)) error {
 	reply := [][]byte{make([]byte, s.Reply)}
-	e, l, err := openNode(s, "server", peers, func(r *endpoint.Request) { _ = r.Reply(reply) })
+	e, l, err := openNode(s, "server", peers, func(r *endpoint.Request) {
+		if len(r.Message.Data) == 0 { // which no Shape has: see peerCPU
+			_ = r.Reply([][]byte{binary.LittleEndian.AppendUint64(nil, uint64(cpuTime()))})
+			return
+		}
+		_ = r.Reply(reply)
+	})
 	if err != nil {
 		return err
 	}
@@ -98,7 +105,7 @@ func runNode(ctx context.Context, s Shape, l Load) (r Result, err error) {
 	}
 	m.Release()
 	if l.Idle {
-		r, err = idle(ctx, l)
+		r, err = idle(ctx, l, func() (time.Duration, error) { return peerCPU(ctx, peer) })
 	} else {
 		r, err = ask(ctx, peer, s, l)
 	}
@@ -162,8 +169,25 @@ func (a *asker) answered(c *endpoint.Call) {
 	}
 }
 
-// idle does nothing and measures what that costs.
-func idle(ctx context.Context, l Load) (Result, error) {
+// notAsked is for servers of the kernel's kinds.
+func notAsked() (time.Duration, error) { return 0, nil }
+
+// peerCPU asks the server how much processor time it has used.
+func peerCPU(ctx context.Context, peer *endpoint.Peer) (time.Duration, error) {
+	m, err := peer.Call(ctx, 0)
+	if err != nil {
+		return 0, fmt.Errorf("ask for the server's processor time: %w", err)
+	}
+	defer m.Release()
+	if len(m.Data) != 8 {
+		return 0, fmt.Errorf("the server does not tell its processor time: is it of another version?")
+	}
+	return time.Duration(binary.LittleEndian.Uint64(m.Data)), nil
+}
+
+// idle does nothing and measures what that costs: this side, and the other, if
+// there is a way to ask it for its processor time. The last question is among it.
+func idle(ctx context.Context, l Load, peerCPU func() (time.Duration, error)) (Result, error) {
 	wait := func(d time.Duration) {
 		select {
 		case <-time.After(d):
@@ -171,10 +195,19 @@ func idle(ctx context.Context, l Load) (Result, error) {
 		}
 	}
 	wait(l.Warmup)
-	before, start := cpuTime(), time.Now()
+	theirs, err := peerCPU()
+	if err != nil {
+		return Result{}, err
+	}
+	ours, start := cpuTime(), time.Now()
 	wait(l.Runtime)
 	elapsed := time.Since(start)
-	return Result{Elapsed: elapsed, CPU: (cpuTime() - before).Seconds() / elapsed.Seconds()}, ctx.Err()
+	ours = cpuTime() - ours
+	now, err := peerCPU()
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{Elapsed: elapsed, CPU: ours.Seconds() / elapsed.Seconds(), PeerCPU: (now - theirs).Seconds() / elapsed.Seconds()}, ctx.Err()
 }
 
 // pool is memory for messages, used again. A node would use its arena.

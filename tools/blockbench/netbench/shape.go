@@ -57,7 +57,10 @@ type Result struct {
 	Max      time.Duration `json:"max_ns"`
 	All      int64         `json:"all_messages"` // with those of the warm-up
 	// CPU is what this side used in the measured time, of one core.
-	CPU  float64    `json:"cpu"`
+	CPU float64 `json:"cpu"`
+	// PeerCPU is what the other side used; measured when idle only.
+	PeerCPU float64 `json:"peer_cpu,omitempty"`
+
 	Wire wire.Stats `json:"wire"` // of the node wire, for as long as it was up
 	// Polling says how this side's pump waited: how often it saw what it polled
 	// for, gave up, and was woken, and what it has learned to poll for.

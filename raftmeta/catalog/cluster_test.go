@@ -245,7 +245,9 @@ func TestNodesAndDisksLeave(t *testing.T) {
 	if l, _ := s.Lease(a.ID); l.Owner != testingID(104) || l.Epoch != 1 {
 		t.Fatalf("%+v", l)
 	}
-	s = mustApply(t, s, grantCmd(10, 101, 1, 1))
+	if l, _ := mustApply(t, s, grantCmd(10, 101, 1, 1)).Lease(a.ID); l.Owner != testingID(101) || l.Epoch != 2 {
+		t.Fatalf("%+v", l)
+	}
 	s = mustApply(t, base(t), putNodeCmd(nodeMsg(101, "n1")))
 	refusedWith(t, s, removeNodeCmd("n1", true), ErrConflict, "the last one")
 }

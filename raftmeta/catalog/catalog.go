@@ -61,13 +61,13 @@ func (c *Catalog) Do(cmd *catalogpb.Command) (Result, error) {
 
 // DoContext applies a command, and returns when a majority of the members has
 // it on disk and State has its effect. It works on any member. Secrets are sealed
-// on the way. A refusal is an *Error; see there for whether anything changed. cmd is
+// on the way, and Version is set. A refusal is an *Error; see there for whether anything changed. cmd is
 // neither changed nor kept.
 func (c *Catalog) DoContext(ctx context.Context, cmd *catalogpb.Command) (Result, error) {
 	if len(cmd.GetRequestId()) > requestIDMax || len(cmd.GetActor()) > actorMax || len(cmd.GetSource()) > actorMax {
 		return Result{}, refuse(ErrInvalid, "request id, actor or source too long: at most %d and %d bytes", requestIDMax, actorMax)
 	}
-	cmd, err := c.sealCommand(ctx, cmd)
+	cmd, err := c.prepare(ctx, cmd)
 	if err != nil {
 		return Result{}, err
 	}
@@ -88,6 +88,17 @@ func (c *Catalog) DoContext(ctx context.Context, cmd *catalogpb.Command) (Result
 			Text: fmt.Sprintf("the change was made, but this node has not seen it: %v", err)}
 	}
 	return res, nil
+}
+
+// prepare returns cmd as it goes into the log: with the lowest version that
+// has all that is in it, so that it passes while some members are older, and
+// without secrets in the clear.
+func (c *Catalog) prepare(ctx context.Context, cmd *catalogpb.Command) (*catalogpb.Command, error) {
+	cmd = proto.CloneOf(cmd)
+	if cmd.Version = versionOf(cmd); cmd.Version == 0 {
+		return nil, refuse(ErrInvalid, "the command has no kind that this blockd knows")
+	}
+	return c.sealCommand(ctx, cmd)
 }
 
 // Err returns why this member has stopped, or nil.

@@ -25,7 +25,7 @@ func (c *Catalog) DryRun(ctx context.Context, cmd *catalogpb.Command) ([]string,
 	if err := c.log.Barrier(ctx); err != nil {
 		return nil, failed(err)
 	}
-	cmd, err := c.sealCommand(ctx, cmd)
+	cmd, err := c.prepare(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}

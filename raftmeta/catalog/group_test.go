@@ -59,6 +59,7 @@ func TestDoThroughTheGroup(t *testing.T) {
 	m := openMember(t, dir, keys)
 	m.do(t, initCmd(), poolCmd(1, "default"), volumeCmd(10, "a"))
 	create := volumeCmd(11, "b")
+	create.Version = 0 // Do knows what it takes
 	create.RequestId, create.Actor, create.Source = "r", "someone", "10.0.0.9"
 	res, err := m.Do(create)
 	if err != nil || m.State().Volume("b") == nil || res.Revision != m.State().Revision || res.ID != m.State().Volume("b").ID ||
@@ -282,6 +283,9 @@ func TestImportCutShort(t *testing.T) {
 	m.do(t, part(0, 9), part(1, 9), part(2, 9))
 	if back, err := Unmarshal(must(m.State().Marshal())); err != nil || back.Hash() != m.State().Hash() {
 		t.Fatalf("a state in the middle of an import: %v", err)
+	}
+	if _, err := m.Do(&catalogpb.Command{Version: 1}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "no kind") {
+		t.Fatal(err)
 	}
 	if _, err := m.Do(part(4, 9)); !errors.Is(err, ErrConflict) {
 		t.Fatal(err)

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/proto"
-
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/pki"
 )
@@ -89,7 +87,7 @@ func (c *Catalog) Unseal(h *Host) (Host, error) {
 	return out, out.unseal(c.keys())
 }
 
-// sealCommand returns cmd with its secrets sealed, or cmd itself when it has none.
+// sealCommand seals the secrets in cmd, which is its own to change.
 func (c *Catalog) sealCommand(ctx context.Context, cmd *catalogpb.Command) (*catalogpb.Command, error) {
 	switch k := cmd.GetKind().(type) {
 	case *catalogpb.Command_CreateHost:
@@ -102,7 +100,6 @@ func (c *Catalog) sealCommand(ctx context.Context, cmd *catalogpb.Command) (*cat
 		if err := errors.Join(h.checkSecrets(), h.seal(c.keys())); err != nil {
 			return nil, err
 		}
-		cmd = proto.CloneOf(cmd)
 		n := cmd.GetCreateHost()
 		n.Chap, n.MutualChap, n.Dhchap = chapTo(h.Chap), chapTo(h.Mutual), dhchapTo(h.DHChap)
 		return cmd, nil
@@ -110,13 +107,13 @@ func (c *Catalog) sealCommand(ctx context.Context, cmd *catalogpb.Command) (*cat
 		if k.UpdateHost.Chap == nil && k.UpdateHost.MutualChap == nil && k.UpdateHost.Dhchap == nil {
 			return cmd, nil
 		}
-		return c.sealUpdate(ctx, proto.CloneOf(cmd))
+		return c.sealUpdate(ctx, cmd)
 	}
 	return cmd, nil
 }
 
 // sealUpdate checks a change of secrets together with those that stay, and
-// seals it. cmd is its own.
+// seals it.
 func (c *Catalog) sealUpdate(ctx context.Context, cmd *catalogpb.Command) (*catalogpb.Command, error) {
 	if err := c.log.Barrier(ctx); err != nil { // the host may be new, on another node
 		return nil, failed(err)

@@ -70,6 +70,8 @@ var arrows = []arrow{
 		"the map is a deterministic value: it knows no time and no network"},
 	{"raftmeta/placement", nil, []string{"raftmeta/group", "raftmeta/catalog", "raftmeta/api", "net", "time", "internal/clock"},
 		"a plan follows from the map and the disks alone"},
+	{"raftmeta/membership", nil, []string{"raftmeta/group", "raftmeta/catalog", "raftmeta/api", "net"},
+		"who is alive is decided from heartbeats and readings that are passed in"},
 	{"blockdev", nil, []string{"target", "replication", "raftmeta", "afxdp"},
 		"storage is below everything that serves or places it"},
 	{"blockdev/store", nil, []string{"blockdev/uring"},

@@ -140,6 +140,9 @@ func interfaceFindings(r Report, m machine) []Finding {
 	if r.Kind == link.UDP || r.Kind == link.XDPGeneric {
 		level = Warning
 	}
+	if r.Kind == link.XDPGeneric {
+		advice += "; where a peer on this machine sends by UDP sockets, `ip link set DEV gso_max_segs 1` for its interface, or its datagrams come several in one and are lost"
+	}
 	if i.Program != 0 {
 		level = OK // most likely our own
 	}

@@ -25,6 +25,10 @@ type Config struct {
 	MTU    int  // of all interfaces; 0 means 1500
 	Queues int  // receive and transmit queues of each host's interface; 0 means 1
 	Bridge bool // host, veth, bridge in a namespace of its own, veth, host; else one veth pair
+	// Cut makes the kernel cut what TCP, or a UDP socket with UDP_SEGMENT, hands
+	// over into packets of the MTU before the hosts' interfaces send it, as on a
+	// wire. A veth takes up to 64 KiB as one packet otherwise.
+	Cut bool
 }
 
 // Lab is a network of two hosts.
@@ -89,6 +93,11 @@ func New(c Config) (_ *Lab, err error) {
 	for _, h := range []*Host{l.A, l.B} {
 		if err := h.configure(); err != nil {
 			return nil, err
+		}
+		if c.Cut {
+			if err := h.cut(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return l, nil
@@ -194,6 +203,19 @@ func (l *Lab) bridge(c Config) error {
 		}
 	}
 	return h.LinkSetUp(bridge)
+}
+
+// cut sees to Config.Cut.
+func (h *Host) cut() error {
+	device, err := h.Netlink.LinkByName(h.Device)
+	if err == nil {
+		// The package's function works in the namespace of the thread.
+		err = h.Do(func() error { return netlink.LinkSetGSOMaxSegs(device, 1) })
+	}
+	if err != nil {
+		return fmt.Errorf("netlab: one segment per packet on %s: %w", h.Device, err)
+	}
+	return nil
 }
 
 // configure brings the host's interface up and gives it addresses.

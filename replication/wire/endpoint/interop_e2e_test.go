@@ -91,6 +91,32 @@ func TestKindsOfLinksUnderstandEachOther(t *testing.T) {
 	}
 }
 
+// Where the kernel cuts what UDP sockets hand over, generic mode gets single
+// datagrams from a peer on the same machine, however many it sends as one.
+func TestKindsOfLinksWithOffload(t *testing.T) {
+	lab, err := netlab.New(netlab.Config{MTU: 9000, Cut: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(lab.Close)
+	var sender *udplink.Link
+	if err := lab.A.Do(func() (err error) {
+		sender, err = udplink.Open(udplink.Config{Local: netip.AddrPortFrom(lab.A.IPv4, labPort)})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a := open(t, "a", nil, sender)
+	b := open(t, "b", nil, openKind(t, "generic", lab.B, lab.A, false))
+	peer := a.Peer("b", b.addr)
+	a.await(t, 0, PeerUp)
+	ask(t, peer, wire.MessageMax)
+	fly(t, peer, 16, 500, 4096)
+	if s := peer.Stats().Wire; s.TxLost > s.TxPackets/10 || s.BlackHoles > 0 {
+		t.Errorf("of %d packets %d were lost, %d times the path seemed to carry short ones only", s.TxPackets, s.TxLost, s.BlackHoles)
+	}
+}
+
 // The kernel counts packets by the hints of who sends them.
 func TestKindsCountHints(t *testing.T) {
 	lab, err := netlab.New(netlab.Config{MTU: 9000})

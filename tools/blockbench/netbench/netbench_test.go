@@ -124,7 +124,7 @@ func TestGoalsCompareTheRightCases(t *testing.T) {
 		"4 KiB round trip, xdp busy, of raw AF_XDP's":          {Value: 2, Met: true},
 		"4 KiB round trip, xdp busy, of TCP's":                 {Value: 0.5, Met: false},
 		"32 in flight, xdp, messages per CPU second, of TCP's": {Value: 3, Met: true},
-		"idle connection, udp, both sides, of a core":                      {Value: 0.1, Met: false},
+		"idle connection, udp, both sides, of a core":          {Value: 0.1, Met: false},
 		"1 MiB messages, xdp, of raw AF_XDP's rate":            {Value: 0, Met: false}, // not measured is not met
 	} {
 		if g, ok := got[name]; !ok || g.Value != want.Value || g.Met != want.Met {

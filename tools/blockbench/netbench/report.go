@@ -38,6 +38,8 @@ func goals(r Report) []Goal {
 	atMost("4 KiB round trip, xdp adaptive, of TCP's", ratio(p50("xdp", "adaptive"), p50("tcp", "")), 0.6)
 	atLeast("32 in flight, xdp, messages per CPU second, of TCP's",
 		ratio(r.find("many", "xdp", "adaptive").PerCPU, r.find("many", "tcp", "").PerCPU), 1.5)
+	atLeast("32 in flight, xdp, messages per CPU second, of TLS's in packets of the MTU",
+		ratio(r.find("many", "xdp", "adaptive").PerCPU, r.find("many, cut", "tls", "").PerCPU), 1)
 	atLeast("1 MiB messages, xdp, of raw AF_XDP's rate", ratio(r.find("bulk", "xdp", "adaptive").MBps, r.Raw.MBps), 0.8)
 	for _, kind := range []string{"xdp", "udp"} {
 		without, with := r.find("lossless", kind, "adaptive"), r.find("loss", kind, "adaptive")

@@ -82,6 +82,7 @@ type run struct {
 	loss    bool
 	idle    bool
 	offload bool // leave to the kernel what it can do for UDP
+	cut     bool // no packet is longer than the MTU: see netlab.Config.Cut
 }
 
 func cases() (all []run) {
@@ -94,6 +95,9 @@ func cases() (all []run) {
 		{"xdp", "adaptive"}, {"xdp", "interrupt"}, {"udp", "adaptive"}, {"udp", "interrupt"}, {"tcp", ""}, {"tls", ""},
 	} {
 		all = append(all, run{name: "many", kind: k.kind, poll: k.poll, depth: 32, request: small, offload: true})
+	}
+	for _, k := range []struct{ kind, poll string }{{"udp", "adaptive"}, {"tcp", ""}, {"tls", ""}} {
+		all = append(all, run{name: "many, cut", kind: k.kind, poll: k.poll, depth: 32, request: small, offload: true, cut: true})
 	}
 	for _, k := range []struct{ kind, poll string }{{"xdp", "adaptive"}, {"udp", "adaptive"}, {"tcp", ""}, {"tls", ""}} {
 		all = append(all, run{name: "bulk", kind: k.kind, poll: k.poll, depth: 8, request: bulk, offload: true})
@@ -130,6 +134,11 @@ func (s Suite) Run(ctx context.Context) (Report, error) {
 		return report, err
 	}
 	defer bridged.Close()
+	cut, err := netlab.New(netlab.Config{MTU: s.MTU, Cut: true})
+	if err != nil {
+		return report, err
+	}
+	defer cut.Close()
 	// Rounds of all cases in turn, so that what disturbs the machine for a
 	// while disturbs all alike.
 	all := cases()
@@ -138,8 +147,11 @@ func (s Suite) Run(ctx context.Context) (Report, error) {
 		for i, r := range all {
 			s.Logf("round %d: %s %s %s", round+1, r.name, r.kind, r.poll)
 			on := lab
-			if r.loss || r.name == "lossless" {
+			switch {
+			case r.loss || r.name == "lossless":
 				on = bridged
+			case r.cut:
+				on = cut
 			}
 			c, err := s.measure(ctx, on, r)
 			if err != nil {

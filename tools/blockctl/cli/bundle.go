@@ -91,6 +91,25 @@ func parseBundle(file string, text []byte) (*bundle, error) {
 	return b, nil
 }
 
+// save replaces the bundle's file, durably and as a whole.
+func (b *bundle) save() error {
+	der, err := x509.MarshalPKCS8PrivateKey(b.key)
+	if err != nil {
+		return err
+	}
+	text := marshalBundle(b.name, b.addresses, pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: b.cert.Raw}),
+		pem.EncodeToMemory(&pem.Block{Type: pemKey, Bytes: der}), b.trust.PEM())
+	f, err := os.OpenFile(b.file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := keep(f, text); err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	return os.Rename(f.Name(), b.file)
+}
+
 // check says whether the certificate is valid at now.
 func (b *bundle) check(now time.Time) error {
 	switch {

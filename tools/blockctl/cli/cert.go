@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) certificate() *cobra.Command {
-	return group("cert", "Issue certificates for people and programs, and show yours", a.certIssue(), a.certShow())
+	return group("cert", "Issue certificates for people and programs; show yours, and refresh its file", a.certIssue(), a.certShow(), a.certRefresh())
 }
 
 // issueView is what `cert issue` prints as JSON.
@@ -40,7 +40,7 @@ nodes' addresses. A viewer looks; an operator also changes volumes, hosts and ma
 		RunE: func(cmd *cobra.Command, args []string) error {
 			parsed, err := pki.ParseRole(role)
 			if err != nil {
-				return usageError{err}
+				return usageError{fmt.Errorf("--role %q: want viewer, operator or admin", role)}
 			}
 			if ttl < time.Minute || ttl > pki.ClientLifeMax {
 				return usageError{fmt.Errorf("--ttl %v: want 1m to %v", ttl, pki.ClientLifeMax)}
@@ -135,6 +135,37 @@ func (a *app) certShow() *cobra.Command {
 			v := certView{b.file, b.name, id.Cluster, id.Name, id.Role.String(), stamp(b.cert.NotAfter), b.cert.SerialNumber.Text(16), b.addresses}
 			return errors.Join(a.print(cmd, v, rows{{"file", v.File}, {"cluster", v.Cluster}, {"cluster id", v.ClusterID}, {"name", v.Name}, {"role", v.Role},
 				{"expires", v.Expires}, {"serial", v.Serial}, {"addresses", strings.Join(v.Addresses, ",")}}), b.check(time.Now()))
+		},
+	}
+}
+
+func (a *app) certRefresh() *cobra.Command {
+	return &cobra.Command{
+		Use:   "refresh",
+		Short: "Write the addresses that the cluster's nodes have now into your certificate's file",
+		Long: `Write the addresses that the cluster's nodes have now into your certificate's file, so that
+blockctl finds those that were added since, when others are gone. The certificate stays as it is.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b, err := findBundle(a.cert)
+			if err == nil && b == nil {
+				err = fmt.Errorf("%w: there is none; `blockctl cluster init` and `blockctl cert issue` write one, --cert names it", errCertificate)
+			}
+			if err != nil {
+				return err
+			}
+			cluster, err := a.getCluster(cmd, false)
+			if err != nil {
+				return err
+			}
+			if id := b.creds.Self().Cluster; cluster.ID != id {
+				return fmt.Errorf("%s is of cluster %s, and the node that was asked is of %s; --api names others", b.file, id, cluster.ID)
+			}
+			b.name, b.addresses = cluster.Name, addressesOf(cluster.Members)
+			if err := b.save(); err != nil {
+				return err
+			}
+			return a.print(cmd, map[string]any{"file": b.file, "addresses": b.addresses}, rows{{b.file + " names " + strings.Join(b.addresses, ", ")}})
 		},
 	}
 }

@@ -68,7 +68,7 @@ Exit codes:
 func New() *cobra.Command {
 	a := &app{}
 	root := group("blockctl", "Administer blockd", a.volume(), a.pool(), a.host(), a.mapCommand(), a.unmapCommand(), a.mapping(),
-		a.cluster(), a.node(), a.disk(), a.session(), a.certificate(), a.events(), a.audit(), a.doctor(), a.store())
+		a.cluster(), a.node(), a.disk(), a.session(), a.certificate(), a.events(), a.audit(), a.top(), a.doctor(), a.store())
 	root.Long = long
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
@@ -91,9 +91,13 @@ func New() *cobra.Command {
 	return root
 }
 
+// isGroup is the annotation of commands that only hold others.
+const isGroup = "group"
+
 // group is a command that only holds others.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, Annotations: map[string]string{isGroup: ""},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.AddCommand(sub...)
 	return c
 }

@@ -40,6 +40,9 @@ listen where others can reach it (blockd --api 10.0.0.1:7480); what volumes it h
 				}
 				out = filepath.Join(dir, name+".pem")
 			}
+			if _, err := a.link(); err != nil { // before the new file is among those that are looked for
+				return err
+			}
 			f, err := reserve(out)
 			if err != nil {
 				return err
@@ -197,7 +200,7 @@ type backupView struct {
 	Bytes int64  `json:"bytes"`
 }
 
-// backup writes the state to w, and how far it has come to a terminal.
+// backup writes the state to w, and returns how many bytes that are.
 func (a *app) backup(cmd *cobra.Command, w io.Writer) (n int64, err error) {
 	if _, err := a.link(); err != nil {
 		return 0, err
@@ -208,7 +211,7 @@ func (a *app) backup(cmd *cobra.Command, w io.Writer) (n int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // what was wrong, Receive has found
 	for stream.Receive() {
 		m, err := w.Write(stream.Msg().GetChunk())
 		n += int64(m)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"strings"
 	"syscall"
 
@@ -59,7 +60,6 @@ func ExitCode(err error) int {
 	var usage usageError
 	var ran ranError
 	var away *unreachable
-	var alert tls.AlertError
 	switch {
 	case err == nil:
 		return exitDone
@@ -67,18 +67,36 @@ func ExitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, errBroken):
 		return exitBroken
-	case errors.Is(err, errCertificate), errors.Is(err, pki.ErrPeer), errors.As(err, &alert):
+	case errors.Is(err, errCertificate), errors.Is(err, pki.ErrPeer), refusedByPeer(err):
 		return exitCertificate
 	case errors.As(err, &away):
 		return exitUnreachable
 	}
-	switch connect.CodeOf(err) {
-	case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
+	switch code := connect.CodeOf(err); {
+	case code == connect.CodeUnavailable, code == connect.CodeDeadlineExceeded, isStrange(err):
 		return exitUnreachable
-	case connect.CodeUnauthenticated, connect.CodePermissionDenied:
+	case code == connect.CodeUnauthenticated, code == connect.CodePermissionDenied:
 		return exitCertificate
 	}
 	return exitRefused
+}
+
+// refusedByPeer tells whether the node has ended a TLS connection by an alert,
+// which it does after the handshake when it is the client's certificate that it
+// does not want (RFC 8446, section 4.4.3).
+func refusedByPeer(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
+}
+
+// isStrange tells whether a node has answered otherwise than blockd would.
+func isStrange(err error) bool {
+	var ce *connect.Error
+	if !errors.As(err, &ce) || connect.IsWireError(err) {
+		return false
+	}
+	code := ce.Code()
+	return code == connect.CodeUnavailable || code == connect.CodeInternal || code == connect.CodeUnknown
 }
 
 // Explain puts an error into words for the user: what happened, to what, and
@@ -88,9 +106,8 @@ func Explain(err error) string {
 	if errors.As(err, &away) {
 		return away.Error()
 	}
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
-		return fmt.Sprintf("the node refuses your certificate (%v); see `blockctl cert show` for whose it is and until when, and name another with --cert", alert)
+	if refusedByPeer(err) {
+		return "the node refuses your certificate; see `blockctl cert show` for whose it is and until when, and name another with --cert"
 	}
 	var ce *connect.Error
 	if !errors.As(err, &ce) {
@@ -101,7 +118,7 @@ func Explain(err error) string {
 		return ce.Message() + "; blockd did not answer in time, see its log; --timeout waits longer"
 	case ce.Code() == connect.CodeUnimplemented:
 		return ce.Message() + "; is there a blockd of this version at that address?"
-	case ce.Code() == connect.CodeUnavailable && !connect.IsWireError(err):
+	case isStrange(err):
 		return ce.Message() + "; the node did not answer as blockd does: if it is of a cluster, name your certificate with --cert"
 	}
 	return ce.Message()
@@ -132,7 +149,7 @@ func (u *unreachable) Error() string {
 	for _, t := range u.tries {
 		list = append(list, t.address+": "+reason(t.err))
 	}
-	return fmt.Sprintf("no blockd can be asked at %s; %s", strings.Join(list, "; at "), u.advice())
+	return fmt.Sprintf("no blockd answers at %s; %s", strings.Join(list, "; at "), u.advice())
 }
 
 func (u *unreachable) advice() string {

@@ -39,7 +39,7 @@ func (f *sinceFlag) parse(now time.Time) error {
 	}
 	var err error
 	if f.time, err = time.Parse(time.RFC3339, f.text); err != nil {
-		return usageError{fmt.Errorf("--since %q: want how long ago, such as 15m, or a time such as %s", f.text, stamp(now))}
+		return usageError{fmt.Errorf("--since %q: want how long ago, such as 15m, or a time such as 2026-01-02T15:04:05Z", f.text)}
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func (a *app) watch(ctx context.Context, follow bool, each func(eventView) error
 	if err != nil {
 		return err
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // what was wrong, Receive has found
 	for stream.Receive() {
 		if err := each(viewEvent(stream.Msg().GetEvent())); err != nil {
 			return err
@@ -192,7 +192,7 @@ func (a *app) printEvent(w io.Writer, e eventView) error {
 		fmt.Fprintln(w, "---")
 		return printYAML(w, e)
 	}
-	return writeRows(w, rows{{fmt.Sprintf("%-30s  %-7s  %-18s  %-16s  %s", e.Time, e.Level, e.Kind, e.Subject, e.Message)}})
+	return writeRows(w, rows{{fmt.Sprintf("%-20s  %-7s  %-18s  %-16s  %s", shortTime(e.Time), e.Level, e.Kind, e.Subject, e.Message)}})
 }
 
 // auditFilter is which changes are wanted.

@@ -211,7 +211,7 @@ what only it has is lost to the cluster.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.nodeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			what := fmt.Sprintf("node %q will not be let in again but by a new token", args[0])
+			what := fmt.Sprintf("removing node %q ends its certificate, and it comes back only by a new token", args[0])
 			if force {
 				what = fmt.Sprintf("removing node %q by force loses what only it has", args[0])
 			}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -17,8 +18,8 @@ import (
 // rows are the lines of a table, or names with their values.
 type rows [][]string
 
-// column is one of a table. Cells of a text column are wrapped where they are
-// too long; others lose their middle, so that what sets names apart is seen.
+// column is one of a table. Where it is too long, text is wrapped, and names
+// lose their middle, so that what sets them apart is seen.
 type column[V any] struct {
 	head string
 	cell func(V) string
@@ -30,6 +31,7 @@ type columnKind uint8
 const (
 	plain columnKind = iota
 	text             // sentences
+	fixed            // numbers and times, of which every digit counts
 	wide             // only with -o wide
 )
 
@@ -46,24 +48,24 @@ func printTable[V any](a *app, cmd *cobra.Command, v any, list []V, columns []co
 	if a.format == "json" || a.format == "yaml" {
 		return a.print(cmd, v, nil)
 	}
-	t, texts := tableOf(list, columns, a.format == "wide")
-	return writeRows(cmd.OutOrStdout(), fit(t, texts, a.width(cmd)))
+	t, kinds := tableOf(list, columns, a.format == "wide")
+	return writeRows(cmd.OutOrStdout(), fit(t, kinds, a.width(cmd)))
 }
 
-// tableOf makes the lines of a table, the head first, and tells which columns are text.
-func tableOf[V any](list []V, columns []column[V], all bool) (t rows, texts []bool) {
+// tableOf makes the lines of a table, the head first, and tells what its columns are.
+func tableOf[V any](list []V, columns []column[V], all bool) (t rows, kinds []columnKind) {
 	t = make(rows, 1+len(list))
 	for _, c := range columns {
 		if c.kind == wide && !all {
 			continue
 		}
-		texts = append(texts, c.kind == text)
+		kinds = append(kinds, c.kind)
 		t[0] = append(t[0], c.head)
 		for i, v := range list {
 			t[i+1] = append(t[i+1], c.cell(v))
 		}
 	}
-	return t, texts
+	return t, kinds
 }
 
 // print writes v as JSON or YAML, or else t, whose lines are as long as they are.
@@ -144,13 +146,16 @@ const (
 
 // fit cuts and wraps cells so that lines have at most width characters, where
 // that can be done and still be read; 0 leaves them. An empty cell becomes "-".
-func fit(t rows, texts []bool, width int) rows {
+func fit(t rows, kinds []columnKind, width int) rows {
 	widths := widthsOf(t)
-	isText := func(i int) bool { return i < len(texts) && texts[i] }
+	isText := func(i int) bool { return i < len(kinds) && kinds[i] == text }
 	least := func(i int) int {
 		head := utf8.RuneCountInString(t[0][i])
-		if isText(i) {
+		switch {
+		case isText(i):
 			return max(head, textLeast)
+		case i < len(kinds) && kinds[i] == fixed:
+			return widths[i]
 		}
 		return max(head, cellLeast)
 	}
@@ -264,6 +269,14 @@ func writeRows(w io.Writer, t rows) error {
 		}
 	}
 	return nil
+}
+
+// shortTime is a time of the API to the second, as tables have it.
+func shortTime(s string) string {
+	if t := parseTime(s); !t.IsZero() {
+		return t.UTC().Format(time.RFC3339)
+	}
+	return s
 }
 
 // views turns what the API says into what is printed.

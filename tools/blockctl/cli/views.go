@@ -25,7 +25,7 @@ func mappingViews(list []*blockdv1.Mapping) []mappingView { return views(list, v
 var mappingColumns = []column[mappingView]{
 	{"VOLUME", func(m mappingView) string { return m.Volume }, plain},
 	{"HOST", func(m mappingView) string { return m.Host }, plain},
-	{"LUN", func(m mappingView) string { return fmt.Sprint(m.LUN) }, plain},
+	{"LUN", func(m mappingView) string { return fmt.Sprint(m.LUN) }, fixed},
 }
 
 type volumeView struct {
@@ -65,17 +65,17 @@ func hostsOf(list []mappingView) string {
 var volumeColumns = []column[volumeView]{
 	{"NAME", func(v volumeView) string { return v.Name }, plain},
 	{"STATE", func(v volumeView) string { return v.State }, plain},
-	{"SIZE", func(v volumeView) string { return units.FormatBytes(v.SizeBytes) }, plain},
-	{"USED", func(v volumeView) string { return units.FormatBytes(v.UsedBytes) }, plain},
-	{"BLOCK", func(v volumeView) string { return fmt.Sprint(v.BlockSize) }, plain},
-	{"LUN", func(v volumeView) string { return fmt.Sprint(v.LUN) }, plain},
+	{"SIZE", func(v volumeView) string { return units.FormatBytes(v.SizeBytes) }, fixed},
+	{"USED", func(v volumeView) string { return units.FormatBytes(v.UsedBytes) }, fixed},
+	{"BLOCK", func(v volumeView) string { return fmt.Sprint(v.BlockSize) }, fixed},
+	{"LUN", func(v volumeView) string { return fmt.Sprint(v.LUN) }, fixed},
 	{"POOL", func(v volumeView) string { return v.Pool }, plain},
 	{"MAPPED TO", func(v volumeView) string { return hostsOf(v.Mappings) }, plain},
 	{"NSID", func(v volumeView) string { return fmt.Sprint(v.NSID) }, wide},
 	{"PROTECTION", func(v volumeView) string { return v.Protection }, wide},
 	{"ACCESS", func(v volumeView) string { return v.Access }, wide},
 	{"UUID", func(v volumeView) string { return v.UUID }, wide},
-	{"CREATED", func(v volumeView) string { return v.Created }, wide},
+	{"CREATED", func(v volumeView) string { return shortTime(v.Created) }, wide},
 	{"REASON", func(v volumeView) string { return v.Reason }, wide},
 }
 
@@ -119,13 +119,13 @@ func capacity(n int64) string {
 var poolColumns = []column[poolView]{
 	{"NAME", func(p poolView) string { return p.Name }, plain},
 	{"MEDIA", func(p poolView) string { return p.Media }, plain},
-	{"REPLICAS", func(p poolView) string { return fmt.Sprint(p.Replicas) }, plain},
-	{"VOLUMES", func(p poolView) string { return fmt.Sprint(p.Volumes) }, plain},
-	{"PROVISIONED", func(p poolView) string { return units.FormatBytes(p.ProvisionedBytes) }, plain},
-	{"USED", func(p poolView) string { return units.FormatBytes(p.UsedBytes) }, plain},
-	{"CAPACITY", func(p poolView) string { return capacity(p.CapacityBytes) }, plain},
+	{"REPLICAS", func(p poolView) string { return fmt.Sprint(p.Replicas) }, fixed},
+	{"VOLUMES", func(p poolView) string { return fmt.Sprint(p.Volumes) }, fixed},
+	{"PROVISIONED", func(p poolView) string { return units.FormatBytes(p.ProvisionedBytes) }, fixed},
+	{"USED", func(p poolView) string { return units.FormatBytes(p.UsedBytes) }, fixed},
+	{"CAPACITY", func(p poolView) string { return capacity(p.CapacityBytes) }, fixed},
 	{"ID", func(p poolView) string { return p.ID }, wide},
-	{"CREATED", func(p poolView) string { return p.Created }, wide},
+	{"CREATED", func(p poolView) string { return shortTime(p.Created) }, wide},
 }
 
 type hostView struct {
@@ -179,11 +179,11 @@ var hostColumns = []column[hostView]{
 	{"IQN", func(h hostView) string { return h.IQN }, plain},
 	{"NQN", func(h hostView) string { return h.NQN }, plain},
 	{"CHAP", hostView.chap, plain},
-	{"SESSIONS", func(h hostView) string { return fmt.Sprint(h.Sessions) }, plain},
+	{"SESSIONS", func(h hostView) string { return fmt.Sprint(h.Sessions) }, fixed},
 	{"VOLUMES", func(h hostView) string { return volumesOf(h.Mappings) }, plain},
 	{"DHCHAP", func(h hostView) string { return h.DHChap }, wide},
 	{"ID", func(h hostView) string { return h.ID }, wide},
-	{"CREATED", func(h hostView) string { return h.Created }, wide},
+	{"CREATED", func(h hostView) string { return shortTime(h.Created) }, wide},
 }
 
 func hostDetail(h hostView) rows {

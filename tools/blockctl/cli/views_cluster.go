@@ -59,10 +59,10 @@ var nodeColumns = []column[nodeView]{
 	{"VERSION", func(n nodeView) string { return n.Version }, plain},
 	{"LABELS", func(n nodeView) string { return labelsText(n.member().Labels) }, plain},
 	{"ISCSI", func(n nodeView) string { return strings.Join(n.ISCSIPortals, ",") }, wide},
-	{"STARTED", func(n nodeView) string { return n.Started }, wide},
+	{"STARTED", func(n nodeView) string { return shortTime(n.Started) }, wide},
 	{"ID", func(n nodeView) string { return n.member().ID }, wide},
-	{"LAST HEARD", func(n nodeView) string { return n.member().LastHeard }, wide},
-	{"CERTIFICATE EXPIRES", func(n nodeView) string { return n.member().CertificateExpires }, wide},
+	{"LAST HEARD", func(n nodeView) string { return shortTime(n.member().LastHeard) }, wide},
+	{"CERTIFICATE EXPIRES", func(n nodeView) string { return shortTime(n.member().CertificateExpires) }, wide},
 	{"REASON", func(n nodeView) string { return n.member().Reason }, wide},
 }
 
@@ -117,13 +117,13 @@ var memberColumns = []column[memberView]{
 	{"STATE", func(m memberView) string { return m.State }, plain},
 	{"RAFT", memberView.raft, plain},
 	{"API", func(m memberView) string { return m.API }, plain},
-	{"APPLIED", func(m memberView) string { return fmt.Sprint(m.AppliedIndex) }, plain},
+	{"APPLIED", func(m memberView) string { return fmt.Sprint(m.AppliedIndex) }, fixed},
 	{"LABELS", func(m memberView) string { return labelsText(m.Labels) }, plain},
 	{"REASON", func(m memberView) string { return m.Reason }, text},
 	{"VERSION", func(m memberView) string { return m.Version }, wide},
 	{"ID", func(m memberView) string { return m.ID }, wide},
-	{"LAST HEARD", func(m memberView) string { return m.LastHeard }, wide},
-	{"CERTIFICATE EXPIRES", func(m memberView) string { return m.CertificateExpires }, wide},
+	{"LAST HEARD", func(m memberView) string { return shortTime(m.LastHeard) }, wide},
+	{"CERTIFICATE EXPIRES", func(m memberView) string { return shortTime(m.CertificateExpires) }, wide},
 }
 
 // memberDetail begins with the name and the state.

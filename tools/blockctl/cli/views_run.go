@@ -84,10 +84,10 @@ var diskColumns = []column[diskView]{
 	{"PATH", func(d diskView) string { return d.Path }, plain},
 	{"STATE", func(d diskView) string { return d.State }, plain},
 	{"DRIVER", func(d diskView) string { return d.Driver }, plain},
-	{"USED", func(d diskView) string { return units.FormatBytes(d.UsedBytes) }, plain},
-	{"CAPACITY", func(d diskView) string { return units.FormatBytes(d.CapacityBytes) }, plain},
-	{"WRITE AMP", func(d diskView) string { return fmt.Sprintf("%.2f", d.WriteAmplification) }, plain},
-	{"LAST SCRUB", func(d diskView) string { return d.Scrub.LastFinished }, plain},
+	{"USED", func(d diskView) string { return units.FormatBytes(d.UsedBytes) }, fixed},
+	{"CAPACITY", func(d diskView) string { return units.FormatBytes(d.CapacityBytes) }, fixed},
+	{"WRITE AMP", func(d diskView) string { return fmt.Sprintf("%.2f", d.WriteAmplification) }, wide},
+	{"LAST SCRUB", func(d diskView) string { return shortTime(d.Scrub.LastFinished) }, fixed},
 	{"UUID", func(d diskView) string { return d.UUID }, wide},
 	{"SCRUB ERRORS", func(d diskView) string { return fmt.Sprint(d.Scrub.Errors) }, wide},
 	{"REASON", func(d diskView) string { return d.Reason }, wide},
@@ -104,8 +104,8 @@ var sessionColumns = []column[sessionView]{
 	{"INITIATOR", func(s sessionView) string { return s.Initiator }, plain},
 	{"HOST", func(s sessionView) string { return s.Host }, plain},
 	{"REMOTE", func(s sessionView) string { return s.Remote }, plain},
-	{"LOCAL", func(s sessionView) string { return s.Local }, plain},
-	{"SINCE", func(s sessionView) string { return s.Since }, plain},
+	{"LOCAL", func(s sessionView) string { return s.Local }, wide},
+	{"SINCE", func(s sessionView) string { return shortTime(s.Since) }, fixed},
 	{"COMMANDS", func(s sessionView) string { return fmt.Sprint(s.InFlight) }, wide},
 }
 
@@ -114,7 +114,7 @@ func viewEvent(e *blockdv1.Event) eventView {
 }
 
 var eventColumns = []column[eventView]{
-	{"TIME", func(e eventView) string { return e.Time }, plain},
+	{"TIME", func(e eventView) string { return shortTime(e.Time) }, fixed},
 	{"LEVEL", func(e eventView) string { return e.Level }, plain},
 	{"KIND", func(e eventView) string { return e.Kind }, plain},
 	{"SUBJECT", func(e eventView) string { return e.Subject }, plain},
@@ -127,8 +127,8 @@ func viewAudit(e *blockdv1.AuditEntry) auditView {
 }
 
 var auditColumns = []column[auditView]{
-	{"REVISION", func(e auditView) string { return fmt.Sprint(e.Revision) }, plain},
-	{"TIME", func(e auditView) string { return e.Time }, plain},
+	{"REVISION", func(e auditView) string { return fmt.Sprint(e.Revision) }, fixed},
+	{"TIME", func(e auditView) string { return shortTime(e.Time) }, fixed},
 	{"ACTOR", func(e auditView) string { return e.Actor }, plain},
 	{"ACTION", func(e auditView) string { return e.Action }, plain},
 	{"SUBJECT", func(e auditView) string { return e.Subject }, plain},

@@ -37,6 +37,10 @@ const (
 	// preempted is how long a turn takes at least if somebody else has used the
 	// processor in the middle of it.
 	preempted = 50 * time.Microsecond
+	// restMin and restMax bound for how many waits a busy pump sleeps, instead of
+	// polling, after it was preempted. On a processor that others want polling
+	// only uses up time slices, of milliseconds, that the sender waits for.
+	restMin, restMax = 16, 4096
 	// fullWait is how long to wait for a ring to have room, at most.
 	fullWait = time.Millisecond
 	// answersMax is how many datagrams a second a pump sends to strangers: retries,
@@ -70,6 +74,7 @@ type pump struct {
 	nextTimer clock.Mono
 	draining  clock.Mono
 	yielded   clock.Mono // when polling last offered the processor to other threads
+	busy      contest    // mode busy only
 	full      bool       // the link had no room
 	rx        [rxBatch]link.RxBuf
 	tx        [txBatch]link.TxBuf
@@ -91,6 +96,7 @@ type parcel struct {
 
 func newPump(e *Endpoint, l link.Link) *pump {
 	p := &pump{e: e, link: l, local: l.LocalAddr(), nextTimer: clock.Never, scratch: make([]byte, datagramMax)}
+	p.busy.next = restMin
 	p.poller.Init(e.cfg.Poll)
 	return p
 }
@@ -129,6 +135,7 @@ func (p *pump) loop() error {
 			switch {
 			case polling:
 				p.poller.Hit(p.now.Sub(began))
+				p.busy.hit()
 			case idle:
 				p.poller.Parked(p.now.Sub(began))
 			}
@@ -138,8 +145,10 @@ func (p *pump) loop() error {
 		if !idle {
 			idle, began, empty, last = true, p.now, 0, p.now
 			p.yielded = p.now
-			budget = p.poller.Begin()
-			polling = budget > 0
+			if polling = !p.busy.resting(); polling {
+				budget = p.poller.Begin()
+				polling = budget > 0
+			}
 		}
 		if polling {
 			empty++
@@ -157,19 +166,55 @@ func (p *pump) loop() error {
 
 // yield lets others have the processor between two looks at the link, of which
 // the last one began at the given time. It reports false when polling is at
-// the expense of somebody who has work, and may be given up.
+// the expense of somebody who has work.
 func (p *pump) yield(empty int, last clock.Mono) bool {
 	if empty%goschedEvery == 0 {
 		runtime.Gosched()
 	}
+	alone := p.now.Sub(last) < preempted
 	if p.e.cfg.Poll.Mode != adaptive.Busy {
-		return p.now.Sub(last) < preempted
+		return alone
+	}
+	if !alone {
+		p.busy.lost()
+		return false
 	}
 	if p.now.Sub(p.yielded) > yieldEvery {
+		p.yielded = p.now
 		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // it can't fail
-		p.yielded = p.e.cfg.Clock.Now()
 	}
 	return true
+}
+
+// contest is what a busy pump knows of others who want its processor. A poller
+// that learns rests by itself.
+type contest struct {
+	rest int // waits to sleep
+	next int // how many when the processor is lost again
+	hits int // polls in a row that were not in vain
+}
+
+// resting tells whether to sleep this time.
+func (c *contest) resting() bool {
+	if c.rest == 0 {
+		return false
+	}
+	c.rest--
+	return true
+}
+
+// lost begins a rest, twice as long as the last if that one did not help.
+func (c *contest) lost() {
+	c.rest, c.hits = c.next, 0
+	c.next = min(2*c.next, restMax)
+}
+
+// hit notes a poll that was not disturbed. After as many as the rest would be
+// long, the processor is taken to be the pump's own again.
+func (c *contest) hit() {
+	if c.hits++; c.hits >= c.next {
+		c.next, c.hits = restMin, 0
+	}
 }
 
 // sleep waits for the link, for a call, or for the next timer.

@@ -2,6 +2,7 @@ package linktest
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 	"time"
 
@@ -177,7 +178,8 @@ func allocates(t *testing.T, s Suite) {
 			}
 			to.ReleaseRx(rx[:k])
 			if n -= k; k == 0 {
-				if err := to.Wait(patience); err != nil {
+				// Both have their turns, as in receiveUpTo.
+				if err := errors.Join(to.Wait(turn), from.Wait(0)); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -79,6 +79,11 @@ links: ## AF_XDP and UDP links, and nodes on them, in network namespaces; needs 
 	$(GO) test -p 1 -tags e2e -count=1 -run 'ConformanceEverywhere|Kinds|Full|MTU|NoRoute|Suite' -v \
 	  ./afxdp/xdplink ./afxdp/link/udplink ./replication/wire/endpoint ./tools/blockbench/netbench
 
+.PHONY: kernels
+kernels: ## the kernel programs and AF_XDP under Debian's kernels 6.1 and 6.12, in VMs
+	@scripts/need.sh build vm
+	$(GO) test -p 1 -tags e2e -count=1 -timeout 30m -v ./testenv/kernels
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=20s
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh

@@ -52,5 +52,6 @@ phase wire make --no-print-directory wire WIRE_SEEDS="$WIRE_SEEDS"
 phase links make --no-print-directory links
 phase conformance go test -tags e2e -count=1 -timeout 20m -v ./testenv/conformance/...
 phase crash go test -tags e2e -count=1 -timeout 10m -v ./tools/blockbench
+phase kernels make --no-print-directory kernels
 phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 30m -v ./testenv/vm ./testenv/vmtest
 finish

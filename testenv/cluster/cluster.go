@@ -273,13 +273,20 @@ func (s *state) namespaceNames() (names []string) {
 	return names
 }
 
-// removePlace unmounts a node's file system and removes its directory.
+// removePlace unmounts a node's file system and removes its directory, which
+// it leaves alone as long as anybody else has mounted something there.
 func removePlace(p *Place) error {
-	mounted, err := isMounted(p.fs(), p.Namespace)
+	mounts, err := mountsBelow(p.Dir)
 	if err != nil {
 		return err
 	}
-	if mounted {
+	ours := mount{path: p.fs(), source: p.Namespace, kind: "tmpfs"}
+	for _, m := range mounts {
+		if m != ours {
+			return fmt.Errorf("%s is mounted on %s, and is not the cluster's; unmount it", m.source, m.path)
+		}
+	}
+	if len(mounts) > 0 {
 		if err := unix.Unmount(p.fs(), 0); err != nil {
 			return fmt.Errorf("unmount %s: %w; somebody uses it", p.fs(), err)
 		}
@@ -287,21 +294,26 @@ func removePlace(p *Place) error {
 	return os.RemoveAll(p.Dir)
 }
 
-// isMounted tells whether the last mount on path is the tmpfs from source.
-func isMounted(path, source string) (bool, error) {
+type mount struct{ path, source, kind string }
+
+// mountsBelow lists what is mounted on dir and below it, the first first.
+func mountsBelow(dir string) (out []mount, err error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	found := false
 	for line := range strings.Lines(string(b)) {
 		head, tail, ok := strings.Cut(line, " - ")
 		h, t := strings.Fields(head), strings.Fields(tail)
-		if ok && len(h) > 4 && len(t) > 1 && unescape(h[4]) == path {
-			found = t[0] == "tmpfs" && t[1] == source
+		if !ok || len(h) < 5 || len(t) < 2 {
+			return nil, fmt.Errorf("/proc/self/mountinfo: %q is no line of proc(5)", line)
+		}
+		m := mount{path: unescape(h[4]), kind: t[0], source: unescape(t[1])}
+		if m.path == dir || strings.HasPrefix(m.path, dir+"/") {
+			out = append(out, m)
 		}
 	}
-	return found, nil
+	return out, nil
 }
 
 // unescape undoes how the kernel writes paths into mountinfo.

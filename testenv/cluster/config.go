@@ -14,8 +14,8 @@ import (
 type Config struct {
 	// Dir is where all of it is kept. It must be missing or empty. Required.
 	Dir string
-	// BinDir holds blockd, blockctl and testenv. Default: bin at the root of the
-	// module, else where the running program is.
+	// BinDir holds blockd, blockctl and testenv. Default: $BLOCKD_TESTENV_BIN, or
+	// bin at the root of the module, or where the running program is.
 	BinDir string
 	// Nodes is 1 to 64. Default 3.
 	Nodes int
@@ -102,9 +102,12 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// defaultBinDir finds bin beside the go.mod above the working directory, as
-// tests want it, or else the directory of the running program.
+// defaultBinDir is what the environment says, or bin beside the go.mod above
+// the working directory, as tests want it, or else the directory of the running program.
 func defaultBinDir() (string, error) {
+	if dir := os.Getenv("BLOCKD_TESTENV_BIN"); dir != "" {
+		return dir, nil
+	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err

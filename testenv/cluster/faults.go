@@ -48,7 +48,7 @@ const delayMax = time.Minute
 
 // Delay makes frames from the places of from to those of to late by delay and, at
 // random, up to jitter more, which reorders them. Zero ends it. The process
-// that sends them adds some 0.1 ms where it gets a processor at once.
+// that sends them adds some 0.5 ms on a machine that is not busy.
 func (c *Cluster) Delay(ctx context.Context, delay, jitter time.Duration, from, to []string) error {
 	if delay < 0 || jitter < 0 || delay > delayMax || jitter > delayMax {
 		return fmt.Errorf("cluster: delay %v, jitter %v: want 0 to %v", delay, jitter, delayMax)
@@ -90,9 +90,9 @@ func (s *state) startCarrier(ctx context.Context) error {
 	if err := s.save(); err != nil {
 		return err
 	}
-	if err := waitForLine(ctx, log, from, "ready", s.Carrier, time.Now().Add(s.Config.ReadyTimeout)); err != nil {
+	if err := s.await(ctx, []awaited{{"the process that sends late frames", s.Carrier, log, from, "ready"}}); err != nil {
 		said, _ := readFrom(log, from)
-		return fmt.Errorf("cluster: the process that sends late frames: %w: %s", err, strings.TrimSpace(string(said)))
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said)))
 	}
 	return nil
 }

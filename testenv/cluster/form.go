@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -68,8 +70,45 @@ func (s *state) form(ctx context.Context) error {
 			return fmt.Errorf("cluster: %s joins: %w", p.Name, err)
 		}
 	}
+	if err := s.awaitVoters(ctx, api); err != nil {
+		return err
+	}
 	s.Formed = true
 	return s.save()
+}
+
+// votersMin is how many voters there are at least in a cluster of as many nodes or more.
+const votersMin = 3
+
+// awaitVoters waits until the cluster bears the loss of a node, if it has
+// nodes enough. Nodes vote once they have caught up, and that goes on after they have joined.
+func (s *state) awaitVoters(ctx context.Context, api blockdv1connect.ClusterServiceClient) error {
+	if len(s.nodes()) < votersMin {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Config.ReadyTimeout)
+	defer cancel()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for voters := 0; ; {
+		res, err := api.GetCluster(ctx, connect.NewRequest(&blockdv1.GetClusterRequest{}))
+		if err == nil {
+			voters = 0
+			for _, m := range res.Msg.GetCluster().GetMembers() {
+				if m.GetSuffrage() == "voter" {
+					voters++
+				}
+			}
+			if voters >= votersMin {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("cluster: %d voters, want %d: %w", voters, votersMin, ctx.Err()), err)
+		case <-tick.C:
+		}
+	}
 }
 
 // bundleHead tells blockctl where the nodes are.

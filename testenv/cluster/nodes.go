@@ -21,11 +21,7 @@ const readyLine = "blockd ready"
 // until all are ready. They start together, since members of a cluster wait
 // for each other.
 func (s *state) startNodes(ctx context.Context, nodes []*Place) error {
-	type waiting struct {
-		place *Place
-		from  int64
-	}
-	var started []waiting
+	var started []awaited
 	for _, p := range nodes {
 		now, err := p.Process.State()
 		if err != nil {
@@ -42,15 +38,9 @@ func (s *state) startNodes(ctx context.Context, nodes []*Place) error {
 		if err := s.save(); err != nil {
 			return err
 		}
-		started = append(started, waiting{p, from})
+		started = append(started, awaited{"blockd on " + p.Name, p.Process, p.Log(), from, readyLine})
 	}
-	deadline := time.Now().Add(s.Config.ReadyTimeout)
-	for _, w := range started {
-		if err := waitForLine(ctx, w.place.Log(), w.from, readyLine, w.place.Process, deadline); err != nil {
-			return fmt.Errorf("cluster: blockd on %s: %w", w.place.Name, err)
-		}
-	}
-	return nil
+	return s.await(ctx, started)
 }
 
 // arguments is how blockd is called on a node.
@@ -75,34 +65,60 @@ func logSize(path string) int64 {
 	return info.Size()
 }
 
-// waitForLine waits until the process has written line to log, after the byte from.
-func waitForLine(ctx context.Context, log string, from int64, line string, p Process, deadline time.Time) error {
+// awaited is a process that will write line to its log, after the byte from.
+type awaited struct {
+	what    string
+	process Process
+	log     string
+	from    int64
+	line    string
+}
+
+// await waits until all have written their lines, as long as Config allows,
+// and no longer than the first that ends without.
+func (s *state) await(ctx context.Context, all []awaited) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.Config.ReadyTimeout, fmt.Errorf("it is not ready after %v", s.Config.ReadyTimeout))
+	defer cancel()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		// First whether it lives, then what it said: it may end having said it.
-		now, err := p.State()
-		if err != nil {
-			return err
+		var waiting []awaited
+		for _, a := range all {
+			ready, err := a.isReady()
+			if err != nil {
+				return fmt.Errorf("cluster: %s: %w", a.what, err)
+			}
+			if !ready {
+				waiting = append(waiting, a)
+			}
 		}
-		said, err := readFrom(log, from)
-		if err != nil {
-			return err
-		}
-		switch {
-		case bytes.Contains(append([]byte("\n"), said...), []byte("\n"+line+"\n")):
+		if all = waiting; len(all) == 0 {
 			return nil
-		case now == "gone":
-			return errors.New("it ended before it was ready")
-		case time.Now().After(deadline):
-			return errors.New("it is not ready in time")
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("cluster: %s: %w", all[0].what, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
+}
+
+func (a *awaited) isReady() (bool, error) {
+	// First whether it lives, then what it said: it may end having said it.
+	now, err := a.process.State()
+	if err != nil {
+		return false, err
+	}
+	said, err := readFrom(a.log, a.from)
+	switch {
+	case err != nil:
+		return false, err
+	case bytes.Contains(append([]byte("\n"), said...), []byte("\n"+a.line+"\n")):
+		return true, nil
+	case now == "gone":
+		return false, errors.New("it ended before it was ready")
+	}
+	return false, nil
 }
 
 func readFrom(path string, from int64) ([]byte, error) {
@@ -129,10 +145,10 @@ func (c *Cluster) Stop(grace time.Duration, names ...string) error {
 	return c.eachNode(names, func(p *Place) error { return p.Process.end(syscall.SIGTERM, grace) })
 }
 
-// Pause stops blockd on the nodes from running, as a machine that hangs; its
-// connections stay.
+// Pause stops blockd on the nodes from running, as a machine that hangs, and
+// returns when it has stopped. Its connections stay.
 func (c *Cluster) Pause(names ...string) error {
-	return c.eachNode(names, func(p *Place) error { return p.Process.signal(syscall.SIGSTOP) })
+	return c.eachNode(names, func(p *Place) error { return p.Process.pause() })
 }
 
 // Resume ends Pause.

@@ -82,22 +82,60 @@ func stat(pid int) (started uint64, state byte, err error) {
 	return started, fields[0][0], err
 }
 
-// State is "running", "paused" or "gone". A process that has ended counts as
-// gone even while its parent has not asked how.
-func (p Process) State() (string, error) {
+// open returns a pidfd of the process, errGone when it is another's pid or
+// nobody's. A process that has ended and whose parent has not asked how still has its pid.
+func (p Process) open() (int, error) {
 	if p.PID == 0 {
-		return "gone", nil
+		return -1, errGone
 	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return -1, errGone
+	}
+	if err != nil {
+		return -1, fmt.Errorf("cluster: process %d: %w", p.PID, err)
+	}
+	// The descriptor means the process that has the pid now. If that one has the
+	// start time, before and after, it is this one.
 	now, err := identify(p.PID)
-	if errors.Is(err, errGone) || err == nil && now != p {
+	if err == nil && now != p {
+		err = errGone
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// waitEnded waits until all threads of the process have ended, and with them what it
+// held: the first one's state in /proc tells less.
+func waitEnded(pidfd int, patience time.Duration) (ended bool, err error) {
+	deadline := time.Now().Add(patience)
+	for {
+		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, int(max(0, time.Until(deadline)).Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0, err
+		}
+	}
+}
+
+// State is "running", "paused" or "gone".
+func (p Process) State() (string, error) {
+	fd, err := p.open()
+	if errors.Is(err, errGone) {
 		return "gone", nil
 	}
 	if err != nil {
 		return "", err
 	}
+	defer unix.Close(fd)
+	if ended, err := waitEnded(fd, 0); err != nil || ended {
+		return "gone", err
+	}
 	_, state, err := stat(p.PID)
 	switch {
-	case errors.Is(err, errGone) || err == nil && (state == 'Z' || state == 'X'):
+	case errors.Is(err, errGone):
 		return "gone", nil
 	case state == 'T':
 		return "paused", nil
@@ -108,53 +146,63 @@ func (p Process) State() (string, error) {
 // signal sends it to this process and to no other. It returns errGone when the
 // process has ended.
 func (p Process) signal(sig syscall.Signal) error {
-	if p.PID == 0 {
-		return errGone
-	}
-	// Once the descriptor is open, the pid means the process that has it now;
-	// what is checked after that is true until the end.
-	fd, err := unix.PidfdOpen(p.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return errGone
-	}
+	fd, err := p.open()
 	if err != nil {
-		return fmt.Errorf("cluster: process %d: %w", p.PID, err)
+		return err
 	}
 	defer unix.Close(fd)
-	if state, err := p.State(); err != nil || state == "gone" {
+	return send(fd, sig)
+}
+
+func send(pidfd int, sig syscall.Signal) error {
+	if ended, err := waitEnded(pidfd, 0); err != nil || ended {
 		return errors.Join(err, errGone)
 	}
-	err = unix.PidfdSendSignal(fd, sig, nil, 0)
+	err := unix.PidfdSendSignal(pidfd, sig, nil, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return errGone
 	}
 	return err
 }
 
-// end sends the signal, SIGKILL if it is still there after patience, and waits until it is gone.
+// end sends the signal, SIGKILL if the process is still there after patience, and
+// waits until it is gone.
 func (p Process) end(sig syscall.Signal, patience time.Duration) error {
-	if err := p.signal(sig); err != nil {
-		if errors.Is(err, errGone) {
-			return nil
-		}
+	fd, err := p.open()
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	// A stopped process acts on no signal but this pair.
-	_ = p.signal(syscall.SIGCONT)
-	deadline := time.Now().Add(patience)
-	for killed := sig == syscall.SIGKILL; ; {
-		state, err := p.State()
-		if err != nil || state == "gone" {
-			return err
-		}
-		if time.Now().After(deadline) {
-			if killed {
-				return fmt.Errorf("cluster: process %d is still there %v after SIGKILL", p.PID, patience)
-			}
-			killed, deadline = true, time.Now().Add(patience)
-			if err := p.signal(syscall.SIGKILL); err != nil && !errors.Is(err, errGone) {
+	defer unix.Close(fd)
+	// One that is paused acts on no other signal before SIGCONT.
+	for _, signals := range [][]syscall.Signal{{sig, syscall.SIGCONT}, {syscall.SIGKILL}} {
+		for _, sig := range signals {
+			if err := send(fd, sig); err != nil && !errors.Is(err, errGone) {
 				return err
 			}
+		}
+		if ended, err := waitEnded(fd, patience); err != nil || ended {
+			return err
+		}
+	}
+	return fmt.Errorf("cluster: process %d is still there %v after SIGKILL", p.PID, patience)
+}
+
+// pause stops the process and waits until it has stopped: the signal returns before that.
+func (p Process) pause() error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for {
+		switch state, err := p.State(); {
+		case err != nil:
+			return err
+		case state == "gone":
+			return errGone
+		case state == "paused":
+			return nil
 		}
 		time.Sleep(pollEvery)
 	}

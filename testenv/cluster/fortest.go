@@ -1,28 +1,16 @@
 package cluster
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 )
-
-// TB is what New needs of *testing.T.
-type TB interface {
-	Helper()
-	Cleanup(f func())
-	Context() context.Context
-	Failed() bool
-	Logf(format string, args ...any)
-	Errorf(format string, args ...any)
-	Fatalf(format string, args ...any)
-	TempDir() string
-}
 
 // New is Up for a test: in a directory of the test's own unless Config names
 // one, taken down at the test's end. If the test has failed by then, the logs of all
 // nodes are in its output.
-func New(t TB, config Config) *Cluster {
+func New(t testing.TB, config Config) *Cluster {
 	t.Helper()
 	if config.Dir == "" {
 		config.Dir = filepath.Join(t.TempDir(), "cluster")
@@ -43,7 +31,7 @@ func New(t TB, config Config) *Cluster {
 }
 
 // logTo prints the logs of all nodes.
-func (c *Cluster) logTo(t TB) {
+func (c *Cluster) logTo(t testing.TB) {
 	s, err := load(c.dir)
 	if err != nil {
 		t.Logf("no logs: %v", err)

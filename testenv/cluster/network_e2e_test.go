@@ -1,0 +1,309 @@
+//go:build e2e
+
+package cluster
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sort"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pair is two nodes that speak UDP; the addresses are of from and to.
+type pair struct {
+	t        *testing.T
+	from, to *net.UDPConn
+	dest     netip.AddrPort
+}
+
+func places(t *testing.T, c *Cluster) map[string]*Place {
+	t.Helper()
+	s, err := load(c.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := map[string]*Place{}
+	for _, p := range s.Places {
+		m[p.Name] = p
+	}
+	return m
+}
+
+// newPair opens sockets on both places. Datagrams wait in the receiver's buffer,
+// which is large enough for a test's.
+func newPair(t *testing.T, c *Cluster, from, to string, ipv6 bool) *pair {
+	t.Helper()
+	p := &pair{t: t}
+	open := func(name string) *net.UDPConn {
+		place := places(t, c)[name]
+		addr := place.IPv4
+		if ipv6 {
+			addr = place.IPv6
+		}
+		var conn *net.UDPConn
+		err := c.Do(name, func() (err error) {
+			conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		raw, err := conn.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) {
+				if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	p.from, p.to = open(from), open(to)
+	p.dest = p.to.LocalAddr().(*net.UDPAddr).AddrPort()
+	return p
+}
+
+// send sends n datagrams, numbered from first.
+func (p *pair) send(first, n int) {
+	p.t.Helper()
+	for i := range n {
+		if _, err := p.from.WriteToUDPAddrPort(binary.BigEndian.AppendUint64(nil, uint64(first+i)), p.dest); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// arrived counts the datagrams that have arrived. A veth delivers before the
+// sender's call returns, or soon after when the machine is busy, so that
+// 100 ms without any is the end.
+func (p *pair) arrived() (n int) {
+	p.t.Helper()
+	var b [16]byte
+	for {
+		if err := p.to.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			p.t.Fatal(err)
+		}
+		_, _, err := p.to.ReadFromUDPAddrPort(b[:])
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return n
+		}
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		n++
+	}
+}
+
+// passes sends some datagrams and counts.
+func (p *pair) passes(n int) int {
+	p.t.Helper()
+	p.send(0, n)
+	return p.arrived()
+}
+
+// idle is two nodes whose blockd does nothing to the network.
+func idle(t *testing.T, config Config) *Cluster {
+	config.Standalone = true
+	return New(t, config)
+}
+
+// TestPartition, one way and both, for IPv4 and IPv6, touches nobody else.
+func TestPartition(t *testing.T) {
+	c := idle(t, Config{})
+	for _, ipv6 := range []bool{false, true} {
+		ways := map[string]*pair{}
+		for _, w := range [][2]string{{"n1", "n2"}, {"n2", "n1"}, {"n1", "n3"}, {"n3", "n1"}, {"n2", "n3"}, {"host", "n1"}} {
+			ways[w[0]+w[1]] = newPair(t, c, w[0], w[1], ipv6)
+		}
+		expect := func(when string, lost ...string) {
+			t.Helper()
+			gone := map[string]bool{}
+			for _, l := range lost {
+				gone[l] = true
+			}
+			for name, p := range ways {
+				want := 20
+				if gone[name] {
+					want = 0
+				}
+				if got := p.passes(20); got != want {
+					t.Errorf("IPv6 %v, %s: %s: %d of 20 arrived, want %d", ipv6, when, name, got, want)
+				}
+			}
+		}
+		expect("whole")
+		must(t, c.PartitionOneWay([]string{"n1"}, []string{"n2"}))
+		expect("one way", "n1n2")
+		must(t, c.Heal())
+		must(t, c.Partition([]string{"n1"}, []string{"n2", "n3"}))
+		expect("both ways", "n1n2", "n2n1", "n1n3", "n3n1")
+		must(t, c.Heal())
+		expect("healed")
+	}
+}
+
+// TestLoss: of 4000 datagrams at 20%, 800 are lost, and some; six standard
+// deviations are 152.
+func TestLoss(t *testing.T) {
+	c := idle(t, Config{Nodes: 2})
+	p, back := newPair(t, c, "n1", "n2", false), newPair(t, c, "n2", "n1", false)
+	must(t, c.Loss(20, []string{"n1"}, []string{"n2"}))
+	const sent = 4000
+	if lost := sent - p.passes(sent); lost < 648 || lost > 952 {
+		t.Errorf("lost %d of %d, want 800", lost, sent)
+	} else {
+		t.Logf("lost %d of %d at 20%%", lost, sent)
+	}
+	if got := back.passes(1000); got != 1000 {
+		t.Errorf("the other way %d of 1000 arrived", got)
+	}
+	wires, err := c.Wires()
+	must(t, err)
+	for _, w := range wires {
+		if w.From == "n1" && w.To == "n2" && (w.Loss < 19.99 || w.Loss > 20.01 || w.Seen < sent || w.Dropped < 648) {
+			t.Errorf("the switch counts %+v", w)
+		}
+	}
+	must(t, c.Heal())
+	if got := p.passes(1000); got != 1000 {
+		t.Errorf("after Heal %d of 1000 arrived", got)
+	}
+}
+
+// roundTrips measures n from n1 to n2 and back, sorted.
+func roundTrips(t *testing.T, p *pair, n int) []time.Duration {
+	t.Helper()
+	var out []time.Duration
+	var b [64]byte
+	for i := range n {
+		start := time.Now()
+		p.send(i, 1)
+		must(t, p.to.SetReadDeadline(start.Add(20*time.Second)))
+		_, who, err := p.to.ReadFromUDPAddrPort(b[:])
+		must(t, err)
+		_, err = p.to.WriteToUDPAddrPort(b[:8], who)
+		must(t, err)
+		must(t, p.from.SetReadDeadline(start.Add(20*time.Second)))
+		_, _, err = p.from.ReadFromUDPAddrPort(b[:])
+		must(t, err)
+		out = append(out, time.Since(start))
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i] < out[j] })
+	return out
+}
+
+// TestDelay of each direction alone and of both, with TCP through it: what is
+// late must still be whole, however the kernel packs it.
+func TestDelay(t *testing.T) {
+	c := idle(t, Config{Nodes: 2})
+	p := newPair(t, c, "n1", "n2", false)
+	n1, n2 := []string{"n1"}, []string{"n2"}
+	for _, step := range []struct {
+		there, back time.Duration
+	}{{0, 0}, {40 * time.Millisecond, 0}, {40 * time.Millisecond, 30 * time.Millisecond}, {0, 30 * time.Millisecond}} {
+		must(t, c.Delay(t.Context(), step.there, 0, n1, n2))
+		must(t, c.Delay(t.Context(), step.back, 0, n2, n1))
+		trips := roundTrips(t, p, 9)
+		want := step.there + step.back
+		t.Logf("delay %v and %v: round trips %v to %v, median %v", step.there, step.back, trips[0], trips[8], trips[4])
+		// The least is the measure: a busy machine only adds.
+		if trips[0] < want || trips[0] > want+20*time.Millisecond {
+			t.Errorf("delay %v and %v: the quickest round trip takes %v", step.there, step.back, trips[0])
+		}
+	}
+	must(t, c.Delay(t.Context(), 2*time.Millisecond, time.Millisecond, n1, n2))
+	must(t, c.Delay(t.Context(), 2*time.Millisecond, time.Millisecond, n2, n1))
+	for _, ipv6 := range []bool{false, true} {
+		if err := transfer(c, places(t, c)["n2"], ipv6); err != nil {
+			t.Errorf("TCP through delay and jitter, IPv6 %v: %v", ipv6, err)
+		}
+	}
+	must(t, c.Heal())
+	if trips := roundTrips(t, p, 9); trips[0] > 20*time.Millisecond {
+		t.Errorf("after Heal the quickest round trip takes %v", trips[0])
+	}
+}
+
+// transfer sends 4 MiB from n1 to a place by TCP, and compares.
+func transfer(c *Cluster, to *Place, ipv6 bool) error {
+	addr := to.IPv4
+	if ipv6 {
+		addr = to.IPv6
+	}
+	var l net.Listener
+	if err := c.Do(to.Name, func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
+		return err
+	}); err != nil {
+		return err
+	}
+	defer l.Close()
+	data := make([]byte, 4<<20)
+	for i := range data {
+		data[i] = byte(i * 7 >> 3)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		sent <- c.Do("n1", func() error {
+			conn, err := (&net.Dialer{Timeout: 20 * time.Second, FallbackDelay: -1}).Dial("tcp", l.Addr().String())
+			if err != nil {
+				return err
+			}
+			_, err = conn.Write(data)
+			return errors.Join(err, conn.Close())
+		})
+	}()
+	conn, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	got, err := io.ReadAll(conn)
+	if !bytes.Equal(got, data) {
+		err = errors.Join(err, fmt.Errorf("%d bytes arrived, and not what was sent", len(got)))
+	}
+	return errors.Join(err, <-sent)
+}
+
+// TestMTU: a datagram of just the MTU's size passes unfragmented.
+func TestMTU(t *testing.T) {
+	c := idle(t, Config{Nodes: 2, MTU: 9000})
+	p := newPair(t, c, "n1", "n2", false)
+	raw, err := p.from.SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+	}))
+	must(t, err)
+	const headers = 20 + 8
+	if _, err := p.from.WriteToUDPAddrPort(make([]byte, 9000-headers), p.dest); err != nil {
+		t.Errorf("a packet of 9000 bytes: %v", err)
+	}
+	if _, err := p.from.WriteToUDPAddrPort(make([]byte, 9001-headers), p.dest); !errors.Is(err, syscall.EMSGSIZE) {
+		t.Errorf("a packet of 9001 bytes: %v, want EMSGSIZE", err)
+	}
+	if got := p.arrived(); got != 1 {
+		t.Errorf("%d arrived, want 1", got)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/control"
+	"blockd.dev/raftmeta/group"
 	"blockd.dev/target/access"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/identity"
@@ -51,10 +52,18 @@ func (a api) register(mux *http.ServeMux) {
 
 // apiError gives an error the code that clients act on.
 func apiError(err error) error {
+	var told *connect.Error
+	switch {
+	case errors.As(err, &told): // ours, or another node's
+		return connect.NewError(told.Code(), err)
+	case errors.Is(err, group.ErrOutcomeUnknown):
+		return connect.NewError(connect.CodeUnavailable, err)
+	}
 	for kind, code := range map[error]connect.Code{
 		catalog.ErrInvalid: connect.CodeInvalidArgument, catalog.ErrNotFound: connect.CodeNotFound,
 		catalog.ErrExists: connect.CodeAlreadyExists, catalog.ErrConflict: connect.CodeFailedPrecondition,
-		catalog.ErrFailed: connect.CodeUnavailable, context.Canceled: connect.CodeCanceled,
+		catalog.ErrFailed: connect.CodeUnavailable, group.ErrNoLeader: connect.CodeUnavailable, group.ErrNotLeader: connect.CodeUnavailable,
+		group.ErrRefused: connect.CodeFailedPrecondition, group.ErrClosed: connect.CodeUnavailable, context.Canceled: connect.CodeCanceled,
 		context.DeadlineExceeded: connect.CodeDeadlineExceeded,
 	} {
 		if errors.Is(err, kind) {

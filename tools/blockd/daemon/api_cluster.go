@@ -43,11 +43,11 @@ func (a api) InitCluster(ctx context.Context, req *connect.Request[blockdv1.Init
 	if err != nil {
 		return nil, apiError(err)
 	}
-	cert, key, err := issue(ca, pki.Identity{Cluster: d.plane.self.Cluster, Node: d.plane.self.ID}, pki.NodeLife)
+	cert, key, err := issue(ca, pki.Identity{Cluster: d.plane.self.Cluster, Node: d.plane.self.ID}, time.Now(), pki.NodeLife)
 	if err != nil {
 		return nil, apiError(err)
 	}
-	admin, adminKey, err := issue(ca, pki.Identity{Cluster: d.plane.self.Cluster, Role: pki.RoleAdmin, Name: "admin"}, adminLife)
+	admin, adminKey, err := issue(ca, pki.Identity{Cluster: d.plane.self.Cluster, Role: pki.RoleAdmin, Name: "admin"}, time.Now(), adminLife)
 	if err != nil {
 		return nil, apiError(err)
 	}
@@ -141,6 +141,13 @@ func (a api) AdmitNode(ctx context.Context, req *connect.Request[blockdv1.AdmitN
 	if v := m.GetFormatVersionSupported(); v < d.plane.group.Stats().Gate {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("the node understands version %d of commands, and the cluster uses %d; install the release of the others (%s)", v, d.plane.group.Stats().Gate, Version()))
 	}
+	by := &caller{actor: "node:" + id.Node, source: callerOf(ctx, req, "").source}
+	if err := d.checkToken(ctx, token, id.Node); err != nil {
+		if d.errorGate.pass("token " + by.source) {
+			d.events.add(levelWarning, "node.refused", m.GetName(), fmt.Sprintf("it came from %s: %v", by.source, err))
+		}
+		return nil, connect.NewError(connect.CodePermissionDenied, err)
+	}
 	der, err := ca.Sign(m.GetCsrDer(), id, time.Now(), pki.NodeLife)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
@@ -150,7 +157,6 @@ func (a api) AdmitNode(ctx context.Context, req *connect.Request[blockdv1.AdmitN
 		return nil, apiError(err)
 	}
 	proof := token.Proof()
-	by := &caller{actor: "node:" + id.Node, source: callerOf(ctx, req, "").source}
 	_, err = d.doContext(ctx, by, &catalogpb.Command{Kind: &catalogpb.Command_AdmitNode{AdmitNode: &catalogpb.AdmitNode{
 		Token: token.ID[:], Proof: proof[:], Node: &catalogpb.PutNode{Id: node[:], Name: m.GetName(), Address: m.GetAddress(),
 			Labels: labelList(m.GetLabels()), Roles: m.GetRoles(), Release: m.GetVersion(), Serial: cert.SerialNumber.Text(16)}}}})
@@ -164,6 +170,35 @@ func (a api) AdmitNode(ctx context.Context, req *connect.Request[blockdv1.AdmitN
 	}
 	return connect.NewResponse(&blockdv1.AdmitNodeResponse{CertificatePem: certificatePEM(der), CaPem: bundle.PEM(), ClusterId: id.Cluster, NodeId: id.Node,
 		ClusterKey: d.plane.keys.Marshal(), Incarnation: d.plane.group.Incarnation(), MemberAddresses: members}), nil
+}
+
+// checkToken looks at a token before anything is written: anybody may come with
+// one, and only what is right gets into the log, where it is looked at again.
+func (d *Daemon) checkToken(ctx context.Context, token pki.Token, node string) error {
+	find := func() (pki.TokenRecord, bool) {
+		s := d.catalog.State()
+		i := slices.IndexFunc(s.Tokens, func(t catalog.Token) bool { return t.ID == token.ID })
+		if i < 0 {
+			return pki.TokenRecord{}, false
+		}
+		t := &s.Tokens[i]
+		r := pki.TokenRecord{ID: t.ID, Proof: t.Proof, Expires: t.Expires.Unix()}
+		if !t.UsedBy.IsZero() {
+			r.UsedBy = t.UsedBy.String()
+		}
+		return r, true
+	}
+	r, known := find()
+	if !known { // it may have been made a moment ago, through another node
+		if err := d.catalog.Barrier(ctx); err != nil {
+			return err
+		}
+		if r, known = find(); !known {
+			return fmt.Errorf("%w; make one with `blockctl node token`", pki.ErrTokenUnknown)
+		}
+	}
+	_, err := r.Redeem(token.Proof(), node, time.Now().Unix())
+	return err
 }
 
 // requested reads for whom a certificate is asked.

@@ -60,12 +60,12 @@ func (d *Daemon) makeAuthority(ctx context.Context, by *caller, name string) (*p
 }
 
 // issue makes a key for id and has it signed.
-func issue(ca *pki.Authority, id pki.Identity, life time.Duration) (*x509.Certificate, ed25519.PrivateKey, error) {
+func issue(ca *pki.Authority, id pki.Identity, now time.Time, life time.Duration) (*x509.Certificate, ed25519.PrivateKey, error) {
 	key, csr, err := pki.NewRequest(id)
 	if err != nil {
 		return nil, nil, err
 	}
-	der, err := ca.Sign(csr, id, time.Now(), life)
+	der, err := ca.Sign(csr, id, now, life)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -83,4 +83,46 @@ func keyPEM(key ed25519.PrivateKey) ([]byte, error) {
 		return nil, err
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// renewEvery is how often the node looks at the age of its certificate.
+const renewEvery = time.Hour
+
+// renewLoop replaces the node's certificate before it ends, until ctx does.
+func (d *Daemon) renewLoop(ctx context.Context) {
+	t := time.NewTicker(renewEvery)
+	defer t.Stop()
+	for {
+		if err := d.renewCertificate(time.Now()); err != nil {
+			d.events.add(levelError, "certificate.renew", d.nodeName(), fmt.Sprintf("it is valid until %s, and could not be renewed: %v; this is tried again every hour",
+				timeText(d.plane.creds.Certificate().NotAfter), err))
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// renewCertificate has a certificate that is due replaced by one for a new key.
+func (d *Daemon) renewCertificate(now time.Time) error {
+	p := &d.plane
+	if now.Before(p.creds.RenewAt()) {
+		return nil
+	}
+	ca, bundle, err := d.authority(d.catalog.State())
+	if err != nil {
+		return err
+	}
+	cert, key, err := issue(ca, p.creds.Self(), now, pki.NodeLife)
+	if err != nil {
+		return err
+	}
+	files := pki.Files{Dir: d.data.join(dirPKI)}
+	if err := errors.Join(files.SaveBundle(bundle), files.SaveCertificate(cert, key), p.creds.Replace(cert, key, bundle)); err != nil {
+		return err
+	}
+	d.events.add(levelInfo, "certificate.renewed", d.nodeName(), "valid until "+timeText(cert.NotAfter))
+	return d.introduce()
 }

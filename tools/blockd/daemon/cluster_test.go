@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,10 +31,14 @@ type testNode struct {
 	down bool
 }
 
-// clusterConfig is a node that is called n1, n2 and so on, with its API at 127.0.0.I.
+// addresses counts those that tests have used.
+var addresses atomic.Int32
+
+// clusterConfig is a node that is called n1, n2 and so on. Its address is used by nobody
+// else, so that its port stays free while it is down.
 func clusterConfig(t *testing.T, i int) Config {
 	t.Helper()
-	address := fmt.Sprintf("127.0.0.%d:0", i)
+	address := fmt.Sprintf("127.1.0.%d:0", addresses.Add(1))
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -213,6 +218,7 @@ func createVolume(ctx context.Context, client *http.Client, url, name, request s
 // A cluster is made, two nodes join in place, volumes are created through any of
 // them and served by one, the leader stops, and every node starts again.
 func TestClusterOfThree(t *testing.T) {
+	t.Parallel()
 	a, nodes := threeNodes(t)
 	client := a.client()
 	homes := map[catalog.ID]int{}
@@ -305,6 +311,7 @@ func wantCode(t *testing.T, what string, err error, code connect.Code, text stri
 
 // Who may do what over the network, and what the audit log says of it.
 func TestRolesOverTheNetwork(t *testing.T) {
+	t.Parallel()
 	n := startTestNode(t, clusterConfig(t, 1))
 	a := initCluster(t, n)
 	viewer, operator := certificate(t, a, n, "viewer", "vera"), certificate(t, a, n, "operator", "otto")

@@ -140,6 +140,9 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 	if d.storage != nil {
 		d.background.Go(func() { d.spaceLoop(ctx) })
 	}
+	if d.plane.creds != nil {
+		d.background.Go(func() { d.renewLoop(ctx) })
+	}
 	if d.storage != nil && cfg.ScrubRate > 0 {
 		d.background.Go(func() { d.scrubLoop(ctx) })
 	}

@@ -15,20 +15,20 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"connectrpc.com/connect"
 	"go.uber.org/zap"
 
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/disk/faulty"
 	"blockd.dev/blockdev/ram"
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/target/reservation"
 	"blockd.dev/tools/blockctl/cli"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testConfig is a small node on free ports with data in dir.
 func testConfig(dir string) Config {
@@ -171,7 +171,7 @@ db1     web1  0
 tmp     any   7
 `},
 		{"session list", `
-ID  PROTOCOL  INITIATOR  HOST  REMOTE  LOCAL  SINCE
+ID  PROTOCOL  INITIATOR  HOST  REMOTE  SINCE
 `},
 		{"unmap db1 web1", "\nvolume db1 unmapped from web1\n"},
 		{"host delete web1 --yes", "\nhost web1 deleted\n"},
@@ -228,7 +228,7 @@ ID  PROTOCOL  INITIATOR  HOST  REMOTE  LOCAL  SINCE
 		t.Errorf("/readyz with a failed volume: %d %s", code, body)
 	}
 	mustCtl(t, d, "volume", "delete", "huge", "--yes")
-	refused(t, d, "table, json or yaml", "volume", "list", "-o", "xml")
+	refused(t, d, "want one of table, wide, json, yaml", "volume", "list", "-o", "xml")
 	refused(t, d, "at least one of the flags", "host", "set", "web2")
 
 	for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ready", "/": "<title>blockd</title>",
@@ -719,35 +719,29 @@ func TestWithoutTheRoleTarget(t *testing.T) {
 
 func TestFollowedEventsEndWithTheNode(t *testing.T) {
 	d := start(t, testConfig(t.TempDir()))
-	out, in := io.Pipe()
-	ended := make(chan error, 1)
-	go func() {
-		c := cli.New()
-		c.SetOut(in)
-		c.SetArgs([]string{"--api", d.APIAddress(), "events", "--follow", "-o", "json"})
-		ended <- c.Execute()
-		in.Close()
-	}()
-	lines := json.NewDecoder(out)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	stream, err := blockdv1connect.NewEventServiceClient(client, "http://"+d.APIAddress()).WatchEvents(t.Context(), connect.NewRequest(&blockdv1.WatchEventsRequest{Follow: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	next := func(kind string) {
-		for {
-			var e map[string]any
-			if err := lines.Decode(&e); err != nil {
-				t.Fatalf("waiting for %s: %v", kind, err)
-			}
-			if e["kind"] == kind {
+		for stream.Receive() {
+			if stream.Msg().GetEvent().GetKind() == kind {
 				return
 			}
 		}
+		t.Fatalf("waiting for %s: %v", kind, stream.Err())
 	}
 	next("node.ready")
 	mustCtl(t, d, "volume", "create", "v", "--size", "1GiB")
 	next("volume.create")
 	stop(t, d)
-	if _, err := io.Copy(io.Discard, io.MultiReader(lines.Buffered(), out)); err != nil {
+	for stream.Receive() {
+	}
+	if err := stream.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; err != nil {
+	if err := stream.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,0 +1,182 @@
+package daemon
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/pki"
+)
+
+// Each way in which a token lets nobody in; nothing of it gets into the log.
+func TestTokensThatLetNobodyIn(t *testing.T) {
+	t.Parallel()
+	n1, n2, n3 := startTestNode(t, clusterConfig(t, 1)), startTestNode(t, clusterConfig(t, 2)), startTestNode(t, clusterConfig(t, 3))
+	a := initCluster(t, n1)
+	good := token(t, a, n1)
+	d := n1.Daemon()
+	parsed, err := pki.ParseToken(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := d.catalog.State().Revision
+
+	wrong := parsed
+	wrong.Secret[0]++
+	wantCode(t, "a wrong secret", join(t, n2, wrong.String()), connect.CodePermissionDenied, "not known here")
+	made, _, err := pki.NewToken(d.plane.creds.Bundle().Signer(), time.Now().Add(time.Hour), parsed.Addresses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "a token that nobody made", join(t, n2, made.String()), connect.CodePermissionDenied, "not known here")
+	if err := join(t, n2, good[:len(good)-4]); connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("a token that was cut short: %v", err)
+	}
+	other := parsed
+	other.Authority[0]++ // of another cluster: the secret must not be told
+	if err := join(t, n2, other.String()); err == nil || !strings.Contains(err.Error(), "authority") {
+		t.Errorf("a token of another cluster: %v", err)
+	}
+	if now := d.catalog.State().Revision; now != before {
+		t.Errorf("refused tokens wrote %d changes", now-before)
+	}
+
+	// One that has expired, by the time of the command that made it.
+	late, record, err := pki.NewToken(d.plane.creds.Bundle().Signer(), time.Now().Add(-time.Minute), parsed.Addresses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := &catalogpb.Command{Kind: &catalogpb.Command_CreateToken{CreateToken: &catalogpb.CreateToken{Id: record.ID[:], Proof: record.Proof[:], ExpiresUnix: record.Expires}}}
+	d.sign(nil, cmd)
+	cmd.TimeUnixNano = time.Now().Add(-time.Hour).UnixNano()
+	if _, err := d.catalog.Do(cmd); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "an expired token", join(t, n2, late.String()), connect.CodePermissionDenied, "expired")
+
+	if err := join(t, n2, good); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "a token for the second time", join(t, n3, good), connect.CodePermissionDenied, "used before")
+	wantCode(t, "a member joins", join(t, n2, token(t, a, n1)), connect.CodeAlreadyExists, "belongs to cluster")
+	if n3.Daemon().plane.creds != nil {
+		t.Error("a node that was refused believes that it is a member")
+	}
+}
+
+// A node that has volumes does not throw them away.
+func TestNodeWithVolumesDoesNotJoin(t *testing.T) {
+	t.Parallel()
+	n1, n2 := startTestNode(t, clusterConfig(t, 1)), startTestNode(t, clusterConfig(t, 2))
+	a := initCluster(t, n1)
+	if _, err := createVolume(t.Context(), n2.local(), localURL, "mine", "1"); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, "join with a volume", join(t, n2, token(t, a, n1)), connect.CodeFailedPrecondition, "1 volumes and 0 hosts")
+	if n2.Daemon().catalog.State().Volume("mine") == nil {
+		t.Error("the volume is gone")
+	}
+}
+
+// What an administrator had before the cluster was made is there after it, and
+// so is a node that is started with its token.
+func TestInitKeepsAndJoinByFlag(t *testing.T) {
+	t.Parallel()
+	n1 := startTestNode(t, clusterConfig(t, 1))
+	if _, err := createVolume(t.Context(), n1.local(), localURL, "old", "1"); err != nil {
+		t.Fatal(err)
+	}
+	a := initCluster(t, n1)
+	if v, err := blockdv1connect.NewVolumeServiceClient(a.client(), n1.url()).GetVolume(t.Context(), connect.NewRequest(&blockdv1.GetVolumeRequest{Name: "old"})); err != nil || v.Msg.GetVolume().GetState() != "online" {
+		t.Errorf("%v: %v", v, err)
+	}
+	cfg := clusterConfig(t, 2)
+	cfg.Join = token(t, a, n1)
+	n2 := startTestNode(t, cfg)
+	if n2.Daemon().catalog.State().Volume("old") == nil {
+		t.Error("it has not joined")
+	}
+	n2.stop()
+	n2.start() // the token is used up, and not needed any more
+}
+
+// Labels and removal, tried first without effect.
+func TestMembershipAndDryRun(t *testing.T) {
+	t.Parallel()
+	a, nodes := threeNodes(t)
+	members := blockdv1connect.NewMembershipServiceClient(a.client(), nodes[0].url())
+	d := nodes[0].Daemon()
+	before := d.catalog.State().Revision
+	r, err := members.SetNodeLabels(t.Context(), connect.NewRequest(&blockdv1.SetNodeLabelsRequest{Node: "n3", Labels: map[string]string{"zone": "z"}, DryRun: true}))
+	if err != nil || len(r.Msg.GetChanges()) == 0 || r.Msg.GetMember().GetLabels()["zone"] != "" {
+		t.Errorf("%v: %v", r, err)
+	}
+	if _, err := members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{Node: "n3", Force: true, DryRun: true})); err != nil {
+		t.Error(err)
+	}
+	if now := d.catalog.State().Revision; now != before || len(d.plane.group.Stats().Members) != 3 {
+		t.Errorf("trying changed something: revision %d to %d", before, now)
+	}
+	r, err = members.SetNodeLabels(t.Context(), connect.NewRequest(&blockdv1.SetNodeLabelsRequest{Node: "n3", Labels: map[string]string{"zone": "z"}}))
+	if err != nil || r.Msg.GetMember().GetLabels()["zone"] != "z" || r.Msg.GetMember().GetLabels()["rack"] != "r3" {
+		t.Errorf("%v: %v", r, err)
+	}
+	_, err = members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{Node: "n3"}))
+	wantCode(t, "removal of a node that is not drained", err, connect.CodeFailedPrecondition, "drain")
+	if _, err := members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{Node: "n3", Force: true})); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the removed node has stopped", func() bool { return nodes[2].Daemon().catalog.Err() != nil })
+	if s := d.catalog.State(); len(s.Nodes) != 2 || len(s.Revoked) != 1 {
+		t.Errorf("%d nodes, %d revoked", len(s.Nodes), len(s.Revoked))
+	}
+	if c := d.cluster(); len(c.GetMembers()) != 2 {
+		t.Errorf("%v", c)
+	}
+}
+
+// A leader that is told to stop hands over first: there is a leader at once.
+func TestStopHandsOver(t *testing.T) {
+	t.Parallel()
+	_, nodes := threeNodes(t)
+	first := leading(nodes)
+	term := first.Daemon().plane.group.Stats().Term
+	first.stop()
+	for _, n := range nodes {
+		if n == first {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		if err := n.Daemon().catalog.Barrier(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		if l := n.Daemon().plane.group.Leader(); l.ID == first.Daemon().plane.self.ID || l.Term != term+1 {
+			t.Errorf("%s sees leader %+v after term %d", n.cfg.Name, l, term)
+		}
+	}
+}
+
+// A certificate that is due is replaced while the node runs, and the catalog knows the new one.
+func TestCertificateIsRenewed(t *testing.T) {
+	t.Parallel()
+	n := startTestNode(t, clusterConfig(t, 1))
+	initCluster(t, n)
+	d := n.Daemon()
+	old := d.plane.creds.Certificate()
+	if err := d.renewCertificate(time.Now()); err != nil || !d.plane.creds.Certificate().Equal(old) {
+		t.Errorf("renewed before it was due: %v", err)
+	}
+	if err := d.renewCertificate(d.plane.creds.RenewAt()); err != nil {
+		t.Fatal(err)
+	}
+	if d.plane.creds.Certificate().Equal(old) || d.catalog.State().Node("n1").Serial != d.plane.creds.Certificate().SerialNumber.Text(16) {
+		t.Error("the certificate is still the old one")
+	}
+}

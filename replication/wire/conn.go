@@ -264,7 +264,7 @@ func (c *Conn) keepAliveAt() clock.Mono {
 		return clock.Never // timeouts see to it
 	}
 	if c.out.unanswered > 0 {
-		return max(c.heard, c.lastSent).Add(c.cfg.DeadAfter / 3)
+		return max(c.heard, c.lastSent, c.out.askedAt).Add(c.cfg.DeadAfter / 3)
 	}
 	return max(c.heard, c.lastSent).Add(c.cfg.KeepAlive)
 }
@@ -273,7 +273,9 @@ func (c *Conn) keepAlive() {
 	c.paths[c.active].ping = true
 	c.lastSent = c.now // the next one counts from here, even if nothing can be sent
 	if c.out.unanswered > 0 && c.now.Sub(c.heard) < c.cfg.KeepAlive {
-		c.owedSince, c.owedBefore = max(c.heard, c.slept), true // its silence began when it was heard last
+		// Its silence began when it was heard last; what was before it was asked
+		// anything is not its fault.
+		c.owedSince, c.owedBefore = max(c.heard, c.slept, c.out.askedAt), true
 		return
 	}
 	c.challengeOthers()

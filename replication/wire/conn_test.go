@@ -546,3 +546,25 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		}
 	}
 }
+
+// A request after a while of silence, in which nobody owed anything, is not
+// the peer's fault: also when the owner looks at its timers before it sends.
+func TestARequestAfterSilenceIsAnswered(t *testing.T) {
+	for _, idle := range []time.Duration{100, 200, 500, 2000, 9000} {
+		w := pair(t, 1, nil)
+		c := w.node[0]
+		w.pass(t, idle*time.Millisecond)
+		id, err := c.send(Outgoing{Kind: Request}, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.conn.Tick(c.local())
+		c.flush()
+		c.conn.Tick(c.local())
+		c.events()
+		w.waitFor(t, 50*time.Millisecond, "the answer", func() bool { return c.sent[id-1].answered || c.down != nil })
+		if c.down != nil {
+			t.Errorf("after %v of silence: %v", idle*time.Millisecond, c.down)
+		}
+	}
+}

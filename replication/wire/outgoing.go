@@ -78,7 +78,8 @@ type outgoing struct {
 
 	bytes, messages int // taken and not settled
 	unanswered      int
-	full            bool // ErrQueueFull was returned
+	askedAt         clock.Mono // when the first of those unanswered was taken
+	full            bool       // ErrQueueFull was returned
 }
 
 // Send queues m. Its errors are ErrQueueFull, ErrTooLong, ErrClosed (or what
@@ -109,6 +110,9 @@ func (c *Conn) Send(now clock.Mono, m Outgoing) (MessageID, error) {
 	o.messages++
 	if m.Kind == Request {
 		msg.unanswered = true
+		if o.unanswered == 0 {
+			o.askedAt = c.now
+		}
 		o.unanswered++
 	}
 	if m.Deadline != 0 {

@@ -8,7 +8,9 @@
 // what arrived, lets Conns digest it, calls handlers and callbacks, and sends
 // what Conns have to say, one batch of each per turn. When there is nothing
 // to do it polls for as long as it pays (internal/adaptive), then sleeps in
-// Link.Wait. There are no others.
+// Link.Wait. There are no others. A pump in mode busy polls for ever, but where
+// somebody else takes its processor away: then it sleeps for its next waits,
+// from 16 to 4096 of them, since time slices are longer than wake-ups.
 //
 // Handlers and callbacks therefore run on a pump. They must not block, and
 // what they send leaves with the same turn: that is the short way. From other
@@ -42,5 +44,6 @@
 // A hello costs this node a key exchange. With more than Config.RetryAbove
 // handshakes under way it first asks for proof, without keeping anything,
 // that the client receives at the address it sends from; with more than
-// Config.HalfOpenMax it answers nothing.
+// Config.HalfOpenMax it answers nothing. An address becomes a path of a
+// connection only when a packet that the peer sealed comes from there.
 package endpoint

@@ -110,6 +110,28 @@ func TestSecondPathTakesOver(t *testing.T) {
 	})
 }
 
+// However long nobody asked anything, the next request is answered by the
+// same connection.
+func TestRequestsAfterSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := simlink.NewReal(1)
+		net.Change(func(n *simlink.Network) { n.SetAll(simlink.Faults{Delay: 50 * time.Microsecond}) })
+		a := open(t, "a", simulated(), net.Link(at("10.0.0.1:1"), 1472))
+		b := open(t, "b", simulated(), net.Link(at("10.0.0.2:1"), 1472))
+		peer := a.Peer("b", b.addr)
+		ask(t, peer, 100)
+		for _, idle := range []time.Duration{150 * time.Millisecond, 450 * time.Millisecond, 3 * time.Second, time.Minute} {
+			time.Sleep(idle) // sleep: virtual time, which passes at once
+			ask(t, peer, 100)
+		}
+		if n := a.countEvents(PeerDown); n != 0 {
+			t.Errorf("the peer was down %d times", n)
+		}
+		a.Close()
+		b.Close()
+	})
+}
+
 // A peer that is away is dialed again and again, with growing pauses.
 func TestDialingBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

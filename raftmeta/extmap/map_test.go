@@ -254,6 +254,52 @@ func TestTheLastCopyStays(t *testing.T) {
 	}
 }
 
+// With two copies the second disk of an extent can't follow the first.
+func TestBothCopiesOutOfSync(t *testing.T) {
+	id := VolumeID{1}
+	m := Map{}
+	m, err := m.Create(id, Policy{Replicas: 2}, 1)
+	if err == nil {
+		m, err = m.Allocate(id, 0, []Disk{1, 3}, racks{10})
+	}
+	if err == nil {
+		m, err = m.SetSync(id, Sync{Disk: 1, State: OutOfSync, Epoch: 1})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.SetSync(id, Sync{Disk: 3, State: OutOfSync, Epoch: 1}); !errors.Is(err, ErrLastCopy) {
+		t.Errorf("both copies went out of sync: %v", err)
+	}
+}
+
+// A move doesn't end on a disk that missed writes meanwhile; it can be canceled.
+func TestAMoveNeedsItsTarget(t *testing.T) {
+	id, move := VolumeID{1}, []Move{{Extent: 0, From: 1, To: 5}}
+	m, err := Map{}.Create(id, Policy{Replicas: 2}, 1)
+	if err == nil {
+		m, err = m.Allocate(id, 0, []Disk{1, 3}, racks{10})
+	}
+	if err == nil {
+		m, err = m.StartMoves(id, move, racks{10})
+	}
+	if err == nil {
+		m, err = m.SetSync(id, Sync{Disk: 5, State: OutOfSync, Epoch: 1})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.FinishMoves(id, move); !errors.Is(err, ErrNotInSync) {
+		t.Errorf("the move ended on a disk out of sync: %v", err)
+	}
+	if m, err = m.CancelMoves(id, move); err != nil || m.Used(5) != 0 {
+		t.Errorf("%d used after the move was canceled: %v", m.Used(5), err)
+	}
+	if _, err := m.SetSync(id, Sync{Disk: 5, State: InSync}); err != nil {
+		t.Errorf("a disk that keeps nothing can't be forgotten: %v", err)
+	}
+}
+
 // OnDisk finds every extent of a disk, however small the steps.
 func TestOnDisk(t *testing.T) {
 	m, want := Map{}, []Ref(nil)

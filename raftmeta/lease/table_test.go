@@ -189,3 +189,38 @@ func TestRefusalsSayWhy(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What was given back is over for good, also for who kept the Lease.
+func TestGiveBackIsFinal(t *testing.T) {
+	v := VolumeID{1}
+	table, e, _ := Table{}.Grant(v, 0, "a", 1)
+	h, l := NewHolder(Config{}, "a", 1), NewLeader(Config{}, 1)
+	lease := h.Learn(v, e)
+	first := l.Renew(10, table, h.Renew(10))
+	second := l.Renew(20, table, h.Renew(20))
+	h.Answered(second)
+	until := lease.Deadline()
+	if h.Answered(first); lease.Deadline() != until || !lease.Valid(until-1) || lease.Valid(until) {
+		t.Fatalf("an answer that came late moved the end from %d to %d", until, lease.Deadline())
+	}
+	late := l.Renew(30, table, h.Renew(30))
+	if _, ok := h.GiveBack(v); !ok || lease.Valid(0) {
+		t.Fatal("a lease that was given back is valid")
+	}
+	if h.Answered(late); lease.Valid(0) || h.Learn(v, e) != nil || h.Next() != clock.Never {
+		t.Fatal("a late answer or an old table brought it back")
+	}
+}
+
+// After a node's process started again, the old one's leases are not renewed:
+// they may be somebody else's at once.
+func TestAnOldIncarnationIsRefused(t *testing.T) {
+	v := VolumeID{1}
+	table, _, _ := Table{}.Grant(v, 0, "a", 3)
+	l := NewLeader(Config{}, 1)
+	l.Heard("a", 4)
+	a := l.Renew(10, table, Renewal{Node: "a", Incarnation: 3, Number: 1, Claims: []Claim{{v, 1}}})
+	if a.Renewed[0] != Refused {
+		t.Errorf("the verdict is %d", a.Renewed[0])
+	}
+}

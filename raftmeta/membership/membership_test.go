@@ -137,6 +137,32 @@ func TestADeadProcessIsDownAtOnce(t *testing.T) {
 	s.want("n2", Down)
 }
 
+// Peers whose connections were reset don't take down a node which the leader
+// hears, and what they say of an earlier process counts for nothing.
+func TestPeersAloneKillNobody(t *testing.T) {
+	s := newSim(t, 1, 4)
+	s.run(5 * time.Second)
+	died := func(incarnation uint64) {
+		for _, peer := range []string{"n0", "n2", "n3"} {
+			s.table.Report(s.now, peer, "n1", incarnation, Died)
+		}
+	}
+	died(1)
+	if got := s.table.Tick(s.now); len(got) != 0 {
+		t.Errorf("the leader hears it: %+v", got)
+	}
+	s.table.Heartbeat(s.now, "n1", 2, 0)
+	died(1)
+	s.now = s.now.Add(2 * s.cfg.Every)
+	if got := s.table.Tick(s.now); len(got) != 0 {
+		t.Errorf("an earlier process died: %+v", got)
+	}
+	died(2)
+	if got := s.table.Tick(s.now); len(got) != 1 || got[0].To != Down {
+		t.Errorf("the present process died, and the leader hears nothing: %+v", got)
+	}
+}
+
 func TestOneWayPartition(t *testing.T) {
 	s := newSim(t, 1, 4)
 	s.run(5 * time.Second)

@@ -83,6 +83,7 @@ func command() *cobra.Command {
 		root.PersistentFlags().Var(&flag{text: &value, list: s.List()}, s.Name, s.Usage)
 	}
 	root.AddCommand(
+		metaCommand(load),
 		&cobra.Command{
 			Use:   "dev",
 			Short: "Serve, with a volume vol0 that every host may attach, and print how",
@@ -103,6 +104,54 @@ func command() *cobra.Command {
 		},
 	)
 	return root
+}
+
+// metaCommand has the ways back from disaster, for a blockd that does not run.
+func metaCommand(load func(*cobra.Command) (daemon.Config, error)) *cobra.Command {
+	meta := &cobra.Command{Use: "meta", Short: "Bring the state of a cluster back, while blockd does not run", Args: cobra.NoArgs}
+	keys, sure := "", false
+	restore := &cobra.Command{
+		Use:   "restore FILE",
+		Short: "Make this node a cluster of one from a backup (blockctl cluster backup)",
+		Long:  "Make this node a cluster of one from a backup (blockctl cluster backup). --data is the directory of a node\nthat was in the cluster, or an empty one; then --keys names a copy of DATA/pki/cluster.keys. The other nodes\nare removed (blockctl node remove --force) and join again with wiped directories. The data of volumes is not in a backup.",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			f, err := os.Open(args[0])
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			h, err := daemon.Restore(cfg, f, keys)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s has the state of cluster %s of %s; start blockd\n", cfg.Data, h.Cluster, h.Made.Format("2006-01-02 15:04:05 MST"))
+			return err
+		},
+	}
+	restore.Flags().StringVar(&keys, "keys", "", "copy of cluster.keys; empty: the one in --data")
+	recovery := &cobra.Command{
+		Use:   "recover --yes",
+		Short: "Make this node a cluster of one after a majority of the voters was lost for good",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			if !sure {
+				return fmt.Errorf("changes that only the lost nodes have are lost by this, and should one of them live on, it must never be started again with its present directory; repeat with --yes")
+			}
+			return daemon.Recover(cfg)
+		},
+	}
+	recovery.Flags().BoolVar(&sure, "yes", false, "do it")
+	meta.AddCommand(restore, recovery)
+	return meta
 }
 
 // flag is a setting's value on the command line. Those of a list that is given

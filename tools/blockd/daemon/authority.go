@@ -22,11 +22,16 @@ func (d *Daemon) authority(s *catalog.State) (*pki.Authority, pki.Bundle, error)
 	if len(s.Authority.SealedKey) == 0 {
 		return nil, pki.Bundle{}, connect.NewError(connect.CodeFailedPrecondition, errors.New("this node belongs to no cluster, so nobody signs certificates; make one with `blockctl cluster init`"))
 	}
-	text, err := d.plane.keys.Open(catalog.AuthorityLabel, []byte(s.Authority.SealedKey))
+	return openAuthority(s, d.plane.keys, d.plane.self.Cluster)
+}
+
+// openAuthority unseals the authority of cluster.
+func openAuthority(s *catalog.State, keys pki.Keyring, cluster string) (*pki.Authority, pki.Bundle, error) {
+	text, err := keys.Open(catalog.AuthorityLabel, []byte(s.Authority.SealedKey))
 	if err != nil {
-		return nil, pki.Bundle{}, fmt.Errorf("the authority's key: %w", err)
+		return nil, pki.Bundle{}, fmt.Errorf("the authority's key: %w; is cluster.keys the one of this cluster?", err)
 	}
-	ca, err := pki.ParseAuthority(d.plane.self.Cluster, text)
+	ca, err := pki.ParseAuthority(cluster, text)
 	if err != nil {
 		return nil, pki.Bundle{}, err
 	}

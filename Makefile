@@ -21,6 +21,10 @@ WIRE_SEEDS ?= 10000
 # How many times `make crash` kills blockd while blockbench writes to it.
 CRASHES  ?= 30
 
+# The nodes of `make cluster`, and where it keeps them.
+NODES    ?= 3
+CLUSTER_DIR ?= /tmp/blockd-cluster
+
 .PHONY: help
 help: ## this menu
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET, where TARGET is one of"} \
@@ -63,6 +67,11 @@ crash: build ## CRASHES=30 times kill -9 of bin/blockd under a load that is veri
 vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes
 	@scripts/need.sh vm
 	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -tags e2e -count=1 -timeout 60m -v ./testenv/vm ./testenv/vmtest
+
+.PHONY: cluster
+cluster: build ## NODES=3 real nodes in network namespaces, in the foreground; needs root
+	@scripts/need.sh cluster
+	@bin/testenv cluster up --foreground --nodes $(NODES) --dir $(CLUSTER_DIR)
 
 .PHONY: powercut
 powercut: ## CUTS=1000000 power cuts of the extent store; SEED=n repeats a run

@@ -30,6 +30,7 @@ vm          udevadm                         udev
 vm          depmod                          kmod
 vm          ldd                             libc-bin
 vm          dpkg-deb                        dpkg
+cluster     ip                              iproute2
 bench       fio                             fio
 bench       tgtd                            tgt
 bench       iscsi-perf                      libiscsi-bin

@@ -18,7 +18,7 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 )
 
-// writers creates hosts, one after the other, until stop, asking node after
+// writer creates hosts, one after the other, until stop, asking node after
 // node with the same request until one says yes. It keeps the names that were
 // acknowledged.
 type writer struct {
@@ -53,8 +53,9 @@ func startWriter(t *testing.T, c *Cluster, names ...string) (w *writer, stop fun
 	return w, stop
 }
 
-// tryFor is how long one node is asked before the next.
-const tryFor = 2 * time.Second
+// tryFor is how long one node is asked before the next. A leader that is cut
+// off makes the client wait that long, each time that it is asked.
+const tryFor = time.Second
 
 // create makes one host, however often it must ask.
 func (w *writer) create(ctx context.Context, name string) {
@@ -187,10 +188,10 @@ func TestNoAcknowledgedCommandIsLost(t *testing.T) {
 				others := without(three, l)
 				must(t, fault.begin(l, others))
 				took := w.more(t, 1)
-				w.more(t, 10)
+				w.more(t, 5)
 				t.Logf("leader %s %s: the next acknowledgement came after %v", l, fault.name, took.Round(time.Millisecond))
 				must(t, fault.end(l, others))
-				w.more(t, 10)
+				w.more(t, 5)
 			}
 			expectAll(t, c, stop())
 		})

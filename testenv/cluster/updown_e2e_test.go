@@ -202,6 +202,36 @@ func TestUpThatFailsLeavesNothing(t *testing.T) {
 	})
 }
 
+// TestDownAfterACrash: Up was killed half way, just after it had started a node
+// and before it could write down which process that is.
+func TestDownAfterACrash(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "c")
+	made, err := makeDir(dir)
+	must(t, err)
+	config, err := Config{Dir: dir, Standalone: true}.withDefaults()
+	must(t, err)
+	prefix, err := drawPrefix()
+	must(t, err)
+	s := newState(config, prefix)
+	s.MadeDir = made
+	must(t, s.save())
+	must(t, s.makeNetwork())
+	must(t, deleteNamespace(s.namespace("n3"))) // as if it had not come so far
+	p := s.nodes()[0]
+	must(t, s.makeDisks(p))
+	process, err := start(p.Namespace, p.Log(), nil, filepath.Join(config.BinDir, "blockd"), s.arguments(p)...)
+	must(t, err)
+	c, err := Open(dir)
+	must(t, err)
+	must(t, c.Down())
+	if state, err := process.State(); err != nil || state != "gone" {
+		t.Errorf("the node is %s, %v; want gone", state, err)
+	}
+	if got := remains(t, prefix, dir); len(got) > 0 {
+		t.Errorf("after Down: %q", got)
+	}
+}
+
 // TestWhatIsNotOursStays: a mount and a namespace in the place of the
 // cluster's are not taken down with it.
 func TestWhatIsNotOursStays(t *testing.T) {

@@ -413,8 +413,19 @@ func printTable(w io.Writer, st cluster.Status) error {
 	fmt.Fprintf(&b, "  lab exec n1 -- blockctl map vol0 any\n")
 	fmt.Fprintf(&b, "  lab exec host -- iscsiadm -m discovery -t st -p %s\n", st.Nodes[0].ISCSI[0])
 	fmt.Fprintf(&b, "  lab exec host -- nvme discover -t tcp -a %s -s 8009\n", st.Nodes[0].IPv4)
-	fmt.Fprintf(&b, "  lab partition n1 n2,n3; lab status; lab heal\n")
-	fmt.Fprintf(&b, "  lab kill n1; lab restart n1\n")
+	if len(st.Nodes) > 1 {
+		fmt.Fprintf(&b, "  lab partition n1 %s; lab status; lab heal\n", others(st))
+	}
+	fmt.Fprintf(&b, "  lab kill n1; lab restart n1; lab --help\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// others are the nodes but the first.
+func others(st cluster.Status) string {
+	var names []string
+	for _, n := range st.Nodes[1:] {
+		names = append(names, n.Name)
+	}
+	return strings.Join(names, ",")
 }

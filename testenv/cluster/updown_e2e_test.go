@@ -219,7 +219,7 @@ func TestDownAfterACrash(t *testing.T) {
 	must(t, deleteNamespace(s.namespace("n3"))) // as if it had not come so far
 	p := s.nodes()[0]
 	must(t, s.makeDisks(p))
-	process, err := start(p.Namespace, p.Log(), nil, filepath.Join(config.BinDir, "blockd"), s.arguments(p)...)
+	process, err := start(p.Namespace, p.Log(), nil, append([]string{filepath.Join(config.BinDir, "blockd")}, s.arguments(p)...)...)
 	must(t, err)
 	c, err := Open(dir)
 	must(t, err)

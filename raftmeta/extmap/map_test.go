@@ -389,6 +389,8 @@ func TestDamageIsFound(t *testing.T) {
 	}
 }
 
+// Run it with -fuzzminimizetime 1x: a page has 2 KiB, nearly all of them zero,
+// and making such inputs smaller takes all the time there is.
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(dump(filled(f, 3, Policy{Replicas: 2}))))
 	f.Add([]byte(dump(filled(f, 2, Policy{Data: 4, Parity: 2}))))

@@ -13,7 +13,7 @@ import (
 
 var replay = flag.Uint64("lease.seed", 0, "simulate this seed alone, and print what happens")
 
-// A world is a cluster in simulated time: three nodes that may lead, three
+// A world is a cluster in simulated time: three nodes that may be leader, three
 // that own volumes, each with a clock that runs at its own rate. Until calm,
 // leaders change, messages are lost and late, processes pause and restart.
 // After each event it is checked that no volume has two valid holders.
@@ -58,7 +58,7 @@ var modelConfig = Config{Duration: time.Second, Margin: time.Millisecond, DriftP
 type member struct {
 	rate     float64
 	term     int
-	lead     *Leader // nil while it does not believe to lead
+	leading  *Leader // nil while it does not believe to be leader
 	table    Table   // the newest that it has applied
 	pausedTo int64
 }
@@ -192,16 +192,16 @@ func (w *world) elect() {
 	w.term++
 	term := w.term
 	for _, old := range w.leaders {
-		if lead := old.lead; lead != nil {
+		if leading := old.leading; leading != nil {
 			w.after(w.upTo(3000*ms), func() {
-				if old.lead == lead {
-					old.lead = nil
+				if old.leading == leading {
+					old.leading = nil
 				}
 			})
 		}
 	}
 	m := w.leaders[w.rng.IntN(3)]
-	m.lead = nil
+	m.leading = nil
 	w.after(w.upTo(30*ms), func() { // the barrier
 		if w.term != term {
 			return
@@ -214,14 +214,14 @@ func (w *world) elect() {
 		if w.wrong == newLeaderHurries {
 			now = now.Add(-cfg.wait())
 		}
-		m.lead = NewLeader(cfg, now)
+		m.leading = NewLeader(cfg, now)
 		w.log("term %d begins", term)
 	})
 }
 
 // commit carries a change out if its proposer still leads when a majority has it.
 func (w *world) commit(m *member, v VolumeID, change func(Table) (Table, error)) {
-	lead, term := m.lead, m.term
+	leading, term := m.leading, m.term
 	d := 1 + w.upTo(20*ms)
 	if w.chance(2) {
 		d = w.upTo(400 * ms)
@@ -236,29 +236,29 @@ func (w *world) commit(m *member, v VolumeID, change func(Table) (Table, error))
 			w.committed = t
 		}
 		w.after(w.upTo(5*ms), func() { // applied at the leader
-			if m.lead == lead {
+			if m.leading == leading {
 				m.table = w.committed
-				lead.Settled(w.memberClock(m), m.table, v)
+				leading.Settled(w.memberClock(m), m.table, v)
 			}
 		})
 	})
 }
 
 func (w *world) leaderTick(m *member) {
-	if m.lead == nil || w.now < m.pausedTo {
+	if m.leading == nil || w.now < m.pausedTo {
 		return
 	}
 	for v := byte(1); v <= 2; v++ {
 		v := VolumeID{v}
 		e, to := m.table.Get(v), w.owners[w.wanted[v]]
 		if e.Owner != "" && e.Owner != to.name {
-			m.lead.Recall(v, to.name)
+			m.leading.Recall(v, to.name)
 		} else {
-			m.lead.CancelRecall(v)
+			m.leading.CancelRecall(v)
 		}
-		if m.lead.Propose(w.memberClock(m), m.table, v) {
+		if m.leading.Propose(w.memberClock(m), m.table, v) {
 			if w.wrong == renewsWhilePending {
-				delete(m.lead.pending, v)
+				delete(m.leading.pending, v)
 			}
 			incarnation := to.incarnation
 			w.commit(m, v, func(t Table) (Table, error) {
@@ -305,7 +305,7 @@ func (w *world) ownerTick(o *owner) {
 
 func (w *world) release(r Release) {
 	w.toLeader(func(m *member) {
-		if !m.lead.Released(m.table, r) {
+		if !m.leading.Released(m.table, r) {
 			return
 		}
 		to := w.owners[w.wanted[r.Volume]]
@@ -317,16 +317,16 @@ func (w *world) release(r Release) {
 	})
 }
 
-// toLeader sends a message to every node that believes to lead.
+// toLeader sends a message to every node that believes to be leader.
 func (w *world) toLeader(do func(*member)) {
 	for _, m := range w.leaders {
-		if m.lead == nil {
+		if m.leading == nil {
 			continue
 		}
-		lead := m.lead
+		leading := m.leading
 		w.send(func() {
 			w.after(max(0, m.pausedTo-w.now), func() {
-				if m.lead == lead {
+				if m.leading == leading {
 					do(m)
 				}
 			})
@@ -343,7 +343,7 @@ func (w *world) renew(o *owner) {
 // verified calls do when a majority confirmed after now that m leads. Between
 // the confirmation and do, m may be paused and deposed.
 func (w *world) verified(m *member, do func()) {
-	lead := m.lead
+	leading := m.leading
 	w.after(1+w.upTo(3*ms), func() {
 		if m.term != w.term && w.wrong != answersUnverified {
 			return
@@ -353,7 +353,7 @@ func (w *world) verified(m *member, do func()) {
 			d = w.upTo(2500 * ms)
 		}
 		w.after(d, func() {
-			if m.lead == lead {
+			if m.leading == leading {
 				do()
 			}
 		})
@@ -361,7 +361,7 @@ func (w *world) verified(m *member, do func()) {
 }
 
 func (w *world) answer(m *member, o *owner, h *Holder, r Renewal) {
-	a := m.lead.Renew(w.memberClock(m), m.table, r)
+	a := m.leading.Renew(w.memberClock(m), m.table, r)
 	w.send(func() {
 		w.after(max(0, o.pausedTo-w.now), func() {
 			if h != o.h {

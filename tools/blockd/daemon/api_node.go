@@ -216,7 +216,7 @@ func (a api) ListAudit(context.Context, *connect.Request[blockdv1.ListAuditReque
 	out := &blockdv1.ListAuditResponse{}
 	for _, e := range a.d.catalog.State().Audits {
 		out.Entries = append(out.Entries, &blockdv1.AuditEntry{Revision: e.Revision, Time: timeText(e.Time), Actor: e.Actor,
-			Action: e.Action, Subject: e.Subject, Detail: e.Detail})
+			Action: e.Action, Subject: e.Subject, Detail: e.Detail, Source: e.Source, Refused: e.Refused})
 	}
 	return connect.NewResponse(out), nil
 }

@@ -4,10 +4,21 @@
 //
 // # Order of life
 //
-//	start  lock data → arena → disk and store → catalog → reservations →
-//	       volumes → SCSI target → iSCSI portals → HTTP → "blockd ready"
+//	start  lock data → control socket → arena → control port and Raft group →
+//	       HTTP → catalog as new as the group's → disk and store →
+//	       reservations → volumes → SCSI target → iSCSI portals → "blockd ready"
 //	stop   HTTP says not ready → portals drain → target → volumes → store →
-//	       catalog → HTTP → arena → lock
+//	       lead of the group handed over → control port → arena → lock
+//
+// A Node is what a process runs: the lock, the control socket, and a Daemon, which
+// is all the rest. Making or joining a cluster stops the Daemon, changes the data
+// directory, and starts another, while the socket goes on to answer.
+//
+// # Who knows what
+//
+// The catalog is the same on all nodes. A volume is served by the node that
+// has its data, and only that node knows how it is: a node that is asked for all
+// asks the others, with its own certificate, see control.Peers.
 //
 // # Level-triggered
 //
@@ -19,6 +30,8 @@
 //
 // # Goroutines
 //
-// Besides those of net/http and the iSCSI server: the reconciler, the
-// scrubber, and one accept loop per portal. All end in Daemon.Stop.
+// Besides those of net/http, the Raft group and the iSCSI server: the
+// reconciler, the scrubber, who looks at the space on the disk, who renews the
+// certificate, and one accept loop per portal. All end in Daemon.Stop. A Node
+// adds the HTTP server of the socket.
 package daemon

@@ -26,7 +26,7 @@ func (d *Daemon) join(ctx context.Context, token pki.Token, addresses []string) 
 	}
 	self := d.plane.self
 	a, err := control.Enter(ctx, token, addresses, self.ID, &blockdv1.AdmitNodeRequest{
-		Name: d.nodeName(), Address: d.cfg.API, Labels: maps.Clone(d.cfg.Labels), Roles: d.cfg.Roles,
+		Name: catalogName(d.nodeName()), Address: d.cfg.API, Labels: maps.Clone(d.cfg.Labels), Roles: d.cfg.Roles,
 		FormatVersionSupported: catalog.CommandVersion, Version: Version()})
 	if err != nil {
 		return nil, fmt.Errorf("the cluster has not let this node in: %w", err)

@@ -118,13 +118,13 @@ func attachFilter(name string) error {
 	if err != nil {
 		return fmt.Errorf("map: %w", err)
 	}
-	defer rules.Close()
+	defer func() { _ = rules.Close() }() // the program holds it
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: filterName, Type: ebpf.SchedCLS, AttachType: ebpf.AttachTCXEgress,
 		Instructions: filterProgram(rules), License: "Apache-2.0"})
 	if err != nil {
 		return fmt.Errorf("program: %w", err)
 	}
-	defer program.Close()
+	defer func() { _ = program.Close() }()
 	err = link.RawAttachProgram(link.RawAttachProgramOptions{Target: dev.Index, Program: program, Attach: ebpf.AttachTCXEgress})
 	if err != nil {
 		return fmt.Errorf("attach a program to what leaves it, which needs Linux 6.6: %w", err)
@@ -157,7 +157,7 @@ func rulesOf(id ebpf.ProgramID) (*ebpf.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer program.Close()
+	defer func() { _ = program.Close() }()
 	info, err := program.Info()
 	if err != nil {
 		return nil, err

@@ -38,7 +38,7 @@ func inNamespace(name string, f func() error) error {
 		if err != nil {
 			return fmt.Errorf("cluster: network namespace %s: %w", name, err)
 		}
-		defer ns.Close()
+		defer func() { _ = ns.Close() }()
 		if err := netns.Set(ns); err != nil {
 			return fmt.Errorf("cluster: enter network namespace %s: %w", name, err)
 		}
@@ -134,7 +134,7 @@ func (s *state) plug(p *Place) error {
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = p.port(), s.Config.MTU
 	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: device, PeerNamespace: netlink.NsFd(ns),

@@ -221,6 +221,7 @@ func TestDownAfterACrash(t *testing.T) {
 	must(t, s.makeDisks(p))
 	process, err := start(p.Namespace, p.Log(), nil, append([]string{filepath.Join(config.BinDir, "blockd")}, s.arguments(p)...)...)
 	must(t, err)
+	must(t, s.await(t.Context(), []awaited{{"blockd", process, p.Log(), 0, readyLine}}))
 	c, err := Open(dir)
 	must(t, err)
 	must(t, c.Down())

@@ -273,10 +273,15 @@ func TestClusterOfThree(t *testing.T) {
 	for range nodes {
 		<-started
 	}
+	ids := map[uint16]bool{}
 	for _, n := range nodes {
+		ids[n.Daemon().nvme.idMin] = true
 		if s := n.Daemon().catalog.State(); len(s.Volumes) != 3 || s.Pool("p") == nil {
 			t.Errorf("%s has %d volumes", n.cfg.Name, len(s.Volumes))
 		}
+	}
+	if len(ids) != 3 {
+		t.Error("two nodes hand out the same NVMe controller ids")
 	}
 }
 
@@ -360,5 +365,34 @@ func TestRolesOverTheNetwork(t *testing.T) {
 	}
 	if len(n.Daemon().catalog.State().Volumes) != 1 {
 		t.Error("a refused call created a volume")
+	}
+}
+
+// No two nodes hand out one controller id, and a node that comes changes
+// nothing for those before it.
+func TestControllerSlots(t *testing.T) {
+	var nodes []catalog.Node
+	slots := map[int]bool{}
+	before := map[catalog.ID]int{}
+	for i := range idSlots {
+		n := catalog.Node{ID: newID(), Created: time.Unix(int64(i), 0)}
+		if i%2 == 1 {
+			n.ID[0] = nodes[i-1].ID[0] // the same wish
+		}
+		nodes = append(nodes, n)
+		slots[controllerSlot(nodes, n.ID)] = true
+		before[n.ID] = controllerSlot(nodes, n.ID)
+	}
+	if len(slots) != idSlots {
+		t.Errorf("%d nodes have %d slots", idSlots, len(slots))
+	}
+	for id, slot := range before {
+		if now := controllerSlot(nodes, id); now != slot {
+			t.Errorf("slot %d became %d", slot, now)
+		}
+	}
+	more := append(nodes, catalog.Node{ID: newID(), Created: time.Unix(1000, 0)})
+	if last := controllerSlot(more, more[idSlots].ID); last >= idSlots || last*idsPerSlot+idsPerSlot > 0xffef {
+		t.Errorf("slot %d", last)
 	}
 }

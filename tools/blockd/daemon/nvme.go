@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/catalog"
@@ -21,6 +22,38 @@ type nvmeTarget struct {
 	server    *nvmetcp.Server
 	ports     []net.Listener // of the subsystem; port i has the id portID(i)
 	discovery []net.Listener
+
+	idMin, idMax uint16 // of controllers; zero: all that there are
+}
+
+// The controllers of a subsystem have distinct ids, also on different nodes: a
+// host refuses a second controller with an id that it knows. So each node has a
+// slot of them: slot i has ids from i*idsPerSlot+1 on.
+const (
+	idSlots    = 64
+	idsPerSlot = 1000
+)
+
+// controllerSlot is the slot of the node with the identifier id. Nodes choose
+// in the order in which they came, each the one that its identifier names, or the next
+// free one, so that a new node changes nothing for those before it. With more
+// nodes than slots some share one.
+func controllerSlot(nodes []catalog.Node, id catalog.ID) int {
+	byAge := slices.SortedFunc(slices.Values(nodes), func(a, b catalog.Node) int {
+		return cmp.Or(a.Created.Compare(b.Created), slices.Compare(a.ID[:], b.ID[:]))
+	})
+	var taken [idSlots]bool
+	for count, n := range byAge {
+		slot := int(n.ID[0]) % idSlots
+		for count < idSlots && taken[slot] {
+			slot = (slot + 1) % idSlots
+		}
+		taken[slot] = true
+		if n.ID == id {
+			return slot
+		}
+	}
+	return int(id[0]) % idSlots
 }
 
 // portID is the NVMe port id of listener i.
@@ -53,6 +86,10 @@ func (d *Daemon) startNVMe(ctx context.Context, s *catalog.State) error {
 	if len(d.nvme.ports) == 0 {
 		return nil
 	}
+	if d.plane.creds != nil {
+		d.nvme.idMin = uint16(controllerSlot(s.Nodes, d.plane.id())*idsPerSlot + 1)
+		d.nvme.idMax = d.nvme.idMin + idsPerSlot - 1
+	}
 	var err error
 	d.nvme.subsystem, err = nvme.NewSubsystem(d.nvmeConfig(s), nvme.Deps{
 		Arena: d.arena, Reservations: d.reservations, Protect: d.protectFor(ctx), Events: d.nvmeEvent})
@@ -82,6 +119,7 @@ func (d *Daemon) configureNVMe(s *catalog.State) error {
 // nvmeConfig is what the catalog says, less what could not be opened.
 func (d *Daemon) nvmeConfig(s *catalog.State) nvme.Config {
 	cfg := nvme.Config{NQN: s.NQN, Serial: s.ClusterID.String()[:8] + s.ClusterID.String()[9:13], Views: map[string]nvme.View{}}
+	cfg.ControllerIDMin, cfg.ControllerIDMax = d.nvme.idMin, d.nvme.idMax
 	open := map[catalog.ID]bool{}
 	for i := range s.Volumes {
 		cv := &s.Volumes[i]

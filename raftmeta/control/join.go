@@ -61,7 +61,7 @@ func enterAt(ctx context.Context, token pki.Token, address, node string, about *
 		return Admission{}, err
 	}
 	conn := tls.Client(raw, token.JoinConfig(time.Now, "http/1.1"))
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the calls tell what goes wrong
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return Admission{}, err
 	}

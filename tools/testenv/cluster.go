@@ -83,6 +83,9 @@ func upCommand(f *clusterFlags) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			config.Dir = f.dir
+			if config.BinDir == "" {
+				config.BinDir = besideTestenv()
+			}
 			if config.DiskSize, err = units.ParseBytes(size); err != nil {
 				return fmt.Errorf("--disk-size: %w", err)
 			}
@@ -100,7 +103,7 @@ func upCommand(f *clusterFlags) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&config.BinDir, "bin", "", "directory of blockd, blockctl and testenv (default: bin of the source tree, or where testenv is)")
+	flags.StringVar(&config.BinDir, "bin", "", "directory of blockd, blockctl and testenv (default: where testenv is, or bin of the source tree)")
 	flags.IntVar(&config.Nodes, "nodes", 3, "number of nodes")
 	flags.IntVar(&config.Disks, "disks", 1, "disks per node")
 	flags.StringVar(&size, "disk-size", "1GiB", "size of each disk; it takes memory as it fills")
@@ -111,6 +114,19 @@ func upCommand(f *clusterFlags) *cobra.Command {
 	flags.DurationVar(&config.ReadyTimeout, "ready-timeout", time.Minute, "how long a node may take to be ready")
 	flags.BoolVar(&foreground, "foreground", false, "wait for ^C, then take the cluster down")
 	return cmd
+}
+
+// besideTestenv is where testenv is, if blockd is there too, as after make.
+func besideTestenv() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	dir := filepath.Dir(exe)
+	if _, err := os.Stat(filepath.Join(dir, "blockd")); err != nil {
+		return "" // run by `go run`
+	}
+	return dir
 }
 
 func downCommand(f *clusterFlags) *cobra.Command {
@@ -411,8 +427,8 @@ func printTable(w io.Writer, st cluster.Status) error {
 	}
 	fmt.Fprintf(&b, "  lab exec n1 -- blockctl volume create vol0 --size 64MiB\n")
 	fmt.Fprintf(&b, "  lab exec n1 -- blockctl map vol0 any\n")
-	fmt.Fprintf(&b, "  lab exec host -- iscsiadm -m discovery -t st -p %s\n", st.Nodes[0].ISCSI[0])
-	fmt.Fprintf(&b, "  lab exec host -- nvme discover -t tcp -a %s -s 8009\n", st.Nodes[0].IPv4)
+	fmt.Fprintf(&b, "  lab exec host -- iscsi-ls -s iscsi://%s        # of libiscsi-bin\n", st.Nodes[0].ISCSI[0])
+	fmt.Fprintf(&b, "  lab exec host -- nvme discover -t tcp -a %s -s 8009    # needs the module nvme_tcp\n", st.Nodes[0].IPv4)
 	if len(st.Nodes) > 1 {
 		fmt.Fprintf(&b, "  lab partition n1 %s; lab status; lab heal\n", others(st))
 	}

@@ -1,0 +1,42 @@
+// Package mutation names the mistakes that an implementation of the protocol
+// could make, and plants them where the build tag "mutations" asks for it, so
+// that the simulation can prove that it finds each. Without the tag On is a
+// constant false, and the compiler deletes what stands behind it.
+//
+// Sections of docs/REPLICATION.md argue why each rule is needed.
+package mutation
+
+// M is one mistake.
+type M int
+
+// The mistakes. None is the protocol as it should be.
+const (
+	None             M = iota
+	SkipFence          // a store takes requests of epochs older than the newest
+	AckBeforeMarkOut   // an owner does without a replica before Raft agreed
+	ServeAfterLease    // an owner never looks at its clock
+	NoWriteBarrier     // resync copies a region without holding its lock
+	ForgetTail         // a store forgets the unstable writes when it restarts
+	BareKeepsVersion   // a bare write to an unclean region keeps the version
+	AcceptOldSession   // a store takes requests of sessions that have ended
+	AckBelowMin        // an owner acknowledges with too few copies
+	ExposeUnstable     // a read does not wait for an overlapping write
+	MarkInLate         // a replica is required only once MarkIn is known to be committed
+	SkipOldLeaseWait   // takeover does not wait out a lease that it could not fence
+	KeepTailVersions   // resync trusts the versions of regions with unstable writes
+	TakeTwice          // a store takes a doubled request twice
+	BeginTakesStable   // the watermark in Begin shortens the tail
+	LateMarkIn         // Meta does not look at the generation
+	Count
+)
+
+var names = [Count]string{
+	"none", "skip the fence", "acknowledge before MarkOut commits", "serve after the lease ended",
+	"resync without the write barrier", "forget the unstable tail", "bare write keeps the version of an unclean region",
+	"accept an old session", "acknowledge below min_in_sync", "expose unstable data to reads",
+	"MarkIn not required until committed", "do not wait out the old lease", "trust versions of regions with unstable writes",
+	"take a doubled request twice", "Begin carries a watermark", "Meta ignores the generation of a proposal",
+}
+
+// String says what the mistake is.
+func (m M) String() string { return names[m] }

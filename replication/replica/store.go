@@ -1,0 +1,55 @@
+package replica
+
+// OpKind says what an Op does.
+type OpKind uint8
+
+// The kinds of Op.
+const (
+	OpRead     OpKind = iota + 1
+	OpWrite           // data, versions and tail entry
+	OpVersions        // read the versions of regions
+	OpFence           // Epoch becomes the fenced epoch
+	OpBegin           // the regions in Void lose their version, the tail becomes empty
+)
+
+// Op is one operation of a Store. All that a changing op does becomes durable
+// together or not at all, and before it is done [I12].
+type Op struct {
+	Kind     OpKind
+	Off, Len int64 // bytes
+	Data     []byte
+	Ver      Version
+	// Copied says that the regions written take Ver exactly as it is and the
+	// write is no part of the tail. Otherwise they take the higher of Ver and
+	// what they have.
+	Copied bool
+	// Void has the offsets of regions whose version becomes NoVersion.
+	Void   []int64
+	Epoch  uint64 // OpFence
+	Stable uint64 // made durable with the op; tail entries up to it may be forgotten
+
+	// Results.
+	Vers []Version // OpRead, OpVersions
+	Err  Status    // OK, Medium or Failed
+
+	req  Request
+	from int
+}
+
+func (op *Op) changes() bool { return op.Kind != OpRead && op.Kind != OpVersions }
+
+// State is what a store remembers of a volume across restarts.
+type State struct {
+	Fenced uint64
+	Stable uint64
+	Last   uint64 // highest sequence number of any write, copy or watermark
+	Tail   []Entry
+}
+
+// Env is what a Replica acts on. Its methods do not call the Replica back.
+type Env interface {
+	// Submit starts an op; Replica.Done is called with it when it has ended.
+	Submit(op *Op)
+	// Answer sends a response to the owner at node to.
+	Answer(to int, resp Response)
+}

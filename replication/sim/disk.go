@@ -1,0 +1,130 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"blockd.dev/replication/replica"
+)
+
+// disk is a model of a store: what an op does happens at one instant between
+// submission and completion and is durable from then on.
+type disk struct {
+	w        *world
+	image    []byte
+	versions []replica.Version
+	state    replica.State
+	held     map[[2]uint64]bool // block, value: what it ever had durably
+	bad      map[int64]bool     // blocks that can't be read
+	slow     time.Duration
+	failing  bool // the next change fails, and so does every one after, until the power is cut
+	dead     bool
+	pending  map[*diskOp]bool
+	order    uint64
+}
+
+type diskOp struct {
+	op      *replica.Op
+	applied bool
+	n       uint64
+}
+
+func newDisk(w *world) *disk {
+	d := &disk{w: w, image: make([]byte, volumeBytes), versions: make([]replica.Version, volumeBytes/regionBytes),
+		held: map[[2]uint64]bool{}, bad: map[int64]bool{}, pending: map[*diskOp]bool{}}
+	return d
+}
+
+func (d *disk) submit(op *replica.Op, done func()) {
+	d.order++
+	x := &diskOp{op: op, n: d.order}
+	d.pending[x] = true
+	took := d.w.between(20*time.Microsecond, 800*time.Microsecond+d.slow)
+	failed := d.dead
+	if op.Kind != replica.OpRead && op.Kind != replica.OpVersions && d.failing {
+		d.dead, failed = true, true
+	}
+	d.w.after(time.Duration(d.w.rng.Int64N(int64(took)+1)), func() {
+		if d.pending[x] && (!failed || isRead(op) || d.w.chance(0.5)) {
+			d.apply(x)
+		}
+	})
+	d.w.after(took, func() {
+		if d.pending[x] {
+			delete(d.pending, x)
+			if failed && !isRead(op) {
+				op.Err = replica.Failed
+			}
+			done()
+		}
+	})
+}
+
+func isRead(op *replica.Op) bool { return op.Kind == replica.OpRead || op.Kind == replica.OpVersions }
+
+// powerCut ends everything; what was on its way has happened or not.
+func (d *disk) powerCut() {
+	left := make([]*diskOp, 0, len(d.pending))
+	for x := range d.pending {
+		left = append(left, x)
+	}
+	slices.SortFunc(left, func(a, b *diskOp) int { return int(a.n) - int(b.n) })
+	for _, x := range left {
+		if !x.applied && !isRead(x.op) && !d.dead && d.w.chance(0.5) {
+			d.apply(x)
+		}
+	}
+	d.pending = map[*diskOp]bool{}
+	d.failing, d.dead = false, false
+}
+
+func (d *disk) apply(x *diskOp) {
+	x.applied = true
+	op := x.op
+	op.Err = replica.OK
+	if op.Kind == replica.OpRead {
+		for b := op.Off; b < op.Off+op.Len; b += blockBytes {
+			if d.bad[b] {
+				op.Err = replica.Medium
+				return
+			}
+		}
+		copy(op.Data, d.image[op.Off:op.Off+op.Len])
+	}
+	s := &d.state
+	for off := op.Off - op.Off%regionBytes; off < op.Off+op.Len; off += regionBytes {
+		r := off / regionBytes
+		switch {
+		case isRead(op):
+			op.Vers = append(op.Vers, d.versions[r])
+		case op.Kind == replica.OpWrite && (op.Copied || op.Ver.Compare(d.versions[r]) > 0):
+			d.versions[r] = op.Ver
+		}
+	}
+	if isRead(op) {
+		return
+	}
+	for _, off := range op.Void {
+		d.versions[off/regionBytes] = replica.NoVersion
+	}
+	switch op.Kind {
+	case replica.OpWrite:
+		copy(d.image[op.Off:], op.Data)
+		for b := op.Off; b < op.Off+op.Len; b += blockBytes {
+			delete(d.bad, b)
+			d.held[[2]uint64{uint64(b / blockBytes), valueAt(d.image, b)}] = true
+		}
+		s.Last = max(s.Last, op.Ver.Seq)
+		if !op.Copied {
+			s.Tail = append(s.Tail, replica.Entry{Ver: op.Ver, Off: op.Off, Len: op.Len})
+		}
+	case replica.OpBegin:
+		s.Tail = nil
+	case replica.OpFence:
+		s.Fenced = max(s.Fenced, op.Epoch)
+	case replica.OpRead, replica.OpVersions:
+	}
+	s.Stable = max(s.Stable, op.Stable)
+	s.Last = max(s.Last, s.Stable)
+	s.Tail = slices.DeleteFunc(s.Tail, func(e replica.Entry) bool { return e.Ver.Seq <= s.Stable })
+}

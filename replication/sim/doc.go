@@ -1,0 +1,18 @@
+// Package sim runs a whole cluster of replication/volume and
+// replication/replica in one goroutine, under a simulated clock, network,
+// disks, Meta and hosts, all decided by one seed, and checks what the hosts
+// saw. The same seed gives the same run.
+//
+// Faults: messages between any two parts are lost, doubled, delayed by up to
+// many timeouts and so reordered; links are cut in one or both directions,
+// Meta's too; power is cut at any node, and then each operation that its disk
+// had not ended has happened or not; nodes stand still; clocks run up to 1% off;
+// disks are slow, can't read a block, or fail a write and stop. Not simulated:
+// a disk that loses what it has acknowledged, and torn operations, which the
+// interface of replica.Store's Op rules out.
+//
+// Judges: per block, the history is linearizable (check.go); a write that is
+// acknowledged is on min_in_sync disks; once the faults end, there is an owner,
+// all replicas come back in sync within a set time, their contents are equal
+// byte by byte, and every block reads as the history allows.
+package sim

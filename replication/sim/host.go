@@ -1,0 +1,138 @@
+package sim
+
+import (
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"blockd.dev/replication/volume"
+)
+
+// forever is the end of what may still happen.
+const forever = time.Duration(1<<62 - 1)
+
+// record is one op as its host saw it.
+type record struct {
+	kind     volume.OpKind
+	off      int64
+	blocks   int64
+	value    uint64   // written; each op has its own
+	expect   uint64   // CompareWrite, of one block
+	got      []uint64 // read
+	call     time.Duration
+	ret      time.Duration // forever: unknown
+	ok       bool
+	mismatch bool
+	next     func()
+}
+
+// host has one op at a time.
+type host struct {
+	w    *world
+	last map[int64]uint64 // value last seen, to compare with
+}
+
+func valueAt(b []byte, off int64) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
+
+// again is the host's loop.
+func (h *host) again() {
+	if h.w.calm {
+		return
+	}
+	h.w.after(h.w.between(0, 2*time.Millisecond), func() {
+		r := &record{kind: volume.Read, blocks: 1 + h.w.rng.Int64N(3)}
+		switch p := h.w.rng.Float64(); {
+		case p < 0.45:
+			r.kind = volume.Write
+		case p < 0.5:
+			r.kind, r.blocks = volume.CompareWrite, 1
+		}
+		span := int64(volumeBlocks)
+		if h.w.chance(0.6) {
+			span = 6 // a hot place
+		}
+		r.off = h.w.rng.Int64N(span-r.blocks+1) * blockBytes
+		r.expect = h.last[r.off]
+		h.start(r)
+	})
+}
+
+// start sends r to a node that owns the volume, or believes so.
+func (h *host) start(r *record) {
+	w := h.w
+	var owners []*node
+	for _, n := range w.nodes {
+		if n.alive && n.owner != nil && !n.owner.Over() {
+			owners = append(owners, n)
+		}
+	}
+	if len(owners) == 0 {
+		w.after(3*time.Millisecond, func() {
+			if w.calm {
+				return
+			}
+			h.start(r)
+		})
+		return
+	}
+	n := owners[w.rng.IntN(len(owners))]
+	h.issue(n, r, h.again)
+}
+
+func (h *host) issue(n *node, r *record, next func()) {
+	w := h.w
+	w.ops = append(w.ops, r)
+	r.value, r.call, r.ret = uint64(len(w.ops)), w.now, forever
+	r.next = func() {
+		r.next = nil
+		for i, v := range r.got {
+			h.last[r.off+int64(i)*blockBytes] = v
+		}
+		if r.ok && r.kind != volume.Read {
+			for i := range r.blocks {
+				h.last[r.off+i*blockBytes] = r.value
+			}
+		}
+		next()
+	}
+	op := &volume.Op{Kind: r.kind, Off: r.off, Data: make([]byte, r.blocks*blockBytes), Tag: r}
+	for i := range r.blocks {
+		if r.kind != volume.Read {
+			binary.LittleEndian.PutUint64(op.Data[i*blockBytes:], r.value)
+		}
+	}
+	if r.kind == volume.CompareWrite {
+		op.Compare = binary.LittleEndian.AppendUint64(nil, r.expect)
+	}
+	w.after(w.between(20*time.Microsecond, 400*time.Microsecond), func() {
+		n.do(func() {
+			if n.owner != nil {
+				n.owner.Submit(n.clock(), op)
+			}
+		})
+	})
+	w.after(config.OpTimeout*5/4, func() { // the host gives up
+		if r.next != nil {
+			r.next()
+		}
+	})
+}
+
+// answered notes the end, unless the host has given up.
+func (r *record) answered(w *world, err error, data []byte) {
+	if r.next == nil {
+		return
+	}
+	switch {
+	case err == nil:
+		r.ok, r.ret = true, w.now
+		if r.kind == volume.Read {
+			for off := int64(0); off < int64(len(data)); off += blockBytes {
+				r.got = append(r.got, valueAt(data, off))
+			}
+		}
+	case errors.Is(err, volume.ErrMismatch):
+		r.mismatch, r.ret = true, w.now
+	}
+	r.next()
+}

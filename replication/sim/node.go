@@ -1,0 +1,181 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"blockd.dev/internal/clock"
+	"blockd.dev/replication/replica"
+	"blockd.dev/replication/volume"
+)
+
+// node is a process: perhaps a replica, perhaps an owner.
+type node struct {
+	w       *world
+	index   int
+	rate    float64
+	alive   bool
+	paused  time.Duration // until
+	boot    uint64
+	disk    *disk // nil: only an owner
+	replica *replica.Replica
+	owner   *volume.Owner
+	epoch   uint64
+	asked   uint64 // newest epoch granted in this boot
+}
+
+func (n *node) clock() clock.Mono { return clock.Mono(float64(n.w.now)*n.rate) + 1e9 }
+
+// do runs f in the process that is there now, or when its pause has ended.
+func (n *node) do(f func()) {
+	if !n.alive {
+		return
+	}
+	if n.w.now < n.paused && !n.w.calm {
+		boot := n.boot
+		n.w.after(n.paused-n.w.now, func() {
+			if n.boot == boot {
+				n.do(f)
+			}
+		})
+		return
+	}
+	f()
+}
+
+func (n *node) start() {
+	n.alive = true
+	n.boot++
+	n.owner, n.asked, n.paused = nil, 0, 0
+	if n.disk != nil {
+		st := n.disk.state
+		st.Tail = slices.Clone(st.Tail)
+		n.replica = replica.New(replica.Config{Boot: n.boot, RegionBytes: regionBytes}, replicaEnv{n, n.boot}, st)
+	}
+	n.tick(n.boot)
+}
+
+func (n *node) crash() {
+	n.alive = false
+	n.owner = nil
+	if n.disk != nil {
+		n.disk.powerCut()
+	}
+}
+
+// tick drives the owner, and the lease.
+func (n *node) tick(boot uint64) {
+	if n.boot != boot || !n.alive {
+		return
+	}
+	next := n.w.between(time.Millisecond, 3*time.Millisecond)
+	if n.owner != nil && !n.owner.Over() { // when the owner says, or somewhat before or later
+		due := max(0, n.owner.Deadline().Sub(n.clock()))
+		next = due*2/3 + n.w.between(0, due*2/3+time.Millisecond)
+	}
+	n.w.after(next, func() { n.tick(boot) })
+	n.do(func() {
+		sent := n.clock()
+		switch {
+		case n.owner != nil && !n.owner.Over():
+			n.owner.Tick(sent)
+			if epoch := n.epoch; n.w.chance(0.2) {
+				n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.renew(n, epoch, sent) })
+			}
+		case n.w.chance(0.04):
+			early := n.w.chance(n.w.hasty) && !n.w.calm
+			n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.acquire(n, sent, boot, early) })
+		}
+	})
+}
+
+func (n *node) granted(v volume.View, sent clock.Mono, boot uint64, wait time.Duration) {
+	if boot != n.boot || v.Epoch <= n.asked {
+		return
+	}
+	n.asked = v.Epoch
+	if n.owner != nil {
+		n.owner.Stop(n.clock())
+	}
+	local := -1
+	if n.disk != nil && n.index < len(v.Members) {
+		local = n.index
+	}
+	n.epoch = v.Epoch
+	n.owner = volume.New(config, ownerEnv{n, boot}, volume.Grant{View: v, Until: sent.Add(lease), Waits: n.clock().Add(wait), Local: local}, n.clock())
+}
+
+type replicaEnv struct {
+	n    *node
+	boot uint64
+}
+
+// Submit gives op to the model disk.
+func (e replicaEnv) Submit(op *replica.Op) {
+	r := e.n.replica
+	op.Data = slices.Clone(op.Data)
+	e.n.disk.submit(op, func() {
+		e.n.do(func() {
+			if e.n.boot == e.boot {
+				if r == nil {
+					r = e.n.replica
+				}
+				r.Done(op)
+			}
+		})
+	})
+}
+
+// Answer sends resp.
+func (e replicaEnv) Answer(to int, resp replica.Response) {
+	w, d := e.n.w, e.n.index
+	w.send(d, to, func() {
+		w.nodes[to].do(func() {
+			if o := w.nodes[to].owner; o != nil {
+				o.Answer(w.nodes[to].clock(), d, resp)
+			}
+		})
+	})
+}
+
+type ownerEnv struct {
+	n    *node
+	boot uint64
+}
+
+// Send sends q.
+func (e ownerEnv) Send(disk int, q replica.Request) {
+	q.Data = slices.Clone(q.Data)
+	to := e.n.w.nodes[disk]
+	from := e.n.index
+	e.n.w.send(from, disk, func() { to.do(func() { to.replica.Handle(from, q) }) })
+}
+
+// Propose sends p to Meta.
+func (e ownerEnv) Propose(p volume.Proposal) {
+	w := e.n.w
+	w.send(e.n.index, w.meta.index(), func() { w.meta.propose(e.n, p) })
+}
+
+// Complete answers the host.
+func (e ownerEnv) Complete(op *volume.Op) {
+	r := op.Tag.(*record)
+	w := e.n.w
+	err := op.Err
+	data := slices.Clone(op.Data)
+	for i := range op.Data {
+		op.Data[i] = 0xee // the buffer is the host's again
+	}
+	if err == nil && op.Kind != volume.Read {
+		copies := 0
+		for _, n := range w.nodes {
+			if n.disk != nil && n.disk.held[[2]uint64{uint64(op.Off / blockBytes), r.value}] {
+				copies++
+			}
+		}
+		if copies < config.MinInSync {
+			w.fail("op %d was acknowledged with %d copies", r.value, copies)
+		}
+	}
+	w.after(w.between(20*time.Microsecond, 400*time.Microsecond), func() { r.answered(w, err, data) })
+}

@@ -1,0 +1,108 @@
+package sim
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// event is something that happens at an instant of true time.
+type event struct {
+	at time.Duration
+	n  uint64
+	do func()
+}
+
+type events []event
+
+func (h events) Len() int { return len(h) }
+func (h events) Less(i, j int) bool {
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].n < h[j].n
+}
+func (h events) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+
+// Push is for container/heap.
+func (h *events) Push(x any) { *h = append(*h, x.(event)) }
+
+// Pop is for container/heap.
+func (h *events) Pop() any {
+	old := *h
+	e := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return e
+}
+
+// world is one run.
+type world struct {
+	rng    *rand.Rand
+	now    time.Duration
+	events events
+	n      uint64
+	nodes  []*node
+	meta   *meta
+	hosts  []*host
+	cut    [][]bool // from, to; the last index is Meta's
+	calm   bool     // no faults any more
+	ops    []*record
+	cuts   int
+	lossy  float64 // chance that a message is lost
+	doubly float64 // ... doubled
+	laggy  float64 // ... late
+	hasty  float64 // chance that a node does not wait for the last lease's end
+	broken []string
+}
+
+func (w *world) fail(format string, args ...any) {
+	if len(w.broken) < 5 {
+		w.broken = append(w.broken, fmt.Sprintf("%v: ", w.now)+fmt.Sprintf(format, args...))
+	}
+}
+
+func (w *world) after(d time.Duration, do func()) {
+	w.n++
+	heap.Push(&w.events, event{w.now + d, w.n, do})
+}
+
+func (w *world) runUntil(end time.Duration, stop func() bool) {
+	for len(w.events) > 0 && w.events[0].at <= end && len(w.broken) == 0 {
+		e := heap.Pop(&w.events).(event)
+		w.now = e.at
+		e.do()
+		if stop != nil && stop() {
+			return
+		}
+	}
+	w.now = max(w.now, end)
+}
+
+// between is uniform in [lo, hi).
+func (w *world) between(lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
+}
+
+func (w *world) chance(p float64) bool { return w.rng.Float64() < p }
+
+// send delivers once, twice, late or not.
+func (w *world) send(from, to int, deliver func()) {
+	copies := 1
+	if !w.calm {
+		if w.chance(w.lossy) {
+			return
+		}
+		if w.chance(w.doubly) {
+			copies = 2
+		}
+	}
+	for range copies {
+		d := w.between(50*time.Microsecond, 500*time.Microsecond)
+		if !w.calm && w.chance(w.laggy) {
+			d = w.between(time.Millisecond, 120*time.Millisecond)
+		}
+		w.after(d, func() {
+			if !w.cut[from][to] || w.calm {
+				deliver()
+			}
+		})
+	}
+}

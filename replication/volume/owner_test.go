@@ -1,0 +1,283 @@
+package volume
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"blockd.dev/internal/clock"
+	"blockd.dev/replication/replica"
+)
+
+var testConfig = Config{
+	BlockBytes: 8, RegionBytes: 32, ExtentBytes: 64, VolumeBytes: 128, MinInSync: 2,
+	OpTimeout: time.Second, RequestTimeout: 100 * time.Millisecond, HedgeAfter: 10 * time.Millisecond,
+	RetryAfter: 10 * time.Millisecond, OutAfter: 200 * time.Millisecond, StableAfter: 10 * time.Millisecond,
+	CompareRegions: 4, RebuildJobs: 2,
+}
+
+type sent struct {
+	disk int
+	q    replica.Request
+}
+
+// bench is an owner with everything around it in the test's hands.
+type bench struct {
+	t        *testing.T
+	o        *Owner
+	now      clock.Mono
+	sent     []sent
+	proposed []Proposal
+	complete []*Op
+}
+
+func (b *bench) Send(disk int, q replica.Request) { b.sent = append(b.sent, sent{disk, q}) }
+func (b *bench) Propose(p Proposal)               { b.proposed = append(b.proposed, p) }
+func (b *bench) Complete(op *Op)                  { b.complete = append(b.complete, op) }
+
+// take returns what was sent of a kind since the last call, and drops the rest.
+func (b *bench) take(kind replica.Kind) []sent {
+	var list []sent
+	for _, s := range b.sent {
+		if s.q.Kind == kind {
+			list = append(list, s)
+		}
+	}
+	b.sent = nil
+	return list
+}
+
+func (b *bench) answer(s sent, resp replica.Response) {
+	resp.ID, resp.Epoch, resp.Boot = s.q.ID, s.q.Epoch, 1
+	b.o.Answer(b.now, s.disk, resp)
+}
+
+func (b *bench) pass(d time.Duration) {
+	b.now = b.now.Add(d)
+	b.o.Tick(b.now)
+}
+
+// only checks that op was completed with want, and nothing else was.
+func (b *bench) only(op *Op, want error) {
+	b.t.Helper()
+	if len(b.complete) != 1 || b.complete[0] != op || !errors.Is(op.Err, want) {
+		b.t.Fatalf("completed %v with %v, want this op with %v", b.complete, op.Err, want)
+	}
+	b.complete = nil
+}
+
+// serves returns an owner of three replicas in sync that serves, until 10 s.
+func serves(t *testing.T) *bench {
+	b := &bench{t: t, now: 1}
+	in := Member{InSync, 1}
+	b.o = New(testConfig, b, Grant{View: View{Revision: 1, Epoch: 3, Members: []Member{in, in, in}}, Until: 10e9, Local: 1}, b.now)
+	b.pass(0)
+	for _, s := range b.take(replica.Fence) {
+		b.answer(s, replica.Response{Status: replica.OK, Last: 40, Stable: 40})
+	}
+	if !b.o.Serving() {
+		t.Fatal("does not serve with all replicas fenced and no tail")
+	}
+	return b
+}
+
+func writeAt(off int64) *Op { return &Op{Kind: Write, Off: off, Data: []byte("new data")} }
+
+// [I3]: the last required replica decides, and one that is silent counts until
+// the view has it out.
+func TestWriteWaitsForMarkOut(t *testing.T) {
+	b := serves(t)
+	op := writeAt(0)
+	b.o.Submit(b.now, op)
+	writes := b.take(replica.Write)
+	if len(writes) != 3 || writes[0].q.Ver != (replica.Version{Epoch: 3, Seq: 41}) {
+		t.Fatalf("sent %+v, want version 3.41 to three replicas", writes)
+	}
+	b.answer(writes[0], replica.Response{Status: replica.OK})
+	b.answer(writes[1], replica.Response{Status: replica.OK})
+	for len(b.proposed) == 0 && b.now < 9e8 {
+		b.pass(5 * time.Millisecond)
+	}
+	if len(b.proposed) == 0 || b.proposed[0] != (Proposal{MarkOut, 2, 3, 1}) {
+		t.Fatalf("proposed %+v, want MarkOut of replica 2", b.proposed)
+	}
+	if len(b.complete) != 0 {
+		t.Fatal("acknowledged before MarkOut was committed")
+	}
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{InSync, 1}, {InSync, 1}, {Out, 2}}})
+	b.only(op, nil)
+}
+
+// [I4]: a host that was told of a failure has its buffer back; the write goes
+// on with a copy, and its range stays locked.
+func TestTimedOutWriteKeepsItsLock(t *testing.T) {
+	b := serves(t)
+	op := writeAt(0)
+	b.o.Submit(b.now, op)
+	for _, s := range b.take(replica.Write)[:2] {
+		b.answer(s, replica.Response{Status: replica.OK})
+	}
+	for op.Err == nil && b.now < 2e9 {
+		b.pass(20 * time.Millisecond)
+	}
+	b.only(op, ErrTimeout)
+	copy(op.Data, "scribble")
+	fences := b.take(replica.Fence)
+	read := &Op{Kind: Read, Data: make([]byte, 8)}
+	b.o.Submit(b.now, read)
+	if len(b.take(replica.Read)) != 0 {
+		t.Fatal("a read passed the lock of a write that not every replica has")
+	}
+	for _, s := range fences[len(fences)-1:] {
+		b.answer(s, replica.Response{Status: replica.OK})
+	}
+	again := b.take(replica.Write)
+	if len(again) != 1 || again[0].disk != 2 || !bytes.Equal(again[0].q.Data, []byte("new data")) || again[0].q.Ver.Seq != 41 {
+		t.Fatalf("sent again: %+v", again)
+	}
+	b.answer(again[0], replica.Response{Status: replica.OK})
+	if len(b.take(replica.Read)) != 1 {
+		t.Error("the read did not go on when every replica had the write")
+	}
+}
+
+// A slow read is asked of a second replica; the first answer counts.
+func TestHedgedRead(t *testing.T) {
+	b := serves(t)
+	op := &Op{Kind: Read, Off: 8, Data: make([]byte, 8)}
+	b.o.Submit(b.now, op)
+	first := b.take(replica.Read)
+	if len(first) != 1 || first[0].disk != 1 {
+		t.Fatalf("asked %+v, want the local replica", first)
+	}
+	b.pass(testConfig.HedgeAfter)
+	second := b.take(replica.Read)
+	if len(second) != 1 || second[0].disk == 1 {
+		t.Fatalf("hedged with %+v, want one other replica", second)
+	}
+	b.answer(second[0], replica.Response{Status: replica.OK, Data: []byte("12345678")})
+	b.only(op, nil)
+	if string(op.Data) != "12345678" {
+		t.Errorf("read %q", op.Data)
+	}
+	copy(op.Data, "mine now")
+	b.answer(first[0], replica.Response{Status: replica.OK, Data: []byte("12345678")})
+	if string(op.Data) != "mine now" || len(b.complete) != 0 {
+		t.Error("the second answer touched the buffer or completed the op again")
+	}
+}
+
+// [I5]: data that comes after the lease has ended is not told.
+func TestLeaseIsCheckedWhenDataComes(t *testing.T) {
+	b := serves(t)
+	op := &Op{Kind: Read, Data: make([]byte, 8)}
+	b.o.Submit(b.now, op)
+	s := b.take(replica.Read)[0]
+	b.now = 10e9
+	b.answer(s, replica.Response{Status: replica.OK, Data: make([]byte, 8)})
+	b.only(op, ErrNotOwner)
+	if !b.o.Over() || b.o.Deadline() != clock.Never {
+		t.Error("the owner goes on after its lease")
+	}
+}
+
+// Data that one replica can't read is read from another and written to all.
+func TestReadRepair(t *testing.T) {
+	b := serves(t)
+	op := &Op{Kind: Read, Data: make([]byte, 8)}
+	b.o.Submit(b.now, op)
+	b.answer(b.take(replica.Read)[0], replica.Response{Status: replica.Medium})
+	other := b.take(replica.Read)
+	if len(other) != 1 || other[0].disk == 1 {
+		t.Fatalf("asked %+v, want another replica", other)
+	}
+	b.answer(other[0], replica.Response{Status: replica.OK, Data: []byte("good one")})
+	b.only(op, nil)
+	again := b.take(replica.Read)
+	if len(again) != 1 || again[0].disk == 1 {
+		t.Fatalf("repair reads from %+v, want a replica that can", again)
+	}
+	b.answer(again[0], replica.Response{Status: replica.OK, Data: []byte("good one")})
+	if w := b.take(replica.Write); len(w) != 3 || string(w[0].q.Data) != "good one" {
+		t.Errorf("repair wrote %+v", w)
+	}
+}
+
+// A comparison that fails changes nothing; one that holds writes.
+func TestCompareWrite(t *testing.T) {
+	for _, there := range []string{"expected", "differs!"} {
+		b := serves(t)
+		op := &Op{Kind: CompareWrite, Data: []byte("new data"), Compare: []byte("expected")}
+		b.o.Submit(b.now, op)
+		b.answer(b.take(replica.Read)[0], replica.Response{Status: replica.OK, Data: []byte(there)})
+		writes := b.take(replica.Write)
+		if there == "differs!" {
+			b.only(op, ErrMismatch)
+			if len(writes) != 0 {
+				t.Error("written although the comparison failed")
+			}
+			continue
+		}
+		for _, s := range writes {
+			b.answer(s, replica.Response{Status: replica.OK})
+		}
+		b.only(op, nil)
+	}
+}
+
+// An owner that learns of a newer one ends, at once.
+func TestDeposed(t *testing.T) {
+	b := serves(t)
+	op := writeAt(0)
+	b.o.Submit(b.now, op)
+	s := b.take(replica.Write)[0]
+	b.o.Answer(b.now, s.disk, replica.Response{ID: s.q.ID, Status: replica.OldEpoch, Epoch: 4})
+	b.only(op, ErrNotOwner)
+	late := writeAt(0)
+	b.o.Submit(b.now, late)
+	b.only(late, ErrNotOwner)
+}
+
+// [I5] [I7]: a takeover with a replica that can't be fenced marks it out,
+// waits for the old lease, and writes the tail again everywhere.
+func TestTakeover(t *testing.T) {
+	b := &bench{t: t, now: 1}
+	in := Member{InSync, 1}
+	b.o = New(testConfig, b, Grant{View: View{Revision: 1, Epoch: 3, Members: []Member{in, in, in}}, Until: 10e9, Waits: 2e9, Local: -1}, b.now)
+	b.pass(0)
+	for i, s := range b.take(replica.Fence)[:2] {
+		resp := replica.Response{Status: replica.OK, Last: 40, Stable: 38}
+		if i == 1 {
+			resp.Tail = []replica.Entry{{Ver: replica.Version{Epoch: 2, Seq: 40}, Off: 16, Len: 8}}
+		}
+		b.answer(s, resp)
+	}
+	for len(b.proposed) == 0 && b.now < 1e9 {
+		b.pass(5 * time.Millisecond)
+	}
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{in, in, {Out, 2}}})
+	if b.take(replica.Read); b.o.Serving() {
+		t.Fatal("serves while the old lease may read from a replica that is not fenced")
+	}
+	b.now = 2e9
+	b.pass(0)
+	reads := b.take(replica.Read)
+	if len(reads) != 1 || reads[0].disk != 1 || reads[0].q.Off != 16 {
+		t.Fatalf("reads %+v, want the tail's write from its holder", reads)
+	}
+	b.answer(reads[0], replica.Response{Status: replica.OK, Data: []byte("unstable")})
+	writes := b.take(replica.Write)
+	if len(writes) != 2 || writes[0].q.Ver != (replica.Version{Epoch: 3, Seq: 41}) || string(writes[0].q.Data) != "unstable" || writes[0].q.Stable != 0 {
+		t.Fatalf("writes %+v, want it to both, without a watermark", writes)
+	}
+	for _, s := range writes {
+		if b.o.Serving() {
+			t.Error("serves before the replicas are equal")
+		}
+		b.answer(s, replica.Response{Status: replica.OK})
+	}
+	if !b.o.Serving() {
+		t.Error("does not serve though the replicas are equal")
+	}
+}

@@ -73,7 +73,7 @@ func New() *cobra.Command {
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if !slices.Contains(formats, a.format) {
-			return fmt.Errorf("output format %q: want wide, table, json or yaml", a.format)
+			return fmt.Errorf("output format %q: want one of %s", a.format, strings.Join(formats, ", "))
 		}
 		return nil
 	}

@@ -248,7 +248,7 @@ func (f *fake) WatchEvents(ctx context.Context, r *connect.Request[blockdv1.Watc
 func (f *fake) ListAudit(context.Context, *connect.Request[blockdv1.ListAuditRequest]) (*connect.Response[blockdv1.ListAuditResponse], error) {
 	return respond(&blockdv1.ListAuditResponse{Entries: []*blockdv1.AuditEntry{
 		{Revision: 5, Time: "2026-03-01T00:00:00Z", Actor: "alice", Action: "volume.create", Subject: "db1", Detail: "size 10737418240, block size 512, pool default, lun 0"},
-		{Revision: 6, Time: when, Actor: "bob", Action: "host.create", Subject: "web1"}}})
+		{Revision: 6, Time: when, Actor: "bob", Action: "host.create", Subject: "web1", Source: "10.0.0.7:5000", Refused: "host web1 exists"}}})
 }
 
 func (f *fake) InitCluster(context.Context, *connect.Request[blockdv1.InitClusterRequest]) (*connect.Response[blockdv1.InitClusterResponse], error) {

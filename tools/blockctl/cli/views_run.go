@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"blockd.dev/internal/units"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
@@ -70,6 +71,8 @@ type auditView struct {
 	Action   string `json:"action"`
 	Subject  string `json:"subject"`
 	Detail   string `json:"detail"`
+	Source   string `json:"source"`            // where the actor was
+	Refused  string `json:"refused,omitempty"` // why nothing was changed
 }
 
 type findingView struct {
@@ -123,7 +126,15 @@ var eventColumns = []column[eventView]{
 }
 
 func viewAudit(e *blockdv1.AuditEntry) auditView {
-	return auditView{e.GetRevision(), e.GetTime(), e.GetActor(), e.GetAction(), e.GetSubject(), e.GetDetail()}
+	return auditView{e.GetRevision(), e.GetTime(), e.GetActor(), e.GetAction(), e.GetSubject(), e.GetDetail(), e.GetSource(), e.GetRefused()}
+}
+
+// detail says first that nothing was changed, where that is so.
+func (e auditView) detail() string {
+	if e.Refused == "" {
+		return e.Detail
+	}
+	return strings.TrimSpace("refused: " + e.Refused + " " + e.Detail)
 }
 
 var auditColumns = []column[auditView]{
@@ -132,7 +143,8 @@ var auditColumns = []column[auditView]{
 	{"ACTOR", func(e auditView) string { return e.Actor }, plain},
 	{"ACTION", func(e auditView) string { return e.Action }, plain},
 	{"SUBJECT", func(e auditView) string { return e.Subject }, plain},
-	{"DETAIL", func(e auditView) string { return e.Detail }, text},
+	{"DETAIL", auditView.detail, text},
+	{"SOURCE", func(e auditView) string { return e.Source }, wide},
 }
 
 func viewFinding(f *blockdv1.Finding) findingView {

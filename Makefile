@@ -18,6 +18,8 @@ SEED     ?= 0
 KILLS    ?= 10
 # How many simulated networks `make wire` and `make test` try.
 WIRE_SEEDS ?= 10000
+# How many simulated clusters `make simulate` and `make test` try.
+SIM_SEEDS ?= 2000
 # How many times `make crash` kills blockd while blockbench writes to it.
 CRASHES  ?= 30
 
@@ -43,7 +45,7 @@ run: build ## build, then run a one-node blockd in the foreground
 
 .PHONY: test
 test: ## everything that CI runs, with a summary at the end (up to 40 minutes)
-	@KILLS=$(KILLS) WIRE_SEEDS=$(WIRE_SEEDS) scripts/test.sh
+	@KILLS=$(KILLS) WIRE_SEEDS=$(WIRE_SEEDS) SIM_SEEDS=$(SIM_SEEDS) scripts/test.sh
 
 .PHONY: unit
 unit: ## the Go tests of all packages, under the race detector
@@ -82,11 +84,26 @@ wire: ## WIRE_SEEDS=10000 simulated networks under the transport between nodes
 	@scripts/need.sh build
 	BLOCKD_WIRE_SEEDS=$(WIRE_SEEDS) $(GO) test -count=1 -run 'TestSeeds$$' -v ./replication/wire
 
+.PHONY: simulate
+simulate: ## SIM_SEEDS=2000 simulated clusters under the replication protocol
+	@scripts/need.sh build
+	$(GO) test -count=1 -timeout 10h -run 'TestCluster$$' -v ./replication/sim -seeds $(SIM_SEEDS)
+
+.PHONY: simulate-mutations
+simulate-mutations: ## the simulation finds every mistake planted in the protocol
+	@scripts/need.sh build
+	$(GO) test -tags mutations -count=1 -timeout 30m -run TestMutations -v ./replication/sim -patience 6000
+
 .PHONY: links
 links: ## AF_XDP and UDP links, and nodes on them, in network namespaces; needs root
 	@scripts/need.sh build
 	$(GO) test -p 1 -tags e2e -count=1 -run 'ConformanceEverywhere|Kinds|Full|MTU|NoRoute|Suite' -v \
 	  ./afxdp/xdplink ./afxdp/link/udplink ./replication/wire/endpoint ./tools/blockbench/netbench
+
+.PHONY: cluster-test
+cluster-test: build ## clusters of real nodes in network namespaces, under faults; needs root
+	$(GO) test -p 1 -tags e2e -count=1 -timeout 15m -v ./testenv/cluster
+	$(GO) test -tags e2e -count=1 -timeout 5m -run TestNoAcknowledgedChangeIsLost -v ./tools/blockd/daemon
 
 .PHONY: kernels
 kernels: ## the kernel programs and AF_XDP under Debian's kernels 6.1 and 6.12, in VMs

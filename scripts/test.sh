@@ -10,6 +10,7 @@ KILLS=${KILLS:-10}
 CUTS=${CUTS:-20000}
 SEED=${SEED:-$(date +%s)}
 WIRE_SEEDS=${WIRE_SEEDS:-10000}
+SIM_SEEDS=${SIM_SEEDS:-2000}
 
 names=() results=() seconds=() failed=0
 phase() { # phase NAME COMMAND...
@@ -49,9 +50,12 @@ phase unit go test ./...
 phase race go test -race -timeout 20m ./...
 phase powercut env CUTS="$CUTS" SEED="$SEED" scripts/powercut.sh
 phase wire make --no-print-directory wire WIRE_SEEDS="$WIRE_SEEDS"
+phase simulate make --no-print-directory simulate SIM_SEEDS="$SIM_SEEDS"
+phase mutations make --no-print-directory simulate-mutations
 phase links make --no-print-directory links
 phase conformance go test -tags e2e -count=1 -timeout 20m -v ./testenv/conformance/...
 phase crash go test -tags e2e -count=1 -timeout 10m -v ./tools/blockbench
+phase cluster make --no-print-directory cluster-test
 phase kernels make --no-print-directory kernels
 phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 30m -v ./testenv/vm ./testenv/vmtest
 finish

@@ -41,7 +41,7 @@ finish() {
     exit $failed
 }
 
-phase tools scripts/need.sh build race generate conformance vm || finish
+phase tools scripts/need.sh build race generate conformance vm cluster || finish
 phase build make --no-print-directory build || finish
 phase lint scripts/lint.sh
 # The release build: no assertions, and the tests that count allocations.

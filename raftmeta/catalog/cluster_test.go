@@ -213,14 +213,14 @@ func TestNodesAndDisksLeave(t *testing.T) {
 	if home := s.NodeOfVolume(a); home == nil || home.Name != "n1" || s.NodeOfVolume(s.Volume("b")).Name != "n2" {
 		t.Fatalf("a is on %v: volumes are not spread", home)
 	}
-	refusedWith(t, s, removeNodeCmd("n1", true), ErrConflict, "nothing else has their data")
-	refusedWith(t, s, removeNodeCmd("n3", false), ErrConflict, "node drain n3")
+	refusedWith(t, s, removeNodeCmd("n1", true), ErrConflict, "nothing else has their data; delete them first (`blockctl volume delete`)")
+	refusedWith(t, s, removeNodeCmd("n3", false), ErrConflict, "has no volumes, but is active, with 1 disk and 0 leases; if nothing is to be served by it any more, remove it with --force")
 	refusedWith(t, s, removeDiskCmd(201, true), ErrConflict, "nothing else has their data")
 	refusedWith(t, s, diskStateCmd(201, "drained"), ErrConflict, "still has 1 volume")
 	refusedWith(t, s, nodeStateCmd("n1", "drained"), ErrConflict, "1 volume")
 	refusedWith(t, s, nodeStateCmd("n1", "asleep"), ErrInvalid, "held")
 	refusedWith(t, s, diskCmd(202, 101), ErrConflict, "another node")
-	refusedWith(t, s, removeDiskCmd(203, false), ErrConflict, "drain it first")
+	refusedWith(t, s, removeDiskCmd(203, false), ErrConflict, "only by force")
 
 	// Nothing new goes to a disk or node that is leaving.
 	d := mustApply(t, s, diskStateCmd(203, "draining"), volumeCmd(12, "c"), volumeCmd(13, "d"), nodeStateCmd("n2", "held"), volumeCmd(14, "e"), volumeCmd(15, "f"))

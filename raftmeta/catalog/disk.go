@@ -164,7 +164,7 @@ func (f *fold) removeDisk(c *catalogpb.RemoveDisk) error {
 	case n > 0:
 		return refuse(ErrConflict, "disk %s still has %s, and nothing else has their data; delete them first", d.ID, plural(n, "volume", "volumes"))
 	case d.State != DiskDrained && !c.GetForce():
-		return refuse(ErrConflict, "disk %s is %s; drain it first (`blockctl disk drain %s`), or give it up with --force", d.ID, d.State, d.ID)
+		return refuse(ErrConflict, "disk %s is %s, not drained, though it has no volumes; only by force is it removed like this", d.ID, d.State)
 	}
 	f.Disks = without(f.Disks, i)
 	f.did("disk.remove", d.ID.String(), "path %s", d.Path)

@@ -67,8 +67,8 @@ func command() *cobra.Command {
 
 	root := &cobra.Command{
 		Use:           "blockd",
-		Short:         "Serve block volumes to hosts",
-		Long:          "blockd serves block volumes to hosts over iSCSI. Every setting can be given as a flag, as a\nBLOCKD_ variable (BLOCKD_LOG_LEVEL) or in a TOML file (log_level), the first winning.",
+		Short:         "Serve block volumes to hosts over iSCSI and NVMe/TCP",
+		Long:          "blockd serves block volumes to hosts over iSCSI and NVMe/TCP. Every setting can be given as a\nflag, as a BLOCKD_ variable (BLOCKD_LOG_LEVEL) or in a TOML file (log_level), the first winning.",
 		Args:          cobra.NoArgs,
 		Version:       daemon.Version(),
 		SilenceUsage:  true,

@@ -205,15 +205,16 @@ func (a *app) nodeRemove() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remove NODE --yes",
 		Short: "Forget a node for good; its certificate is worth nothing from then on",
-		Long: `Forget a node for good; its certificate is worth nothing from then on. It is refused while the
-cluster would lose the only copy of data, or its majority; --force removes the node all the same, and
-what only it has is lost to the cluster.`,
+		Long: `Forget a node for good; its certificate is worth nothing from then on. It is refused,
+with and without --force, while volumes have their data on it: delete them first. A node that still has disks,
+or may be serving, is removed only with --force; its disks are forgotten then, and it comes back only with
+its data directory wiped and by a new token.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.nodeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := fmt.Sprintf("removing node %q ends its certificate, and it comes back only by a new token", args[0])
 			if force {
-				what = fmt.Sprintf("removing node %q by force loses what only it has", args[0])
+				what = fmt.Sprintf("removing node %q by force forgets its disks, and it comes back only wiped and by a new token", args[0])
 			}
 			if err := a.confirm(cmd, yes, what); err != nil {
 				return err
@@ -229,6 +230,6 @@ what only it has is lost to the cluster.`,
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "yes, forget it")
-	c.Flags().BoolVar(&force, "force", false, "although it has the only copy of data, or can't be asked")
+	c.Flags().BoolVar(&force, "force", false, "although it has disks, or may be serving; not while it has volumes")
 	return a.dryRun(c, &blockdv1.RemoveNodeRequest{})
 }

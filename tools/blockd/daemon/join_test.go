@@ -128,7 +128,7 @@ func TestMembershipAndDryRun(t *testing.T) {
 		t.Errorf("%v: %v", r, err)
 	}
 	_, err = members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{Node: "n3"}))
-	wantCode(t, "removal of a node that is not drained", err, connect.CodeFailedPrecondition, "drain")
+	wantCode(t, "removal of a node that is not drained", err, connect.CodeFailedPrecondition, "remove it with --force")
 	if _, err := members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{Node: "n3", Force: true})); err != nil {
 		t.Fatal(err)
 	}

@@ -46,12 +46,13 @@ type volumeView struct {
 	Mappings   []mappingView `json:"mappings"`
 	Protection string        `json:"protection"`
 	Access     string        `json:"access"`
+	Node       string        `json:"node"`
 }
 
 func viewVolume(v *blockdv1.Volume) volumeView {
 	return volumeView{v.GetName(), v.GetId(), v.GetSizeBytes(), v.GetUsedBytes(), v.GetBlockSize(), v.GetIqn(), v.GetLun(),
 		v.GetNqn(), v.GetNsid(), v.GetUuid(), v.GetPool(), v.GetState(), v.GetReason(), v.GetCreated(), mappingViews(v.GetMappings()),
-		v.GetProtection(), v.GetAccess()}
+		v.GetProtection(), v.GetAccess(), v.GetNode()}
 }
 
 func hostsOf(list []mappingView) string {
@@ -72,6 +73,7 @@ var volumeColumns = []column[volumeView]{
 	{"POOL", func(v volumeView) string { return v.Pool }, plain},
 	{"MAPPED TO", func(v volumeView) string { return hostsOf(v.Mappings) }, plain},
 	{"NSID", func(v volumeView) string { return fmt.Sprint(v.NSID) }, wide},
+	{"NODE", func(v volumeView) string { return v.Node }, wide},
 	{"PROTECTION", func(v volumeView) string { return v.Protection }, wide},
 	{"ACCESS", func(v volumeView) string { return v.Access }, wide},
 	{"UUID", func(v volumeView) string { return v.UUID }, wide},
@@ -83,6 +85,9 @@ func volumeDetail(v volumeView) rows {
 	t := rows{{"name", v.Name}, {"id", v.ID}, {"state", v.State}}
 	if v.Reason != "" {
 		t = append(t, []string{"reason", v.Reason})
+	}
+	if v.Node != "" {
+		t = append(t, []string{"node", v.Node})
 	}
 	return append(t, []string{"size", units.FormatBytes(v.SizeBytes)}, []string{"used", units.FormatBytes(v.UsedBytes)},
 		[]string{"block size", fmt.Sprint(v.BlockSize)}, []string{"pool", v.Pool},

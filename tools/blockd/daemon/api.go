@@ -97,6 +97,9 @@ func (a api) volume(s *catalog.State, v *catalog.Volume) *blockdv1.Volume {
 		Iqn: s.IQN, Lun: uint32(v.LUN), Nqn: s.NQN, Nsid: v.NSID(), Uuid: identity.UUIDString(v.ID), Pool: v.Pool,
 		Created: timeText(v.Created), Mappings: a.mappings(s, func(m catalog.Mapping) bool { return m.Volume == v.ID })}
 	out.State, out.Reason = a.d.volumeState(v)
+	if n := s.NodeOfVolume(v); n != nil {
+		out.Node = n.Name
+	}
 	out.Protection, out.Access = protections[v.Protection].String(), a.d.volumes.accessOf(v.ID).String()
 	if open, ok := a.d.volumes.get(v.ID); ok && open.dev != nil {
 		out.UsedBytes, _ = open.dev.Provisioning()

@@ -232,7 +232,11 @@ func TestClusterOfThree(t *testing.T) {
 			t.Errorf("%s, created through %s: %v", name, n.cfg.Name, v)
 		}
 		s := n.Daemon().catalog.State()
-		homes[s.NodeOfVolume(s.Volume(name)).ID]++
+		home := s.NodeOfVolume(s.Volume(name))
+		homes[home.ID]++
+		if v.GetNode() != home.Name {
+			t.Errorf("%s is said to be on %q, not on %s", name, v.GetNode(), home.Name)
+		}
 	}
 	if len(homes) != 3 {
 		t.Errorf("three volumes are on %d nodes", len(homes))

@@ -61,7 +61,10 @@ type Volume struct {
 	Protection string `protobuf:"bytes,16,opt,name=protection,proto3" json:"protection,omitempty"`
 	// How hosts reach it through this node: optimized, non-optimized,
 	// inaccessible or transition. A node alone is always optimized.
-	Access        string `protobuf:"bytes,17,opt,name=access,proto3" json:"access,omitempty"`
+	Access string `protobuf:"bytes,17,opt,name=access,proto3" json:"access,omitempty"`
+	// The node that has its data, and serves it. Empty when none is known: always
+	// on a node that is in no cluster.
+	Node          string `protobuf:"bytes,18,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -211,6 +214,13 @@ func (x *Volume) GetProtection() string {
 func (x *Volume) GetAccess() string {
 	if x != nil {
 		return x.Access
+	}
+	return ""
+}
+
+func (x *Volume) GetNode() string {
+	if x != nil {
+		return x.Node
 	}
 	return ""
 }
@@ -3552,7 +3562,7 @@ var File_blockd_v1_blockd_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xab\x03\n" +
+	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xbf\x03\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -3576,7 +3586,8 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
 	"protection\x18\x10 \x01(\tR\n" +
 	"protection\x12\x16\n" +
-	"\x06access\x18\x11 \x01(\tR\x06access\"\x9a\x01\n" +
+	"\x06access\x18\x11 \x01(\tR\x06access\x12\x12\n" +
+	"\x04node\x18\x12 \x01(\tR\x04node\"\x9a\x01\n" +
 	"\x13CreateVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -113,7 +112,7 @@ func (s *state) awaitVoters(ctx context.Context, api blockdv1connect.ClusterServ
 
 // bundleHead tells blockctl where the nodes are.
 func (s *state) bundleHead() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "BLOCKD CLUSTER", Headers: map[string]string{"Name": s.Prefix, "Addresses": strings.Join(s.apis(), ",")}})
+	return []byte("blockd cluster: " + s.Prefix + "\nblockd node: " + strings.Join(s.apis(), "\nblockd node: ") + "\n")
 }
 
 func (p *Place) join(ctx context.Context, token string) error {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"blockd.dev/raftmeta/pki"
 )
@@ -19,9 +20,16 @@ import (
 var errCertificate = errors.New("your certificate can't be used")
 
 // bundle is what a person or a program needs to talk to a cluster, in one PEM
-// file of mode 0600: a block BLOCKD CLUSTER whose headers have the cluster's name and the
+// file of mode 0600: explanatory text (RFC 7468 §5.2) with the cluster's name and the
 // addresses of nodes, the certificate, its key, and the authority. Others
-// who read PEM (curl --cert, openssl) skip the first block.
+// who read PEM (curl --cert, openssl) skip the text.
+//
+//	blockd cluster: prod
+//	blockd node: 10.0.0.1:7480
+//	-----BEGIN CERTIFICATE-----
+//
+// Files of before have a block BLOCKD CLUSTER with headers in place of the text,
+// which OpenSSL takes for an encrypted one; they are read, and not written any more.
 type bundle struct {
 	file      string
 	name      string // of the cluster
@@ -33,25 +41,60 @@ type bundle struct {
 }
 
 const (
-	pemCluster     = "BLOCKD CLUSTER"
 	pemCertificate = "CERTIFICATE"
 	pemKey         = "PRIVATE KEY"
-	headerName     = "Name"
-	headerAddress  = "Addresses"
+	pemBegin       = "-----BEGIN "
+
+	textCluster = "blockd cluster: "
+	textNode    = "blockd node: "
+
+	// Of files of before.
+	pemCluster    = "BLOCKD CLUSTER"
+	headerName    = "Name"
+	headerAddress = "Addresses"
 )
 
 // marshalBundle returns the text of a bundle, of parts that are PEM already.
 func marshalBundle(name string, addresses []string, cert, key, ca []byte) []byte {
-	out := pem.EncodeToMemory(&pem.Block{Type: pemCluster, Headers: map[string]string{headerName: name, headerAddress: strings.Join(addresses, ",")}})
+	out := textLine(nil, textCluster, name)
+	for _, a := range addresses {
+		out = textLine(out, textNode, a)
+	}
 	for _, part := range [][]byte{cert, key, ca} {
 		out = append(out, part...)
 	}
 	return out
 }
 
+// textLine appends one line of the text. A value is dropped that is more than one
+// line, which could pass for a block.
+func textLine(out []byte, key, value string) []byte {
+	if strings.ContainsFunc(value, unicode.IsControl) {
+		return out
+	}
+	return append(out, key+value+"\n"...)
+}
+
+// parseText reads what stands before the first block.
+func (b *bundle) parseText(text string) {
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		if strings.HasPrefix(line, pemBegin) {
+			return
+		}
+		if v, ok := strings.CutPrefix(line, textCluster); ok {
+			b.name = v
+		}
+		if v, ok := strings.CutPrefix(line, textNode); ok && v != "" {
+			b.addresses = append(b.addresses, v)
+		}
+	}
+}
+
 // parseBundle is the inverse of marshalBundle.
 func parseBundle(file string, text []byte) (*bundle, error) {
 	b := &bundle{file: file}
+	b.parseText(string(text))
 	var ca []byte
 	var err error
 	for rest := text; ; {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -335,6 +336,40 @@ func TestBackup(t *testing.T) {
 }
 
 // FuzzParseBundle feeds what a user's file may hold.
+// TestBundleText checks that a bundle is plain PEM, as others read it, that what nodes
+// say makes no block of its own, and that files of before are read still.
+func TestBundleText(t *testing.T) {
+	ca, err := pki.NewAuthority(theCluster.GetId(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, cert, key, _ := signed(t, ca, pki.Identity{Cluster: theCluster.GetId(), Role: pki.RoleAdmin, Name: "alice"}, time.Now(), time.Hour)
+	trust := pki.NewBundle(ca.Certificate()).PEM()
+	want := []string{"10.0.0.1:7480", "[fd00::2]:7480"}
+
+	text := marshalBundle("prod", append(want, "evil\n-----BEGIN CERTIFICATE-----"), cert, key, trust)
+	if head, _, _ := strings.Cut(string(text), "-----BEGIN"); head != "blockd cluster: prod\nblockd node: 10.0.0.1:7480\nblockd node: [fd00::2]:7480\n" {
+		t.Errorf("before the first block is %q", head)
+	}
+	var types []string
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		types = append(types, block.Type)
+		if len(block.Headers) > 0 {
+			t.Errorf("%s has headers %v: OpenSSL refuses them", block.Type, block.Headers)
+		}
+	}
+	if got := strings.Join(types, ","); got != "CERTIFICATE,PRIVATE KEY,CERTIFICATE" {
+		t.Errorf("blocks %s", got)
+	}
+
+	old := pem.EncodeToMemory(&pem.Block{Type: pemCluster, Headers: map[string]string{headerName: "prod", headerAddress: strings.Join(want, ",")}})
+	for what, text := range map[string][]byte{"now": text, "before": slices.Concat(old, cert, key, trust), "by hand": slices.Concat([]byte("blockd node: \r\nblockd cluster: prod\r\nblockd node: 10.0.0.1:7480\r\nblockd node: [fd00::2]:7480\r\n"), cert, key, trust)} {
+		if b, err := parseBundle("file", text); err != nil || b.name != "prod" || !slices.Equal(b.addresses, want) || b.creds.Self().Name != "alice" {
+			t.Errorf("a file of %s: %+v: %v", what, b, err)
+		}
+	}
+}
+
 func FuzzParseBundle(f *testing.F) {
 	f.Add(marshalBundle("prod", []string{"a:1", "b:2"}, []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), nil, nil))
 	f.Add([]byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"))

@@ -427,7 +427,10 @@ func printTable(w io.Writer, st cluster.Status) error {
 	}
 	fmt.Fprintf(&b, "  lab exec n1 -- blockctl volume create vol0 --size 64MiB\n")
 	fmt.Fprintf(&b, "  lab exec n1 -- blockctl map vol0 any\n")
-	fmt.Fprintf(&b, "  lab exec host -- iscsi-ls -s iscsi://%s        # of libiscsi-bin\n", st.Nodes[0].ISCSI[0])
+	fmt.Fprintf(&b, "  lab exec n1 -- blockctl volume show vol0     # says which node has it\n")
+	for _, n := range st.Nodes {
+		fmt.Fprintf(&b, "  lab exec host -- iscsi-ls -s iscsi://%s    # of libiscsi-bin; if %s has it\n", n.ISCSI[0], n.Name)
+	}
 	fmt.Fprintf(&b, "  lab exec host -- nvme discover -t tcp -a %s -s 8009    # needs the module nvme_tcp\n", st.Nodes[0].IPv4)
 	if len(st.Nodes) > 1 {
 		fmt.Fprintf(&b, "  lab partition n1 %s; lab status; lab heal\n", others(st))

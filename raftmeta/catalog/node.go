@@ -341,7 +341,7 @@ func (f *fold) removeNode(c *catalogpb.RemoveNode) error {
 	case len(f.Nodes) == 1:
 		return refuse(ErrConflict, "node %q is the last one; to give the cluster up, delete its data directory", n.Name)
 	case volumes > 0:
-		return refuse(ErrConflict, "node %q still has %s, and nothing else has their data; delete them first (`blockctl volume delete`)", n.Name, plural(volumes, "volume", "volumes"))
+		return refuse(ErrConflict, "node %q still has %s, and nothing else has their data; delete them first (`blockctl volume delete`), or if it is lost for good, give them up by --force", n.Name, plural(volumes, "volume", "volumes"))
 	case !c.GetForce() && (leases > 0 || disks > 0 || n.State != NodeDrained):
 		return refuse(ErrConflict, "node %q has no volumes, but is %s, with %s and %s; if nothing is to be served by it any more, remove it with --force, which forgets its disks",
 			n.Name, n.State, plural(disks, "disk", "disks"), plural(leases, "lease", "leases"))

@@ -205,16 +205,17 @@ func (a *app) nodeRemove() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remove NODE --yes",
 		Short: "Forget a node for good; its certificate is worth nothing from then on",
-		Long: `Forget a node for good; its certificate is worth nothing from then on. It is refused,
-with and without --force, while volumes have their data on it: delete them first. A node that still has disks,
-or may be serving, is removed only with --force; its disks are forgotten then, and it comes back only with
-its data directory wiped and by a new token.`,
+		Long: `Forget a node for good; its certificate is worth nothing from then on. A node that has
+disks, or may be serving, is removed only with --force; its disks are forgotten then, and it comes back only
+with its data directory wiped and by a new token. While volumes have their data on it, it is refused:
+delete them first. Only when the node is down does --force give them up too, and what is on them is lost:
+for a node that is lost for good. --dry-run lists them.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.nodeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := fmt.Sprintf("removing node %q ends its certificate, and it comes back only by a new token", args[0])
 			if force {
-				what = fmt.Sprintf("removing node %q by force forgets its disks, and it comes back only wiped and by a new token", args[0])
+				what = fmt.Sprintf("removing node %q by force forgets its disks, and if it is down its volumes, which --dry-run lists; it comes back only wiped and by a new token", args[0])
 			}
 			if err := a.confirm(cmd, yes, what); err != nil {
 				return err
@@ -226,10 +227,13 @@ its data directory wiped and by a new token.`,
 			if a.dry {
 				return a.printChanges(cmd, r.GetChanges())
 			}
+			for _, change := range r.GetChanges() {
+				fmt.Fprintln(cmd.ErrOrStderr(), change)
+			}
 			return a.done(cmd, "node", args[0], "removed")
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "yes, forget it")
-	c.Flags().BoolVar(&force, "force", false, "although it has disks, or may be serving; not while it has volumes")
+	c.Flags().BoolVar(&force, "force", false, "although it has disks, or may be serving; if it is down, also with the volumes it has")
 	return a.dryRun(c, &blockdv1.RemoveNodeRequest{})
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 
 	"connectrpc.com/connect"
 
@@ -32,10 +33,23 @@ func (a api) RemoveNode(ctx context.Context, req *connect.Request[blockdv1.Remov
 	m := req.Msg
 	n := a.d.catalog.State().Node(m.GetNode())
 	cmd := &catalogpb.Command{Kind: &catalogpb.Command_RemoveNode{RemoveNode: &catalogpb.RemoveNode{Node: m.GetNode(), Force: m.GetForce()}}}
-	changes, err := a.changeOrTry(ctx, callerOf(ctx, req, m.GetRequestId()), cmd, m.GetDryRun())
+	by := callerOf(ctx, req, m.GetRequestId())
+	var lost []string
+	if m.GetForce() {
+		var err error
+		if lost, err = a.giveUp(ctx, by, cmd, m.GetDryRun()); err != nil {
+			return nil, err
+		}
+	}
+	if len(lost) > 0 && m.GetDryRun() {
+		// The catalog refuses the rest while it has the volumes.
+		return connect.NewResponse(&blockdv1.RemoveNodeResponse{Changes: append(lost, fmt.Sprintf("node %s is removed, and its certificate revoked", m.GetNode()))}), nil
+	}
+	changes, err := a.changeOrTry(ctx, by, cmd, m.GetDryRun())
 	if err != nil {
 		return nil, err
 	}
+	changes = append(lost, changes...)
 	if n != nil && !m.GetDryRun() {
 		// The leader does this too, when it sees the change; here the caller waits for it.
 		if err := a.d.plane.group.Remove(ctx, n.ID.String()); err != nil {

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,6 +140,74 @@ func TestMembershipAndDryRun(t *testing.T) {
 	}
 	if c := d.cluster(); len(c.GetMembers()) != 2 {
 		t.Errorf("%v", c)
+	}
+}
+
+// A node that is lost with volumes on it is removed by force, and they with it, each by
+// name; while it is up that is refused, and trying changes nothing.
+func TestLostNodeIsGivenUp(t *testing.T) {
+	t.Parallel()
+	a, nodes := threeNodes(t)
+	client := a.client()
+	for i := range nodes {
+		if _, err := createVolume(t.Context(), client, nodes[0].url(), fmt.Sprintf("v%d", i), fmt.Sprintf("v%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := nodes[0].Daemon()
+	lost := ""
+	for _, v := range d.catalog.State().Volumes {
+		if d.catalog.State().NodeOfVolume(&v).Name == "n3" {
+			lost = v.Name
+		}
+	}
+	members := blockdv1connect.NewMembershipServiceClient(client, nodes[0].url())
+	remove := func(force, dry bool) ([]string, error) {
+		r, err := members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{RequestId: "lost", Node: "n3", Force: force, DryRun: dry}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg.GetChanges(), nil
+	}
+	before := d.catalog.State().Revision
+	for _, dry := range []bool{true, false} {
+		_, err := remove(true, dry)
+		wantCode(t, "giving up a node that is up", err, connect.CodeFailedPrecondition, "this one is up")
+	}
+	nodes[2].stop()
+	until(t, "n3 is down", func() bool {
+		n := leading(nodes)
+		return n != nil && slices.ContainsFunc(n.Daemon().cluster().GetMembers(), func(m *blockdv1.Member) bool { return m.GetName() == "n3" && m.GetState() == "down" })
+	})
+	_, err := remove(false, false)
+	wantCode(t, "removal of a lost node without force", err, connect.CodeFailedPrecondition, "delete them first")
+	told, err := remove(true, true)
+	if err != nil || len(told) != 3 || !strings.Contains(told[1], "disk0 of node n3, is forgotten") || !strings.HasPrefix(told[0], "volume "+lost+" ") {
+		t.Fatalf("%q: %v", told, err)
+	}
+	if s := d.catalog.State(); len(s.Volumes) != 3 || len(s.Nodes) != 3 || s.Volume(lost).Retired {
+		t.Fatalf("trying changed something: revision %d to %d", before, s.Revision)
+	}
+	if told, err = remove(true, false); err != nil || len(told) != 3 || !strings.HasPrefix(told[0], "volume "+lost+" ") {
+		t.Fatalf("%q: %v", told, err)
+	}
+	if told, err = remove(true, false); err != nil {
+		t.Errorf("the same request again: %q: %v", told, err)
+	}
+	s := d.catalog.State()
+	if s.Node("n3") != nil || s.Volume(lost) != nil || len(s.Volumes) != 2 || len(d.plane.group.Stats().Members) != 2 {
+		t.Errorf("%d volumes, nodes %v", len(s.Volumes), s.Nodes)
+	}
+	audit, err := blockdv1connect.NewEventServiceClient(client, nodes[0].url()).ListAudit(t.Context(), connect.NewRequest(&blockdv1.ListAuditRequest{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"volume.delete " + lost, "volume.removed " + lost, "node.remove n3"} {
+		if !slices.ContainsFunc(audit.Msg.GetEntries(), func(e *blockdv1.AuditEntry) bool {
+			return e.GetAction()+" "+e.GetSubject() == want && strings.Contains(e.GetActor(), "admin") && e.GetRefused() == ""
+		}) {
+			t.Errorf("no %s by the administrator in the audit log", want)
+		}
 	}
 }
 

@@ -1359,7 +1359,8 @@ type RemoveNodeRequest struct {
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	DryRun    bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	Node      string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
-	// Remove it although it has disks or leases, or is not drained.
+	// Remove it although it has disks or leases, or is not drained; and when it
+	// is down, although it has volumes, whose data is lost then.
 	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

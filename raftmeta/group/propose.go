@@ -85,14 +85,7 @@ func (g *Group) submit(ctx context.Context, e *envelope) (outcome, error) {
 		default:
 			return outcome{}, g.uncertain(maybe, err)
 		}
-		timer := time.NewTimer(retryEvery)
-		select {
-		case <-changed:
-		case <-timer.C:
-		case <-ctx.Done():
-		case <-g.ctx.Done():
-		}
-		timer.Stop()
+		g.awaitRetry(ctx, changed)
 		if err := g.unusable(); err != nil {
 			return outcome{}, g.uncertain(maybe, err)
 		}

@@ -153,17 +153,23 @@ func (g *Group) Barrier(ctx context.Context) error {
 		if errors.As(err, &remote) && (errors.Is(err, ErrRemoved) || errors.Is(err, ErrIncarnation)) {
 			return err
 		}
-		timer := time.NewTimer(retryEvery)
-		select {
-		case <-changed:
-		case <-timer.C:
-		case <-ctx.Done():
-		case <-g.ctx.Done():
-		}
-		timer.Stop()
+		g.awaitRetry(ctx, changed)
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w (%w): %w", ErrNoLeader, ctx.Err(), err)
 		}
+	}
+}
+
+// awaitRetry waits until the leader changed, it is time to ask again, the caller
+// gave up, or the group closes.
+func (g *Group) awaitRetry(ctx context.Context, changed <-chan struct{}) {
+	timer := time.NewTimer(retryEvery)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-g.ctx.Done():
 	}
 }
 

@@ -260,7 +260,7 @@ func TestUncorrectableBlocksAreKept(t *testing.T) {
 				t.Errorf("read of the block behind: %v", err)
 			}
 		}
-		if n := d.storage.store.Stats().BadBlocks; n != 0 {
+		if n := d.disks[0].store.Stats().BadBlocks; n != 0 {
 			t.Errorf("%d bad blocks", n)
 		}
 		if out := mustCtl(t, d, "events"); strings.Contains(out, "volume.error") || strings.Contains(out, "volume.io-error") {
@@ -292,15 +292,16 @@ func TestUncorrectableBlocksAreKept(t *testing.T) {
 func TestHostsAreWarnedOfAFullDisk(t *testing.T) {
 	d := start(t, testConfig(t.TempDir()))
 	h := attach(t, d)
-	st := d.storage.store.Stats()
-	for off := int64(0); d.storage.store.Stats().AvailableBytes >= st.CapacityBytes/100*spaceLowPercent; off += 1 << 20 {
+	st := d.disks[0].store.Stats()
+	for off := int64(0); d.disks[0].store.Stats().AvailableBytes >= st.CapacityBytes/100*spaceLowPercent; off += 1 << 20 {
 		// Zeroes that keep their space take it, and no time.
 		r := &blockdev.Request{Op: blockdev.OpWriteZeroes, NoUnmap: true, Offset: off, Length: 1 << 20}
 		if err := blockdev.Do(volumeDevice(t, d, "v"), r); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if !d.checkSpace(false) {
+	low := map[*storage]bool{}
+	if d.checkSpace(low); !low[d.disks[0]] {
 		t.Fatal("space is not low")
 	}
 	if r, err := h.scsi.Command(make([]byte, 6), nil, false); err != nil || r.Sense.Key != 6 || r.Sense.ASC != 0x3807 {

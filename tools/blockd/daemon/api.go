@@ -298,7 +298,7 @@ func (a api) CreatePool(ctx context.Context, req *connect.Request[blockdv1.Creat
 	if cmd.Media == "" {
 		cmd.Media = string(a.d.cfg.Media)
 	}
-	if cmd.Media == string(catalog.MediaDisk) && a.d.storage == nil {
+	if cmd.Media == string(catalog.MediaDisk) && len(a.d.disks) == 0 {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("this node has no disk; start it with --disks, or use --media ram"))
 	}
 	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreatePool{CreatePool: cmd}}); err != nil {

@@ -29,9 +29,9 @@ func (d *Daemon) volumeState(cv *catalog.Volume) (state, reason string) {
 	case v.dev == nil:
 		return "failed", reason
 	}
-	if v.media == catalog.MediaDisk && d.storage != nil {
-		if st := d.storage.store.Stats(); st.Failure != "" {
-			return "failed", fmt.Sprintf("disk %s: %s", d.storage.path, st.Failure)
+	if disk := d.diskOf(cv); disk != nil {
+		if st := disk.store.Stats(); st.Failure != "" {
+			return "failed", fmt.Sprintf("disk %s: %s", disk.path, st.Failure)
 		}
 	}
 	if v.dev.Geometry().ReadOnly {
@@ -101,26 +101,50 @@ func (a api) ListNodes(ctx context.Context, req *connect.Request[blockdv1.ListNo
 
 // disks are those of this node.
 func (a api) disks() []*blockdv1.Disk {
-	st := a.d.storage
-	if st == nil {
-		return nil
+	var out []*blockdv1.Disk
+	for _, st := range a.d.disks {
+		s, scrub := st.store.Stats(), st.scrub.get()
+		out = append(out, &blockdv1.Disk{Name: a.d.diskName(catalog.ID(s.UUID)), Path: st.path, State: s.State.String(), Reason: s.Failure,
+			Driver: s.Disk.Driver, Direct: s.Disk.Direct, DriverReason: s.Disk.Reason, CapacityBytes: s.CapacityBytes,
+			UsedBytes: s.UsedBytes, LogBytes: s.LogBytes, LogUsedBytes: s.LogUsedBytes,
+			WriteAmplification: s.WriteAmplification(), Checkpoints: uint64(s.Checkpoints), Uuid: catalog.ID(s.UUID).String(),
+			Scrub: &blockdv1.Scrub{Running: scrub.running, Bytes: scrub.bytes, Errors: scrub.errors, Rounds: scrub.rounds,
+				LastFinished: timeText(scrub.lastFinished), LastError: scrub.lastError}})
 	}
-	s := st.store.Stats()
-	scrub := st.scrub.get()
-	return []*blockdv1.Disk{{Name: a.d.diskName(), Path: st.path, State: s.State.String(), Reason: s.Failure,
-		Driver: s.Disk.Driver, Direct: s.Disk.Direct, DriverReason: s.Disk.Reason, CapacityBytes: s.CapacityBytes,
-		UsedBytes: s.UsedBytes, LogBytes: s.LogBytes, LogUsedBytes: s.LogUsedBytes,
-		WriteAmplification: s.WriteAmplification(), Checkpoints: uint64(s.Checkpoints), Uuid: catalog.ID(s.UUID).String(),
-		Scrub: &blockdv1.Scrub{Running: scrub.running, Bytes: scrub.bytes, Errors: scrub.errors, Rounds: scrub.rounds,
-			LastFinished: timeText(scrub.lastFinished), LastError: scrub.lastError}}}
+	for _, lost := range a.d.lostDisks {
+		out = append(out, &blockdv1.Disk{Name: a.d.diskName(lost.disk.ID), Path: lost.disk.Path, State: "failed",
+			Reason: lost.reason, CapacityBytes: lost.disk.CapacityBytes, Uuid: lost.disk.ID.String()})
+	}
+	return out
 }
 
-// diskName is what lists call this node's disk.
-func (d *Daemon) diskName() string {
-	if d.plane.creds == nil {
-		return "disk0"
+// diskName is what lists call a disk of this node: the disks of a node are
+// counted in the order in which they came.
+func (d *Daemon) diskName(id catalog.ID) string {
+	s := d.catalog.State()
+	name := diskNameIn(s, id)
+	if n := s.NodeByID(d.plane.id()); n != nil && d.plane.creds != nil {
+		name = n.Name + "/" + name
 	}
-	return d.nodeName() + "/disk0"
+	return name
+}
+
+// diskNameIn is the name of a disk within its node.
+func diskNameIn(s *catalog.State, id catalog.ID) string {
+	disk := s.DiskByID(id)
+	if disk == nil {
+		return "disk"
+	}
+	number := 0
+	for i := range s.Disks {
+		switch d := &s.Disks[i]; {
+		case d.ID == id:
+			return fmt.Sprintf("disk%d", number)
+		case d.Node == disk.Node:
+			number++
+		}
+	}
+	return "disk"
 }
 
 // ListDisks implements blockdv1connect.NodeServiceHandler.
@@ -148,7 +172,7 @@ func unheardDisks(s *catalog.State, n *catalog.Node, err error) []*blockdv1.Disk
 	var out []*blockdv1.Disk
 	for i := range s.Disks {
 		if d := &s.Disks[i]; d.Node == n.ID {
-			out = append(out, &blockdv1.Disk{Name: n.Name + "/disk0", Path: d.Path, State: "unknown", CapacityBytes: d.CapacityBytes,
+			out = append(out, &blockdv1.Disk{Name: n.Name + "/" + diskNameIn(s, d.ID), Path: d.Path, State: "unknown", CapacityBytes: d.CapacityBytes,
 				Reason: fmt.Sprintf("node %s does not answer: %v", n.Name, err), Uuid: d.ID.String()})
 		}
 	}

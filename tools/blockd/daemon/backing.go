@@ -8,7 +8,7 @@ import (
 	"blockd.dev/raftmeta/catalog"
 )
 
-var errNoDisk = errors.New("its pool keeps data on disk, and this node has none; start it with the role store and --disks")
+var errNoDisk = errors.New("its pool keeps data on disk, and the disk that it is on is not there; start this node with the role store and that disk in --disks")
 
 // openBacking opens what a volume is served from.
 func (d *Daemon) openBacking(cv *catalog.Volume, media catalog.Media) (backing, error) {
@@ -19,10 +19,11 @@ func (d *Daemon) openBacking(cv *catalog.Volume, media catalog.Media) (backing, 
 		}
 		return b, nil
 	}
-	if d.storage == nil {
+	disk := d.diskOf(cv)
+	if disk == nil {
 		return nil, errNoDisk
 	}
-	b, err := localvol.Open(d.storage.store, cv.ID, localvol.Options{SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize})
+	b, err := localvol.Open(disk.store, cv.ID, localvol.Options{SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize})
 	if err != nil {
 		return nil, err
 	}
@@ -31,11 +32,12 @@ func (d *Daemon) openBacking(cv *catalog.Volume, media catalog.Media) (backing, 
 
 // deleteBacking removes the data of a volume that is not open.
 func (d *Daemon) deleteBacking(cv *catalog.Volume, media catalog.Media) error {
-	switch {
-	case media == catalog.MediaRAM:
+	if media == catalog.MediaRAM {
 		return nil // gone when it was closed
-	case d.storage == nil:
+	}
+	disk := d.diskOf(cv)
+	if disk == nil {
 		return errNoDisk
 	}
-	return localvol.Delete(d.storage.store, cv.ID)
+	return localvol.Delete(disk.store, cv.ID)
 }

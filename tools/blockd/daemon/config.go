@@ -35,7 +35,7 @@ type Config struct {
 	Labels        map[string]string // of the node when it joins a cluster: host, rack, zone and others
 	Join          string            // token of the cluster to join; ignored once the node belongs to one
 	Media         catalog.Media     // of the pool called default
-	Disks         []string          // block devices or files; empty means DATA/disk0
+	Disks         []string          // block devices or files, a store on each; empty means DATA/disk0
 	DiskSize      int64             // bytes of DATA/disk0 when it is made; 0: see diskSizeDefault
 	DiskDriver    string            // io_uring or pread; empty for the best
 	ArenaSize     int64             // bytes of I/O buffers
@@ -128,7 +128,7 @@ func Settings() []Setting {
 		{Name: "media", Usage: "where the default pool keeps data: disk or ram (gone at the end)",
 			Get: func(c *Config) string { return string(c.Media) },
 			Set: func(c *Config, v string) error { c.Media = catalog.Media(v); return nil }},
-		listSetting("disks", "block device or file for extents; empty: DATA/disk0, made at the first start", func(c *Config) *[]string { return &c.Disks }),
+		listSetting("disks", "block devices or files for extents, each a disk of its own; empty: DATA/disk0, made at the first start", func(c *Config) *[]string { return &c.Disks }),
 		sizeSetting("disk-size", "size of DATA/disk0 when it is made; 0: 16GiB, or a quarter of the free space if that is less", func(c *Config) *int64 { return &c.DiskSize }),
 		textSetting("disk-driver", "io_uring or pread; empty: the best that the kernel allows", func(c *Config) *string { return &c.DiskDriver }),
 		sizeSetting("arena-size", "memory for I/O buffers", func(c *Config) *int64 { return &c.ArenaSize }),
@@ -295,8 +295,10 @@ func (c *Config) validate() error {
 		return errors.New("iscsi: give at least one address, or leave target out of roles")
 	case c.Media != catalog.MediaDisk && c.Media != catalog.MediaRAM:
 		return fmt.Errorf("media: %q is neither disk nor ram", c.Media)
-	case len(c.Disks) > 1:
-		return fmt.Errorf("disks: %d are given, and this version drives one disk per node; join them by LVM or mdraid", len(c.Disks))
+	case len(c.Disks) > disksMax:
+		return fmt.Errorf("disks: %d are given; a node drives at most %d", len(c.Disks), disksMax)
+	case len(slices.Compact(slices.Sorted(slices.Values(c.Disks)))) < len(c.Disks):
+		return errors.New("disks: one is given twice")
 	case c.DiskSize != 0 && (c.DiskSize < diskSizeMin || c.DiskSize%4096 != 0):
 		return fmt.Errorf("disk_size: %d bytes: want a multiple of 4096 and at least %s", c.DiskSize, units.FormatBytes(diskSizeMin))
 	case !slices.Contains([]string{"", "io_uring", "pread"}, c.DiskDriver):
@@ -352,6 +354,8 @@ func checkAddress(a string) error {
 const (
 	// diskSizeMin holds superblocks, a log and some extents.
 	diskSizeMin = 256 << 20
+	// disksMax is more than a machine has slots for.
+	disksMax = 64
 	// diskSizeDefault is for trying out; who keeps data names a disk.
 	diskSizeDefault = 16 << 30
 	// arenaSizeMin serves a few hosts with small transfers.

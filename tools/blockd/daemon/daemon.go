@@ -35,7 +35,8 @@ type Daemon struct {
 	plane        plane
 	arena        *arena.Arena
 	catalog      *catalog.Catalog
-	storage      *storage // nil without a disk
+	disks        []*storage // in the order of the configuration; none without the role store
+	lostDisks    []lostDisk
 	reservations *reservation.Local
 	target       *scsi.Target  // nil without the role target
 	iscsi        *iscsi.Server // nil without the role target
@@ -112,7 +113,7 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 		return nil, err
 	}
 	if d.needsDisk() {
-		if d.storage, err = d.openStorage(); err != nil {
+		if err := d.openDisks(); err != nil {
 			return nil, err
 		}
 	}
@@ -137,14 +138,16 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 	}
 	d.servePortals()
 	d.servePorts()
-	if d.storage != nil {
+	if len(d.disks) > 0 {
 		d.background.Go(func() { d.spaceLoop(ctx) })
 	}
 	if d.plane.creds != nil {
 		d.background.Go(func() { d.renewLoop(ctx) })
 	}
-	if d.storage != nil && cfg.ScrubRate > 0 {
-		d.background.Go(func() { d.scrubLoop(ctx) })
+	for _, s := range d.disks {
+		if cfg.ScrubRate > 0 {
+			d.background.Go(func() { d.scrubLoop(ctx, s) })
+		}
 	}
 	d.ready.Store(true)
 	d.events.add(levelInfo, "node.ready", d.nodeName(), "every portal listens")
@@ -191,8 +194,8 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	for _, v := range d.volumes.all() {
 		errs = append(errs, v.close())
 	}
-	if d.storage != nil {
-		errs = append(errs, d.storage.close())
+	for _, s := range d.disks {
+		errs = append(errs, s.close())
 	}
 	errs = append(errs, d.closePlane(ctx))
 	if d.arena != nil {

@@ -354,7 +354,7 @@ func TestDeletionGoesOnAfterACrash(t *testing.T) {
 	if s := d.catalog.State(); len(s.Volumes) != 0 {
 		t.Errorf("still there: %+v", s.Volumes)
 	}
-	if st := d.storage.store.Stats(); st.UsedBytes != 0 {
+	if st := d.disks[0].store.Stats(); st.UsedBytes != 0 {
 		t.Errorf("%d bytes are still used", st.UsedBytes)
 	}
 }
@@ -393,6 +393,68 @@ func TestForeignDisksAreLeftAlone(t *testing.T) {
 	b, err := os.ReadFile(path)
 	if err != nil || !strings.HasPrefix(string(b), "somebody's file system") {
 		t.Fatal("the disk was written to")
+	}
+}
+
+func TestANodeDrivesSeveralDisks(t *testing.T) {
+	dir := t.TempDir()
+	cfg := testConfig(filepath.Join(dir, "data"))
+	for _, name := range []string{"a", "b"} {
+		path := filepath.Join(dir, name)
+		if _, err := disk.Create(path, diskSizeMin); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Disks = append(cfg.Disks, path)
+	}
+	d := start(t, cfg)
+	on := map[string]string{} // path to volume
+	for _, name := range []string{"u", "v", "w"} {
+		mustCtl(t, d, "volume", "create", name, "--size", "64MiB")
+		if err := blockdev.WriteAt(volumeDevice(t, d, name), bytes.Repeat([]byte(name), 4096), 0); err != nil {
+			t.Fatal(err)
+		}
+		on[d.diskOf(d.catalog.State().Volume(name)).path] = name
+	}
+	if len(on) != 2 {
+		t.Fatalf("the volumes are all on one disk: %v", on)
+	}
+	stop(t, d)
+
+	// One disk is gone: its volumes fail, the others are served.
+	if err := os.Rename(cfg.Disks[0], cfg.Disks[0]+".away"); err != nil {
+		t.Fatal(err)
+	}
+	d = start(t, cfg)
+	if out := mustCtl(t, d, "disk", "list"); !strings.Contains(out, "failed") || !strings.Contains(out, "online") {
+		t.Errorf("%s", out)
+	}
+	kept := on[cfg.Disks[1]]
+	got := make([]byte, 4096)
+	if err := blockdev.ReadAt(volumeDevice(t, d, kept), got, 0); err != nil || string(got[:1]) != kept {
+		t.Errorf("volume %s on the other disk: %q, %v", kept, got[:1], err)
+	}
+	if state, why := d.volumeState(d.catalog.State().Volume(on[cfg.Disks[0]])); state != "failed" || why == "" {
+		t.Errorf("a volume on the lost disk is %s: %s", state, why)
+	}
+	stop(t, d)
+
+	// A blank one in its place is not taken for it.
+	if _, err := disk.Create(cfg.Disks[0], diskSizeMin); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(cfg, zap.NewNop()); err == nil || !strings.Contains(err.Error(), "is blank") {
+		t.Error(err)
+	}
+
+	// It comes back.
+	if err := os.Rename(cfg.Disks[0]+".away", cfg.Disks[0]); err != nil {
+		t.Fatal(err)
+	}
+	d = start(t, cfg)
+	for _, name := range []string{"u", "v", "w"} {
+		if err := blockdev.ReadAt(volumeDevice(t, d, name), got, 0); err != nil || string(got[:1]) != name {
+			t.Errorf("volume %s: %q, %v", name, got[:1], err)
+		}
 	}
 }
 
@@ -655,8 +717,8 @@ func TestScrubFindsWhatTheDiskGotWrong(t *testing.T) {
 	if err := blockdev.WriteAt(volumeDevice(t, d, "v"), bytes.Repeat([]byte("x"), 1<<20), 0); err != nil {
 		t.Fatal(err)
 	}
-	d.scrubOnce(t.Context())
-	if s := d.storage.scrub.get(); s.rounds != 1 || s.errors != 0 || s.bytes < 1<<20 {
+	d.scrubOnce(t.Context(), d.disks[0])
+	if s := d.disks[0].scrub.get(); s.rounds != 1 || s.errors != 0 || s.bytes < 1<<20 {
 		t.Fatalf("%+v", s)
 	}
 	rule, err := faulty.Parse("read flip")
@@ -664,9 +726,9 @@ func TestScrubFindsWhatTheDiskGotWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	rules.Add(rule)
-	d.scrubOnce(t.Context())
+	d.scrubOnce(t.Context(), d.disks[0])
 	rules.Clear()
-	if s := d.storage.scrub.get(); s.errors == 0 || !strings.Contains(s.lastError, "volume v at byte") {
+	if s := d.disks[0].scrub.get(); s.errors == 0 || !strings.Contains(s.lastError, "volume v at byte") {
 		t.Fatalf("%+v", s)
 	}
 	refused(t, d, "something is broken", "doctor")

@@ -38,11 +38,14 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 		add(warning, "memory", "raise --arena-size", "%d requests found no free buffer", a.Failures)
 	}
 
-	switch {
-	case d.storage == nil:
+	if len(d.disks) == 0 {
 		add(ok, "disk", "", "none: volumes are in memory and end with the process")
-	default:
-		d.diagnoseDisk(add)
+	}
+	for _, disk := range d.disks {
+		disk.diagnose(add)
+	}
+	for _, lost := range d.lostDisks {
+		add(bad, "disk "+lost.disk.Path, "bring it back, or remove it from the cluster when it is gone for good", "%s", lost.reason)
 	}
 
 	s := d.catalog.State()
@@ -105,29 +108,29 @@ func (d *Daemon) diagnoseNVMe(add func(lv, subject, advice, format string, args 
 	}
 }
 
-func (d *Daemon) diagnoseDisk(add func(lv, subject, advice, format string, args ...any)) {
-	st := d.storage.store.Stats()
+func (s *storage) diagnose(add func(lv, subject, advice, format string, args ...any)) {
+	st := s.store.Stats()
 	switch {
 	case st.State != store.StateOnline:
-		add("error", "disk "+d.storage.path, "replace or repair the disk, then restart blockd; what was acknowledged is on it", "%v: %s", st.State, st.Failure)
+		add("error", "disk "+s.path, "replace or repair the disk, then restart blockd; what was acknowledged is on it", "%v: %s", st.State, st.Failure)
 	case st.AvailableBytes < st.CapacityBytes/100*spaceLowPercent:
-		add("warning", "disk "+d.storage.path, "delete volumes, or let hosts discard what they don't use (fstrim)",
+		add("warning", "disk "+s.path, "delete volumes, or let hosts discard what they don't use (fstrim)",
 			"%s of %s are free; writes to a full disk fail", units.FormatBytes(st.AvailableBytes), units.FormatBytes(st.CapacityBytes))
 	default:
-		add("ok", "disk "+d.storage.path, "", "%s of %s are free", units.FormatBytes(st.AvailableBytes), units.FormatBytes(st.CapacityBytes))
+		add("ok", "disk "+s.path, "", "%s of %s are free", units.FormatBytes(st.AvailableBytes), units.FormatBytes(st.CapacityBytes))
 	}
 	if st.Disk.Reason != "" {
-		add("warning", "driver", "", "%s, direct %v: %s", st.Disk.Driver, st.Disk.Direct, st.Disk.Reason)
+		add("warning", "driver of "+s.path, "", "%s, direct %v: %s", st.Disk.Driver, st.Disk.Direct, st.Disk.Reason)
 	} else {
-		add("ok", "driver", "", "%s, direct %v", st.Disk.Driver, st.Disk.Direct)
+		add("ok", "driver of "+s.path, "", "%s, direct %v", st.Disk.Driver, st.Disk.Direct)
 	}
 	if st.BadBlocks > 0 {
-		add("error", "disk "+d.storage.path, "see `blockctl events`; restore what is named there from a backup, and replace the disk", "%d reads found an error or a wrong checksum", st.BadBlocks)
+		add("error", "disk "+s.path, "see `blockctl events`; restore what is named there from a backup, and replace the disk", "%d reads found an error or a wrong checksum", st.BadBlocks)
 	}
-	if scrub := d.storage.scrub.get(); scrub.errors > 0 {
-		add("error", "scrub", "see `blockctl events`; restore what is named there from a backup, and replace the disk", "%d errors, the last: %s", scrub.errors, scrub.lastError)
+	if scrub := s.scrub.get(); scrub.errors > 0 {
+		add("error", "scrub of "+s.path, "see `blockctl events`; restore what is named there from a backup, and replace the disk", "%d errors, the last: %s", scrub.errors, scrub.lastError)
 	} else {
-		add("ok", "scrub", "", "%d rounds", scrub.rounds)
+		add("ok", "scrub of "+s.path, "", "%d rounds", scrub.rounds)
 	}
 }
 

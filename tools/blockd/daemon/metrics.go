@@ -135,8 +135,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	m.gauge(c.arenaUsed, float64(a.InUseBytes))
 	m.gauge(c.arenaPeak, float64(a.PeakBytes))
 	m.counter(c.arenaFailures, float64(a.Failures))
-	if c.d.storage != nil {
-		c.collectDisk(m)
+	for _, s := range c.d.disks {
+		c.collectDisk(m, s)
 	}
 }
 
@@ -206,9 +206,8 @@ func (c *collector) collectVolume(m sink, cv *catalog.Volume) {
 	}
 }
 
-func (c *collector) collectDisk(m sink) {
-	st := c.d.storage.store.Stats()
-	disk := c.d.storage.path
+func (c *collector) collectDisk(m sink, s *storage) {
+	st, disk := s.store.Stats(), s.path
 	up := 0.0
 	if st.Failure == "" {
 		up = 1
@@ -231,7 +230,7 @@ func (c *collector) collectDisk(m sink) {
 	m.counter(c.storeBatches, float64(st.Batches), disk)
 	m.counter(c.storeBad, float64(st.BadBlocks), disk)
 
-	scrub := c.d.storage.scrub.get()
+	scrub := s.scrub.get()
 	running, finished := 0.0, 0.0
 	if scrub.running {
 		running = 1

@@ -258,7 +258,6 @@ func (d *Daemon) targetConfig(s *catalog.State) scsi.TargetConfig {
 	cfg := scsi.TargetConfig{Name: s.IQN, Views: map[string]scsi.View{},
 		Ports: []scsi.PortConfig{{RelativeID: portalGroup, Group: portalGroup,
 			Name: fmt.Sprintf("%s,t,0x%04x", s.IQN, portalGroup)}}}
-	threshold := d.softThreshold()
 	open := map[catalog.ID]bool{}
 	for i := range s.Volumes {
 		cv := &s.Volumes[i]
@@ -267,7 +266,7 @@ func (d *Daemon) targetConfig(s *catalog.State) scsi.TargetConfig {
 			u := scsi.UnitConfig{ID: cv.ID, Name: cv.Name, Device: v.dev,
 				Access: d.volumes.accessOf(cv.ID), Protect: protections[cv.Protection]}
 			if v.media == catalog.MediaDisk {
-				u.SoftThreshold = threshold
+				u.SoftThreshold = d.softThreshold(cv)
 			}
 			cfg.Units = append(cfg.Units, u)
 		}

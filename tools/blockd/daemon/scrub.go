@@ -38,9 +38,9 @@ func (s *scrubStatus) get() scrubInfo {
 	return scrubInfo{s.running, s.bytes, s.errors, s.rounds, s.lastFinished, s.lastError}
 }
 
-// scrubLoop reads everything on the disk, again and again, until ctx ends. The
+// scrubLoop reads everything on a disk, again and again, until ctx ends. The
 // first round begins one interval after the start.
-func (d *Daemon) scrubLoop(ctx context.Context) {
+func (d *Daemon) scrubLoop(ctx context.Context, on *storage) {
 	timer := time.NewTimer(d.cfg.ScrubInterval)
 	defer timer.Stop()
 	for {
@@ -49,18 +49,18 @@ func (d *Daemon) scrubLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		d.scrubOnce(ctx)
+		d.scrubOnce(ctx, on)
 		timer.Reset(d.cfg.ScrubInterval)
 	}
 }
 
-func (d *Daemon) scrubOnce(ctx context.Context) {
-	s := &d.storage.scrub
+func (d *Daemon) scrubOnce(ctx context.Context, on *storage) {
+	s := &on.scrub
 	s.mu.Lock()
 	s.running = true
 	s.mu.Unlock()
-	before := d.storage.store.Stats().ScrubbedBytes
-	err := d.storage.store.Scrub(ctx, d.cfg.ScrubRate, func(e store.ScrubError) {
+	before := on.store.Stats().ScrubbedBytes
+	err := on.store.Scrub(ctx, d.cfg.ScrubRate, func(e store.ScrubError) {
 		name := catalog.ID(e.Volume).String()
 		if v := d.catalog.State().VolumeByID(e.Volume); v != nil {
 			name = v.Name
@@ -70,17 +70,17 @@ func (d *Daemon) scrubOnce(ctx context.Context) {
 		s.errors++
 		s.lastError = text
 		s.mu.Unlock()
-		d.events.add(levelError, "scrub.error", d.storage.path, text)
+		d.events.add(levelError, "scrub.error", on.path, text)
 	})
 	s.mu.Lock()
 	s.running = false
-	s.bytes = d.storage.store.Stats().ScrubbedBytes - before
+	s.bytes = on.store.Stats().ScrubbedBytes - before
 	if err == nil {
 		s.rounds++
 		s.lastFinished = time.Now().UTC()
 	}
 	s.mu.Unlock()
 	if err != nil && !errors.Is(err, context.Canceled) {
-		d.events.add(levelError, "scrub.failed", d.storage.path, err.Error())
+		d.events.add(levelError, "scrub.failed", on.path, err.Error())
 	}
 }

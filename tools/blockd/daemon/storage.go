@@ -16,7 +16,7 @@ import (
 	"blockd.dev/raftmeta/catalog/catalogpb"
 )
 
-// storage is the disk of this node and the extent store on it.
+// storage is a disk of this node and the extent store on it.
 type storage struct {
 	path  string
 	disk  disk.Disk
@@ -24,13 +24,70 @@ type storage struct {
 	scrub scrubStatus
 }
 
-// openStorage opens the node's disk, making and formatting it at the first
-// start, and checks that it is the one the catalog knows.
-func (d *Daemon) openStorage() (*storage, error) {
-	path, err := d.diskPath()
+// lostDisk is a disk that the catalog has on this node, and that could not be
+// opened while others could.
+type lostDisk struct {
+	disk   catalog.Disk
+	reason string
+}
+
+// openDisks opens the disks of this node, making and formatting what is blank
+// at the first start, and checks that they are those that the catalog knows.
+// A node of several disks starts without those that are gone.
+func (d *Daemon) openDisks() error {
+	paths, err := d.diskPaths()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	why := map[string]error{} // by path
+	var blank []*storage
+	for _, path := range paths {
+		s, err := d.openDisk(path)
+		switch {
+		case err != nil:
+			why[path] = err
+		case s.store == nil:
+			blank = append(blank, s)
+		default:
+			d.disks = append(d.disks, s)
+		}
+	}
+	lost := d.ownDisks()
+	for _, s := range d.disks {
+		id := catalog.ID(s.store.Stats().UUID)
+		lost = slices.DeleteFunc(lost, func(k catalog.Disk) bool { return k.ID == id })
+	}
+	for i, s := range blank {
+		if err := d.formatDisk(s, lost); err != nil {
+			for _, unused := range blank[i:] {
+				err = errors.Join(err, unused.disk.Close())
+			}
+			return err
+		}
+		d.disks = append(d.disks, s)
+	}
+	if len(d.disks) == 0 {
+		return why[paths[0]]
+	}
+	for _, s := range d.disks {
+		if err := d.registerDisk(s, lost); err != nil {
+			return err
+		}
+	}
+	for _, k := range lost {
+		reason := fmt.Sprintf("disk %s is not among those of this start", k.ID)
+		if err := why[k.Path]; err != nil {
+			reason = err.Error()
+		}
+		d.lostDisks = append(d.lostDisks, lostDisk{k, reason})
+		d.events.add(levelError, "disk.lost", k.Path, reason)
+	}
+	slices.SortFunc(d.disks, func(a, b *storage) int { return slices.Index(paths, a.path) - slices.Index(paths, b.path) })
+	return nil
+}
+
+// openDisk opens a disk and the store on it; a blank one has none.
+func (d *Daemon) openDisk(path string) (*storage, error) {
 	dk, err := disk.Open(path, disk.Options{Driver: d.cfg.DiskDriver})
 	if err != nil {
 		return nil, err
@@ -39,18 +96,41 @@ func (d *Daemon) openStorage() (*storage, error) {
 		dk = d.cfg.wrapDisk(dk)
 	}
 	s := &storage{path: path, disk: dk}
-	if err := d.openStore(s); err != nil {
+	blank, err := isBlank(dk)
+	if err == nil && !blank {
+		err = d.openStore(s)
+	}
+	if err != nil {
 		return nil, errors.Join(err, dk.Close())
 	}
 	return s, nil
 }
 
-// diskPath is the configured disk, or DATA/disk0, which it makes when neither
-// it nor a disk in the catalog exists.
-func (d *Daemon) diskPath() (string, error) {
-	if len(d.cfg.Disks) > 0 {
-		return d.cfg.Disks[0], nil
+// diskOf is the disk of this node that keeps a volume; nil when none does.
+func (d *Daemon) diskOf(v *catalog.Volume) *storage {
+	if v.Home.IsZero() && len(d.disks) > 0 {
+		return d.disks[0] // from before volumes knew their disk; there was one
 	}
+	for _, s := range d.disks {
+		if catalog.ID(s.store.Info().UUID) == v.Home {
+			return s
+		}
+	}
+	return nil
+}
+
+// diskPaths are the configured disks, or DATA/disk0.
+func (d *Daemon) diskPaths() ([]string, error) {
+	if len(d.cfg.Disks) > 0 {
+		return d.cfg.Disks, nil
+	}
+	path, err := d.defaultDisk()
+	return []string{path}, err
+}
+
+// defaultDisk is DATA/disk0, which it makes when neither it nor a disk in the
+// catalog exists.
+func (d *Daemon) defaultDisk() (string, error) {
 	path := d.data.join("disk0")
 	_, err := os.Stat(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -82,28 +162,26 @@ func (d *Daemon) diskPath() (string, error) {
 	return path, nil
 }
 
-// openStore opens the store on s.disk, formatting a blank disk that no catalog
-// entry speaks against.
-func (d *Daemon) openStore(s *storage) error {
-	known := d.ownDisks()
-	blank, err := isBlank(s.disk)
-	if err != nil {
+// formatDisk puts a store on a blank disk, unless it may be there in place of
+// one of those that are lost.
+func (d *Daemon) formatDisk(s *storage, lost []catalog.Disk) error {
+	if len(lost) > 0 {
+		return fmt.Errorf("disk %s is blank, and the catalog in %s has volumes on disk %s (last seen as %s); name that one with --disks", s.path, d.data.path, lost[0].ID, lost[0].Path)
+	}
+	if err := store.Format(s.disk, store.FormatOptions{}); err != nil {
 		return err
 	}
-	if blank {
-		if len(known) > 0 {
-			return fmt.Errorf("disk %s is blank, and the catalog in %s has volumes on disk %s (last seen as %s); name that one with --disks", s.path, d.data.path, known[0].ID, known[0].Path)
-		}
-		if err := store.Format(s.disk, store.FormatOptions{}); err != nil {
-			return err
-		}
-		d.events.add(levelInfo, "disk.format", s.path, "formatted a blank disk")
-	}
-	path := s.path
+	d.events.add(levelInfo, "disk.format", s.path, "formatted a blank disk")
+	return d.openStore(s)
+}
+
+// openStore opens the store on s.disk.
+func (d *Daemon) openStore(s *storage) (err error) {
 	s.store, err = store.Open(s.disk, store.Options{})
 	if err != nil {
 		return fmt.Errorf("%w; if nothing on %s is needed, clear it with `wipefs -a` and `blkdiscard -z` (or remove the file) and start again", err, s.path)
 	}
+	path := s.path
 	s.store.Watch(func(e store.Event) { // for as long as the store is open
 		lv, why := levelInfo, ""
 		if e.State != store.StateOnline {
@@ -114,24 +192,27 @@ func (d *Daemon) openStore(s *storage) error {
 		}
 		d.events.add(lv, "disk.state", path, fmt.Sprintf("the disk is %v%s", e.State, why))
 	})
+	return nil
+}
+
+// registerDisk tells the catalog of a disk, unless it knows it as it is, or has
+// reasons to believe that it is the wrong one. lost are those that it misses.
+func (d *Daemon) registerDisk(s *storage, lost []catalog.Disk) error {
 	st := s.store.Stats()
-	id := catalog.ID(st.UUID)
+	id, known := catalog.ID(st.UUID), d.ownDisks()
 	here := slices.IndexFunc(known, func(k catalog.Disk) bool { return k.ID == id })
 	switch {
 	case here >= 0 && known[here].Node == d.plane.id() && known[here].Path == s.path && known[here].CapacityBytes == st.CapacityBytes:
-	case here < 0 && len(known) > 0:
-		err = fmt.Errorf("disk %s is %s, and the catalog in %s has volumes on disk %s (last seen as %s); name that one with --disks", s.path, id, d.data.path, known[0].ID, known[0].Path)
+		return nil
+	case here < 0 && len(lost) > 0:
+		return fmt.Errorf("disk %s is %s, and the catalog in %s has volumes on disk %s (last seen as %s); name that one with --disks", s.path, id, d.data.path, lost[0].ID, lost[0].Path)
 	case here < 0 && st.Volumes > 0:
-		err = fmt.Errorf("disk %s holds %d volumes that the catalog in %s knows nothing of; start with the data directory that it belongs to", s.path, st.Volumes, d.data.path)
-	default:
-		node := d.plane.id()
-		_, err = d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_RegisterDisk{
-			RegisterDisk: &catalogpb.RegisterDisk{Id: id[:], Path: s.path, Node: node[:], CapacityBytes: st.CapacityBytes}}})
+		return fmt.Errorf("disk %s holds %d volumes that the catalog in %s knows nothing of; start with the data directory that it belongs to", s.path, st.Volumes, d.data.path)
 	}
-	if err != nil {
-		return errors.Join(err, s.store.Close())
-	}
-	return nil
+	node := d.plane.id()
+	_, err := d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_RegisterDisk{
+		RegisterDisk: &catalogpb.RegisterDisk{Id: id[:], Path: s.path, Node: node[:], CapacityBytes: st.CapacityBytes}}})
+	return err
 }
 
 // ownDisks are the disks that the catalog knows at this node, and those from

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"blockd.dev/blockdev/arena"
 	"blockd.dev/target/auth"
@@ -24,6 +25,9 @@ type Config struct {
 	// Portals are what SendTargets announces; nil announces the addresses of
 	// the listeners, and for wildcard ones the address the host came to.
 	Portals []Portal
+	// Elsewhere are portals of other nodes with the same target, which SendTargets
+	// announces after these.
+	Elsewhere []Portal
 
 	// Events gets what happened, from any goroutine; it must not block. nil
 	// drops the events.
@@ -67,7 +71,7 @@ func (c *Config) validate() error {
 	if r := c.Redirect; r != nil && r.Address == "" {
 		return errors.New("iscsi: redirect without an address")
 	}
-	for _, p := range c.Portals {
+	for _, p := range slices.Concat(c.Portals, c.Elsewhere) {
 		if _, _, err := net.SplitHostPort(p.Address); err != nil {
 			return fmt.Errorf("iscsi: portal %q: %w", p.Address, err)
 		}

@@ -477,7 +477,7 @@ func (i *initiator) textReq(ttt uint32, final, cont bool, data []byte) *frame {
 }
 
 func TestSendTargets(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, func(c *Config) { c.Elsewhere = []Portal{{Address: "192.0.2.1:3260", TPGT: 2}} })
 	v6 := r.listen("[::1]:0", 7)
 	any4 := r.listen("0.0.0.0:0", 8)
 	_, port, _ := net.SplitHostPort(any4)
@@ -487,7 +487,7 @@ func TestSendTargets(t *testing.T) {
 	}
 	f := d.textReq(pdu.NoTag, true, false, text("SendTargets=All"))
 	want := strings.Join([]string{"TargetName=" + testTarget, "TargetAddress=" + r.addr + ",1", "TargetAddress=" + v6 + ",7",
-		"TargetAddress=127.0.0.1:" + port + ",8", ""}, "\x00")
+		"TargetAddress=127.0.0.1:" + port + ",8", "TargetAddress=192.0.2.1:3260,2", ""}, "\x00")
 	if f.Opcode != pdu.OpTextResp || string(f.data) != want {
 		t.Fatalf("answered %v %q, want %q", f.Opcode, f.data, want)
 	}

@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"net"
+	"slices"
 	"strings"
 
 	"blockd.dev/target/iscsi/pdu"
@@ -155,8 +156,9 @@ func (c *conn) sendTargets(value string) {
 
 // portals are the addresses to announce to a host that came to local.
 func (s *Server) portals(local net.Addr) []Portal {
-	if p := s.cfg.Load().Portals; p != nil {
-		return p
+	cfg := s.cfg.Load()
+	if cfg.Portals != nil {
+		return slices.Concat(cfg.Portals, cfg.Elsewhere)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,5 +177,5 @@ func (s *Server) portals(local net.Addr) []Portal {
 		out = append(out, Portal{Address: net.JoinHostPort(host, port), TPGT: tpgt})
 	}
 	sortPortals(out)
-	return out
+	return append(out, cfg.Elsewhere...)
 }

@@ -41,6 +41,7 @@ type Geometry struct {
 	Thin              bool  // holes take no space and read as zeroes
 	ReadOnly          bool
 	Poisons           bool // OpPoison works; it does not change
+	Lends             bool // reads may Borrow; it does not change
 }
 
 // Change tells what a Watch callback is about.
@@ -59,7 +60,8 @@ type Op uint8
 // The operations. Offset and Length are multiples of BlockSize for all but
 // OpFlush, which has neither.
 const (
-	// OpRead fills Data from [Offset, Offset+Length). Holes read as zeroes.
+	// OpRead fills Data from [Offset, Offset+Length). Holes read as zeroes. With
+	// Borrow set it gives the device's own memory instead; see Request.
 	OpRead Op = iota + 1
 	// OpWrite stores Data at [Offset, Offset+Length).
 	OpWrite
@@ -119,6 +121,15 @@ type Request struct {
 	// any length and alignment; 4 KiB-aligned ones avoid a copy.
 	Data [][]byte
 
+	// Borrow spares an OpRead the copy, on devices with Geometry.Lends. Data is
+	// nil when it is submitted; with success the device sets it to Length bytes
+	// of its own memory and Lender to itself. Nobody may change that list or that
+	// memory, and whatever is written, unmapped, resized or closed meanwhile, it
+	// keeps its content until Return, which belongs to every such request.
+	Borrow bool
+	// Lender is whom Return tells; devices set it.
+	Lender Lender
+
 	// Done is called exactly once, with Err set. It must not block.
 	Done func(*Request)
 	// Err is the result, nil for success; see Error. Valid in Done and after.
@@ -130,6 +141,24 @@ type Request struct {
 	// Internal is the device's own scratch, for state that should not cost an
 	// allocation per request. It is kept across requests that reuse the struct.
 	Internal any
+}
+
+// Lender is a device as a request that borrowed knows it.
+type Lender interface {
+	// TakeBack ends the loan of r, which was not taken back yet. Any goroutine
+	// may call it, also after the device was closed.
+	TakeBack(r *Request)
+}
+
+// Return ends the loan of a request with Borrow: nobody may look at Data any
+// more. Where nothing is lent, to a request that failed or that has returned
+// it, it does nothing.
+func (r *Request) Return() {
+	if l := r.Lender; l != nil {
+		r.Lender = nil
+		l.TakeBack(r)
+		r.Data = nil
+	}
 }
 
 // Mapper is implemented by thin devices that can say which ranges exist

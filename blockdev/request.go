@@ -19,10 +19,16 @@ func Validate(g Geometry, r *Request) error {
 	if r.Offset > g.SizeBytes || r.Length > g.SizeBytes-r.Offset {
 		return NewError(ErrOutOfRange, r, -1, nil)
 	}
+	if r.Borrow && (r.Op != OpRead || !g.Lends) {
+		return NewError(ErrInvalid, r, -1, nil)
+	}
 	want := int64(-1)
 	switch r.Op {
 	case OpRead, OpWrite:
 		want = r.Length
+		if r.Borrow {
+			want = 0
+		}
 	case OpCompareAndWrite:
 		want = 2 * r.Length
 	}

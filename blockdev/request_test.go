@@ -17,6 +17,7 @@ func TestValidateRefusesWhatDoesNotFit(t *testing.T) {
 	for name, tc := range map[string]struct {
 		r        Request
 		readOnly bool
+		keeps    bool // lends nothing
 		want     error
 	}{
 		"read":                        {r: Request{Op: OpRead, Length: 1024, Data: segs(1, 1023)}},
@@ -26,6 +27,10 @@ func TestValidateRefusesWhatDoesNotFit(t *testing.T) {
 		"compare and write":           {r: Request{Op: OpCompareAndWrite, Length: 512, Data: segs(512, 512)}},
 		"unmap needs no data":         {r: Request{Op: OpUnmap, Length: size}},
 		"read of read-only":           {r: Request{Op: OpRead, Length: 512, Data: segs(512)}, readOnly: true},
+		"borrow":                      {r: Request{Op: OpRead, Length: 512, Borrow: true}},
+		"borrow with a buffer":        {r: Request{Op: OpRead, Length: 512, Borrow: true, Data: segs(512)}, want: ErrInvalid},
+		"borrow for a write":          {r: Request{Op: OpWrite, Length: 512, Borrow: true, Data: segs(512)}, want: ErrInvalid},
+		"borrow without Lends":        {r: Request{Op: OpRead, Length: 512, Borrow: true}, keeps: true, want: ErrInvalid},
 		"no op":                       {r: Request{}, want: ErrInvalid},
 		"unknown op":                  {r: Request{Op: OpPoison + 1}, want: ErrInvalid},
 		"poison without Poisons":      {r: Request{Op: OpPoison, Length: 512}, want: ErrInvalid},
@@ -44,7 +49,7 @@ func TestValidateRefusesWhatDoesNotFit(t *testing.T) {
 		"unmap of read-only":          {r: Request{Op: OpUnmap, Length: 512}, readOnly: true, want: ErrReadOnly},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := Geometry{SizeBytes: size, BlockSize: 512, ReadOnly: tc.readOnly}
+			g := Geometry{SizeBytes: size, BlockSize: 512, ReadOnly: tc.readOnly, Lends: !tc.keeps}
 			if err := Validate(g, &tc.r); !errors.Is(err, tc.want) {
 				t.Fatalf("got %v, want %v", err, tc.want)
 			}

@@ -60,12 +60,16 @@ var optional = map[string]struct {
 	has func(blockdev.Device) bool
 	run func(*testing.T, Make)
 }{
-	"Resize":       {func(d blockdev.Device) bool { _, ok := d.(Resizer); return ok }, testResize},
-	"ReadOnly":     {func(d blockdev.Device) bool { return readOnlySwitch(d) != nil }, testReadOnly},
-	"Mapper":       {func(d blockdev.Device) bool { _, ok := d.(blockdev.Mapper); return ok }, testMapper},
-	"Poison":       {poisons, testPoison},
-	"RandomPoison": {poisons, testRandomPoison},
-	"Provisioner":  {func(d blockdev.Device) bool { _, ok := d.(blockdev.Provisioner); return ok }, testProvisioner},
+	"Resize":             {func(d blockdev.Device) bool { _, ok := d.(Resizer); return ok }, testResize},
+	"ReadOnly":           {func(d blockdev.Device) bool { return readOnlySwitch(d) != nil }, testReadOnly},
+	"Mapper":             {func(d blockdev.Device) bool { _, ok := d.(blockdev.Mapper); return ok }, testMapper},
+	"Poison":             {poisons, testPoison},
+	"RandomPoison":       {poisons, testRandomPoison},
+	"Borrow":             {lends, testBorrow},
+	"RandomBorrow":       {lends, testRandomBorrow},
+	"BorrowedNeverTears": {lends, testBorrowedTearing},
+	"BorrowRefusals":     {lends, testBorrowRefusals},
+	"Provisioner":        {func(d blockdev.Device) bool { _, ok := d.(blockdev.Provisioner); return ok }, testProvisioner},
 }
 
 // Run runs the suite as subtests of t.
@@ -91,6 +95,8 @@ func sortedKeys[V any](m map[string]V) []string {
 }
 
 func poisons(d blockdev.Device) bool { return d.Geometry().Poisons }
+
+func lends(d blockdev.Device) bool { return d.Geometry().Lends }
 
 // readOnlySwitch is the device's SetReadOnly in either of its forms, or nil.
 func readOnlySwitch(d blockdev.Device) func(bool) error {

@@ -66,6 +66,14 @@ func (d *altered) Submit(batch []*blockdev.Request) {
 	}
 }
 
+// lent is what a broken device has lent.
+var lent [][]byte
+
+// nobody takes back what needs no return.
+type nobody struct{}
+
+func (nobody) TakeBack(*blockdev.Request) {}
+
 func one(d blockdev.Device, r *blockdev.Request) { d.Submit([]*blockdev.Request{r}) }
 
 // broken are devices that the suite must find fault with, each with the part
@@ -134,6 +142,20 @@ var broken = map[string]struct {
 		copy(data[len(data)-len(data)/2:], data) // the second half is lost
 		blockdev.Complete(r, blockdev.WriteAt(d, data, r.Offset))
 	}},
+	"what is lent changes with the next write": {"Borrow", func(d blockdev.Device, r *blockdev.Request) {
+		if !r.Borrow {
+			one(d, r)
+			for _, p := range lent {
+				p[len(p)-1] ^= byte(r.Op)
+			}
+			return
+		}
+		data := make([]byte, r.Length)
+		err := blockdev.ReadAt(d, data, r.Offset)
+		r.Data, r.Lender = [][]byte{data}, nobody{}
+		lent = append(lent, data)
+		blockdev.Complete(r, err)
+	}},
 	"the end is not checked": {"Refusals", func(d blockdev.Device, r *blockdev.Request) {
 		if r.Op != blockdev.OpFlush && r.Offset >= d.Geometry().SizeBytes {
 			blockdev.Complete(r, nil)
@@ -161,7 +183,11 @@ func TestBroken(t *testing.T) {
 	if !ok {
 		return // an ordinary run
 	}
-	Tests[b.part](t, func(t *testing.T) (blockdev.Device, *arena.Arena) {
+	run := Tests[b.part]
+	if run == nil {
+		run = optional[b.part].run
+	}
+	run(t, func(t *testing.T) (blockdev.Device, *arena.Arena) {
 		d := &altered{Device: makeRAM(t, ram.Config{SizeBytes: 4 << 20}), submit: b.submit}
 		if b.part == "OverlappingWritersNeverTear" {
 			return claim4K{d}, nil

@@ -169,8 +169,13 @@ func (d *Device) Restore() {
 	d.active.Store(len(d.rules) > 0)
 }
 
-// Geometry is that of the device below.
-func (d *Device) Geometry() blockdev.Geometry { return d.below.Geometry() }
+// Geometry is that of the device below, but that nothing is lent: rules change
+// the data of reads.
+func (d *Device) Geometry() blockdev.Geometry {
+	g := d.below.Geometry()
+	g.Lends = false
+	return g
+}
 
 // Watch reports the changes of the device below, and ChangeGone.
 func (d *Device) Watch(fn func(blockdev.Change)) (stop func()) { return d.watchers.Add(fn) }

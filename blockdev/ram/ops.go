@@ -82,23 +82,34 @@ func (d *Device) read(r *blockdev.Request) error {
 	data := cursor{segs: r.Data}
 	for off, end := r.Offset, r.Offset+r.Length; off < end; {
 		n := min(chunkBytes-off%chunkBytes, end-off)
-		if g, c := d.find(off); g == nil {
+		g, c := d.find(off)
+		if g == nil {
 			data.zero(n)
-		} else {
-			c.RLock()
-			if err := d.check(r); err != nil {
-				c.RUnlock()
-				return err
-			}
-			if at := c.poison.first(off, n); at >= 0 {
-				c.RUnlock()
-				return poisoned(r, at)
-			}
-			base := off % regionBytes
-			data.fill(g.mem[base : base+n])
-			c.RUnlock()
+			off += n
+			continue
 		}
-		off += n
+		c.Lock()
+		if err := d.readableLocked(r, c, off, n); err != nil {
+			c.Unlock()
+			return err
+		}
+		for to := off + n; off < to; {
+			run := g.runLocked(c, off, to-off)
+			data.fill(run)
+			off += int64(len(run))
+		}
+		c.Unlock()
+	}
+	return nil
+}
+
+// readableLocked is invariant 2 for a request that looks at data.
+func (d *Device) readableLocked(r *blockdev.Request, c *chunk, off, n int64) error {
+	if err := d.check(r); err != nil {
+		return err
+	}
+	if at := c.poison.first(off, n); at >= 0 {
+		return poisoned(r, at)
 	}
 	return nil
 }
@@ -117,12 +128,24 @@ func (d *Device) write(r *blockdev.Request) error {
 			c.Unlock()
 			return err
 		}
-		d.mapLocked(c, off, n)
-		data.put(r.Op, g.mem[off%regionBytes:][:n])
+		if fresh := d.ownLocked(g, c, off, n); fresh > 0 {
+			d.used.Add(fresh)
+		}
+		d.putLocked(g, c, off, n, &data, r.Op)
 		c.Unlock()
 		off += n
 	}
 	return nil
+}
+
+// putLocked stores what the operation writes to a range within one chunk, whose
+// pages ownLocked was asked for.
+func (d *Device) putLocked(g *region, c *chunk, off, n int64, data *cursor, op blockdev.Op) {
+	for end := off + n; off < end; {
+		run := g.runLocked(c, off, end-off)
+		data.put(op, run)
+		off += int64(len(run))
+	}
 }
 
 func (d *Device) zero(r *blockdev.Request) error {
@@ -155,13 +178,20 @@ func (d *Device) writeLimited(r *blockdev.Request) error {
 		return blockdev.NewError(blockdev.ErrNoSpace, r, -1, nil)
 	}
 	data := cursor{segs: r.Data}
+	d.putAllLocked(r, &data)
+	return nil
+}
+
+// putAllLocked stores what the request writes, with all its chunks locked and
+// its pages reserved.
+func (d *Device) putAllLocked(r *blockdev.Request, data *cursor) {
 	for off, end := r.Offset, r.Offset+r.Length; off < end; {
 		n := min(chunkBytes-off%chunkBytes, end-off)
-		g, _ := d.find(off)
-		data.put(r.Op, g.mem[off%regionBytes:][:n])
+		g, c := d.find(off)
+		d.ownLocked(g, c, off, n)
+		d.putLocked(g, c, off, n, data, r.Op)
 		off += n
 	}
-	return nil
 }
 
 func (d *Device) compareAndWrite(r *blockdev.Request) error {
@@ -169,30 +199,25 @@ func (d *Device) compareAndWrite(r *blockdev.Request) error {
 		return err
 	}
 	defer d.unlockAll(r)
-	want := cursor{segs: r.Data}
+	data := cursor{segs: r.Data}
 	for off, end := r.Offset, r.Offset+r.Length; off < end; {
 		n := min(chunkBytes-off%chunkBytes, end-off)
 		g, c := d.find(off)
 		if at := c.poison.first(off, n); at >= 0 {
 			return poisoned(r, at)
 		}
-		base := off % regionBytes
-		if at := want.differs(g.mem[base : base+n]); at >= 0 {
-			return blockdev.NewError(blockdev.ErrMiscompare, r, off+int64(at), nil)
+		for to := off + n; off < to; {
+			run := g.runLocked(c, off, to-off)
+			if at := data.differs(run); at >= 0 {
+				return blockdev.NewError(blockdev.ErrMiscompare, r, off+int64(at), nil)
+			}
+			off += int64(len(run))
 		}
-		off += n
 	}
 	if !d.reserveLocked(r) {
 		return blockdev.NewError(blockdev.ErrNoSpace, r, -1, nil)
 	}
-	data := want // stands at the second half now
-	for off, end := r.Offset, r.Offset+r.Length; off < end; {
-		n := min(chunkBytes-off%chunkBytes, end-off)
-		g, _ := d.find(off)
-		base := off % regionBytes
-		data.drain(g.mem[base : base+n])
-		off += n
-	}
+	d.putAllLocked(r, &data) // it stands at the second half now
 	return nil
 }
 
@@ -222,8 +247,8 @@ func (d *Device) unlockAll(r *blockdev.Request) {
 	}
 }
 
-// reserveLocked maps the pages of the request, whose chunks are locked, or
-// none of them and returns false when the capacity does not suffice.
+// reserveLocked counts the pages of the request, whose chunks are locked, as
+// used, or none of them and returns false when the capacity does not suffice.
 func (d *Device) reserveLocked(r *blockdev.Request) bool {
 	var need int64
 	for off, end := r.Offset, r.Offset+r.Length; off < end; {
@@ -236,14 +261,6 @@ func (d *Device) reserveLocked(r *blockdev.Request) bool {
 	if used := d.used.Add(need); need > 0 && d.capacity != 0 && used > d.capacity {
 		d.used.Add(-need)
 		return false
-	}
-	for off, end := r.Offset, r.Offset+r.Length; off < end; {
-		n := min(chunkBytes-off%chunkBytes, end-off)
-		_, c := d.find(off)
-		touched, _ := pagesOf(off, n)
-		c.mapped |= touched
-		c.poison.clear(off, n)
-		off += n
 	}
 	return true
 }
@@ -279,9 +296,9 @@ func (d *Device) run(off int64) (mapped bool, n int64) {
 	if g == nil {
 		return false, regionBytes - off%regionBytes
 	}
-	c.RLock()
+	c.Lock()
 	m := c.mapped | c.poison.pages()
-	c.RUnlock()
+	c.Unlock()
 	page := off % chunkBytes / pageBytes
 	m >>= page
 	mapped = m&1 != 0

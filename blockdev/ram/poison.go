@@ -12,7 +12,8 @@ const (
 )
 
 // sectors says which sectors of a chunk are poisoned, a bit each. A poisoned
-// sector takes no memory, and what it held before is kept but not served.
+// sector takes no memory, and what it held before is kept but not served. A
+// chunk that never had one has a nil pointer.
 type sectors [chunkSectors / 64]uint64
 
 // each calls fn with every word that [off, off+n), within one chunk, touches,
@@ -31,7 +32,7 @@ func (s *sectors) each(off, n int64, fn func(i int, mask uint64)) {
 func (s *sectors) set(off, n int64) { s.each(off, n, func(i int, m uint64) { s[i] |= m }) }
 
 func (s *sectors) clear(off, n int64) {
-	if *s != (sectors{}) {
+	if s != nil {
 		s.each(off, n, func(i int, m uint64) { s[i] &^= m })
 	}
 }
@@ -40,7 +41,7 @@ func (s *sectors) clear(off, n int64) {
 // off+n), or -1.
 func (s *sectors) first(off, n int64) int64 {
 	at := int64(-1)
-	if *s == (sectors{}) {
+	if s == nil {
 		return at
 	}
 	s.each(off, n, func(i int, m uint64) {
@@ -53,7 +54,7 @@ func (s *sectors) first(off, n int64) int64 {
 
 // pages are the bits of the pages with a poisoned sector.
 func (s *sectors) pages() (mask uint16) {
-	if *s == (sectors{}) {
+	if s == nil {
 		return 0
 	}
 	for page := range chunkPages {
@@ -79,6 +80,9 @@ func (d *Device) setPoison(r *blockdev.Request) error {
 		if err := d.check(r); err != nil {
 			c.Unlock()
 			return err
+		}
+		if c.poison == nil {
+			c.poison = &sectors{}
 		}
 		c.poison.set(off, n)
 		c.Unlock()

@@ -9,16 +9,27 @@
 // run side by side and no logical block is ever mixed; a compare-and-write,
 // and a write to a device of limited capacity, hold all their chunks, locked
 // in ascending order. Everything completes inside Submit, in the caller's
-// goroutine; the package starts none. A 4 KiB read takes some 0.3 us, most of
-// it the copy (BenchmarkRead4K), and no request allocates but for an error.
+// goroutine; the package starts none. No request allocates but for an error.
+//
+// # Loans
+//
+// A read that borrows gets the pages themselves, which are then lent: they are
+// counted, and a write leaves them alone. It puts the page in a spare, 4 KiB
+// from elsewhere, until nothing of the page is lent any more, and the page goes
+// home to its place in the region. So memory is that of the mapped pages and
+// at most as much again as is lent. A borrowing read of 4 KiB takes some 0.1
+// us, a copying one 0.3 us (BenchmarkBorrow4K, BenchmarkRead4K).
 //
 // Invariants:
 //
-//  1. A page whose mapped bit is clear holds zeroes.
+//  1. A page whose mapped bit is clear reads as zeroes; what memory it has is of
+//     no meaning.
 //  2. After taking a chunk's lock, a request looks at the device's state
 //     again. So once Resize or Close has passed a chunk, nobody touches what
-//     they cut off.
+//     they cut off, but for those that it is lent to.
 //  3. Device.used is the number of mapped bits, times 4 KiB.
+//  4. A page is in a spare only while its home or that spare is lent.
+//  5. Memory that is lent is not written to, discarded or unmapped.
 package ram
 
 import (
@@ -27,6 +38,7 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"blockd.dev/blockdev"
 )
@@ -65,6 +77,8 @@ type Device struct {
 	table atomic.Pointer[[]atomic.Pointer[region]] // never shrinks
 	used  atomic.Int64                             // bytes in mapped pages
 
+	spares sync.Pool // *spare
+
 	mu sync.Mutex // makes changes of state and table, one at a time
 }
 
@@ -77,15 +91,21 @@ type state struct {
 // region is a part of the device that was written to.
 type region struct {
 	mem    []byte // regionBytes; nil after Close
-	chunks [chunksTotal]chunk
+	chunks []chunk
 }
 
-// chunk is the unit of locking.
+// chunk is the unit of locking. It fills a line of the processor's cache, so
+// that a read of data that is not in the cache waits for one other line only.
 type chunk struct {
-	sync.RWMutex
+	sync.Mutex
 	mapped uint16 // bit per page: it holds data
-	poison sectors
+	lent   uint16 // bit per page: its home is lent
+	poison *sectors
+	moved  *spare // the spares that pages of this chunk are in
+	loans  [chunkPages]uint16
 }
+
+const _ = uint(64-unsafe.Sizeof(chunk{})) + uint(unsafe.Sizeof(chunk{})-64) // it does
 
 // New makes an empty device. It fails on sizes that make no sense.
 func New(cfg Config) (*Device, error) {
@@ -109,6 +129,7 @@ func New(cfg Config) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{capacity: cfg.CapacityBytes, hugePages: cfg.HugePages}
+	d.spares.New = func() any { return &spare{mem: new([pageBytes]byte)} }
 	d.growTable(cfg.SizeBytes)
 	d.state.Store(&state{geometry: blockdev.Geometry{
 		SizeBytes:         cfg.SizeBytes,
@@ -117,6 +138,7 @@ func New(cfg Config) (*Device, error) {
 		UnmapGranularity:  pageBytes,
 		Thin:              true,
 		Poisons:           true,
+		Lends:             true,
 	}})
 	return d, nil
 }
@@ -164,6 +186,9 @@ func (d *Device) do(r *blockdev.Request) error {
 	}
 	switch r.Op {
 	case blockdev.OpRead:
+		if r.Borrow {
+			return d.lend(r)
+		}
 		return d.read(r)
 	case blockdev.OpUnmap:
 		return d.zero(r)
@@ -251,8 +276,9 @@ func (d *Device) SetReadOnly(readOnly bool) {
 	}
 }
 
-// Close frees the memory. Requests fail with ErrGone from then on, and the
-// watchers are told. A second Close does nothing.
+// Close frees the memory, but for what is lent, which is freed when it is
+// returned. Requests fail with ErrGone from then on, and the watchers are told.
+// A second Close does nothing.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	st := *d.state.Load()
@@ -275,14 +301,26 @@ func (d *Device) Close() error {
 	return errors.Join(errs...)
 }
 
-// free unmaps the region's memory; by invariant 2 nobody touches it after.
+// free unmaps the memory of a region of a closed device, unless some of it is
+// lent. By invariant 2 nobody touches it after.
 func (g *region) free() error {
 	for i := range g.chunks {
 		g.chunks[i].Lock()
 		defer g.chunks[i].Unlock()
 	}
+	for i := range g.chunks {
+		if g.chunks[i].lent != 0 {
+			return nil // TakeBack frees it
+		}
+	}
 	mem := g.mem
+	if mem == nil {
+		return nil
+	}
 	g.mem = nil
+	for i := range g.chunks {
+		g.chunks[i].moved = nil // pages whose spares are lent don't go home
+	}
 	return unmapRegion(mem)
 }
 
@@ -330,7 +368,7 @@ func (d *Device) make(r *blockdev.Request, off int64) (*region, *chunk, error) {
 	if err != nil {
 		return nil, nil, blockdev.NewError(blockdev.ErrNoSpace, r, off, err)
 	}
-	g := &region{mem: mem}
+	g := &region{mem: mem, chunks: make([]chunk, chunksTotal)}
 	(*d.table.Load())[off/regionBytes].Store(g)
 	_, c := d.find(off)
 	return g, c, nil
@@ -354,37 +392,34 @@ func span(from, to int64) uint16 {
 	return uint16(uint32(1)<<to - uint32(1)<<from)
 }
 
-// mapLocked sets the mapped bits of a range that is about to be written.
-func (d *Device) mapLocked(c *chunk, off, n int64) {
-	c.poison.clear(off, n)
-	touched, _ := pagesOf(off, n)
-	if fresh := touched &^ c.mapped; fresh != 0 {
-		c.mapped |= fresh
-		d.used.Add(int64(bits.OnesCount16(fresh)) * pageBytes)
-	}
-}
-
 // zeroLocked makes a range within one chunk read as zeroes and frees the
 // pages that it covers whole.
 func (d *Device) zeroLocked(g *region, c *chunk, off, n int64) {
 	c.poison.clear(off, n)
-	if c.mapped == 0 || g.mem == nil {
+	touched, covered := pagesOf(off, n)
+	freed := touched & covered & c.mapped
+	c.mapped &^= freed
+	d.used.Add(-int64(bits.OnesCount16(freed)) * pageBytes)
+	for m := freed; m != 0 && c.moved != nil; m &= m - 1 {
+		d.dropSpareLocked(c, bits.TrailingZeros16(m))
+	}
+	if freed != 0 && c.mapped == 0 {
+		c.discardLocked(g, off)
 		return
 	}
-	touched, covered := pagesOf(off, n)
-	touched &= c.mapped // clearing the others would make them resident
-	freed := touched & covered
-	chunkMem := g.mem[off%regionBytes/chunkBytes*chunkBytes:][:chunkBytes]
-	off %= chunkBytes
-	if c.mapped &^= freed; c.mapped == 0 {
-		discard(chunkMem)
-	} else {
-		for ; touched != 0; touched &= touched - 1 {
-			page := int64(bits.TrailingZeros16(touched)) * pageBytes
-			clear(chunkMem[max(off, page):min(off+n, page+pageBytes)])
-		}
+	for m := touched &^ covered & c.mapped; m != 0; m &= m - 1 {
+		page := int64(bits.TrailingZeros16(m)) * pageBytes
+		from, to := max(off%chunkBytes, page), min(off%chunkBytes+n, page+pageBytes)
+		at := off - off%chunkBytes + from
+		d.ownLocked(g, c, at, to-from)
+		clear(g.runLocked(c, at, to-from))
 	}
-	if freed != 0 {
-		d.used.Add(-int64(bits.OnesCount16(freed)) * pageBytes)
+}
+
+// discardLocked gives the memory of a chunk without data to the kernel, now or
+// when nothing of it is lent any more.
+func (c *chunk) discardLocked(g *region, off int64) {
+	if c.lent == 0 && g.mem != nil {
+		discard(g.home(off))
 	}
 }

@@ -13,13 +13,15 @@ import (
 type Need uint8
 
 // The needs, from the least to the most. Each caller may do what a lesser one
-// may, but for NeedLocal: an administrator elsewhere is not on this machine.
+// may, but for NeedLocal, since an administrator elsewhere is not on this
+// machine, and NeedNode.
 const (
 	NeedNothing  Need = iota + 1 // the request carries a credential of its own
 	NeedViewer                   // looks; so may the other nodes
 	NeedOperator                 // volumes, hosts, mappings, jobs, drains
 	NeedAdmin                    // pools, nodes, tokens, certificates, backups
 	NeedLocal                    // comes through the socket in the data directory
+	NeedNode                     // another node, which speaks for itself; no person's certificate is one
 )
 
 // String says who is needed, in the words of an error message.
@@ -35,6 +37,8 @@ func (n Need) String() string {
 		return "an administrator"
 	case NeedLocal:
 		return "somebody on the node's own machine, through control.sock in its data directory"
+	case NeedNode:
+		return "a node of the cluster"
 	}
 	return fmt.Sprintf("need %d", uint8(n))
 }
@@ -81,6 +85,8 @@ var Needs = map[string]Need{
 
 	blockdv1connect.MembershipServiceSetNodeLabelsProcedure: NeedAdmin,
 	blockdv1connect.MembershipServiceRemoveNodeProcedure:    NeedAdmin,
+
+	blockdv1connect.PulseServicePulseProcedure: NeedNode,
 }
 
 // allows reports whether c is what n asks for.
@@ -96,6 +102,8 @@ func (n Need) allows(c Caller) bool {
 		return c.Role >= pki.RoleAdmin
 	case NeedLocal:
 		return c.Local
+	case NeedNode:
+		return c.Node != ""
 	}
 	return false
 }
@@ -109,6 +117,8 @@ func (n Need) check(c Caller, what string) error {
 		return nil
 	case n == NeedLocal:
 		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("%s is for %v; use --api unix:DATA/control.sock there", what, n))
+	case n == NeedNode:
+		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("%s is for %v, which calls it by itself", what, n))
 	case c.Role == pki.RoleNone && c.Node == "":
 		return connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("%s needs the certificate of %v, and none was shown; name yours with --cert", what, n))
 	}

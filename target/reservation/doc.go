@@ -17,8 +17,8 @@
 // a lock or an allocation while something does.
 //
 // Backend keeps the states and puts the commands in order. Local keeps them in
-// files of a directory, Memory nowhere. A replicated backend implements the
-// same interface with Volume.Publish.
+// files of a directory, Memory nowhere, Shared in a log that several nodes
+// follow.
 //
 // # Invariants of a State
 //

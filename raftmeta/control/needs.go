@@ -86,7 +86,8 @@ var Needs = map[string]Need{
 	blockdv1connect.MembershipServiceSetNodeLabelsProcedure: NeedAdmin,
 	blockdv1connect.MembershipServiceRemoveNodeProcedure:    NeedAdmin,
 
-	blockdv1connect.PulseServicePulseProcedure: NeedNode,
+	blockdv1connect.PulseServicePulseProcedure:             NeedNode,
+	blockdv1connect.PeerServiceEnforceReservationProcedure: NeedNode,
 }
 
 // allows reports whether c is what n asks for.

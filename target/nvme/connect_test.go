@@ -199,6 +199,38 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
+// Starts give their controllers different ids, within what is configured: a host
+// may still know those of the start before.
+func TestControllerIDsDifferBetweenStarts(t *testing.T) {
+	first := map[uint16]bool{}
+	for range 20 {
+		b := newBed(t, func(c *Config, _ *Deps) { c.ControllerIDMin, c.ControllerIDMax = 1000, 1999 })
+		id := b.sub.Controllers()[0].ID
+		if id < 1000 || id > 1999 {
+			t.Fatalf("controller id %d, want one from 1000 to 1999", id)
+		}
+		first[id] = true
+	}
+	if len(first) == 1 {
+		t.Error("20 starts began with the same controller id")
+	}
+}
+
+// While the node stands still it reads no commands, and blames no host for it.
+func TestKeepAliveOfANodeThatStoodStill(t *testing.T) {
+	b := newBed(t)
+	b.after(0) // the commands so far count up to now
+	b.sub.StoodStill(time.Minute)
+	b.after(time.Minute + 4900*time.Millisecond)
+	if len(b.sub.Controllers()) != 1 {
+		t.Fatal("the controller ended, as if its host had been silent")
+	}
+	b.after(200 * time.Millisecond)
+	if len(b.sub.Controllers()) != 0 {
+		t.Error("a silent host keeps its controller")
+	}
+}
+
 // KATO counts seconds here and is rounded up, never down (NVMe Base 2.0
 // §5.27.1.12).
 func TestKeepAliveGranularity(t *testing.T) {

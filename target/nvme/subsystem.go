@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -68,6 +69,11 @@ func NewSubsystem(cfg Config, deps Deps) (*Subsystem, error) {
 	if err := s.Configure(cfg); err != nil {
 		return nil, err
 	}
+	// A host that reconnects after a restart of this node still knows the ids from
+	// before for those of its paths that are not back yet, and refuses a new path
+	// with one of them. So each start begins somewhere else.
+	conf := s.conf.Load()
+	s.mu.nextID = conf.ControllerIDMin + uint16(rand.IntN(int(conf.ControllerIDMax-conf.ControllerIDMin)+1))
 	return s, nil
 }
 
@@ -260,6 +266,21 @@ func (s *Subsystem) Tick(now time.Time) (next time.Time) {
 		}
 	}
 	return next
+}
+
+// StoodStill puts off the end of every keep-alive timeout by d: for so long the node
+// took no commands, and those of its hosts are waiting.
+func (s *Subsystem) StoodStill(d time.Duration) {
+	s.mu.Lock()
+	controllers := slices.Collect(maps.Values(s.mu.controllers))
+	s.mu.Unlock()
+	for _, c := range controllers {
+		c.mu.Lock()
+		if !c.mu.deadline.IsZero() {
+			c.mu.deadline = c.mu.deadline.Add(d)
+		}
+		c.mu.Unlock()
+	}
 }
 
 // ControllerInfo is what Controllers tells of one.

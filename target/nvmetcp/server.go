@@ -194,17 +194,35 @@ func (s *Server) tick(stop chan struct{}) {
 	defer pulse.Stop()
 	alive := time.NewTimer(0)
 	defer alive.Stop()
+	due := time.Now()
 	for {
 		select {
 		case <-stop:
 			return
 		case <-pulse.C:
 			s.pulse()
-		case now := <-alive.C:
-			next := s.subsystem.Tick(now)
-			alive.Reset(max(time.Until(next), 10*time.Millisecond))
+		case <-alive.C:
+			due = s.keepAlive(due, time.Now())
+			alive.Reset(time.Until(due))
 		}
 	}
+}
+
+// lateness is how late a tick may be on a machine that has time for this process.
+const lateness = 250 * time.Millisecond
+
+// keepAlive is the tick that was due then, and gives when the next one is. When it
+// is late, the process stood still (a machine was paused, or had no time), and
+// what its hosts sent meanwhile is not read yet: they are not silent.
+func (s *Server) keepAlive(due, now time.Time) (next time.Time) {
+	if late := now.Sub(due); late > lateness {
+		s.subsystem.StoodStill(late)
+	}
+	next = s.subsystem.Tick(now)
+	if soonest := now.Add(10 * time.Millisecond); next.Before(soonest) {
+		next = soonest
+	}
+	return next
 }
 
 // quietSeconds is after how long a connection gives up its large input buffer.

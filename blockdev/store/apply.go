@@ -138,7 +138,7 @@ func (s *Store) remap(p *page, r int, c uint32, crcs *[blocksPerChunk]uint32) {
 }
 
 // wipe makes blocks [b, b+n) holes, or zeroes that keep their space.
-func (s *Store) wipe(t *turn, p *page, b, n int, keep bool, ver Version) {
+func (s *Store) wipe(t *turn, p *page, b, n int, keep bool, ver Version, exact bool) {
 	for i := b; i < b+n; i++ {
 		s.dropHome(p, i)
 		p.img.setBits(i, keep, keep)
@@ -146,7 +146,7 @@ func (s *Store) wipe(t *turn, p *page, b, n int, keep bool, ver Version) {
 		p.img.setBlockCRC(i, 0)
 	}
 	for r := b / blocksPerChunk; r <= (b+n-1)/blocksPerChunk; r++ {
-		p.img.setVersion(r, ver)
+		p.img.takeVersion(r, ver, exact)
 		if keep {
 			s.ensureChunk(t, p, r)
 			continue
@@ -163,24 +163,34 @@ func (s *Store) wipe(t *turn, p *page, b, n int, keep bool, ver Version) {
 // apply makes a durable op visible. It returns false when the op goes on with
 // another round.
 func (s *Store) apply(t *turn, op *Op) (done bool) {
-	if op.Kind == opDrop {
+	switch {
+	case op.Kind == opDrop:
 		if e := op.Vol.exts[op.extent()]; e != nil {
 			if err := s.dropExtent(t, e); err != nil {
 				s.failLocked(t, err)
 			}
 		}
 		return true
+	case op.Kind == opForget:
+		if err := s.dropNotes(t, op.Vol); err != nil {
+			s.failLocked(t, err)
+		}
+		return true
+	case op.Kind == OpNote || op.bare:
+		s.applyNote(op)
+		return true
 	}
-	p := op.page
-	s.mu.lastSeq = max(s.mu.lastSeq, op.Ver.Seq)
+	p, exact := op.page, op.Note == nil || op.Note.Exact
+	s.sawVersion(op.Ver)
 	s.enter(p)
 	s.touch(p)
 	switch op.Kind {
 	case OpClear:
 		p.clears--
-		s.wipe(t, p, op.first, op.n, false, op.Ver)
+		op.clearing = false
+		s.wipe(t, p, op.first, op.n, false, op.Ver, exact)
 	case OpZero:
-		s.wipe(t, p, op.first, op.n, true, op.Ver)
+		s.wipe(t, p, op.first, op.n, true, op.Ver, exact)
 	case OpPoison:
 		s.poison(p, op.first, op.n, op.edges(0, op.n), op.Ver)
 	default:
@@ -199,12 +209,15 @@ func (s *Store) apply(t *turn, op *Op) (done bool) {
 				}
 				s.ensureChunk(t, p, r)
 			}
-			p.img.setVersion(r, op.Ver)
+			p.img.takeVersion(r, op.Ver, exact)
 		}
 		s.stats.writeBytes.Add(int64(op.end-op.pos) * BlockBytes)
 		op.blockBufs, op.chunks = op.blockBufs[:0], op.chunks[:0]
 	}
 	s.enter(p) // the base of a new extent is known only now
+	if op.Note != nil {
+		s.applyNote(op)
+	}
 	r0, r1 := op.regions(op.pos, op.end)
 	var mask uint32
 	for r := r0; r <= r1; r++ {
@@ -212,4 +225,11 @@ func (s *Store) apply(t *turn, op *Op) (done bool) {
 	}
 	s.letGo(op, mask)
 	return op.end == op.n
+}
+
+// sawVersion keeps NextSeq above v.
+func (s *Store) sawVersion(v Version) {
+	if v != NoVersion {
+		s.mu.lastSeq = max(s.mu.lastSeq, v.Seq)
+	}
 }

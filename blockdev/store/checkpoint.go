@@ -99,6 +99,7 @@ func (s *Store) startCheckpoint(t *turn) {
 	c.clean = s.mu.closing != nil && s.mu.inflight == s.readsDone.Load()
 	c.home, c.roots = c.home[:0], c.roots[:0]
 	c.homeNext, c.pageNext, c.rootNext = 0, 0, 0
+	s.writeNotes()
 	c.pages, s.mu.pages.dirty = s.mu.pages.dirty, c.pages[:0]
 	// A page whose extent was dropped has lost its slot, perhaps to another one.
 	c.pages = slices.DeleteFunc(c.pages, func(p *page) bool { return p.dead })

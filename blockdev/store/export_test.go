@@ -24,6 +24,10 @@ func Break(o Options, b Breakage) Options {
 		o.breakage.reuseEarly = true
 	case "log without the poison that writes leave":
 		o.breakage.noEdges = true
+	case "checkpoint without notes":
+		o.breakage.noNotes = true
+	case "recovery without lost versions":
+		o.breakage.noVoids = true
 	default:
 		panic("unknown breakage " + b)
 	}

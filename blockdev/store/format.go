@@ -188,7 +188,7 @@ func decodeSuper(p []byte, diskBytes int64) (*superblock, error) {
 		dataOff: int64(le.Uint64(q[152:])), superBOff: int64(le.Uint64(q[160:])),
 	}
 	copy(sb.uuid[:], q[16:32])
-	if unknown := sb.incompat &^ featPoison; unknown != 0 {
+	if unknown := sb.incompat &^ (featPoison | featNotes); unknown != 0 {
 		return nil, fmt.Errorf("%w: feature bits %#x are unknown to this program", ErrUnsupported, unknown)
 	}
 	if err := sb.validate(diskBytes); err != nil {

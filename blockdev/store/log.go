@@ -47,17 +47,31 @@ func (op *Op) putRecords(p []byte) int {
 	first := int(op.Off%ExtentBytes/SpanBytes) * blocksPerPage // of the page, in the extent
 	first += op.first
 	vol, ext := op.Vol.id, op.extent()
-	switch op.Kind {
-	case opDrop:
+	note, flags := op.noteBytes(), edges(0) // of every record, and of the last one
+	if op.Note != nil && !op.Note.Exact {
+		flags = flagHigher
+	}
+	switch {
+	case op.Kind == opDrop:
 		putRecord(p, recDrop, 0, vol, ext, 0, 0, op.Ver, 0)
 		return recordHeader
-	case OpClear, OpZero:
+	case op.Kind == opForget:
+		putRecord(p, recDrop, 0, vol, notesExtent, 0, 0, op.Ver, 0)
+		return recordHeader
+	case op.Kind == OpNote || op.bare:
+		op.putNote(putRecord(p, recNote, flagNote, vol, notesExtent, 0, 0, op.noteVer(), note))
+		return recordHeader + note
+	case op.Kind == OpClear || op.Kind == OpZero:
 		typ := byte(recClear)
 		if op.Kind == OpZero {
 			typ = recZero
 		}
-		putRecord(p, typ, 0, vol, ext, first, op.n, op.Ver, 0)
-		return recordHeader
+		if op.Note == nil {
+			putRecord(p, typ, 0, vol, ext, first, op.n, op.Ver, 0)
+			return recordHeader
+		}
+		op.putNote(putRecord(p, typ, flags|flagNote, vol, ext, first, op.n, op.Ver, note))
+		return recordHeader + note
 	}
 	edges := func(i, j int) edges {
 		if !op.s.mu.logEdges || op.s.opts.breakage.noEdges { // nothing is poisoned: a program that does not know the field may read the log
@@ -71,14 +85,25 @@ func (op *Op) putRecords(p []byte) int {
 	}
 	le := binary.LittleEndian
 	size, c := 0, 0
+	put := func(typ byte, i, j, payload int) []byte {
+		f, extra := edges(i, j)|flags, 0
+		if j == op.n && op.Note != nil {
+			f, extra = f|flagNote, note
+		}
+		q := putRecord(p[size:], typ, f, vol, ext, first+i, j-i, op.Ver, payload+extra)
+		size += recordHeader + len(q)
+		if extra != 0 {
+			op.putNote(q[payload:])
+		}
+		return q
+	}
 	for i := op.pos; i < op.end; {
 		j := i
 		if op.whole((op.first + i) / blocksPerChunk) {
 			for j < op.end && op.whole((op.first+j)/blocksPerChunk) {
 				j += blocksPerChunk
 			}
-			q := putRecord(p[size:], recRemap, edges(i, j), vol, ext, first+i, j-i, op.Ver, (j-i)/blocksPerChunk*remapBytes)
-			size += recordHeader + len(q)
+			q := put(recRemap, i, j, (j-i)/blocksPerChunk*remapBytes)
 			for ; i < j; c++ {
 				le.PutUint32(q, op.chunks[c])
 				q = q[4:]
@@ -93,8 +118,7 @@ func (op *Op) putRecords(p []byte) int {
 		for j < op.end && !op.whole((op.first+j)/blocksPerChunk) {
 			j++
 		}
-		q := putRecord(p[size:], recWrite, edges(i, j), vol, ext, first+i, j-i, op.Ver, 4*(j-i))
-		size += recordHeader + len(q)
+		q := put(recWrite, i, j, 4*(j-i))
 		for ; i < j; i++ {
 			le.PutUint32(q, op.crcs[i])
 			q = q[4:]
@@ -115,7 +139,7 @@ func (s *Store) startBatch(t *turn) {
 		return int64((batchHeader+rec+BlockBytes-1)/BlockBytes+data) * BlockBytes
 	}
 	for op := s.mu.logq.head; op != nil; op = s.mu.logq.head {
-		if rec+maxRecordBytes > maxHeadBlocks*BlockBytes-batchHeader ||
+		if rec+maxRecordBytes+op.noteBytes() > maxHeadBlocks*BlockBytes-batchHeader ||
 			records > 0 && data+len(op.blockBufs) > s.opts.BatchBlocks {
 			break
 		}

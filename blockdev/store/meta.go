@@ -15,7 +15,7 @@ import (
 //	 8 kind    u8     9 version u8    10 reserved u16   12 index u32
 //	16 uuid    8 B (first half of the store's)
 //	24 generation u64 (of the checkpoint that wrote it)
-//	32 volume 16 B   48 extent u32   52 page u32   56 reserved 8 B  (pages only)
+//	32 volume 16 B   48 extent u32   52 page u32   56 reserved 8 B  (pages and notes only)
 type metaBlock []byte
 
 const (
@@ -26,6 +26,7 @@ const (
 	kindDir    = 1
 	kindBitmap = 2
 	kindPage   = 3
+	kindNotes  = 4
 )
 
 func kindName(k byte) string {
@@ -34,6 +35,8 @@ func kindName(k byte) string {
 		return "directory block"
 	case kindBitmap:
 		return "bitmap block"
+	case kindNotes:
+		return "notes page"
 	}
 	return "page"
 }
@@ -165,7 +168,15 @@ func (m metaBlock) setVersion(r int, v Version) {
 	binary.LittleEndian.PutUint64(m[o+12:], v.Seq)
 }
 
-// Directory entry: one extent.
+// takeVersion is what a write of version v does to region r: without exact, the
+// higher one counts.
+func (m metaBlock) takeVersion(r int, v Version, exact bool) {
+	if exact || v.compare(m.version(r)) > 0 {
+		m.setVersion(r, v)
+	}
+}
+
+// Directory entry: one extent, or a volume's notes (extent notesExtent).
 //
 //	 0 volume 16 B  16 extent u32  20 flags u32 (1: in use)
 //	24 base chunk+1 u32 (where the allocator tries first)   28 chunks u32 (owned)

@@ -12,14 +12,17 @@ type OpKind uint8
 
 // The kinds of Op.
 const (
-	OpRead   OpKind = iota + 1
-	OpWrite         // durable when done
-	OpClear         // the range becomes a hole; durable when done
-	OpZero          // the range reads as zeroes and keeps its space; durable when done
-	OpPoison        // reads of the range fail until it is written or cleared; durable when done
+	OpRead     OpKind = iota + 1
+	OpWrite           // durable when done
+	OpClear           // the range becomes a hole; durable when done
+	OpZero            // the range reads as zeroes and keeps its space; durable when done
+	OpPoison          // reads of the range fail until it is written or cleared; durable when done
+	OpNote            // nothing but its Note; Off and Len are ignored; durable when done
+	OpVersions        // reads Vers
 
-	opVisit // calls visit with the page, or nil when there is none, under mu
-	opDrop  // removes an extent that owns no chunk; Off is its start
+	opVisit  // calls visit with the page, or nil when there is none, under mu
+	opDrop   // removes an extent that owns no chunk; Off is its start
+	opForget // removes the volume's notes
 )
 
 // Op is one operation on a volume, within one span: [Off, Off+Len) must not
@@ -28,7 +31,8 @@ const (
 // insides.
 //
 // All blocks of one write become visible together, also across a power cut,
-// unless the disk is so full that whole regions have to go through the log.
+// unless the disk is so full that whole regions have to go through the log and
+// it has no Note.
 type Op struct {
 	Kind OpKind
 	Vol  *Vol
@@ -36,6 +40,13 @@ type Op struct {
 	Len  int      // bytes, a multiple of BlockBytes, 1 block to SpanBytes
 	Data [][]byte // OpRead, OpWrite: Len bytes in total; 4 KiB-aligned segments are not copied
 	Ver  Version  // what the regions touched carry afterwards
+	// Note is what changes with the op beside that; only of OpWrite, OpClear,
+	// OpZero and OpNote.
+	Note *Note
+	// Vers is filled by OpRead, when not nil, and by OpVersions: one per region
+	// touched, of the same instant as the data. Regions never written have the
+	// zero Version.
+	Vers []Version
 
 	// Head and Tail are the bytes at the start of the first block and at the end
 	// of the last, multiples of 512 below BlockBytes, that are not what the op is
@@ -82,6 +93,10 @@ type Op struct {
 	resv      uint32   // bit per region of the page: a chunk is reserved for it
 	held      uint32   // bit per region of the page: its chunk is held for this op
 	admitted  bool
+	clearing  bool    // counted in page.clears
+	claimed   bool    // has what claimNote takes
+	bare      bool    // an OpClear where nothing is: there is only its Note
+	voids     []*page // pinned, one per region in Note.Void
 	visit     func(*page)
 }
 
@@ -174,6 +189,7 @@ func (s *Store) Submit(batch []*Op) {
 	for _, op := range batch {
 		op.s, op.Err, op.Cause, op.ErrOff = s, nil, nil, op.Off
 		op.admitted, op.page, op.next, op.Poison = false, nil, nil, 0
+		op.clearing, op.claimed, op.bare, op.voids = false, false, false, op.voids[:0]
 		if !op.valid() {
 			op.Err = blockdev.ErrInvalid
 			t.done.push(op)
@@ -186,8 +202,10 @@ func (s *Store) Submit(batch []*Op) {
 		}
 		s.mu.inflight++
 		op.admitted = true
-		op.first = int(op.Off % SpanBytes / BlockBytes)
-		op.n = op.Len / BlockBytes
+		op.first, op.n = 0, 0
+		if op.hasRange() {
+			op.first, op.n = int(op.Off%SpanBytes/BlockBytes), op.Len/BlockBytes
+		}
 		op.pos, op.end, op.byLog, op.resv, op.held, op.retries = 0, op.n, false, 0, 0, 0
 		op.blockBufs, op.chunks, op.runs = op.blockBufs[:0], op.chunks[:0], op.runs[:0]
 		s.admit(t, op)
@@ -197,13 +215,27 @@ func (s *Store) Submit(batch []*Op) {
 	s.run(t)
 }
 
+// hasRange tells whether Off and Len mean something.
+func (op *Op) hasRange() bool { return op.Kind != OpNote && op.Kind != opForget }
+
 func (op *Op) valid() bool {
-	if op.Vol == nil || op.Off < 0 || op.Len <= 0 || op.Off%BlockBytes != 0 || op.Len%BlockBytes != 0 ||
-		op.Off%SpanBytes+int64(op.Len) > SpanBytes || op.Off >= maxVolumeBytes || op.Done == nil {
+	if op.Vol == nil || op.Done == nil || op.Note != nil && !op.validNote() {
+		return false
+	}
+	if !op.hasRange() {
+		return op.Kind == opForget || op.Note != nil
+	}
+	if op.Off < 0 || op.Len <= 0 || op.Off%BlockBytes != 0 || op.Len%BlockBytes != 0 ||
+		op.Off%SpanBytes+int64(op.Len) > SpanBytes || op.Off >= maxVolumeBytes {
 		return false
 	}
 	if op.Head|op.Tail != 0 && !op.validEdges() {
 		return false
+	}
+	if op.Kind == OpVersions || op.Kind == OpRead && op.Vers != nil {
+		if int64(len(op.Vers)) != (op.Off+int64(op.Len)-1)/ChunkBytes-op.Off/ChunkBytes+1 {
+			return false
+		}
 	}
 	if op.Kind == OpRead || op.Kind == OpWrite {
 		n := 0
@@ -229,7 +261,7 @@ func (s *Store) admit(t *turn, op *Op) {
 	case OpWrite:
 		s.beginWrite(t, op)
 	case opVisit:
-		switch s.getPage(t, op, false) {
+		switch s.getPage(t, op, pageIfAny) {
 		case pageAbsent:
 			op.visit(nil)
 			s.end(t, op, nil, nil)
@@ -237,7 +269,20 @@ func (s *Store) admit(t *turn, op *Op) {
 			op.visit(op.page)
 			s.end(t, op, nil, nil)
 		}
-	case opDrop:
+	case OpVersions:
+		switch s.getPage(t, op, pageIfAny) {
+		case pageAbsent:
+			clear(op.Vers)
+			s.end(t, op, nil, nil)
+		case pageReady:
+			op.readVersions()
+			s.end(t, op, nil, nil)
+		}
+	case OpNote:
+		if s.writable(t, op) && s.prepareNote(t, op) {
+			s.mu.logq.push(op)
+		}
+	case opDrop, opForget:
 		if s.writable(t, op) {
 			s.mu.logq.push(op)
 		}
@@ -249,6 +294,7 @@ func (s *Store) admit(t *turn, op *Op) {
 // end completes op: with kind nil it succeeded.
 func (s *Store) end(t *turn, op *Op, kind, cause error) {
 	op.Err, op.Cause = kind, cause
+	s.disclaim(op)
 	if op.page != nil {
 		s.unpinLocked(op.page)
 		op.page = nil

@@ -194,6 +194,28 @@ func (s *Store) loadExtents() (owned int64, err error) {
 		if v.exts[de.extent()] != nil {
 			return 0, bad("the extent has another entry")
 		}
+		if de.extent() == notesExtent {
+			if v.notes != nil || de.chunks() != 0 {
+				return 0, bad("the volume has other notes, or they own chunks")
+			}
+			v.notes = &notes{compactAt: compactMin, ext: extent{vol: v, index: notesExtent, entry: uint32(i), inDir: true, base: noChunk}}
+			for p := range notesPagesMax {
+				ref := de.ref(p)
+				if ref == 0 {
+					break
+				}
+				slot, ok := s.slotOf(ref)
+				if !ok {
+					return 0, bad(fmt.Sprintf("notes page %d: slot %d is out of range or taken", p, slot))
+				}
+				v.notes.ext.pages[p] = &page{ext: &v.notes.ext, no: p, slot: slot, inDir: true, resident: true}
+				v.notes.pages++
+			}
+			if v.notes.pages == 0 {
+				return 0, bad("notes without a page")
+			}
+			continue
+		}
 		if int64(de.extent()) >= maxVolumeBytes/ExtentBytes || de.chunks() > chunksPerRun {
 			return 0, bad("numbers out of range")
 		}
@@ -209,18 +231,33 @@ func (s *Store) loadExtents() (owned int64, err error) {
 			if ref == 0 {
 				continue
 			}
-			slot := ref&^refCopyB - 1
-			if slot >= s.sb.pageSlots || m.slotOut[slot/64]&(1<<(slot%64)) != 0 {
+			if slot, ok := s.slotOf(ref); !ok {
 				return 0, bad(fmt.Sprintf("page %d: slot %d is out of range or taken", p, slot))
-			}
-			m.slotOut[slot/64] |= 1 << (slot % 64)
-			m.slots--
-			if ref&refCopyB != 0 {
-				m.slotCur[slot/64] |= 1 << (slot % 64)
 			}
 		}
 	}
+	for _, v := range m.vols {
+		if n := v.notes; n != nil {
+			_, de := s.entryOf(&n.ext)
+			s.loadNotes(n, de)
+		}
+	}
 	return owned, nil
+}
+
+// slotOf takes the page slot that the directory refers to by ref.
+func (s *Store) slotOf(ref uint32) (slot uint32, ok bool) {
+	m := &s.mu
+	slot = ref&^refCopyB - 1
+	if slot >= s.sb.pageSlots || m.slotOut[slot/64]&(1<<(slot%64)) != 0 {
+		return slot, false
+	}
+	m.slotOut[slot/64] |= 1 << (slot % 64)
+	m.slots--
+	if ref&refCopyB != 0 {
+		m.slotCur[slot/64] |= 1 << (slot % 64)
+	}
+	return slot, true
 }
 
 // logReader reads the log through a window.
@@ -358,11 +395,18 @@ func (s *Store) lookPast(r *logReader, seq uint64) error {
 }
 
 func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
-	if rec.vol == (VolumeID{}) || int64(rec.extent) >= maxVolumeBytes/ExtentBytes {
+	inNotes := rec.extent == notesExtent && (rec.typ == recNote || rec.typ == recDrop)
+	if rec.vol == (VolumeID{}) || !inNotes && (rec.typ == recNote || int64(rec.extent) >= maxVolumeBytes/ExtentBytes) {
 		return fmt.Errorf("%w: record for volume %x extent %d", ErrCorrupt, rec.vol, rec.extent)
 	}
 	v := s.vol(rec.vol)
-	s.mu.lastSeq = max(s.mu.lastSeq, rec.ver.Seq)
+	s.sawVersion(rec.ver)
+	if rec.typ == recNote {
+		return s.replayNote(v, rec.note, rec.ver)
+	}
+	if rec.typ == recDrop && inNotes {
+		return s.dropNotes(t, v)
+	}
 	if rec.typ == recDrop {
 		if e := v.exts[rec.extent]; e != nil {
 			return s.dropExtent(t, e)
@@ -389,7 +433,7 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 			s.setHome(p, b+i, recordCRC(rec, i), buf)
 		}
 		for r := b / blocksPerChunk; r <= (b+rec.count-1)/blocksPerChunk; r++ {
-			p.img.setVersion(r, rec.ver)
+			p.img.takeVersion(r, rec.ver, rec.exact)
 		}
 	case recRemap:
 		s.heal(p, b, rec.count, rec.edges)
@@ -405,14 +449,17 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 				crcs[k] = leU32(q[4+4*k:])
 			}
 			s.remap(p, r, c, &crcs)
-			p.img.setVersion(r, rec.ver)
+			p.img.takeVersion(r, rec.ver, rec.exact)
 		}
 	case recClear:
-		s.wipe(t, p, b, rec.count, false, rec.ver)
+		s.wipe(t, p, b, rec.count, false, rec.ver, rec.exact)
 	case recZero:
-		s.wipe(t, p, b, rec.count, true, rec.ver)
+		s.wipe(t, p, b, rec.count, true, rec.ver, rec.exact)
 	case recPoison:
 		s.poison(p, b, rec.count, rec.edges, rec.ver)
+	}
+	if rec.noted {
+		return s.replayNote(v, rec.note, rec.ver)
 	}
 	return nil
 }
@@ -492,7 +539,9 @@ func (s *Store) dropExtent(t *turn, e *extent) error {
 			s.freeSlot(p.slot)
 			p.dead = true
 			s.mu.pages.unlist(p)
-			s.mu.pages.count--
+			if !p.resident {
+				s.mu.pages.count--
+			}
 			e.pages[no] = nil
 			// A read that began before may still look at the image, and find
 			// that the regions' versions have moved.

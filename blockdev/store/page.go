@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -18,15 +19,16 @@ type page struct {
 	img  metaBlock
 	snap metaBlock // what the running checkpoint writes: img itself until that changes, nil outside
 
-	dirty   bool // img differs from what the last checkpoint began with
-	inDir   bool // the directory refers to it
-	dead    bool // its extent is gone
-	loading bool
-	hot     bool // used since the cache last looked
-	pins    atomic.Int32
-	clears  int                    // OpClears that are logged but not applied
-	held    [regionsPerPage]uint16 // ops that need the region to keep its chunk
-	waiters opList
+	dirty    bool // img differs from what the last checkpoint began with
+	inDir    bool // the directory refers to it
+	dead     bool // its extent is gone
+	loading  bool
+	hot      bool // used since the cache last looked
+	resident bool // of notes: always in memory, never in the cache
+	pins     atomic.Int32
+	clears   int                    // OpClears that are logged but not applied
+	held     [regionsPerPage]uint16 // ops that need the region to keep its chunk
+	waiters  opList
 
 	// ver counts, per region, the events that make a disk read that began
 	// earlier see something else: a home write, a new chunk, a freed one.
@@ -57,7 +59,7 @@ func (c *pageCache) init(limit int) {
 }
 
 func (c *pageCache) list(p *page) {
-	if p.listed {
+	if p.listed || p.resident {
 		return
 	}
 	p.listed = true
@@ -94,10 +96,13 @@ func (s *Store) putImage(p []byte) {
 // failed can't make dirty pages clean any more, and must still serve reads.
 func (s *Store) room() bool {
 	c := &s.mu.pages
-	if c.count < c.max || s.mu.replaying || s.mu.state != StateOnline {
+	if s.mu.replaying || s.mu.state != StateOnline {
 		return true
 	}
-	for range 2 * c.count {
+	for range 2 * c.count { // more than one to evict after an op that had to have its pages, see prepareNote
+		if c.count < c.max {
+			return true
+		}
 		p := c.head.prev
 		if p == &c.head {
 			return false
@@ -109,9 +114,8 @@ func (s *Store) room() bool {
 			continue
 		}
 		s.evict(p)
-		return true
 	}
-	return false
+	return c.count < c.max
 }
 
 func (s *Store) evict(p *page) {
@@ -179,20 +183,38 @@ const (
 	pageFull             // no room for a new extent or page on the disk
 )
 
-// getPage finds the page of op and pins it, loads it, or makes it when create
-// is set.
-func (s *Store) getPage(t *turn, op *Op, create bool) pageFound {
-	no := op.pageNo()
-	e := op.Vol.exts[op.extent()]
+// pageNeed says what findPage does about a page that does not exist.
+type pageNeed uint8
+
+const (
+	pageIfAny  pageNeed = iota
+	pageCreate          // make it
+	pageForce           // make it, and do not wait for room in the cache
+)
+
+var errNoPages = errors.New("no room for more metadata: too many sparse extents")
+
+// getPage finds the page of op, see findPage.
+func (s *Store) getPage(t *turn, op *Op, need pageNeed) pageFound {
+	p, found := s.findPage(t, op, op.Off, need)
+	op.page = p
+	return found
+}
+
+// findPage finds the page that op wants of its volume at off and pins it, or
+// loads it, or makes it.
+func (s *Store) findPage(t *turn, op *Op, off int64, need pageNeed) (*page, pageFound) {
+	no := int(off % ExtentBytes / SpanBytes)
+	e := op.Vol.exts[uint32(off/ExtentBytes)]
 	if e == nil {
-		if !create {
-			return pageAbsent
+		if need == pageIfAny {
+			return nil, pageAbsent
 		}
 		n := len(s.mu.extFree)
 		if n == 0 {
-			return pageFull
+			return nil, pageFull
 		}
-		e = &extent{vol: op.Vol, index: op.extent(), entry: s.mu.extFree[n-1], base: noChunk}
+		e = &extent{vol: op.Vol, index: uint32(off / ExtentBytes), entry: s.mu.extFree[n-1], base: noChunk}
 		s.mu.extFree = s.mu.extFree[:n-1]
 		op.Vol.exts[e.index] = e
 	}
@@ -203,15 +225,15 @@ func (s *Store) getPage(t *turn, op *Op, create bool) pageFound {
 			_, de := s.entryOf(e)
 			ref, crc = de.ref(no), de.refCRC(no)
 		}
-		if ref == 0 && !create {
-			return pageAbsent
+		if ref == 0 && need == pageIfAny {
+			return nil, pageAbsent
 		}
-		if !s.room() {
+		if !s.room() && need != pageForce {
 			s.pageWaiters.Add(1) // before the second look, see readDone
 			if !s.room() {
 				s.mu.waitPages.push(op)
 				s.dropEmptyExtent(e)
-				return pageWait
+				return nil, pageWait
 			}
 			s.pageWaiters.Add(-1)
 		}
@@ -221,7 +243,7 @@ func (s *Store) getPage(t *turn, op *Op, create bool) pageFound {
 			if !ok {
 				s.putImage(p.img)
 				s.dropEmptyExtent(e)
-				return pageFull
+				return nil, pageFull
 			}
 			p.slot = slot
 			p.img.init(kindPage, slot, s.sb.uuid)
@@ -237,11 +259,10 @@ func (s *Store) getPage(t *turn, op *Op, create bool) pageFound {
 	p.hot = true
 	if p.loading {
 		p.waiters.push(op)
-		return pageWait
+		return nil, pageWait
 	}
 	p.pins.Add(1)
-	op.page = p
-	return pageReady
+	return p, pageReady
 }
 
 func (s *Store) slotOff(slot uint32, copyB bool) int64 {
@@ -284,9 +305,9 @@ func (s *Store) pageLoaded(io *disk.IO) {
 	s.run(t)
 }
 
-// checkPage verifies an image read from disk against the directory.
-func (s *Store) checkPage(p *page) error {
-	if err := p.img.check(kindPage, p.slot, s.sb.uuid, ^uint64(0)); err != nil {
+// checkImage verifies an image read from disk against the directory.
+func (s *Store) checkImage(p *page, kind byte) error {
+	if err := p.img.check(kind, p.slot, s.sb.uuid, ^uint64(0)); err != nil {
 		return err
 	}
 	if !p.img.isPage(p.ext.vol.id, p.ext.index, p.no) {
@@ -294,6 +315,14 @@ func (s *Store) checkPage(p *page) error {
 	}
 	if got := p.img.crc(); got != p.crc {
 		return fmt.Errorf("%w: page slot %d has checksum %08x, the directory says %08x: a write was lost", ErrCorrupt, p.slot, got, p.crc)
+	}
+	return nil
+}
+
+// checkPage verifies a page of data read from disk.
+func (s *Store) checkPage(p *page) error {
+	if err := s.checkImage(p, kindPage); err != nil {
+		return err
 	}
 	for r := range regionsPerPage {
 		c := p.img.chunk(r)

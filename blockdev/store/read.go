@@ -27,10 +27,11 @@ const retriesMax = 64
 
 func (s *Store) admitRead(t *turn, op *Op) {
 	if op.page == nil {
-		switch s.getPage(t, op, false) {
+		switch s.getPage(t, op, pageIfAny) {
 		case pageWait:
 			return
 		case pageAbsent:
+			clear(op.Vers)
 			op.runs = append(op.runs[:0], run{0, op.n})
 			op.ios = op.ios[:0]
 			op.bad.Store(0)
@@ -44,6 +45,7 @@ func (s *Store) admitRead(t *turn, op *Op) {
 
 func (s *Store) startRead(t *turn, op *Op) {
 	p := op.page
+	op.readVersions()
 	if off := op.poisoned(); off >= 0 {
 		op.ErrOff = off
 		s.end(t, op, blockdev.ErrMedium, blockdev.ErrPoisoned)
@@ -103,6 +105,14 @@ func (s *Store) startRead(t *turn, op *Op) {
 		t.ios = append(t.ios, &x.io)
 	}
 	t.zero.push(op)
+}
+
+// readVersions fills op.Vers, if the caller wants them.
+func (op *Op) readVersions() {
+	r := op.first / blocksPerChunk
+	for i := range op.Vers {
+		op.Vers[i] = op.page.img.version(r + i)
+	}
 }
 
 // addIO appends an IO that starts at block index, reusing what the op has.

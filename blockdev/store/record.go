@@ -17,7 +17,7 @@ import (
 //
 // Record, little endian:
 //
-//	 0 type u8   1 edges u8   2 length u16 (all bytes)   4 extent u32
+//	 0 type u8   1 edges and flags u8   2 length u16 (all bytes)   4 extent u32
 //	 8 volume 16 B
 //	24 first block u32 (in the extent)   28 blocks u32
 //	32 epoch u64   40 sequence u64
@@ -25,11 +25,13 @@ import (
 //
 // Payloads: write: CRC32C u32 per block, the data is in the batch. remap: per
 // region { chunk u32, CRC32C u32 x 16 }, the data is in the chunk and durable.
-// clear, zero, drop and poison have none.
+// clear, zero, drop and poison have none. note: extent notesExtent, no blocks.
 //
 // Edges, of write, remap and poison: how many sectors at the start of the first
 // block (bits 2:0) and at the end of the last (bits 5:3) the poison of which stays
-// as it is. See docs/ONDISK.md.
+// as it is. Flags: bit 6, of write, remap, clear and zero: regions whose version
+// is higher keep it. Bit 7, of the same and note: a note follows the payload (see
+// putNote); of several records of one op the last one has it. See docs/ONDISK.md.
 const (
 	batchMagic    = 0x676c4442 // "BDlg"
 	batchVersion  = 1
@@ -47,14 +49,26 @@ const (
 	recZero   = 4 // blocks read as zeroes and keep their space
 	recDrop   = 5 // the extent is gone; it was empty
 	recPoison = 6 // sectors become unreadable
+	recNote   = 7 // nothing but a note
+
+	flagHigher edges = 1 << 6
+	flagNote   edges = 1 << 7
 )
 
-const _ = uint(maxHeadBlocks*BlockBytes - batchHeader - maxRecordBytes)
+const (
+	maxNoteBytes = noteHeader + 8 + 8 + noteTailBytes + 8*VoidMax
+
+	_ = uint(maxHeadBlocks*BlockBytes - batchHeader - maxRecordBytes - maxNoteBytes)
+	_ = uint(1<<16 - 1 - maxRecordBytes - maxNoteBytes) // the length field
+)
 
 // record is a decoded record. payload aliases the batch.
 type record struct {
 	typ     byte
 	edges   edges
+	exact   bool // the regions take ver, whatever they have
+	noted   bool
+	note    noteRecord
 	vol     VolumeID
 	extent  uint32
 	block   int // in the extent
@@ -137,6 +151,13 @@ func checkBatch(head []byte) (whole bool, err error) {
 	return true, nil
 }
 
+// mayHave says which edges and flags a record may have.
+var mayHave = [...]edges{
+	recWrite: edgesAll | flagHigher | flagNote, recRemap: edgesAll | flagHigher | flagNote,
+	recClear: flagHigher | flagNote, recZero: flagHigher | flagNote,
+	recDrop: 0, recPoison: edgesAll, recNote: flagNote,
+}
+
 // decodeRecords appends the records of a checked header to dst. Every number is
 // checked against what the format allows, so that the caller may use it as an
 // index.
@@ -156,12 +177,12 @@ func decodeRecords(head []byte, b batchInfo, dst []record) ([]record, error) {
 			return nil, bad("bad length")
 		}
 		r := record{
-			typ: p[0], edges: edges(p[1]), extent: le.Uint32(p[4:]), block: int(le.Uint32(p[24:])), count: int(le.Uint32(p[28:])),
+			typ: p[0], edges: edges(p[1]) & edgesAll, exact: edges(p[1])&flagHigher == 0, noted: edges(p[1])&flagNote != 0, extent: le.Uint32(p[4:]), block: int(le.Uint32(p[24:])), count: int(le.Uint32(p[28:])),
 			ver: Version{Epoch: le.Uint64(p[32:]), Seq: le.Uint64(p[40:])}, payload: p[recordHeader:n], data: data,
 		}
 		copy(r.vol[:], p[8:24])
-		if r.edges&^edgesAll != 0 || r.edges != 0 && r.typ != recWrite && r.typ != recRemap && r.typ != recPoison {
-			return nil, fmt.Errorf("%w: log batch %d, record %d of type %d: edges %#x", ErrUnsupported, b.seq, i, r.typ, p[1])
+		if int(r.typ) < len(mayHave) && edges(p[1])&^mayHave[r.typ] != 0 {
+			return nil, fmt.Errorf("%w: log batch %d, record %d of type %d: flags %#x", ErrUnsupported, b.seq, i, r.typ, p[1])
 		}
 		want := 0
 		switch r.typ {
@@ -173,20 +194,27 @@ func decodeRecords(head []byte, b batchInfo, dst []record) ([]record, error) {
 				return nil, bad("remap of part of a region")
 			}
 			want = r.count / blocksPerChunk * remapBytes
-		case recClear, recZero, recDrop, recPoison:
+		case recClear, recZero, recDrop, recPoison, recNote:
 		default:
 			return nil, fmt.Errorf("%w: log batch %d, record %d: type %d", ErrUnsupported, b.seq, i, r.typ)
 		}
-		if r.typ == recDrop {
-			if r.count != 0 || r.block != 0 {
-				return nil, bad("drop of a range")
+		if r.typ == recDrop || r.typ == recNote {
+			if r.count != 0 || r.block != 0 || r.typ == recNote && !r.noted {
+				return nil, bad("drop or note of a range")
 			}
 		} else if r.count < 1 || r.count > blocksPerPage || r.block < 0 || r.block >= blocksPerPage*pagesPerExtent ||
 			r.block%blocksPerPage+r.count > blocksPerPage {
 			return nil, bad("range crosses a span")
 		}
-		if len(r.payload) != want || data > b.dataBlocks {
+		if len(r.payload) < want || len(r.payload) > want && !r.noted || data > b.dataBlocks {
 			return nil, bad("payload does not match its range")
+		}
+		if r.noted {
+			var err error
+			if r.note, err = decodeNote(r.payload[want:], r.ver); err != nil {
+				return nil, fmt.Errorf("log batch %d, record %d: %w", b.seq, i, err)
+			}
+			r.payload = r.payload[:want]
 		}
 		dst = append(dst, r)
 		p = p[n:]

@@ -26,7 +26,9 @@ type Stats struct {
 	UsedBytes       int64 // owned by volumes, in whole chunks
 	AvailableBytes  int64 // free and not promised
 	QuarantineBytes int64 // chunks that refused a write since Open
-	Volumes         int
+	Volumes         int   // that have data or notes
+	Replicas        int   // of these, that have notes
+	TailEntries     int   // of all replicas: writes above the watermark
 	Extents         int
 	ExtentsMax      int
 	MetaPages       int // in use on disk
@@ -83,9 +85,13 @@ func (s *Store) Stats() Stats {
 		st.Failure = s.mu.failure.Error()
 	}
 	for _, v := range s.mu.vols {
-		if len(v.exts) > 0 {
+		if len(v.exts) > 0 || v.notes != nil {
 			st.Volumes++
 			st.UsedBytes += v.chunks * ChunkBytes
+		}
+		if n := v.notes; n != nil {
+			st.Replicas++
+			st.TailEntries += n.above(n.stable)
 		}
 	}
 	return st

@@ -37,7 +37,7 @@ type Options struct {
 
 // breakage are the deliberate faults that prove the power-cut test.
 type breakage struct {
-	noEdges                                                                                         bool
+	noEdges, noNotes, noVoids                                                                       bool
 	skipDataSync, skipCheckpointSync, noDsync, noSuperDsync, overwriteInPlace, reuseEarly, noLogCRC bool
 }
 
@@ -134,6 +134,7 @@ type Store struct {
 		deferred map[uint32]bool  // chunks freed while pinned
 
 		pages pageCache
+		noted []*notes // changed since the last checkpoint began
 		bufs  dirtyPool
 
 		waitBufs  opList // need dirty buffers
@@ -174,6 +175,7 @@ type Vol struct {
 	exts    map[uint32]*extent
 	chunks  int64 // owned by its extents
 	users   int   // open handles
+	notes   *notes
 	deleted bool
 }
 
@@ -263,7 +265,7 @@ func (s *Store) failLocked(t *turn, err error) {
 	t.event = &Event{State: StateFailed, Err: err}
 	for _, q := range []*opList{&s.mu.waitBufs, &s.mu.waitPages, &s.mu.needSync, &s.mu.logq} {
 		for op := q.pop(); op != nil; op = q.pop() {
-			if op.Kind == OpRead || op.Kind == opVisit { // waits for a page: reads go on
+			if op.Kind == OpRead || op.Kind == OpVersions || op.Kind == opVisit { // waits for a page: reads go on
 				t.retry.push(op)
 				continue
 			}

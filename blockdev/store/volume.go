@@ -100,18 +100,19 @@ type VolumeInfo struct {
 	UsedBytes int64 // in whole chunks
 	EndBytes  int64 // end of the last extent
 	Open      bool
+	Replica   bool // it had a Note
 }
 
-// Volumes lists the volumes that have data, sorted by ID.
+// Volumes lists the volumes that have data or notes, sorted by ID.
 func (s *Store) Volumes() []VolumeInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []VolumeInfo
 	for id, v := range s.mu.vols {
-		if len(v.exts) == 0 {
+		if len(v.exts) == 0 && v.notes == nil {
 			continue
 		}
-		vi := VolumeInfo{ID: id, Extents: len(v.exts), UsedBytes: v.chunks * ChunkBytes, Open: v.users > 0}
+		vi := VolumeInfo{ID: id, Replica: v.notes != nil, Extents: len(v.exts), UsedBytes: v.chunks * ChunkBytes, Open: v.users > 0}
 		for i := range v.exts {
 			vi.EndBytes = max(vi.EndBytes, (int64(i)+1)*ExtentBytes)
 		}
@@ -121,7 +122,7 @@ func (s *Store) Volumes() []VolumeInfo {
 	return list
 }
 
-// DeleteVolume frees everything that a volume has. It waits, and fails with
+// DeleteVolume frees everything that a volume has, its notes last. It waits, and fails with
 // ErrBusy while a handle is open. Interrupted by a crash it may be called again:
 // extents go one by one.
 func (s *Store) DeleteVolume(id VolumeID) error {
@@ -136,8 +137,12 @@ func (s *Store) DeleteVolume(id VolumeID) error {
 		return fmt.Errorf("delete volume %x: %w", id, ErrBusy)
 	}
 	v.deleted = true
+	noted := v.notes != nil
 	s.mu.Unlock()
 	err := s.ClearFrom(v, 0)
+	if err == nil && noted {
+		err = s.wait(&Op{Kind: opForget, Vol: v})
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v.deleted = false

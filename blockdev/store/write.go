@@ -33,11 +33,17 @@ func (s *Store) beginWrite(t *turn, op *Op) {
 	if !s.writable(t, op) {
 		return
 	}
-	switch s.getPage(t, op, true) {
-	case pageReady:
+	if op.page == nil {
+		switch s.getPage(t, op, pageCreate) {
+		case pageWait:
+			return
+		case pageFull:
+			s.endWrite(t, op, blockdev.ErrNoSpace, errNoPages)
+			return
+		}
+	}
+	if s.prepareNote(t, op) {
 		s.takeBufs(t, op)
-	case pageFull:
-		s.endWrite(t, op, blockdev.ErrNoSpace, errors.New("no room for more metadata: too many sparse extents"))
 	}
 }
 
@@ -141,6 +147,10 @@ func (s *Store) admitWrite(t *turn, op *Op) {
 // have one: the disk is full, and overwriting must still work. Such a write
 // goes through the log a region at a time.
 func (s *Store) writeByLog(t *turn, op *Op) {
+	if op.Note != nil && !s.fitsBatch(op.n) {
+		s.endWrite(t, op, blockdev.ErrNoSpace, errors.New("no free chunks, and the write is too large to go through the log as a whole"))
+		return
+	}
 	p := op.page
 	s.putBufs(op)
 	op.byLog = true
@@ -154,8 +164,19 @@ func (s *Store) writeByLog(t *turn, op *Op) {
 			p.held[r]++
 		}
 	}
+	if op.Note != nil { // all of it in one batch [I12]
+		op.pos, op.end = 0, op.n
+		s.takeBufs(t, op)
+		return
+	}
 	op.pos, op.end = 0, 0
 	s.nextRound(t, op)
+}
+
+// fitsBatch tells whether n blocks can go through the log at once. In half of the
+// log a batch finds room wherever the ring ends.
+func (s *Store) fitsBatch(n int) bool {
+	return n <= s.opts.BatchBlocks && n <= s.mu.bufs.total && int64(n+maxHeadBlocks)*BlockBytes <= s.mu.lg.size/2
 }
 
 // nextRound moves on to the next region of an op that goes through the log a
@@ -344,20 +365,35 @@ func (s *Store) admitClear(t *turn, op *Op) {
 		return
 	}
 	if op.page == nil {
-		switch s.getPage(t, op, op.Kind != OpClear) {
+		need := pageCreate
+		if op.Kind == OpClear && (op.Note == nil || !op.needsPage()) {
+			need = pageIfAny
+		}
+		switch s.getPage(t, op, need) {
 		case pageWait:
 			return
 		case pageAbsent:
-			s.end(t, op, nil, nil)
-			return
+			if op.Note == nil {
+				s.end(t, op, nil, nil)
+				return
+			}
 		case pageFull:
-			s.end(t, op, blockdev.ErrNoSpace, errors.New("no room for more metadata: too many sparse extents"))
+			s.endWrite(t, op, blockdev.ErrNoSpace, errNoPages)
 			return
 		}
 	}
+	if !s.prepareNote(t, op) {
+		return
+	}
 	p := op.page
+	if p == nil {
+		op.bare = true
+		s.mu.logq.push(op)
+		return
+	}
 	if op.Kind == OpClear {
 		p.clears++
+		op.clearing = true
 		s.mu.logq.push(op)
 		return
 	}
@@ -392,7 +428,7 @@ func (s *Store) endWrite(t *turn, op *Op, kind, cause error) {
 	}
 	op.chunks = op.chunks[:0]
 	s.letGo(op, ^uint32(0))
-	if op.Kind == OpClear && op.page != nil {
+	if op.clearing {
 		op.page.clears--
 	}
 	s.end(t, op, kind, cause)

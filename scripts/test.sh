@@ -2,10 +2,14 @@
 # Everything that CI runs, in phases. Every phase runs even when an earlier one
 # failed, so that one run tells all; only a build that fails stops the rest.
 # The summary lists each phase with its time; the exit status is 0 when all
-# passed. Nothing is left out silently: what can't run fails.
+# passed. Nothing is left out silently: what can't run fails. Each phase's output
+# is kept in .build/log; what failed of it is printed again at the very end, in 150
+# lines or so, since CI keeps the ends of logs.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-mkdir -p .build
+log=.build/log
+rm -rf "$log"
+mkdir -p "$log"
 KILLS=${KILLS:-10}
 CUTS=${CUTS:-20000}
 SEED=${SEED:-$(date +%s)}
@@ -17,8 +21,8 @@ phase() { # phase NAME COMMAND...
     local name=$1 start=$SECONDS status
     shift
     printf '\n=== %s: %s\n' "$name" "$*"
-    "$@"
-    status=$?
+    "$@" 2>&1 | tee "$log/$name.log"
+    status=${PIPESTATUS[0]}
     names+=("$name") seconds+=($((SECONDS - start)))
     if [ $status = 0 ]; then
         results+=(pass)
@@ -36,8 +40,19 @@ summary() {
     done
     printf '%-14s %-10s %4d s\n' total "$([ $failed = 0 ] && echo pass || echo FAIL)" $SECONDS
 }
+failures() {
+    local i broken=()
+    for i in "${!names[@]}"; do
+        [ "${results[i]}" = pass ] || broken+=("${names[i]}")
+    done
+    for i in "${broken[@]}"; do
+        printf '\n=== what failed in %s (all of it: %s)\n' "$i" "$log/$i.log"
+        go run ./scripts/failures -lines $((150 / ${#broken[@]} > 10 ? 150 / ${#broken[@]} : 10)) "$log/$i.log" || tail -n 20 "$log/$i.log"
+    done
+}
 finish() {
     summary
+    [ $failed = 0 ] || failures
     exit $failed
 }
 

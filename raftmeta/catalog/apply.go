@@ -12,10 +12,6 @@ import (
 	"blockd.dev/raftmeta/catalog/catalogpb"
 )
 
-// CommandVersion is the version that commands carry. A command with a higher
-// one was made by a newer blockd and is refused.
-const CommandVersion = 1
-
 // Result is what a command did.
 type Result struct {
 	Revision uint64 // of the state that first had the effect
@@ -64,6 +60,7 @@ func (s *State) fold(cmd *catalogpb.Command) (*fold, Result, error) {
 	next := *s
 	next.Revision++
 	f := &fold{State: &next, now: decodeTime(cmd.GetTimeUnixNano())}
+	f.upgrade(cmd.GetVersion())
 	id, err := f.apply(cmd)
 	if err != nil {
 		return nil, Result{}, err
@@ -94,7 +91,7 @@ func appendBounded[T any](list []T, e T, limit int) []T {
 // the identifiers that were chosen for it.
 func commandDigest(cmd *catalogpb.Command) [32]byte {
 	c := proto.CloneOf(cmd)
-	c.TimeUnixNano, c.Actor, c.RequestId, c.Source = 0, "", "", ""
+	c.TimeUnixNano, c.Actor, c.RequestId, c.Source, c.Term = 0, "", "", "", 0
 	blankSealed(c)
 	switch k := c.GetKind().(type) {
 	case *catalogpb.Command_CreatePool:
@@ -162,6 +159,10 @@ func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
 		return f.registerDisk(k.RegisterDisk)
 	case *catalogpb.Command_SetReservation:
 		return ID{}, f.setReservation(k.SetReservation)
+	case *catalogpb.Command_AllocateExtents:
+		return ID{}, f.allocateExtents(k.AllocateExtents)
+	case *catalogpb.Command_MarkReplica:
+		return ID{}, f.markReplica(k.MarkReplica)
 	}
 	return f.applyCluster(cmd)
 }
@@ -177,6 +178,8 @@ func (f *fold) applyCluster(cmd *catalogpb.Command) (ID, error) {
 		return ID{}, f.setNodeLabels(k.SetNodeLabels)
 	case *catalogpb.Command_SetNodeState:
 		return ID{}, f.setNodeState(k.SetNodeState)
+	case *catalogpb.Command_SetNodePortals:
+		return ID{}, f.setNodePortals(k.SetNodePortals)
 	case *catalogpb.Command_RemoveNode:
 		return ID{}, f.removeNode(k.RemoveNode)
 	case *catalogpb.Command_SetDiskState:
@@ -289,11 +292,7 @@ func (f *fold) createVolume(c *catalogpb.CreateVolume) (ID, error) {
 	case f.Pool(c.GetPool()) == nil:
 		return ID{}, refuse(ErrNotFound, "no pool %q; see `blockctl pool list`", c.GetPool())
 	}
-	pool := f.Pool(c.GetPool())
-	if err := pool.canHold(); err != nil {
-		return ID{}, err
-	}
-	home, err := f.chooseHome(pool, c.GetHome())
+	home, err := f.place(f.Pool(c.GetPool()), id, c)
 	if err != nil {
 		return ID{}, err
 	}
@@ -306,6 +305,18 @@ func (f *fold) createVolume(c *catalogpb.CreateVolume) (ID, error) {
 	f.did("volume.create", c.GetName(), "size %d, block size %d, pool %s, lun %d",
 		c.GetSizeBytes(), c.GetBlockSize(), c.GetPool(), lun)
 	return id, nil
+}
+
+// place finds where a new volume lives: its home, or a place in the map.
+func (f *fold) place(p *Pool, id ID, c *catalogpb.CreateVolume) (home ID, err error) {
+	switch {
+	case p.Spread() == 1:
+		return f.chooseHome(p, c.GetHome())
+	case f.version < 2:
+		return ID{}, refuse(ErrConflict, "pool %q keeps data on %d disks (%s), and this version of blockd writes a volume to one: the replicated data path is missing; use a pool with --replicas 1",
+			p.Name, p.Spread(), p.Policy())
+	}
+	return ID{}, f.spread(p, id, c)
 }
 
 // freeLUN is the lowest LUN that no volume has for its own.
@@ -346,6 +357,9 @@ func (f *fold) resizeVolume(c *catalogpb.ResizeVolume) error {
 	}
 	f.Volumes = slices.Clone(f.Volumes)
 	f.Volumes[i].SizeBytes = c.GetSizeBytes()
+	if err := f.growSpread(&f.Volumes[i]); err != nil {
+		return err
+	}
 	f.did("volume.resize", c.GetName(), "size %d to %d", old, c.GetSizeBytes())
 	return nil
 }
@@ -383,6 +397,7 @@ func (f *fold) retireVolume(c *catalogpb.RetireVolume) (ID, error) {
 	id := f.Volumes[i].ID
 	f.Volumes = slices.Clone(f.Volumes)
 	f.Volumes[i].Retired = true
+	f.dropSpread(id)
 	had := len(f.Mappings)
 	f.Mappings = slices.DeleteFunc(slices.Clone(f.Mappings), func(m Mapping) bool { return m.Volume == id })
 	f.did("volume.delete", c.GetName(), "id %s", id)

@@ -115,7 +115,7 @@ func TestRefusalsSayWhy(t *testing.T) {
 		text string
 	}{
 		"no kind":           {&catalogpb.Command{Version: 1}, ErrInvalid, "unknown kind"},
-		"newer":             {&catalogpb.Command{Version: 2}, ErrInvalid, "upgrade"},
+		"newer":             {&catalogpb.Command{Version: CommandVersion + 1}, ErrInvalid, "upgrade"},
 		"init twice":        {initCmd(), ErrExists, "already"},
 		"pool twice":        {poolCmd(50, "default"), ErrExists, "another name"},
 		"pool replicas":     {with(poolCmd(50, "p"), func(c *catalogpb.Command) { c.GetCreatePool().Replicas = 3 }), ErrInvalid, "--replicas 1"},
@@ -377,9 +377,11 @@ func FuzzApply(f *testing.F) {
 			one, two := NewFSM(), NewFSM()
 			one.state.Store(s)
 			two.state.Store(s)
-			_ = one.Check(1, b)
-			out := one.Apply(1, 1, 1, b)
-			if twin := two.Apply(1, 1, 1, bytes.Clone(b)); !bytes.Equal(out, twin) || len(out) > group.ResultMax {
+			cmd := &catalogpb.Command{}
+			_ = proto.Unmarshal(b, cmd) // what is none is refused below
+			_ = one.Check(cmd.GetVersion(), b)
+			out := one.Apply(1, 1, cmd.GetVersion(), b)
+			if twin := two.Apply(1, 1, cmd.GetVersion(), bytes.Clone(b)); !bytes.Equal(out, twin) || len(out) > group.ResultMax {
 				t.Fatalf("%x and %x", out, twin)
 			}
 			if n := one.State().Check(); n != 0 {

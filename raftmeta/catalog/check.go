@@ -1,10 +1,12 @@
 package catalog
 
+import "blockd.dev/raftmeta/extmap"
+
 // Check returns the number of the first broken invariant of the package
 // comment, or 0.
 func (s *State) Check() int {
 	c := checker{State: s, ids: map[ID]string{}}
-	for _, check := range []func() int{c.pools, c.nodes, c.disks, c.volumes, c.hosts, c.mappings, c.perVolume, c.lists} {
+	for _, check := range []func() int{c.pools, c.nodes, c.disks, c.volumes, c.hosts, c.mappings, c.perVolume, c.lists, c.numbers, c.extentMap} {
 		if n := check(); n != 0 {
 			return n
 		}
@@ -39,6 +41,9 @@ func (c *checker) pools() int {
 		p := &c.Pools[i]
 		if !c.fresh(p.ID, "pool") || checkName("pool", p.Name) != nil || i > 0 && c.Pools[i-1].Name >= p.Name {
 			return 1
+		}
+		if p.MinInSync < p.needed() || int(p.MinInSync) > p.Spread() {
+			return 12
 		}
 	}
 	return 0
@@ -162,6 +167,57 @@ func (c *checker) lists() int {
 	if len(c.Pools) > PoolsMax || len(c.Nodes) > NodesMax || len(c.Disks) > DisksMax || len(c.Hosts) > HostsMax || len(c.Jobs) > JobsMax ||
 		len(c.Tokens) > TokensMax || len(c.Revoked) > RevokedMax || len(c.Audits) > AuditMax || len(c.answers) > AnswersMax {
 		return 9
+	}
+	return 0
+}
+
+func (c *checker) numbers() int {
+	if c.version < 2 && (c.lastNode > 0 || c.lastDisk > 0) {
+		return 10
+	}
+	seen := map[uint16]bool{}
+	for i := range c.Nodes {
+		n := c.Nodes[i].Number
+		if n > c.lastNode || c.version >= 2 && (n == 0 || seen[n]) {
+			return 10
+		}
+		seen[n] = true
+	}
+	last := extmap.Disk(0)
+	for i := range c.Disks {
+		n := c.Disks[i].Number
+		if n > c.lastDisk || c.version >= 2 && n <= last {
+			return 10
+		}
+		last = n
+	}
+	return 0
+}
+
+func (c *checker) extentMap() int {
+	left := 0
+	for range c.extents.Volumes() {
+		left++
+	}
+	for i := range c.Volumes {
+		v := &c.Volumes[i]
+		p := c.Pool(v.Pool)
+		if p.Spread() <= 1 || v.Retired {
+			continue
+		}
+		left--
+		m := c.extents.Volume(v.ID)
+		if m == nil || !v.Home.IsZero() || m.Policy() != p.layout() || m.Layout().Extents() != p.layout().ExtentsFor(v.SizeBytes) {
+			return 11
+		}
+		for _, d := range m.Disks() {
+			if c.DiskByNumber(d) == nil {
+				return 11
+			}
+		}
+	}
+	if left != 0 {
+		return 11
 	}
 	return 0
 }

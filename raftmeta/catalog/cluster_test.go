@@ -318,7 +318,7 @@ func TestPoolPolicies(t *testing.T) {
 	}
 	in := volumeCmd(51, "v")
 	in.GetCreateVolume().Pool = "p"
-	refusedWith(t, s, in, ErrConflict, "replicated data path is missing")
+	refusedWith(t, s, in, ErrConflict, "can't write that yet")
 }
 
 func TestNodesDescribeThemselves(t *testing.T) {
@@ -544,10 +544,11 @@ func TestStateMachinesAgree(t *testing.T) {
 		var kept []old
 		apply := func(cmd *catalogpb.Command) {
 			b := must(proto.Marshal(cmd))
-			if err := one.Check(1, b); err != nil {
+			v := cmd.GetVersion()
+			if err := one.Check(v, b); err != nil {
 				t.Fatal(err)
 			}
-			if a, b := one.Apply(1, 1, 1, b), two.Apply(1, 1, 1, bytes.Clone(b)); !bytes.Equal(a, b) {
+			if a, b := one.Apply(1, 1, v, b), two.Apply(1, 1, v, bytes.Clone(b)); !bytes.Equal(a, b) {
 				t.Fatalf("%v: %x and %x", cmd, a, b)
 			}
 			if n := one.State().Check(); n != 0 {
@@ -617,8 +618,8 @@ func TestDamagedStreamsAreRefused(t *testing.T) {
 			t.Fatalf("byte %d of %d changed", i, len(full))
 		}
 	}
-	newer := &catalogpb.Snapshot{Version: snapshotVersion + 1}
-	if _, err := Unmarshal(must(proto.Marshal(newer))); err == nil || !strings.Contains(err.Error(), "version 2") {
+	newer := &catalogpb.Snapshot{Version: CommandVersion + 1}
+	if _, err := Unmarshal(must(proto.Marshal(newer))); err == nil || !strings.Contains(err.Error(), "version 3") {
 		t.Fatal(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/extmap"
 )
 
 // DiskState says how far a disk takes part.
@@ -25,7 +26,10 @@ func (s DiskState) valid() bool {
 
 // Disk is a store that volumes have data on. Its ID is the store's UUID.
 type Disk struct {
-	ID            ID
+	ID ID
+	// Number is what the extent map calls it; no other disk ever has it. 0
+	// in a State of version 1.
+	Number        extmap.Disk
 	Node          ID // zero before nodes were known
 	Path          string
 	CapacityBytes int64 // 0 when it is not known
@@ -47,8 +51,16 @@ func (s *State) DiskByID(id ID) *Disk {
 	return nil
 }
 
-// NodeOfVolume returns the node that holds the volume's data, or nil when that
-// is not known.
+// DiskByNumber returns the disk with the number, or nil.
+func (s *State) DiskByNumber(number extmap.Disk) *Disk {
+	if i, ok := search(s.Disks, number, func(d *Disk) extmap.Disk { return d.Number }); ok && number != 0 {
+		return &s.Disks[i]
+	}
+	return nil
+}
+
+// NodeOfVolume returns the node that alone holds the volume's data, or nil when
+// that is not known, or several do.
 func (s *State) NodeOfVolume(v *Volume) *Node {
 	if d := s.DiskByID(v.Home); d != nil {
 		return s.NodeByID(d.Node)
@@ -65,6 +77,11 @@ func (s *State) volumesOn(disk ID) int {
 		}
 	}
 	return n
+}
+
+// copiesOn counts the volumes of several copies that have one on a disk.
+func (s *State) copiesOn(disk ID) int {
+	return s.volumesWith(func(d *Disk) bool { return d.ID == disk })
 }
 
 func (f *fold) registerDisk(c *catalogpb.RegisterDisk) (ID, error) {
@@ -90,7 +107,11 @@ func (f *fold) registerDisk(c *catalogpb.RegisterDisk) (ID, error) {
 	if !node.IsZero() {
 		f.settle(id)
 	}
-	f.Disks = inserted(f.Disks, len(f.Disks), Disk{ID: id, Node: node, Path: c.GetPath(), CapacityBytes: c.GetCapacityBytes(), State: DiskActive, Created: f.now})
+	number, err := f.nextDisk()
+	if err != nil {
+		return ID{}, err
+	}
+	f.Disks = inserted(f.Disks, len(f.Disks), Disk{ID: id, Number: number, Node: node, Path: c.GetPath(), CapacityBytes: c.GetCapacityBytes(), State: DiskActive, Created: f.now})
 	f.did("disk.register", c.GetPath(), "id %s", id)
 	return id, nil
 }
@@ -120,7 +141,7 @@ func (f *fold) settle(disk ID) {
 	}
 	f.Volumes = slices.Clone(f.Volumes)
 	for i := range f.Volumes {
-		if p := f.Pool(f.Volumes[i].Pool); f.Volumes[i].Home.IsZero() && p.Media == MediaDisk {
+		if p := f.Pool(f.Volumes[i].Pool); f.Volumes[i].Home.IsZero() && p.Media == MediaDisk && p.Spread() == 1 {
 			f.Volumes[i].Home = disk
 		}
 	}
@@ -147,6 +168,9 @@ func (f *fold) setDiskState(c *catalogpb.SetDiskState) error {
 	if n := f.volumesOn(d.ID); to == DiskDrained && n > 0 {
 		return refuse(ErrConflict, "disk %s is not drained: it still has %s", d.ID, plural(n, "volume", "volumes"))
 	}
+	if n := f.copiesOn(d.ID); to == DiskDrained && n > 0 {
+		return refuse(ErrConflict, "disk %s is not drained: it still has a copy of %s", d.ID, plural(n, "volume", "volumes"))
+	}
 	from := d.State
 	d.State, d.Reason = to, c.GetReason()
 	f.Disks = replaced(f.Disks, i, d)
@@ -163,6 +187,8 @@ func (f *fold) removeDisk(c *catalogpb.RemoveDisk) error {
 	switch n := f.volumesOn(d.ID); {
 	case n > 0:
 		return refuse(ErrConflict, "disk %s still has %s, and nothing else has their data; delete them first", d.ID, plural(n, "volume", "volumes"))
+	case f.copiesOn(d.ID) > 0:
+		return refuse(ErrConflict, "disk %s has a copy of %s, and copies can't be moved to other disks yet: without it they would stay short of one; keep it, or delete them first", d.ID, plural(f.copiesOn(d.ID), "volume", "volumes"))
 	case d.State != DiskDrained && !c.GetForce():
 		return refuse(ErrConflict, "disk %s is %s, not drained, though it has no volumes; only by force is it removed like this", d.ID, d.State)
 	}
@@ -228,7 +254,7 @@ func (f *fold) checkHome(p *Pool, home ID) error {
 }
 
 func diskTo(e *Disk) *catalogpb.Disk {
-	d := &catalogpb.Disk{Id: e.ID[:], Path: e.Path, CreatedUnixNano: e.Created.UnixNano(), Node: idTo(e.Node),
+	d := &catalogpb.Disk{Id: e.ID[:], Number: uint32(e.Number), Path: e.Path, CreatedUnixNano: e.Created.UnixNano(), Node: idTo(e.Node),
 		CapacityBytes: e.CapacityBytes, Reason: e.Reason}
 	if e.State != DiskActive {
 		d.State = string(e.State)
@@ -237,7 +263,7 @@ func diskTo(e *Disk) *catalogpb.Disk {
 }
 
 func (l *loader) disk(e *catalogpb.Disk) Disk {
-	d := Disk{ID: l.id(e.GetId(), false), Node: l.id(e.GetNode(), true), Path: e.GetPath(), CapacityBytes: e.GetCapacityBytes(),
+	d := Disk{ID: l.id(e.GetId(), false), Number: extmap.Disk(l.number(e.GetNumber())), Node: l.id(e.GetNode(), true), Path: e.GetPath(), CapacityBytes: e.GetCapacityBytes(),
 		State: cmp.Or(DiskState(e.GetState()), DiskActive), Reason: e.GetReason(), Created: decodeTime(e.GetCreatedUnixNano())}
 	l.bad = l.bad || !d.State.valid()
 	return d

@@ -55,14 +55,20 @@ func (f *FSM) Check(version uint32, command []byte) error {
 }
 
 // Apply implements group.FSM. A command that is refused leaves its trace in
-// the audit log.
-func (f *FSM) Apply(_, _ uint64, version uint32, command []byte) []byte {
+// the audit log, unless it was nobody's decision.
+func (f *FSM) Apply(_, term uint64, version uint32, command []byte) []byte {
 	s := f.state.Load()
 	cmd, err := decodeCommand(version, command)
+	if err == nil && cmd.GetTerm() != 0 && cmd.GetTerm() != term {
+		err = refuse(ErrConflict, "it was decided in term %d of the log, and came into it in term %d: there is another leader, which decides anew", cmd.GetTerm(), term)
+	}
 	if err != nil {
 		return encodeOutcome(Result{}, err)
 	}
 	next, res, err := s.Apply(cmd)
+	if err != nil && quietKinds[kindOf(cmd)] {
+		return encodeOutcome(Result{}, err)
+	}
 	what := Change{Revision: res.Revision, Action: res.Audit.Action, Subject: res.Audit.Subject}
 	if err != nil {
 		next = s.refused(cmd, err)
@@ -71,6 +77,10 @@ func (f *FSM) Apply(_, _ uint64, version uint32, command []byte) []byte {
 	f.publish(next, what)
 	return encodeOutcome(res, err)
 }
+
+// quietKinds are proposals that cross each other all the time. Those of version 1, which
+// do so too, are in the audit log when they are refused, as they always were.
+var quietKinds = map[string]bool{"allocate_extents": true, "mark_replica": true}
 
 // publish makes s the state; what led to it is told to those who watch.
 func (f *FSM) publish(s *State, what Change) {
@@ -148,39 +158,6 @@ func unknownField(m protoreflect.Message) (name string) {
 		return name == ""
 	})
 	return name
-}
-
-// kindVersions has the version of commands with which each kind came in. The
-// group opens its gate to a version when all members understand it. A new kind, and
-// a new field of an old one, takes a new version.
-var kindVersions = map[protoreflect.Name]uint32{
-	"init": 1, "create_pool": 1, "create_volume": 1, "resize_volume": 1, "retire_volume": 1, "remove_volume": 1,
-	"create_host": 1, "update_host": 1, "delete_host": 1, "map_volume": 1, "unmap_volume": 1, "register_disk": 1,
-	"protect_volume": 1, "import": 1, "put_node": 1, "admit_node": 1, "set_node_labels": 1, "set_node_state": 1,
-	"remove_node": 1, "set_disk_state": 1, "remove_disk": 1, "create_token": 1, "expire_token": 1, "create_job": 1,
-	"progress_job": 1, "set_job_state": 1, "grant_lease": 1, "release_lease": 1, "move_lease": 1, "set_reservation": 1,
-	"set_authority": 1,
-}
-
-// versionOf is the lowest version that cmd can have; 0 for a command that has
-// no kind.
-func versionOf(cmd *catalogpb.Command) uint32 {
-	m := cmd.ProtoReflect()
-	kind := m.WhichOneof(m.Descriptor().Oneofs().ByName("kind"))
-	if kind == nil {
-		return 0
-	}
-	return kindVersions[kind.Name()]
-}
-
-// kindOf is the name of the command's kind, for the audit log.
-func kindOf(cmd *catalogpb.Command) string {
-	m := cmd.ProtoReflect()
-	kind := m.WhichOneof(m.Descriptor().Oneofs().ByName("kind"))
-	if kind == nil {
-		return "unknown"
-	}
-	return string(kind.Name())
 }
 
 // refused is the state after a command that changed nothing but the audit log.

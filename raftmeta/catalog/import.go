@@ -129,9 +129,13 @@ func (f *fold) importPart(c *catalogpb.Import) (ID, error) {
 	if s.ClusterID.IsZero() || s.importing != nil || plain {
 		return ID{}, refuse(ErrInvalid, "the state can't be taken over: it has no cluster, is in parts itself, or has secrets that are not sealed")
 	}
-	from := s.Revision
+	from, version := s.Revision, f.version
+	if s.version > version {
+		return ID{}, refuse(ErrInvalid, "the state can't be taken over: it is of version %d, and the command of version %d", s.version, version)
+	}
 	s.Revision = max(f.Revision, s.Revision+1)
 	*f.State = *s
+	f.upgrade(version)
 	f.did("catalog.import", s.ClusterID.String(), "from revision %d", from)
 	return s.ClusterID, nil
 }

@@ -183,7 +183,7 @@ func (f *fold) moveLease(c *catalogpb.MoveLease) error {
 		case n.State != NodeActive:
 			return refuse(ErrConflict, "node %q is %s", n.Name, n.State)
 		case home != nil && home.ID != n.ID:
-			return refuse(ErrConflict, "volume %q lives on node %q alone, so no other node can serve it; that takes the replicated data path, which this version does not have", v.Name, home.Name)
+			return refuse(ErrConflict, "volume %q lives on node %q alone, so no other node can serve it; %s", v.Name, home.Name, f.whatMoves())
 		}
 		if l.Owner != n.ID {
 			note.moveTo = n.ID
@@ -192,6 +192,14 @@ func (f *fold) moveLease(c *catalogpb.MoveLease) error {
 	f.leaseNotes = f.leaseNotes.With(v.ID, note)
 	f.did("lease.move", v.Name, "to node %s", cmp.Or(c.GetNode(), "any"))
 	return nil
+}
+
+// whatMoves says which volumes can be served by another node.
+func (f *fold) whatMoves() string {
+	if f.version < 2 {
+		return "that takes the replicated data path, which this version does not have"
+	}
+	return "that takes a volume of a pool with several copies"
 }
 
 // leaseTableParts is the encoding of the lease table, in parts.

@@ -39,9 +39,11 @@ const (
 
 // Node is a member of the cluster.
 type Node struct {
-	ID      ID // in hexadecimal it is the group's and the certificate's id of the node
+	ID      ID     // in hexadecimal it is the group's and the certificate's id of the node
+	Number  uint16 // no other node ever has it; 0 in a State of version 1
 	Name    string
 	Address string  // of its control port, HOST:PORT
+	Portals Portals // where hosts and other nodes reach it
 	Labels  []Label // by key
 	Roles   []string
 	Release string // of its blockd
@@ -102,6 +104,16 @@ func (s *State) Node(name string) *Node {
 func (s *State) NodeByID(id ID) *Node {
 	for i := range s.Nodes {
 		if s.Nodes[i].ID == id {
+			return &s.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// NodeByNumber returns the node with the number, or nil.
+func (s *State) NodeByNumber(number uint16) *Node {
+	for i := range s.Nodes {
+		if s.Nodes[i].Number == number && number != 0 {
 			return &s.Nodes[i]
 		}
 	}
@@ -186,8 +198,17 @@ func (f *fold) addNode(n Node) error {
 	case len(f.Nodes) >= NodesMax:
 		return refuse(ErrConflict, "there are %d nodes, the most there can be", NodesMax)
 	}
+	var err error
+	if n.Number, err = f.nextNode(); err != nil {
+		return err
+	}
 	f.Nodes = inserted(f.Nodes, i, n)
 	return nil
+}
+
+// keep takes over what a node has that it does not say of itself.
+func (n *Node) keep(have *Node) {
+	n.Number, n.Portals, n.State, n.Reason, n.Created = have.Number, have.Portals, have.State, have.Reason, have.Created
 }
 
 // putNode makes the first node known, or changes what a node says of itself.
@@ -209,7 +230,8 @@ func (f *fold) putNode(c *catalogpb.PutNode) (ID, error) {
 		return n.ID, nil
 	}
 	have := f.Nodes[i]
-	n.State, n.Reason, n.Labels, n.Created = have.State, have.Reason, have.Labels, have.Created
+	n.keep(&have)
+	n.Labels = have.Labels
 	if n.Name != have.Name && f.Node(n.Name) != nil {
 		return ID{}, refuse(ErrExists, "node %q exists already; choose another name", n.Name)
 	}
@@ -248,7 +270,7 @@ func (f *fold) admitNode(c *catalogpb.AdmitNode) (ID, error) {
 		if old := f.Nodes[i].Serial; old != "" && old != n.Serial {
 			f.revoke(Revoked{Name: n.Name, Serial: old})
 		}
-		n.State, n.Reason, n.Created = f.Nodes[i].State, f.Nodes[i].Reason, f.Nodes[i].Created
+		n.keep(&f.Nodes[i])
 		f.Nodes = replaced(f.Nodes, i, n)
 	} else if err := f.addNode(n); err != nil {
 		return ID{}, err
@@ -288,6 +310,9 @@ func (f *fold) setNodeState(c *catalogpb.SetNodeState) error {
 		if volumes, leases := f.stillOn(n.ID); volumes+leases > 0 {
 			return refuse(ErrConflict, "node %q is not drained: it still has %s and %s", n.Name,
 				plural(volumes, "volume", "volumes"), plural(leases, "lease", "leases"))
+		}
+		if copies := f.ReplicasOn(n.ID); copies > 0 {
+			return refuse(ErrConflict, "node %q is not drained: it still has a copy of %s", n.Name, plural(copies, "volume", "volumes"))
 		}
 	}
 	from := n.State
@@ -342,6 +367,8 @@ func (f *fold) removeNode(c *catalogpb.RemoveNode) error {
 		return refuse(ErrConflict, "node %q is the last one; to give the cluster up, delete its data directory", n.Name)
 	case volumes > 0:
 		return refuse(ErrConflict, "node %q still has %s, and nothing else has their data; delete them first (`blockctl volume delete`), or if it is lost for good, give them up by --force", n.Name, plural(volumes, "volume", "volumes"))
+	case f.ReplicasOn(n.ID) > 0:
+		return refuse(ErrConflict, "node %q has a copy of %s, and copies can't be moved to other disks yet: without it they would stay short of one; keep it, or delete them first", n.Name, plural(f.ReplicasOn(n.ID), "volume", "volumes"))
 	case !c.GetForce() && (leases > 0 || disks > 0 || n.State != NodeDrained):
 		return refuse(ErrConflict, "node %q has no volumes, but is %s, with %s and %s; if nothing is to be served by it any more, remove it with --force, which forgets its disks",
 			n.Name, n.State, plural(disks, "disk", "disks"), plural(leases, "lease", "leases"))
@@ -367,7 +394,7 @@ func (f *fold) revoke(r Revoked) {
 }
 
 func nodeTo(e *Node) *catalogpb.Node {
-	n := &catalogpb.Node{Id: e.ID[:], Name: e.Name, Address: e.Address, Roles: e.Roles, Release: e.Release,
+	n := &catalogpb.Node{Id: e.ID[:], Number: uint32(e.Number), Portals: portalsTo(e.Portals), Name: e.Name, Address: e.Address, Roles: e.Roles, Release: e.Release,
 		Serial: e.Serial, State: string(e.State), Reason: e.Reason, CreatedUnixNano: e.Created.UnixNano()}
 	for _, l := range e.Labels {
 		n.Labels = append(n.Labels, &catalogpb.Label{Key: l.Key, Value: l.Value})
@@ -376,7 +403,7 @@ func nodeTo(e *Node) *catalogpb.Node {
 }
 
 func (l *loader) node(e *catalogpb.Node) Node {
-	n := Node{ID: l.id(e.GetId(), false), Name: e.GetName(), Address: e.GetAddress(), Roles: e.GetRoles(), Release: e.GetRelease(),
+	n := Node{ID: l.id(e.GetId(), false), Number: l.number(e.GetNumber()), Portals: portalsFrom(e.GetPortals()), Name: e.GetName(), Address: e.GetAddress(), Roles: e.GetRoles(), Release: e.GetRelease(),
 		Serial: e.GetSerial(), State: NodeState(e.GetState()), Reason: e.GetReason(), Created: decodeTime(e.GetCreatedUnixNano())}
 	for _, x := range e.GetLabels() {
 		n.Labels = append(n.Labels, Label{x.GetKey(), x.GetValue()})

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"fmt"
 
 	"blockd.dev/raftmeta/catalog/catalogpb"
@@ -28,6 +29,21 @@ func (p *Pool) Spread() int {
 	return int(p.Replicas)
 }
 
+// needed is how many disks it takes to read an extent.
+func (p *Pool) needed() uint32 { return max(1, p.ECData) }
+
+// minInSync is MinInSync when nobody says otherwise: a majority of the copies,
+// and two of two, so that a write that was acknowledged survives the loss of a disk.
+func (p *Pool) minInSync() uint32 {
+	switch {
+	case p.ECData > 0:
+		return p.ECData + 1
+	case p.Replicas <= 1:
+		return 1
+	}
+	return max(2, p.Replicas/2+1)
+}
+
 // poolFrom checks the policy of a new pool, against the nodes that there are.
 func (f *fold) poolFrom(c *catalogpb.CreatePool) (Pool, error) {
 	p := Pool{Name: c.GetName(), Replicas: c.GetReplicas(), ECData: c.GetEcData(), ECParity: c.GetEcParity(),
@@ -49,6 +65,10 @@ func (f *fold) poolFrom(c *catalogpb.CreatePool) (Pool, error) {
 		return p, refuse(ErrInvalid, "%d replicas: want 1 to %d; on a single node use --replicas 1", p.Replicas, ReplicasMax)
 	case p.Media == MediaRAM && p.Spread() > 1:
 		return p, refuse(ErrInvalid, "a pool in memory keeps one copy: use --replicas 1, or --media disk")
+	}
+	p.MinInSync = cmp.Or(c.GetMinInSync(), p.minInSync())
+	if p.MinInSync < p.needed() || int(p.MinInSync) > p.Spread() {
+		return p, refuse(ErrInvalid, "at least %d in sync in a pool of %s: want %d to %d", p.MinInSync, p.Policy(), p.needed(), p.Spread())
 	}
 	if have := f.domains(p.Domain); have < p.Spread() {
 		return p, refuse(ErrInvalid, "%s need as many %ss, and this cluster has %s; add nodes or labels (`blockctl node label`), or use --replicas 1",
@@ -91,20 +111,14 @@ func (f *fold) createPool(c *catalogpb.CreatePool) (ID, error) {
 	return id, nil
 }
 
-// canHold refuses a volume in a pool that it could not be written to.
-func (p *Pool) canHold() error {
-	if p.Spread() == 1 {
-		return nil
-	}
-	return refuse(ErrConflict, "pool %q keeps data on %d disks (%s), and this version of blockd writes a volume to one: the replicated data path is missing; use a pool with --replicas 1",
-		p.Name, p.Spread(), p.Policy())
-}
-
 func poolTo(e *Pool) *catalogpb.Pool {
 	p := &catalogpb.Pool{Id: e.ID[:], Name: e.Name, Replicas: e.Replicas, EcData: e.ECData, EcParity: e.ECParity,
 		Media: string(e.Media), CreatedUnixNano: e.Created.UnixNano()}
 	if e.Domain != "host" {
 		p.Domain = e.Domain
+	}
+	if e.MinInSync != e.minInSync() {
+		p.MinInSync = e.MinInSync
 	}
 	return p
 }
@@ -115,5 +129,6 @@ func (l *loader) pool(e *catalogpb.Pool) Pool {
 	if p.Domain == "" {
 		p.Domain = "host"
 	}
+	p.MinInSync = cmp.Or(e.GetMinInSync(), p.minInSync())
 	return p
 }

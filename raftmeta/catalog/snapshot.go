@@ -11,12 +11,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/raftmeta/idmap"
 )
-
-// snapshotVersion is the format of catalogpb.Snapshot. A higher one was
-// written by a newer blockd.
-const snapshotVersion = 1
 
 // A state as a stream:
 //
@@ -32,11 +29,17 @@ const (
 	partMax     = 16 << 20
 )
 
-// Hash is equal for equal states: the SHA-256 of Marshal.
+// Hash is equal for equal states: the SHA-256 of their parts, with the hash of
+// the extent map, which is always at hand, in place of the map.
 func (s *State) Hash() [32]byte {
 	sum := sha256.New()
-	for part := range s.parts {
+	s.records(func(part *catalogpb.Snapshot) bool {
 		sum.Write(encodePart(part))
+		return true
+	})
+	if s.Version() >= 2 {
+		extents := s.extents.Hash()
+		sum.Write(extents[:])
 	}
 	return [32]byte(sum.Sum(nil))
 }
@@ -74,28 +77,8 @@ func ReadState(r io.Reader) (*State, error) {
 		return nil, fmt.Errorf("catalog: not a stream of a state: %q, %w", head, err)
 	}
 	l := loader{s: &State{}}
-	for {
-		size := make([]byte, 4)
-		if _, err := io.ReadFull(r, size); err != nil {
-			return nil, fmt.Errorf("catalog: the state is cut short: %w", err)
-		}
-		n := binary.BigEndian.Uint32(size)
-		if n == 0 {
-			break
-		}
-		if n > partMax {
-			return nil, fmt.Errorf("catalog: a part of the state has %d bytes", n)
-		}
-		b := &bytes.Buffer{} // grows with what really comes
-		if _, err := io.CopyN(b, r, int64(n)); err != nil {
-			return nil, fmt.Errorf("catalog: the state is cut short: %w", err)
-		}
-		sum.Write(b.Bytes())
-		part := &catalogpb.Snapshot{}
-		if err := proto.Unmarshal(b.Bytes(), part); err != nil {
-			return nil, fmt.Errorf("catalog: decode snapshot: %w", err)
-		}
-		l.add(part)
+	if err := l.load(func() (*catalogpb.Snapshot, error) { return readPart(r, sum) }); err != nil {
+		return nil, err
 	}
 	want := make([]byte, sha256.Size)
 	if _, err := io.ReadFull(r, want); err != nil {
@@ -105,6 +88,31 @@ func ReadState(r io.Reader) (*State, error) {
 		return nil, fmt.Errorf("catalog: the state's checksum is wrong")
 	}
 	return l.finish()
+}
+
+// readPart reads the next part of a stream, nil after the last one.
+func readPart(r io.Reader, sum io.Writer) (*catalogpb.Snapshot, error) {
+	size := make([]byte, 4)
+	if _, err := io.ReadFull(r, size); err != nil {
+		return nil, fmt.Errorf("catalog: the state is cut short: %w", err)
+	}
+	n := binary.BigEndian.Uint32(size)
+	if n == 0 {
+		return nil, nil
+	}
+	if n > partMax {
+		return nil, fmt.Errorf("catalog: a part of the state has %d bytes", n)
+	}
+	b := &bytes.Buffer{} // grows with what really comes
+	if _, err := io.CopyN(b, r, int64(n)); err != nil {
+		return nil, fmt.Errorf("catalog: the state is cut short: %w", err)
+	}
+	_, _ = sum.Write(b.Bytes()) // a hash has no errors
+	part := &catalogpb.Snapshot{}
+	if err := proto.Unmarshal(b.Bytes(), part); err != nil {
+		return nil, fmt.Errorf("catalog: decode snapshot: %w", err)
+	}
+	return part, nil
 }
 
 // Marshal encodes the state. Equal states have equal encodings.
@@ -123,7 +131,13 @@ func Unmarshal(b []byte) (*State, error) {
 		return nil, fmt.Errorf("catalog: decode snapshot: %w", err)
 	}
 	l := loader{s: &State{}}
-	l.add(p)
+	parts := []*catalogpb.Snapshot{p, nil}
+	if err := l.load(func() (*catalogpb.Snapshot, error) {
+		p, parts = parts[0], parts[1:]
+		return p, nil
+	}); err != nil {
+		return nil, err
+	}
 	return l.finish()
 }
 
@@ -137,9 +151,16 @@ func encodePart(p *catalogpb.Snapshot) []byte {
 
 // parts yields the state in parts, in a fixed order.
 func (s *State) parts(yield func(*catalogpb.Snapshot) bool) {
-	head := &catalogpb.Snapshot{Version: snapshotVersion, Revision: s.Revision, Iqn: s.IQN, Nqn: s.NQN,
-		ClusterId: idTo(s.ClusterID), Authority: authorityTo(s.Authority)}
-	_ = yield(head) &&
+	if s.records(yield) {
+		s.mapParts(yield)
+	}
+}
+
+// records yields all but the extent map.
+func (s *State) records(yield func(*catalogpb.Snapshot) bool) bool {
+	head := &catalogpb.Snapshot{Version: s.Version(), Revision: s.Revision, Iqn: s.IQN, Nqn: s.NQN,
+		ClusterId: idTo(s.ClusterID), Authority: authorityTo(s.Authority), LastNode: uint32(s.lastNode), LastDisk: uint32(s.lastDisk)}
+	return yield(head) &&
 		split(s.Pools, yield, func(p *catalogpb.Snapshot, e *Pool) { p.Pools = append(p.Pools, poolTo(e)) }) &&
 		split(s.Volumes, yield, func(p *catalogpb.Snapshot, e *Volume) { p.Volumes = append(p.Volumes, volumeTo(e)) }) &&
 		split(s.Hosts, yield, func(p *catalogpb.Snapshot, e *Host) { p.Hosts = append(p.Hosts, hostTo(e)) }) &&
@@ -190,17 +211,40 @@ func splitBy[T any](size int, list []T, yield func(*catalogpb.Snapshot) bool, ad
 // loader makes a state of parts.
 type loader struct {
 	s       *State
-	version uint32
 	parts   int
+	mapped  bool   // the extent map was read: nothing may follow it
 	bad     bool   // something was out of range
 	unknown string // a message with a field that this blockd does not know
 
 	leaseTable bytes.Buffer
 }
 
+// load takes all parts, which next returns, and nil after the last one.
+func (l *loader) load(next func() (*catalogpb.Snapshot, error)) error {
+	for {
+		p, err := next()
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			return nil
+		}
+		l.add(p)
+		if v := l.s.version; v == 0 || v > CommandVersion {
+			return fmt.Errorf("catalog: snapshot of version %d, and this blockd knows version %d; upgrade it", v, CommandVersion)
+		}
+		if len(p.GetExtentMap()) > 0 {
+			if err := l.readMap(p, next); err != nil {
+				return fmt.Errorf("catalog: %w", err)
+			}
+		}
+	}
+}
+
 func (l *loader) add(p *catalogpb.Snapshot) {
+	l.bad = l.bad || l.mapped
 	if l.parts++; l.parts == 1 {
-		l.version = p.GetVersion()
+		l.s.version, l.s.lastNode, l.s.lastDisk = p.GetVersion(), l.number(p.GetLastNode()), extmap.Disk(l.number(p.GetLastDisk()))
 		l.s.Revision, l.s.ClusterID, l.s.IQN, l.s.NQN = p.GetRevision(), l.id(p.GetClusterId(), true), p.GetIqn(), p.GetNqn()
 		l.s.Authority = authorityFrom(p.GetAuthority())
 	}
@@ -267,8 +311,8 @@ func (l *loader) addCluster(p *catalogpb.Snapshot) {
 func (l *loader) finish() (*State, error) {
 	l.finishLeases()
 	switch {
-	case l.version != snapshotVersion:
-		return nil, fmt.Errorf("catalog: snapshot of version %d, and this blockd knows version %d", l.version, snapshotVersion)
+	case l.parts == 0:
+		return nil, fmt.Errorf("catalog: the state has no parts")
 	case l.unknown != "":
 		return nil, fmt.Errorf("catalog: %s in the snapshot has a field that this blockd does not know; upgrade it", l.unknown)
 	case l.bad:
@@ -289,6 +333,12 @@ func (l *loader) id(b []byte, optional bool) ID {
 	id, ok := idFrom(b)
 	l.bad = l.bad || !ok
 	return id
+}
+
+// number is that of a node or a disk.
+func (l *loader) number(n uint32) uint16 {
+	l.bad = l.bad || n > numberMax
+	return uint16(n)
 }
 
 func (l *loader) lun(lun uint32) uint16 {

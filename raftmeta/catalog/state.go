@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/raftmeta/idmap"
 	"blockd.dev/raftmeta/lease"
 )
@@ -26,6 +27,11 @@ type State struct {
 	Jobs      []Job     // oldest first
 	Audits    []Audit   // oldest first, at most AuditMax
 	Authority Authority
+
+	version  uint32 // see Version; 0 is 1
+	lastNode uint16 // the last numbers that were given
+	lastDisk extmap.Disk
+	extents  extmap.Map
 
 	leases       lease.Table
 	leaseNotes   idmap.Map[leaseNote]   // by volume

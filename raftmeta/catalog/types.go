@@ -57,7 +57,10 @@ type Pool struct {
 	ECData, ECParity uint32
 	Domain           string // host, rack or zone: what no two copies share
 	Media            Media
-	Created          time.Time
+	// MinInSync is on how many disks a write must be before it is acknowledged.
+	// With fewer in sync, writes wait and then fail.
+	MinInSync uint32
+	Created   time.Time
 }
 
 // Volume is a logical disk.
@@ -69,7 +72,8 @@ type Volume struct {
 	LUN       uint16 // where hosts see it unless a mapping says otherwise
 	Pool      string
 	// Home is the disk that the volume lives on, or the node in a pool in
-	// memory; zero before nodes were known.
+	// memory; zero before nodes were known, and in a pool of several copies:
+	// those are in State.Map.
 	Home ID
 	// Protection says whether hosts may write it.
 	Protection Protection

@@ -56,24 +56,10 @@ func (m Map) Delete(id VolumeID) (Map, error) {
 		return m, err
 	}
 	used := slices.Clone(m.used)
-	v.eachDisk(func(d Disk) { used[d]-- })
-	return Map{m.volumes.Without(id), trim(used), m.sum.Minus(v.sum)}, nil
-}
-
-func (v *Volume) eachDisk(do func(Disk)) {
-	stride := v.stride()
-	for _, p := range v.pages() {
-		for i := 0; i < len(p.words); i += stride {
-			for _, d := range p.words[i+genWords : i+stride] {
-				if d != 0 {
-					do(d)
-				}
-			}
-		}
-		for _, move := range p.moves {
-			do(move.To)
-		}
+	for i, d := range v.disks {
+		used[d] -= v.uses[i]
 	}
+	return Map{m.volumes.Without(id), trim(used), m.sum.Minus(v.sum)}, nil
 }
 
 // Allocate gives disks to extents first, first+1, and so on: sets has the

@@ -9,7 +9,7 @@ import (
 type edit struct {
 	m     Map // the one before
 	v     *Volume
-	used  []uint32
+	delta []uint32         // by disk: how many extents more, modulo 2^32
 	pages map[uint32]*page // copies, by number
 }
 
@@ -19,7 +19,7 @@ func (m Map) edit(id VolumeID) (*edit, error) {
 		return nil, err
 	}
 	n := *v
-	return &edit{m, &n, slices.Clone(m.used), map[uint32]*page{}}, nil
+	return &edit{m: m, v: &n, pages: map[uint32]*page{}}, nil
 }
 
 // extent returns the words of an extent and its page, both to be changed.
@@ -54,17 +54,26 @@ func (e *edit) put(words, set []Disk) {
 	copy(words[genWords:], set)
 }
 
-func (e *edit) count(d Disk, by int) { e.used = count(e.used, d, by) }
+func (e *edit) count(d Disk, by int) { e.delta = count(e.delta, d, uint32(by)) }
 
-func count(used []uint32, d Disk, by int) []uint32 {
+func count(used []uint32, d Disk, by uint32) []uint32 {
 	if d == 0 {
 		return used
 	}
 	if int(d) >= len(used) {
 		used = append(used, make([]uint32, int(d)+1-len(used))...)
 	}
-	used[d] = uint32(int(used[d]) + by)
+	used[d] += by
 	return used
+}
+
+// plus returns the sum of two counts.
+func plus(used, delta []uint32) []uint32 {
+	out := slices.Clone(used)
+	for d, by := range delta {
+		out = count(out, Disk(d), by)
+	}
+	return trim(out)
 }
 
 // trim drops zeroes at the end, so that equal maps have equal counts.
@@ -109,6 +118,30 @@ func (e *edit) usableOne(set []Disk, i int, topo Topology) error {
 	return nil
 }
 
+// tally takes over how many extents each disk has. A disk that has none any
+// more is in sync, in the next generation if it was not.
+func (v *Volume) tally(used []uint32) {
+	v.disks, v.uses = nil, nil
+	for d, n := range used {
+		if n > 0 {
+			v.disks, v.uses = append(v.disks, Disk(d)), append(v.uses, n)
+		}
+	}
+	for _, s := range v.syncs {
+		if s.State != InSync && (int(s.Disk) >= len(used) || used[s.Disk] == 0) {
+			v.syncs = v.withSync(Sync{s.Disk, InSync, s.Generation + 1})
+		}
+	}
+}
+
+// used is the inverse of tally.
+func (v *Volume) used() (used []uint32) {
+	for i, d := range v.disks {
+		used = count(used, d, v.uses[i])
+	}
+	return used
+}
+
 // done returns the Map after the change.
 func (e *edit) done() Map {
 	old := e.m.Volume(e.v.id)
@@ -133,7 +166,11 @@ func (e *edit) done() Map {
 		}
 		n[number%nodePages] = *p
 	}
+	e.v.tally(plus(e.v.used(), e.delta))
+	if !slices.Equal(e.v.syncs, old.syncs) {
+		e.v.sum = e.v.sum.Sub(old.headHash()).Add(e.v.headHash())
+	}
 	m := e.m.replace(e.v)
-	m.used = trim(e.used)
+	m.used = plus(m.used, e.delta)
 	return m
 }

@@ -15,16 +15,16 @@ import (
 // A Map as a stream; numbers are little-endian, volumes, disks, pages and
 // moves in their order:
 //
-//	| 8 magic and version "BDEXTMP1" | 4 count | volume ... | 4 CRC-32C of all before |
+//	| 8 magic and version "BDEXTMP2" | 4 count | volume ... | 4 CRC-32C of all before |
 //	volume:  | head | page ... | 4 ffffffff |
 //	head:    | 16 id | 1 replicas | 1 data | 1 parity | 4 count | segment ... | 4 count | sync ... |
 //	segment: | 4 extents | 4 width |
-//	sync:    | 2 disk | 1 state | 8 epoch | 8 sequence |
+//	sync:    | 2 disk | 1 state | 8 generation |
 //	page:    | 4 number | 2 count | move ... | 2 word ... |
 //	move:    | 4 extent | 2 from | 2 to |
 //
 // The hash of a Map is made of the same heads and pages.
-const magic = "BDEXTMP1"
+const magic = "BDEXTMP2"
 
 const noPage = 1<<32 - 1
 
@@ -43,12 +43,11 @@ func (v *Volume) appendHead(b []byte) []byte {
 		b = le.AppendUint32(b, s.extents)
 		b = le.AppendUint32(b, s.width)
 	}
-	b = le.AppendUint32(b, uint32(len(v.outOfSync)))
-	for _, s := range v.outOfSync {
+	b = le.AppendUint32(b, uint32(len(v.syncs)))
+	for _, s := range v.syncs {
 		b = le.AppendUint16(b, uint16(s.Disk))
 		b = append(b, byte(s.State))
-		b = le.AppendUint64(b, s.Epoch)
-		b = le.AppendUint64(b, s.Sequence)
+		b = le.AppendUint64(b, s.Generation)
 	}
 	return b
 }
@@ -139,7 +138,6 @@ func Read(r io.Reader) (Map, error) {
 		}
 		last, m = v.id, m.replace(v)
 	}
-	m.used = trim(m.used)
 	want := in.crc.Sum32()
 	if got := in.u32(); in.err == nil && got != want {
 		in.fail("the checksum is %08x, not %08x", got, want)
@@ -152,10 +150,11 @@ func Read(r io.Reader) (Map, error) {
 
 // reader keeps the first error; then all that it reads is zero.
 type reader struct {
-	r   io.Reader
-	crc hash.Hash32
-	buf []byte
-	err error
+	r    io.Reader
+	crc  hash.Hash32
+	buf  []byte
+	used []uint32 // of the volume that is being read
+	err  error
 }
 
 func (in *reader) fail(format string, args ...any) {
@@ -193,6 +192,7 @@ func (in *reader) volume(m *Map) *Volume {
 	in.layout(v)
 	in.sync(v)
 	v.sum = v.sum.Add(v.headHash())
+	clear(in.used)
 	last := int64(-1)
 	for number := in.u32(); in.err == nil && number != noPage; number = in.u32() {
 		if int64(number) <= last || number > (v.layout.Extents()-1)/pageExtents || v.layout.Extents() == 0 {
@@ -200,7 +200,13 @@ func (in *reader) volume(m *Map) *Volume {
 			return v
 		}
 		last = int64(number)
-		in.page(m, v, number)
+		in.page(v, number)
+	}
+	said := v.syncs
+	v.tally(in.used)
+	m.used = plus(m.used, in.used)
+	if in.err == nil && !slices.Equal(said, v.syncs) {
+		in.fail("volume %x: a disk is not in sync that has nothing of it", v.id)
 	}
 	if extent, ok := v.unreadable(); in.err == nil && ok {
 		in.fail("volume %x: extent %d has too few disks in sync", v.id, extent)
@@ -239,18 +245,18 @@ func (in *reader) sync(v *Volume) {
 		if in.err != nil {
 			return
 		}
-		b := in.next(19)
-		s := Sync{Disk(le.Uint16(b)), SyncState(b[2]), le.Uint64(b[3:]), le.Uint64(b[11:])}
-		k := len(v.outOfSync)
-		if s.Disk == 0 || s.State == InSync || s.State > Rebuilding || k > 0 && v.outOfSync[k-1].Disk >= s.Disk {
-			in.fail("volume %x: disk %d is %s", v.id, s.Disk, s.State)
+		b := in.next(11)
+		s := Sync{Disk(le.Uint16(b)), SyncState(b[2]), le.Uint64(b[3:])}
+		k := len(v.syncs)
+		if s.Disk == 0 || s.Generation == 0 || s.State > Rebuilding || k > 0 && v.syncs[k-1].Disk >= s.Disk {
+			in.fail("volume %x: disk %d is %s in generation %d", v.id, s.Disk, s.State, s.Generation)
 			return
 		}
-		v.outOfSync = append(v.outOfSync, s)
+		v.syncs = append(v.syncs, s)
 	}
 }
 
-func (in *reader) page(m *Map, v *Volume, number uint32) {
+func (in *reader) page(v *Volume, number uint32) {
 	p := &page{}
 	for range int(le.Uint16(in.next(2))) {
 		b := in.next(8)
@@ -260,7 +266,7 @@ func (in *reader) page(m *Map, v *Volume, number uint32) {
 			return
 		}
 		p.moves = append(p.moves, move)
-		m.used = count(m.used, move.To, 1)
+		in.used = count(in.used, move.To, 1)
 	}
 	stride := v.stride()
 	b := in.next(pageExtents * stride * 2)
@@ -272,7 +278,7 @@ func (in *reader) page(m *Map, v *Volume, number uint32) {
 		p.words[i] = Disk(le.Uint16(b[2*i:]))
 	}
 	allocated := v.allocated
-	if !in.checkPage(m, v, number, p) {
+	if !in.checkPage(v, number, p) {
 		return
 	}
 	for _, move := range p.moves {
@@ -295,7 +301,7 @@ func (in *reader) page(m *Map, v *Volume, number uint32) {
 }
 
 // checkPage checks the sets of a page and counts their disks.
-func (in *reader) checkPage(m *Map, v *Volume, number uint32, p *page) bool {
+func (in *reader) checkPage(v *Volume, number uint32, p *page) bool {
 	stride := v.stride()
 	for i := 0; i < len(p.words); i += stride {
 		set, generation := p.words[i+genWords:i+stride], p.words[i:i+genWords]
@@ -312,7 +318,7 @@ func (in *reader) checkPage(m *Map, v *Volume, number uint32, p *page) bool {
 				in.fail("volume %x: extent %d has disks %d", v.id, extent, set)
 				return false
 			}
-			m.used = count(m.used, d, 1)
+			in.used = count(in.used, d, 1)
 		}
 		if set[0] != 0 {
 			v.allocated++

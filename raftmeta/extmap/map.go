@@ -25,6 +25,9 @@ var (
 	ErrDisks     = errors.New("the disks can't be a replica set")
 	ErrNotInSync = errors.New("the disk is not in sync for this volume")
 	ErrLastCopy  = errors.New("an extent would have too few disks in sync to be read")
+
+	ErrGeneration = errors.New("the state of the disk has changed meanwhile; look at it again")
+	ErrChange     = errors.New("the state of the disk does not allow it")
 )
 
 // Topology tells which disks share a fate, at the level that a pool's policy
@@ -47,8 +50,10 @@ type Volume struct {
 	id        VolumeID
 	policy    Policy
 	layout    Layout
-	outOfSync []Sync  // by disk; those not named are in sync
-	root      []*node // nil where nothing was ever allocated
+	syncs     []Sync   // by disk, those that have a generation; others are in sync
+	disks     []Disk   // that have, or are to have, an extent of it; ascending
+	uses      []uint32 // of disks: how many extents, made from the pages
+	root      []*node  // nil where nothing was ever allocated
 	allocated uint32
 	sum       sethash.Sum
 }
@@ -116,6 +121,10 @@ func (v *Volume) Layout() Layout { return v.layout }
 
 // Allocated returns how many of its extents have disks.
 func (v *Volume) Allocated() uint32 { return v.allocated }
+
+// Disks returns the disks that have, or are to have, an extent of the volume, by
+// number. It belongs to the map: do not change it.
+func (v *Volume) Disks() []Disk { return v.disks }
 
 // stride is how many words an extent takes.
 func (v *Volume) stride() int { return genWords + v.policy.Width() }

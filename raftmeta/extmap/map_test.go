@@ -21,7 +21,22 @@ type shadow map[VolumeID]*shadowVolume
 
 type shadowVolume struct {
 	extents []Extent
-	sync    map[Disk]SyncState
+	sync    map[Disk]Sync
+	seen    map[Disk]Sync // as it was after the last step
+}
+
+// keeps reports whether a disk has, or is to have, an extent.
+func (v *shadowVolume) keeps(d Disk) bool {
+	return slices.ContainsFunc(v.extents, func(e Extent) bool { return e.To == d || slices.Contains(e.Disks, d) })
+}
+
+// forget is what becomes of disks that have nothing any more.
+func (v *shadowVolume) forget() {
+	for d, s := range v.sync {
+		if s.State != InSync && !v.keeps(d) {
+			v.sync[d] = Sync{d, InSync, s.Generation + 1}
+		}
+	}
 }
 
 // Whatever is done, the map says what the simple model says, older maps stay
@@ -54,7 +69,7 @@ func step(t *rapid.T, m Map, topo racks, model shadow) (Map, error) {
 	if v == nil {
 		next, err := m.Create(id, anyPolicy(t), index)
 		if err == nil {
-			model[id] = &shadowVolume{make([]Extent, index), map[Disk]SyncState{}}
+			model[id] = &shadowVolume{make([]Extent, index), map[Disk]Sync{}, map[Disk]Sync{}}
 		}
 		return next, err
 	}
@@ -114,18 +129,37 @@ func step(t *rapid.T, m Map, topo racks, model shadow) (Map, error) {
 			e.Disks = slices.Clone(e.Disks)
 			e.Disks[slices.Index(e.Disks, move.From)] = move.To
 			e.From, e.To, e.Generation = 0, 0, e.Generation+1
-		} else if v.sync[move.To] == InSync {
+		} else if v.sync[move.To].State == InSync {
 			t.Fatalf("a move to a disk in sync can't be finished: %v", err)
 		}
 		return next, err
 	default:
-		s := SyncState(rapid.IntRange(0, 2).Draw(t, "state"))
-		next, err := m.SetSync(id, Sync{Disk: d, State: s, Epoch: 3, Sequence: 4})
-		if err == nil {
-			v.sync[d] = s
-		}
-		return next, err
+		return modelMark(t, m, id, v, d)
 	}
+}
+
+func modelMark(t *rapid.T, m Map, id VolumeID, v *shadowVolume, d Disk) (Map, error) {
+	if disks := m.Volume(id).Disks(); len(disks) > 0 && rapid.IntRange(0, 9).Draw(t, "kept") > 0 {
+		d = rapid.SampledFrom(disks).Draw(t, "of")
+	}
+	was := v.sync[d]
+	was.Disk = d
+	late := rapid.Uint64Range(0, 1).Draw(t, "late")
+	c := Change(rapid.IntRange(1, 4).Draw(t, "change"))
+	next, err := m.Mark(id, d, was.Generation-late, c)
+	from := map[Change][]SyncState{MarkOut: {InSync, Rebuilding}, MarkRebuilding: {OutOfSync, Rebuilding}, MarkIn: {Rebuilding, InSync}, Keep: {InSync}}
+	may := late == 0 && v.keeps(d) && slices.Contains(from[c], was.State)
+	if err == nil && !may || err != nil && may && (c != MarkOut || !errors.Is(err, ErrLastCopy)) {
+		t.Fatalf("disk %d, %+v, %d late, to %s: %v", d, was, late, c, err)
+	}
+	if err == nil {
+		to := map[Change]SyncState{MarkOut: OutOfSync, MarkRebuilding: Rebuilding, MarkIn: InSync, Keep: InSync}[c]
+		if c != MarkIn {
+			was.Generation++
+		}
+		v.sync[d] = Sync{d, to, was.Generation}
+	}
+	return next, err
 }
 
 func modelAllocate(t *rapid.T, m Map, topo racks, id VolumeID, v *shadowVolume, index uint32) (Map, error) {
@@ -158,6 +192,7 @@ func compare(t *rapid.T, m Map, model shadow) {
 	for id, v := range m.Volumes() {
 		n++
 		w := model[id]
+		w.forget()
 		if int(v.Layout().Extents()) != len(w.extents) {
 			t.Fatalf("%d extents, want %d", v.Layout().Extents(), len(w.extents))
 		}
@@ -176,7 +211,7 @@ func compare(t *rapid.T, m Map, model shadow) {
 			for _, d := range want.Disks {
 				used[d]++
 				domains[uint32(d-1)/2] = true
-				if w.sync[d] == InSync {
+				if w.sync[d].State == InSync {
 					good++
 				}
 			}
@@ -188,8 +223,17 @@ func compare(t *rapid.T, m Map, model shadow) {
 			}
 		}
 		for d := Disk(1); d <= 30; d++ {
-			if v.Sync(d).State != w.sync[d] {
-				t.Fatalf("disk %d is %s, want %s", d, v.Sync(d).State, w.sync[d])
+			now, before := v.Sync(d), w.seen[d]
+			if want := w.sync[d]; now.State != want.State || now.Generation != want.Generation || now.Disk != d {
+				t.Fatalf("disk %d is %+v, want %+v", d, now, want)
+			}
+			in := before.State == Rebuilding && now.State == InSync && now.Generation == before.Generation
+			if now.State != before.State && now.Generation <= before.Generation && !in || now.Generation < before.Generation {
+				t.Fatalf("disk %d was %+v and is %+v: the generation comes again", d, before, now)
+			}
+			w.seen[d] = now
+			if slices.Contains(v.Disks(), d) != w.keeps(d) {
+				t.Fatalf("disk %d: the volume is on %d", d, v.Disks())
 			}
 		}
 		if allocated != v.Allocated() {
@@ -224,6 +268,11 @@ func roundTrip(t *rapid.T, m Map) {
 	if back.Hash() != m.Hash() || dump(back) != written || !slices.Equal(back.used, m.used) {
 		t.Fatal("what was read is not what was written")
 	}
+	for id, v := range m.Volumes() {
+		if b := back.Volume(id); !slices.Equal(b.disks, v.disks) || !slices.Equal(b.uses, v.uses) {
+			t.Fatalf("disks %d and %d, with %d and %d extents", b.disks, v.disks, b.uses, v.uses)
+		}
+	}
 }
 
 // The last disk that has an extent in sync is never called out of sync.
@@ -237,16 +286,16 @@ func TestTheLastCopyStays(t *testing.T) {
 	}
 	for _, d := range []Disk{1, 5} { // two out, of different extents
 		if err == nil {
-			m, err = m.SetSync(id, Sync{Disk: d, State: OutOfSync, Epoch: 1})
+			m, err = m.Mark(id, d, 0, MarkOut)
 		}
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.SetSync(id, Sync{Disk: 3, State: OutOfSync, Epoch: 1}); !errors.Is(err, ErrLastCopy) {
+	if _, err := m.Mark(id, 3, 0, MarkOut); !errors.Is(err, ErrLastCopy) {
 		t.Errorf("the last copy went out of sync: %v", err)
 	}
-	if _, err := m.SetSync(id, Sync{Disk: 1, State: InSync}); !errors.Is(err, ErrNotInSync) {
+	if _, err := m.Mark(id, 1, 1, MarkIn); !errors.Is(err, ErrChange) {
 		t.Errorf("a disk came back in sync without a rebuild: %v", err)
 	}
 	if _, err := m.Allocate(id, 2, []Disk{1, 9}, racks{10}); !errors.Is(err, ErrNotInSync) {
@@ -263,12 +312,15 @@ func TestBothCopiesOutOfSync(t *testing.T) {
 		m, err = m.Allocate(id, 0, []Disk{1, 3}, racks{10})
 	}
 	if err == nil {
-		m, err = m.SetSync(id, Sync{Disk: 1, State: OutOfSync, Epoch: 1})
+		m, err = m.Mark(id, 1, 0, MarkOut)
+	}
+	if err == nil {
+		m, err = m.Mark(id, 1, 1, MarkRebuilding)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.SetSync(id, Sync{Disk: 3, State: OutOfSync, Epoch: 1}); !errors.Is(err, ErrLastCopy) {
+	if _, err := m.Mark(id, 3, 0, MarkOut); !errors.Is(err, ErrLastCopy) {
 		t.Errorf("both copies went out of sync: %v", err)
 	}
 }
@@ -284,7 +336,7 @@ func TestAMoveNeedsItsTarget(t *testing.T) {
 		m, err = m.StartMoves(id, move, racks{10})
 	}
 	if err == nil {
-		m, err = m.SetSync(id, Sync{Disk: 5, State: OutOfSync, Epoch: 1})
+		m, err = m.Mark(id, 5, 0, MarkOut)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -295,8 +347,63 @@ func TestAMoveNeedsItsTarget(t *testing.T) {
 	if m, err = m.CancelMoves(id, move); err != nil || m.Used(5) != 0 {
 		t.Errorf("%d used after the move was canceled: %v", m.Used(5), err)
 	}
-	if _, err := m.SetSync(id, Sync{Disk: 5, State: InSync}); err != nil {
-		t.Errorf("a disk that keeps nothing can't be forgotten: %v", err)
+	if s := m.Volume(id).Sync(5); s != (Sync{5, InSync, 2}) {
+		t.Errorf("a disk that has nothing any more is %+v", s)
+	}
+	if _, err := m.Mark(id, 5, 2, Keep); !errors.Is(err, ErrDisks) {
+		t.Errorf("a disk that has nothing is kept: %v", err)
+	}
+}
+
+// A proposal that comes late changes nothing, whatever came first.
+func TestLateMarksAreRefused(t *testing.T) {
+	id := VolumeID{1}
+	m, err := Map{}.Create(id, Policy{Replicas: 3}, 1)
+	if err == nil {
+		m, err = m.Allocate(id, 0, []Disk{1, 3, 5}, racks{10})
+	}
+	for gen, c := range []Change{MarkOut, MarkRebuilding, MarkRebuilding, MarkIn, Keep, MarkOut} {
+		if gen > 3 {
+			gen-- // MarkIn has none of its own
+		}
+		if err == nil {
+			m, err = m.Mark(id, 3, uint64(gen), c)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := m.Volume(id).Sync(3); s != (Sync{3, OutOfSync, 5}) {
+		t.Fatalf("%+v", s)
+	}
+	for c := MarkOut; c <= Keep; c++ {
+		for gen := range uint64(5) {
+			if _, err := m.Mark(id, 3, gen, c); !errors.Is(err, ErrGeneration) {
+				t.Errorf("%s of generation %d: %v", c, gen, err)
+			}
+		}
+	}
+	if s := m.Volume(id).Sync(1); s != (Sync{Disk: 1}) {
+		t.Errorf("another disk is %+v", s)
+	}
+}
+
+// Marking copies the head of a volume, however many extents it has.
+func TestMarkCopiesTheHeadOnly(t *testing.T) {
+	m := filled(t, 1<<17, Policy{Replicas: 3})
+	gen := uint64(0)
+	res := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			next, err := m.Mark(VolumeID{1}, 1, gen, Keep)
+			if err != nil {
+				b.Fatal(err)
+			}
+			m, gen = next, gen+1
+		}
+	})
+	if n := res.AllocedBytesPerOp(); n > 12<<10 { // 6 KiB of them are the root of the volumes
+		t.Errorf("%d bytes a change", n)
 	}
 }
 
@@ -372,7 +479,7 @@ func filled(t testing.TB, extents uint32, p Policy) Map {
 
 func TestDamageIsFound(t *testing.T) {
 	m := filled(t, 300, Policy{Replicas: 2})
-	m, err := m.SetSync(VolumeID{1}, Sync{Disk: 1, State: OutOfSync, Epoch: 9, Sequence: 8})
+	m, err := m.Mark(VolumeID{1}, 1, 0, MarkOut)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +520,7 @@ func TestBatchesAreBounded(t *testing.T) {
 	if _, err := m.Free(VolumeID{1}, 1<<32-2, 4); !errors.Is(err, ErrExtent) {
 		t.Errorf("got %v", err)
 	}
-	if got := fmt.Sprint(Policy{Replicas: 3}, Policy{Data: 4, Parity: 2}, Rebuilding); got != "3 copies 4+2 rebuilding" {
+	if got := fmt.Sprint(Policy{Replicas: 3}, Policy{Data: 4, Parity: 2}, Rebuilding, MarkOut); got != "3 copies 4+2 rebuilding out of sync" {
 		t.Errorf("words are %s", got)
 	}
 }

@@ -11,7 +11,7 @@ type SyncState uint8
 // The states. In sync is what a disk is that nothing else is said of.
 const (
 	InSync     SyncState = iota // has every acknowledged write
-	OutOfSync                   // missed writes since the epoch and sequence given
+	OutOfSync                   // has missed writes
 	Rebuilding                  // takes new writes, and the others are being copied
 )
 
@@ -28,91 +28,135 @@ func (s SyncState) String() string {
 	return fmt.Sprintf("sync state %d", uint8(s))
 }
 
-// Sync is the state of one disk for one volume.
+// Sync is the state of one disk for one volume. Generation grows with every
+// change but MarkIn and never comes again, so a change that was decided on an
+// older one is known to be late (docs/REPLICATION.md, I10).
 type Sync struct {
-	Disk  Disk
-	State SyncState
-	// Epoch and Sequence are of the first write that the disk may miss.
-	Epoch, Sequence uint64
+	Disk       Disk
+	State      SyncState
+	Generation uint64
+}
+
+// Change is what may become of a disk's state for a volume.
+type Change uint8
+
+// The changes.
+const (
+	MarkOut        Change = iota + 1 // to out of sync, next generation; never for the last one in sync
+	MarkRebuilding                   // from out of sync or rebuilding to rebuilding, next generation
+	MarkIn                           // from rebuilding to in sync
+	Keep                             // stays in sync, next generation
+)
+
+// String is the word for it.
+func (c Change) String() string {
+	if c < MarkOut || c > Keep {
+		return fmt.Sprintf("change %d", uint8(c))
+	}
+	return [...]string{"out of sync", "rebuilding", "in sync", "kept in sync"}[c-MarkOut]
 }
 
 // Sync returns the state of a disk for the volume.
 func (v *Volume) Sync(d Disk) Sync {
 	if i, ok := v.findSync(d); ok {
-		return v.outOfSync[i]
+		return v.syncs[i]
 	}
 	return Sync{Disk: d}
 }
 
-// NotInSync returns the disks that are not in sync, by number. It belongs to
-// the map: do not change it.
-func (v *Volume) NotInSync() []Sync { return v.outOfSync }
-
 func (v *Volume) state(d Disk) SyncState { return v.Sync(d).State }
 
 func (v *Volume) findSync(d Disk) (int, bool) {
-	return slices.BinarySearchFunc(v.outOfSync, d, func(s Sync, d Disk) int { return int(s.Disk) - int(d) })
+	return slices.BinarySearchFunc(v.syncs, d, func(s Sync, d Disk) int { return int(s.Disk) - int(d) })
 }
 
-// SetSync records a disk's state for a volume. A disk becomes in sync from
-// rebuilding only, unless it keeps nothing of the volume; a rebuild begins
-// from out of sync and keeps its epoch and sequence. What is said twice is no
-// error. Errors: ErrNoVolume, ErrNotInSync for another order of states,
-// ErrLastCopy when an extent could not be read any more.
-func (m Map) SetSync(id VolumeID, s Sync) (Map, error) {
+// after is the state after a change; ok is false when it is not one from s.
+func (s Sync) after(c Change) (_ Sync, ok bool) {
+	switch {
+	case c == MarkOut && s.State != OutOfSync:
+		s.State, s.Generation = OutOfSync, s.Generation+1
+	case c == MarkRebuilding && s.State != InSync:
+		s.State, s.Generation = Rebuilding, s.Generation+1
+	case c == MarkIn && s.State != OutOfSync: // what is said twice is no error
+		s.State = InSync
+	case c == Keep && s.State == InSync:
+		s.Generation++
+	default:
+		return s, false
+	}
+	return s, true
+}
+
+// Mark changes the state of a disk that keeps something of the volume, if its
+// generation is still the one that the change was decided on. It copies the
+// volume's head and none of its extents. Errors: ErrNoVolume, ErrDisks when
+// the disk keeps nothing of it, ErrGeneration, ErrChange when there is no
+// such change from the present state, ErrLastCopy when an extent could not be
+// read any more.
+func (m Map) Mark(id VolumeID, d Disk, generation uint64, c Change) (Map, error) {
 	v, err := m.get(id)
 	if err != nil {
 		return m, err
 	}
-	was := v.Sync(s.Disk)
-	if was.State != InSync && s.State != InSync {
-		s.Epoch, s.Sequence = was.Epoch, was.Sequence // what was missed first counts
-	}
-	if s.State == InSync {
-		s.Epoch, s.Sequence = 0, 0
-	}
-	if was == s {
+	was := v.Sync(d)
+	s, ok := was.after(c)
+	switch _, keeps := slices.BinarySearch(v.disks, d); {
+	case !keeps:
+		err = fmt.Errorf("it keeps nothing of it: %w", ErrDisks)
+	case was.Generation != generation:
+		err = fmt.Errorf("decided at generation %d, now it is %d: %w", generation, was.Generation, ErrGeneration)
+	case !ok:
+		err = fmt.Errorf("it is %s: %w", was.State, ErrChange)
+	case s == was:
 		return m, nil
 	}
-	leaves := s.State == InSync && !v.keeps(s.Disk)
-	orderly := s.State == OutOfSync || s.State == Rebuilding && was.State == OutOfSync || s.State == InSync && was.State == Rebuilding
-	if s.Disk == 0 || !orderly && !leaves {
-		return m, fmt.Errorf("extmap: disk %d is %s for volume %x and can't become %s: %w", s.Disk, was.State, id, s.State, ErrNotInSync)
-	}
 	n := *v
-	i, found := v.findSync(s.Disk)
-	n.outOfSync = slices.Clone(v.outOfSync)
-	switch {
-	case s.State == InSync:
-		n.outOfSync = slices.Delete(n.outOfSync, i, i+1)
-	case found:
-		n.outOfSync[i] = s
-	default:
-		n.outOfSync = slices.Insert(n.outOfSync, i, s)
-		if extent, ok := n.unreadable(); ok {
-			return m, fmt.Errorf("extmap: mark disk %d out of sync for volume %x: extent %d: %w", s.Disk, id, extent, ErrLastCopy)
+	if err == nil {
+		n.syncs = v.withSync(s)
+		if extent, lost := n.unreadable(); lost && c == MarkOut {
+			err = fmt.Errorf("extent %d: %w", extent, ErrLastCopy)
 		}
+	}
+	if err != nil {
+		return m, fmt.Errorf("extmap: mark disk %d of volume %x %s: %w", d, id, c, err)
 	}
 	n.sum = n.sum.Sub(v.headHash()).Add(n.headHash())
 	return m.replace(&n), nil
 }
 
-// unreadable finds an extent with too few disks in sync. It looks only when
-// more disks are out of sync than any extent can spare.
-func (v *Volume) unreadable() (extent uint32, found bool) {
-	if len(v.outOfSync) <= v.policy.Width()-v.policy.Needed() {
-		return 0, false
+// withSync is the states with s in the place of its disk's.
+func (v *Volume) withSync(s Sync) []Sync {
+	i, found := v.findSync(s.Disk)
+	if !found {
+		return slices.Insert(slices.Clip(v.syncs), i, s)
 	}
-	out := make([]bool, 1<<16)
-	for _, s := range v.outOfSync {
+	syncs := slices.Clone(v.syncs)
+	syncs[i] = s
+	return syncs
+}
+
+// unreadable finds an extent with too few disks in sync. It looks only when
+// more disks are not in sync than any extent can spare.
+func (v *Volume) unreadable() (extent uint32, found bool) {
+	out := make([]bool, 0, 64)
+	n := 0
+	for _, s := range v.syncs {
+		if s.State == InSync {
+			continue
+		}
+		n++
+		out = append(out, make([]bool, int(s.Disk)+1-len(out))...)
 		out[s.Disk] = true
+	}
+	if n <= v.policy.Width()-v.policy.Needed() {
+		return 0, false
 	}
 	stride := v.stride()
 	for number, p := range v.pages() {
 		for i := 0; i < len(p.words); i += stride {
 			good := 0
 			for _, d := range p.words[i+genWords : i+stride] {
-				if !out[d] {
+				if int(d) >= len(out) || !out[d] {
 					good++ // a disk that is 0 counts: nothing is kept, nothing is lost
 				}
 			}
@@ -122,11 +166,4 @@ func (v *Volume) unreadable() (extent uint32, found bool) {
 		}
 	}
 	return 0, false
-}
-
-// keeps reports whether a disk has, or is to have, an extent of the volume.
-func (v *Volume) keeps(d Disk) bool {
-	found := false
-	v.eachDisk(func(o Disk) { found = found || o == d })
-	return found
 }

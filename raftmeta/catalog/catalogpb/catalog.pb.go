@@ -81,11 +81,67 @@ func (Refusal) EnumDescriptor() ([]byte, []int) {
 	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{0}
 }
 
+// A ReplicaChange is one of docs/REPLICATION.md.
+type ReplicaChange int32
+
+const (
+	ReplicaChange_REPLICA_CHANGE_UNSPECIFIED ReplicaChange = 0
+	ReplicaChange_REPLICA_CHANGE_OUT         ReplicaChange = 1
+	ReplicaChange_REPLICA_CHANGE_REBUILDING  ReplicaChange = 2
+	ReplicaChange_REPLICA_CHANGE_IN          ReplicaChange = 3
+	ReplicaChange_REPLICA_CHANGE_KEEP        ReplicaChange = 4
+)
+
+// Enum value maps for ReplicaChange.
+var (
+	ReplicaChange_name = map[int32]string{
+		0: "REPLICA_CHANGE_UNSPECIFIED",
+		1: "REPLICA_CHANGE_OUT",
+		2: "REPLICA_CHANGE_REBUILDING",
+		3: "REPLICA_CHANGE_IN",
+		4: "REPLICA_CHANGE_KEEP",
+	}
+	ReplicaChange_value = map[string]int32{
+		"REPLICA_CHANGE_UNSPECIFIED": 0,
+		"REPLICA_CHANGE_OUT":         1,
+		"REPLICA_CHANGE_REBUILDING":  2,
+		"REPLICA_CHANGE_IN":          3,
+		"REPLICA_CHANGE_KEEP":        4,
+	}
+)
+
+func (x ReplicaChange) Enum() *ReplicaChange {
+	p := new(ReplicaChange)
+	*p = x
+	return p
+}
+
+func (x ReplicaChange) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReplicaChange) Descriptor() protoreflect.EnumDescriptor {
+	return file_catalogpb_catalog_proto_enumTypes[1].Descriptor()
+}
+
+func (ReplicaChange) Type() protoreflect.EnumType {
+	return &file_catalogpb_catalog_proto_enumTypes[1]
+}
+
+func (x ReplicaChange) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReplicaChange.Descriptor instead.
+func (ReplicaChange) EnumDescriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{1}
+}
+
 // A Command changes the catalog. All that is not deterministic (identifiers,
 // the time, the actor) is decided before and comes with it.
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The format version that wrote it; 1.
+	// The lowest version of commands that has all that is in it.
 	Version uint32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Nanoseconds since 1970, by the clock of who made the command.
 	TimeUnixNano int64  `protobuf:"varint,2,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
@@ -93,6 +149,9 @@ type Command struct {
 	RequestId    string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Where the actor was: an address, or local.
 	Source string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	// The term of the log that it was decided in: it is refused in any other. 0
+	// for all. Since version 2.
+	Term uint64 `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Command_Init
@@ -126,6 +185,9 @@ type Command struct {
 	//	*Command_MoveLease
 	//	*Command_SetReservation
 	//	*Command_SetAuthority
+	//	*Command_AllocateExtents
+	//	*Command_MarkReplica
+	//	*Command_SetNodePortals
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -194,6 +256,13 @@ func (x *Command) GetSource() string {
 		return x.Source
 	}
 	return ""
+}
+
+func (x *Command) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
 }
 
 func (x *Command) GetKind() isCommand_Kind {
@@ -482,6 +551,33 @@ func (x *Command) GetSetAuthority() *SetAuthority {
 	return nil
 }
 
+func (x *Command) GetAllocateExtents() *AllocateExtents {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_AllocateExtents); ok {
+			return x.AllocateExtents
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetMarkReplica() *MarkReplica {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_MarkReplica); ok {
+			return x.MarkReplica
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetNodePortals() *SetNodePortals {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetNodePortals); ok {
+			return x.SetNodePortals
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -610,6 +706,19 @@ type Command_SetAuthority struct {
 	SetAuthority *SetAuthority `protobuf:"bytes,40,opt,name=set_authority,json=setAuthority,proto3,oneof"`
 }
 
+type Command_AllocateExtents struct {
+	// Since version 2.
+	AllocateExtents *AllocateExtents `protobuf:"bytes,41,opt,name=allocate_extents,json=allocateExtents,proto3,oneof"`
+}
+
+type Command_MarkReplica struct {
+	MarkReplica *MarkReplica `protobuf:"bytes,42,opt,name=mark_replica,json=markReplica,proto3,oneof"`
+}
+
+type Command_SetNodePortals struct {
+	SetNodePortals *SetNodePortals `protobuf:"bytes,43,opt,name=set_node_portals,json=setNodePortals,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Kind() {}
 
 func (*Command_CreatePool) isCommand_Kind() {}
@@ -671,6 +780,12 @@ func (*Command_MoveLease) isCommand_Kind() {}
 func (*Command_SetReservation) isCommand_Kind() {}
 
 func (*Command_SetAuthority) isCommand_Kind() {}
+
+func (*Command_AllocateExtents) isCommand_Kind() {}
+
+func (*Command_MarkReplica) isCommand_Kind() {}
+
+func (*Command_SetNodePortals) isCommand_Kind() {}
 
 // An Outcome is what a command came to: the answer of the replicated log.
 type Outcome struct {
@@ -882,14 +997,17 @@ func (x *Init) GetNqn() string {
 }
 
 type CreatePool struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Replicas      uint32                 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"` // 0 with erasure coding
-	Domain        string                 `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`      // host, rack or zone; empty for host
-	Media         string                 `protobuf:"bytes,5,opt,name=media,proto3" json:"media,omitempty"`
-	EcData        uint32                 `protobuf:"varint,6,opt,name=ec_data,json=ecData,proto3" json:"ec_data,omitempty"` // k and m of erasure coding, 0 without it
-	EcParity      uint32                 `protobuf:"varint,7,opt,name=ec_parity,json=ecParity,proto3" json:"ec_parity,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name     string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Replicas uint32                 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"` // 0 with erasure coding
+	Domain   string                 `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`      // host, rack or zone; empty for host
+	Media    string                 `protobuf:"bytes,5,opt,name=media,proto3" json:"media,omitempty"`
+	EcData   uint32                 `protobuf:"varint,6,opt,name=ec_data,json=ecData,proto3" json:"ec_data,omitempty"` // k and m of erasure coding, 0 without it
+	EcParity uint32                 `protobuf:"varint,7,opt,name=ec_parity,json=ecParity,proto3" json:"ec_parity,omitempty"`
+	// On how many disks a write must be before it is acknowledged; 0 for what
+	// the policy suggests. Since version 2.
+	MinInSync     uint32 `protobuf:"varint,8,opt,name=min_in_sync,json=minInSync,proto3" json:"min_in_sync,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -973,6 +1091,13 @@ func (x *CreatePool) GetEcParity() uint32 {
 	return 0
 }
 
+func (x *CreatePool) GetMinInSync() uint32 {
+	if x != nil {
+		return x.MinInSync
+	}
+	return 0
+}
+
 type CreateVolume struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Id        []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -981,7 +1106,7 @@ type CreateVolume struct {
 	BlockSize int32                  `protobuf:"varint,4,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
 	Pool      string                 `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
 	// The disk that it lives on, or the node in a pool in memory; empty for the
-	// one with the least on it.
+	// one with the least on it, and in a pool of several copies.
 	Home          []byte `protobuf:"bytes,6,opt,name=home,proto3" json:"home,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2973,22 +3098,286 @@ func (x *SetAuthority) GetExpectRevision() uint64 {
 	return 0
 }
 
+// AllocateExtents gives disks to extents of a volume of several copies.
+type AllocateExtents struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Volume []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	First  uint32                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"` // extent
+	// Numbers of disks: those of extent first, then those of the next one, and so on.
+	Sets          []uint32 `protobuf:"varint,3,rep,packed,name=sets,proto3" json:"sets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AllocateExtents) Reset() {
+	*x = AllocateExtents{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AllocateExtents) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AllocateExtents) ProtoMessage() {}
+
+func (x *AllocateExtents) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AllocateExtents.ProtoReflect.Descriptor instead.
+func (*AllocateExtents) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *AllocateExtents) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *AllocateExtents) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *AllocateExtents) GetSets() []uint32 {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+// MarkReplica changes whether a disk is in sync for a volume. It is refused
+// unless the epoch and the generation are the present ones.
+type MarkReplica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the volume's lease
+	Disk          uint32                 `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`   // number
+	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	Change        ReplicaChange          `protobuf:"varint,5,opt,name=change,proto3,enum=blockd.catalog.v1.ReplicaChange" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkReplica) Reset() {
+	*x = MarkReplica{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkReplica) ProtoMessage() {}
+
+func (x *MarkReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkReplica.ProtoReflect.Descriptor instead.
+func (*MarkReplica) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *MarkReplica) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *MarkReplica) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *MarkReplica) GetDisk() uint32 {
+	if x != nil {
+		return x.Disk
+	}
+	return 0
+}
+
+func (x *MarkReplica) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *MarkReplica) GetChange() ReplicaChange {
+	if x != nil {
+		return x.Change
+	}
+	return ReplicaChange_REPLICA_CHANGE_UNSPECIFIED
+}
+
+// SetNodePortals says where hosts and other nodes reach a node.
+type SetNodePortals struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          []byte                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Portals       *Portals               `protobuf:"bytes,2,opt,name=portals,proto3" json:"portals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodePortals) Reset() {
+	*x = SetNodePortals{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodePortals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodePortals) ProtoMessage() {}
+
+func (x *SetNodePortals) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodePortals.ProtoReflect.Descriptor instead.
+func (*SetNodePortals) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *SetNodePortals) GetNode() []byte {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *SetNodePortals) GetPortals() *Portals {
+	if x != nil {
+		return x.Portals
+	}
+	return nil
+}
+
+// Portals are addresses, HOST:PORT, the preferred ones first.
+type Portals struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Iscsi         []string               `protobuf:"bytes,1,rep,name=iscsi,proto3" json:"iscsi,omitempty"`
+	Nvme          []string               `protobuf:"bytes,2,rep,name=nvme,proto3" json:"nvme,omitempty"`
+	Discovery     []string               `protobuf:"bytes,3,rep,name=discovery,proto3" json:"discovery,omitempty"`
+	Data          []string               `protobuf:"bytes,4,rep,name=data,proto3" json:"data,omitempty"` // of the network between nodes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Portals) Reset() {
+	*x = Portals{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Portals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Portals) ProtoMessage() {}
+
+func (x *Portals) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Portals.ProtoReflect.Descriptor instead.
+func (*Portals) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Portals) GetIscsi() []string {
+	if x != nil {
+		return x.Iscsi
+	}
+	return nil
+}
+
+func (x *Portals) GetNvme() []string {
+	if x != nil {
+		return x.Nvme
+	}
+	return nil
+}
+
+func (x *Portals) GetDiscovery() []string {
+	if x != nil {
+		return x.Discovery
+	}
+	return nil
+}
+
+func (x *Portals) GetData() []string {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // A Snapshot is the whole state at one revision. Everything in it is sorted,
 // so that equal states have equal bytes.
 type Snapshot struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Version   uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	Revision  uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	ClusterId []byte                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Iqn       string                 `protobuf:"bytes,4,opt,name=iqn,proto3" json:"iqn,omitempty"`
-	Nqn       string                 `protobuf:"bytes,5,opt,name=nqn,proto3" json:"nqn,omitempty"`
-	Pools     []*Pool                `protobuf:"bytes,6,rep,name=pools,proto3" json:"pools,omitempty"`
-	Volumes   []*Volume              `protobuf:"bytes,7,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	Hosts     []*Host                `protobuf:"bytes,8,rep,name=hosts,proto3" json:"hosts,omitempty"`
-	Mappings  []*Mapping             `protobuf:"bytes,9,rep,name=mappings,proto3" json:"mappings,omitempty"`
-	Audit     []*Audit               `protobuf:"bytes,10,rep,name=audit,proto3" json:"audit,omitempty"`
-	Answers   []*Answer              `protobuf:"bytes,11,rep,name=answers,proto3" json:"answers,omitempty"`
-	Disks     []*Disk                `protobuf:"bytes,12,rep,name=disks,proto3" json:"disks,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest version of the commands that led to it. Up to 1, there is
+	// nothing in it that blockd of version 1 does not know.
+	Version   uint32     `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Revision  uint64     `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	ClusterId []byte     `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Iqn       string     `protobuf:"bytes,4,opt,name=iqn,proto3" json:"iqn,omitempty"`
+	Nqn       string     `protobuf:"bytes,5,opt,name=nqn,proto3" json:"nqn,omitempty"`
+	Pools     []*Pool    `protobuf:"bytes,6,rep,name=pools,proto3" json:"pools,omitempty"`
+	Volumes   []*Volume  `protobuf:"bytes,7,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Hosts     []*Host    `protobuf:"bytes,8,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Mappings  []*Mapping `protobuf:"bytes,9,rep,name=mappings,proto3" json:"mappings,omitempty"`
+	Audit     []*Audit   `protobuf:"bytes,10,rep,name=audit,proto3" json:"audit,omitempty"`
+	Answers   []*Answer  `protobuf:"bytes,11,rep,name=answers,proto3" json:"answers,omitempty"`
+	Disks     []*Disk    `protobuf:"bytes,12,rep,name=disks,proto3" json:"disks,omitempty"`
 	// Parts of an import that is under way.
 	Importing    [][]byte       `protobuf:"bytes,13,rep,name=importing,proto3" json:"importing,omitempty"`
 	Nodes        []*Node        `protobuf:"bytes,14,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -2999,14 +3388,19 @@ type Snapshot struct {
 	Revoked      []*Revoked     `protobuf:"bytes,19,rep,name=revoked,proto3" json:"revoked,omitempty"`
 	Authority    *Authority     `protobuf:"bytes,20,opt,name=authority,proto3" json:"authority,omitempty"`
 	// Parts of the encoding of a raftmeta/lease.Table.
-	LeaseTable    [][]byte `protobuf:"bytes,21,rep,name=lease_table,json=leaseTable,proto3" json:"lease_table,omitempty"`
+	LeaseTable [][]byte `protobuf:"bytes,21,rep,name=lease_table,json=leaseTable,proto3" json:"lease_table,omitempty"`
+	// Since version 2, as all that follows: the last numbers that were given.
+	LastNode uint32 `protobuf:"varint,22,opt,name=last_node,json=lastNode,proto3" json:"last_node,omitempty"`
+	LastDisk uint32 `protobuf:"varint,23,opt,name=last_disk,json=lastDisk,proto3" json:"last_disk,omitempty"`
+	// Parts of the encoding of a raftmeta/extmap.Map; nothing is after them.
+	ExtentMap     [][]byte `protobuf:"bytes,24,rep,name=extent_map,json=extentMap,proto3" json:"extent_map,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[36]
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3018,7 +3412,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[36]
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3031,7 +3425,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -3181,6 +3575,27 @@ func (x *Snapshot) GetLeaseTable() [][]byte {
 	return nil
 }
 
+func (x *Snapshot) GetLastNode() uint32 {
+	if x != nil {
+		return x.LastNode
+	}
+	return 0
+}
+
+func (x *Snapshot) GetLastDisk() uint32 {
+	if x != nil {
+		return x.LastDisk
+	}
+	return 0
+}
+
+func (x *Snapshot) GetExtentMap() [][]byte {
+	if x != nil {
+		return x.ExtentMap
+	}
+	return nil
+}
+
 type Node struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3193,13 +3608,15 @@ type Node struct {
 	State           string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
 	Reason          string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
 	CreatedUnixNano int64                  `protobuf:"varint,10,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
+	Number          uint32                 `protobuf:"varint,11,opt,name=number,proto3" json:"number,omitempty"`
+	Portals         *Portals               `protobuf:"bytes,12,opt,name=portals,proto3" json:"portals,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[37]
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3628,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[37]
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3641,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Node) GetId() []byte {
@@ -3297,6 +3714,20 @@ func (x *Node) GetCreatedUnixNano() int64 {
 	return 0
 }
 
+func (x *Node) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Node) GetPortals() *Portals {
+	if x != nil {
+		return x.Portals
+	}
+	return nil
+}
+
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3309,7 +3740,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3752,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3765,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Token) GetId() []byte {
@@ -3386,7 +3817,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3829,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3842,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Job) GetId() []byte {
@@ -3517,7 +3948,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3529,7 +3960,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3542,7 +3973,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Lease) GetVolume() []byte {
@@ -3577,7 +4008,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3589,7 +4020,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3602,7 +4033,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Reservation) GetVolume() []byte {
@@ -3639,7 +4070,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3651,7 +4082,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3664,7 +4095,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Revoked) GetNode() []byte {
@@ -3707,7 +4138,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3719,7 +4150,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3732,7 +4163,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Authority) GetClusterName() string {
@@ -3773,13 +4204,14 @@ type Pool struct {
 	CreatedUnixNano int64                  `protobuf:"varint,6,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
 	EcData          uint32                 `protobuf:"varint,7,opt,name=ec_data,json=ecData,proto3" json:"ec_data,omitempty"`
 	EcParity        uint32                 `protobuf:"varint,8,opt,name=ec_parity,json=ecParity,proto3" json:"ec_parity,omitempty"`
+	MinInSync       uint32                 `protobuf:"varint,9,opt,name=min_in_sync,json=minInSync,proto3" json:"min_in_sync,omitempty"` // 0 for what the policy suggests
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[44]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3791,7 +4223,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[44]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3804,7 +4236,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Pool) GetId() []byte {
@@ -3863,6 +4295,13 @@ func (x *Pool) GetEcParity() uint32 {
 	return 0
 }
 
+func (x *Pool) GetMinInSync() uint32 {
+	if x != nil {
+		return x.MinInSync
+	}
+	return 0
+}
+
 type Volume struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3881,7 +4320,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[45]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +4332,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[45]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +4345,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Volume) GetId() []byte {
@@ -3997,7 +4436,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[46]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4009,7 +4448,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[46]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4022,7 +4461,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Host) GetId() []byte {
@@ -4100,7 +4539,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[47]
+	mi := &file_catalogpb_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4112,7 +4551,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[47]
+	mi := &file_catalogpb_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4125,7 +4564,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -4158,13 +4597,14 @@ type Disk struct {
 	CapacityBytes   int64                  `protobuf:"varint,5,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
 	State           string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"` // empty for active
 	Reason          string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Number          uint32                 `protobuf:"varint,8,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[48]
+	mi := &file_catalogpb_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4176,7 +4616,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[48]
+	mi := &file_catalogpb_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4189,7 +4629,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Disk) GetId() []byte {
@@ -4241,6 +4681,13 @@ func (x *Disk) GetReason() string {
 	return ""
 }
 
+func (x *Disk) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 type Audit struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Revision     uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -4258,7 +4705,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[49]
+	mi := &file_catalogpb_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4270,7 +4717,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[49]
+	mi := &file_catalogpb_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4283,7 +4730,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -4356,7 +4803,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[50]
+	mi := &file_catalogpb_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4368,7 +4815,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[50]
+	mi := &file_catalogpb_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4381,7 +4828,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -4416,14 +4863,15 @@ var File_catalogpb_catalog_proto protoreflect.FileDescriptor
 
 const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xce\x11\n" +
+	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xc7\x13\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12\x16\n" +
-	"\x06source\x18\x05 \x01(\tR\x06source\x12-\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12\x12\n" +
+	"\x04term\x18\x06 \x01(\x04R\x04term\x12-\n" +
 	"\x04init\x18\n" +
 	" \x01(\v2\x17.blockd.catalog.v1.InitH\x00R\x04init\x12@\n" +
 	"\vcreate_pool\x18\v \x01(\v2\x1d.blockd.catalog.v1.CreatePoolH\x00R\n" +
@@ -4466,7 +4914,10 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
 	"move_lease\x18& \x01(\v2\x1c.blockd.catalog.v1.MoveLeaseH\x00R\tmoveLease\x12L\n" +
 	"\x0fset_reservation\x18' \x01(\v2!.blockd.catalog.v1.SetReservationH\x00R\x0esetReservation\x12F\n" +
-	"\rset_authority\x18( \x01(\v2\x1f.blockd.catalog.v1.SetAuthorityH\x00R\fsetAuthorityB\x06\n" +
+	"\rset_authority\x18( \x01(\v2\x1f.blockd.catalog.v1.SetAuthorityH\x00R\fsetAuthority\x12O\n" +
+	"\x10allocate_extents\x18) \x01(\v2\".blockd.catalog.v1.AllocateExtentsH\x00R\x0fallocateExtents\x12C\n" +
+	"\fmark_replica\x18* \x01(\v2\x1e.blockd.catalog.v1.MarkReplicaH\x00R\vmarkReplica\x12M\n" +
+	"\x10set_node_portals\x18+ \x01(\v2!.blockd.catalog.v1.SetNodePortalsH\x00R\x0esetNodePortalsB\x06\n" +
 	"\x04kind\"\xcb\x01\n" +
 	"\aOutcome\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x0e\n" +
@@ -4483,7 +4934,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12\x10\n" +
 	"\x03iqn\x18\x02 \x01(\tR\x03iqn\x12\x10\n" +
-	"\x03nqn\x18\x03 \x01(\tR\x03nqn\"\xb0\x01\n" +
+	"\x03nqn\x18\x03 \x01(\tR\x03nqn\"\xd0\x01\n" +
 	"\n" +
 	"CreatePool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
@@ -4492,7 +4943,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x06domain\x18\x04 \x01(\tR\x06domain\x12\x14\n" +
 	"\x05media\x18\x05 \x01(\tR\x05media\x12\x17\n" +
 	"\aec_data\x18\x06 \x01(\rR\x06ecData\x12\x1b\n" +
-	"\tec_parity\x18\a \x01(\rR\becParity\"\x98\x01\n" +
+	"\tec_parity\x18\a \x01(\rR\becParity\x12\x1e\n" +
+	"\vmin_in_sync\x18\b \x01(\rR\tminInSync\"\x98\x01\n" +
 	"\fCreateVolume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -4656,7 +5108,27 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"sealed_key\x18\x02 \x01(\fR\tsealedKey\x12\x1d\n" +
 	"\n" +
 	"bundle_pem\x18\x03 \x01(\fR\tbundlePem\x12'\n" +
-	"\x0fexpect_revision\x18\x04 \x01(\x04R\x0eexpectRevision\"\x96\a\n" +
+	"\x0fexpect_revision\x18\x04 \x01(\x04R\x0eexpectRevision\"S\n" +
+	"\x0fAllocateExtents\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\rR\x05first\x12\x12\n" +
+	"\x04sets\x18\x03 \x03(\rR\x04sets\"\xa9\x01\n" +
+	"\vMarkReplica\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\rR\x04disk\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\x128\n" +
+	"\x06change\x18\x05 \x01(\x0e2 .blockd.catalog.v1.ReplicaChangeR\x06change\"Z\n" +
+	"\x0eSetNodePortals\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\fR\x04node\x124\n" +
+	"\aportals\x18\x02 \x01(\v2\x1a.blockd.catalog.v1.PortalsR\aportals\"e\n" +
+	"\aPortals\x12\x14\n" +
+	"\x05iscsi\x18\x01 \x03(\tR\x05iscsi\x12\x12\n" +
+	"\x04nvme\x18\x02 \x03(\tR\x04nvme\x12\x1c\n" +
+	"\tdiscovery\x18\x03 \x03(\tR\tdiscovery\x12\x12\n" +
+	"\x04data\x18\x04 \x03(\tR\x04data\"\xef\a\n" +
 	"\bSnapshot\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1d\n" +
@@ -4681,7 +5153,11 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\arevoked\x18\x13 \x03(\v2\x1a.blockd.catalog.v1.RevokedR\arevoked\x12:\n" +
 	"\tauthority\x18\x14 \x01(\v2\x1c.blockd.catalog.v1.AuthorityR\tauthority\x12\x1f\n" +
 	"\vlease_table\x18\x15 \x03(\fR\n" +
-	"leaseTable\"\x98\x02\n" +
+	"leaseTable\x12\x1b\n" +
+	"\tlast_node\x18\x16 \x01(\rR\blastNode\x12\x1b\n" +
+	"\tlast_disk\x18\x17 \x01(\rR\blastDisk\x12\x1d\n" +
+	"\n" +
+	"extent_map\x18\x18 \x03(\fR\textentMap\"\xe6\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -4693,7 +5169,9 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x05state\x18\b \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\t \x01(\tR\x06reason\x12*\n" +
 	"\x11created_unix_nano\x18\n" +
-	" \x01(\x03R\x0fcreatedUnixNano\"i\n" +
+	" \x01(\x03R\x0fcreatedUnixNano\x12\x16\n" +
+	"\x06number\x18\v \x01(\rR\x06number\x124\n" +
+	"\aportals\x18\f \x01(\v2\x1a.blockd.catalog.v1.PortalsR\aportals\"i\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05proof\x18\x02 \x01(\fR\x05proof\x12!\n" +
@@ -4739,7 +5217,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"sealed_key\x18\x02 \x01(\fR\tsealedKey\x12\x1d\n" +
 	"\n" +
 	"bundle_pem\x18\x03 \x01(\fR\tbundlePem\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\xd6\x01\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\xf6\x01\n" +
 	"\x04Pool\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -4748,7 +5226,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x05media\x18\x05 \x01(\tR\x05media\x12*\n" +
 	"\x11created_unix_nano\x18\x06 \x01(\x03R\x0fcreatedUnixNano\x12\x17\n" +
 	"\aec_data\x18\a \x01(\rR\x06ecData\x12\x1b\n" +
-	"\tec_parity\x18\b \x01(\rR\becParity\"\x8a\x02\n" +
+	"\tec_parity\x18\b \x01(\rR\becParity\x12\x1e\n" +
+	"\vmin_in_sync\x18\t \x01(\rR\tminInSync\"\x8a\x02\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -4779,7 +5258,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\aMapping\x12\x1b\n" +
 	"\tvolume_id\x18\x01 \x01(\fR\bvolumeId\x12\x17\n" +
 	"\ahost_id\x18\x02 \x01(\fR\x06hostId\x12\x10\n" +
-	"\x03lun\x18\x03 \x01(\rR\x03lun\"\xbf\x01\n" +
+	"\x03lun\x18\x03 \x01(\rR\x03lun\"\xd7\x01\n" +
 	"\x04Disk\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12*\n" +
@@ -4787,7 +5266,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04node\x18\x04 \x01(\fR\x04node\x12%\n" +
 	"\x0ecapacity_bytes\x18\x05 \x01(\x03R\rcapacityBytes\x12\x14\n" +
 	"\x05state\x18\x06 \x01(\tR\x05state\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason\"\xdb\x01\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x16\n" +
+	"\x06number\x18\b \x01(\rR\x06number\"\xdb\x01\n" +
 	"\x05Audit\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -4808,7 +5288,13 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x0fREFUSAL_INVALID\x10\x01\x12\x15\n" +
 	"\x11REFUSAL_NOT_FOUND\x10\x02\x12\x12\n" +
 	"\x0eREFUSAL_EXISTS\x10\x03\x12\x14\n" +
-	"\x10REFUSAL_CONFLICT\x10\x04B'Z%blockd.dev/raftmeta/catalog/catalogpbb\x06proto3"
+	"\x10REFUSAL_CONFLICT\x10\x04*\x96\x01\n" +
+	"\rReplicaChange\x12\x1e\n" +
+	"\x1aREPLICA_CHANGE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12REPLICA_CHANGE_OUT\x10\x01\x12\x1d\n" +
+	"\x19REPLICA_CHANGE_REBUILDING\x10\x02\x12\x15\n" +
+	"\x11REPLICA_CHANGE_IN\x10\x03\x12\x17\n" +
+	"\x13REPLICA_CHANGE_KEEP\x10\x04B'Z%blockd.dev/raftmeta/catalog/catalogpbb\x06proto3"
 
 var (
 	file_catalogpb_catalog_proto_rawDescOnce sync.Once
@@ -4822,128 +5308,139 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 	return file_catalogpb_catalog_proto_rawDescData
 }
 
-var file_catalogpb_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_catalogpb_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_catalogpb_catalog_proto_goTypes = []any{
-	(Refusal)(0),           // 0: blockd.catalog.v1.Refusal
-	(*Command)(nil),        // 1: blockd.catalog.v1.Command
-	(*Outcome)(nil),        // 2: blockd.catalog.v1.Outcome
-	(*Import)(nil),         // 3: blockd.catalog.v1.Import
-	(*Init)(nil),           // 4: blockd.catalog.v1.Init
-	(*CreatePool)(nil),     // 5: blockd.catalog.v1.CreatePool
-	(*CreateVolume)(nil),   // 6: blockd.catalog.v1.CreateVolume
-	(*ResizeVolume)(nil),   // 7: blockd.catalog.v1.ResizeVolume
-	(*ProtectVolume)(nil),  // 8: blockd.catalog.v1.ProtectVolume
-	(*RetireVolume)(nil),   // 9: blockd.catalog.v1.RetireVolume
-	(*RemoveVolume)(nil),   // 10: blockd.catalog.v1.RemoveVolume
-	(*Chap)(nil),           // 11: blockd.catalog.v1.Chap
-	(*CreateHost)(nil),     // 12: blockd.catalog.v1.CreateHost
-	(*DhChap)(nil),         // 13: blockd.catalog.v1.DhChap
-	(*UpdateHost)(nil),     // 14: blockd.catalog.v1.UpdateHost
-	(*DeleteHost)(nil),     // 15: blockd.catalog.v1.DeleteHost
-	(*MapVolume)(nil),      // 16: blockd.catalog.v1.MapVolume
-	(*UnmapVolume)(nil),    // 17: blockd.catalog.v1.UnmapVolume
-	(*RegisterDisk)(nil),   // 18: blockd.catalog.v1.RegisterDisk
-	(*PutNode)(nil),        // 19: blockd.catalog.v1.PutNode
-	(*Label)(nil),          // 20: blockd.catalog.v1.Label
-	(*AdmitNode)(nil),      // 21: blockd.catalog.v1.AdmitNode
-	(*SetNodeLabels)(nil),  // 22: blockd.catalog.v1.SetNodeLabels
-	(*SetNodeState)(nil),   // 23: blockd.catalog.v1.SetNodeState
-	(*RemoveNode)(nil),     // 24: blockd.catalog.v1.RemoveNode
-	(*SetDiskState)(nil),   // 25: blockd.catalog.v1.SetDiskState
-	(*RemoveDisk)(nil),     // 26: blockd.catalog.v1.RemoveDisk
-	(*CreateToken)(nil),    // 27: blockd.catalog.v1.CreateToken
-	(*ExpireToken)(nil),    // 28: blockd.catalog.v1.ExpireToken
-	(*CreateJob)(nil),      // 29: blockd.catalog.v1.CreateJob
-	(*ProgressJob)(nil),    // 30: blockd.catalog.v1.ProgressJob
-	(*SetJobState)(nil),    // 31: blockd.catalog.v1.SetJobState
-	(*GrantLease)(nil),     // 32: blockd.catalog.v1.GrantLease
-	(*ReleaseLease)(nil),   // 33: blockd.catalog.v1.ReleaseLease
-	(*MoveLease)(nil),      // 34: blockd.catalog.v1.MoveLease
-	(*SetReservation)(nil), // 35: blockd.catalog.v1.SetReservation
-	(*SetAuthority)(nil),   // 36: blockd.catalog.v1.SetAuthority
-	(*Snapshot)(nil),       // 37: blockd.catalog.v1.Snapshot
-	(*Node)(nil),           // 38: blockd.catalog.v1.Node
-	(*Token)(nil),          // 39: blockd.catalog.v1.Token
-	(*Job)(nil),            // 40: blockd.catalog.v1.Job
-	(*Lease)(nil),          // 41: blockd.catalog.v1.Lease
-	(*Reservation)(nil),    // 42: blockd.catalog.v1.Reservation
-	(*Revoked)(nil),        // 43: blockd.catalog.v1.Revoked
-	(*Authority)(nil),      // 44: blockd.catalog.v1.Authority
-	(*Pool)(nil),           // 45: blockd.catalog.v1.Pool
-	(*Volume)(nil),         // 46: blockd.catalog.v1.Volume
-	(*Host)(nil),           // 47: blockd.catalog.v1.Host
-	(*Mapping)(nil),        // 48: blockd.catalog.v1.Mapping
-	(*Disk)(nil),           // 49: blockd.catalog.v1.Disk
-	(*Audit)(nil),          // 50: blockd.catalog.v1.Audit
-	(*Answer)(nil),         // 51: blockd.catalog.v1.Answer
+	(Refusal)(0),            // 0: blockd.catalog.v1.Refusal
+	(ReplicaChange)(0),      // 1: blockd.catalog.v1.ReplicaChange
+	(*Command)(nil),         // 2: blockd.catalog.v1.Command
+	(*Outcome)(nil),         // 3: blockd.catalog.v1.Outcome
+	(*Import)(nil),          // 4: blockd.catalog.v1.Import
+	(*Init)(nil),            // 5: blockd.catalog.v1.Init
+	(*CreatePool)(nil),      // 6: blockd.catalog.v1.CreatePool
+	(*CreateVolume)(nil),    // 7: blockd.catalog.v1.CreateVolume
+	(*ResizeVolume)(nil),    // 8: blockd.catalog.v1.ResizeVolume
+	(*ProtectVolume)(nil),   // 9: blockd.catalog.v1.ProtectVolume
+	(*RetireVolume)(nil),    // 10: blockd.catalog.v1.RetireVolume
+	(*RemoveVolume)(nil),    // 11: blockd.catalog.v1.RemoveVolume
+	(*Chap)(nil),            // 12: blockd.catalog.v1.Chap
+	(*CreateHost)(nil),      // 13: blockd.catalog.v1.CreateHost
+	(*DhChap)(nil),          // 14: blockd.catalog.v1.DhChap
+	(*UpdateHost)(nil),      // 15: blockd.catalog.v1.UpdateHost
+	(*DeleteHost)(nil),      // 16: blockd.catalog.v1.DeleteHost
+	(*MapVolume)(nil),       // 17: blockd.catalog.v1.MapVolume
+	(*UnmapVolume)(nil),     // 18: blockd.catalog.v1.UnmapVolume
+	(*RegisterDisk)(nil),    // 19: blockd.catalog.v1.RegisterDisk
+	(*PutNode)(nil),         // 20: blockd.catalog.v1.PutNode
+	(*Label)(nil),           // 21: blockd.catalog.v1.Label
+	(*AdmitNode)(nil),       // 22: blockd.catalog.v1.AdmitNode
+	(*SetNodeLabels)(nil),   // 23: blockd.catalog.v1.SetNodeLabels
+	(*SetNodeState)(nil),    // 24: blockd.catalog.v1.SetNodeState
+	(*RemoveNode)(nil),      // 25: blockd.catalog.v1.RemoveNode
+	(*SetDiskState)(nil),    // 26: blockd.catalog.v1.SetDiskState
+	(*RemoveDisk)(nil),      // 27: blockd.catalog.v1.RemoveDisk
+	(*CreateToken)(nil),     // 28: blockd.catalog.v1.CreateToken
+	(*ExpireToken)(nil),     // 29: blockd.catalog.v1.ExpireToken
+	(*CreateJob)(nil),       // 30: blockd.catalog.v1.CreateJob
+	(*ProgressJob)(nil),     // 31: blockd.catalog.v1.ProgressJob
+	(*SetJobState)(nil),     // 32: blockd.catalog.v1.SetJobState
+	(*GrantLease)(nil),      // 33: blockd.catalog.v1.GrantLease
+	(*ReleaseLease)(nil),    // 34: blockd.catalog.v1.ReleaseLease
+	(*MoveLease)(nil),       // 35: blockd.catalog.v1.MoveLease
+	(*SetReservation)(nil),  // 36: blockd.catalog.v1.SetReservation
+	(*SetAuthority)(nil),    // 37: blockd.catalog.v1.SetAuthority
+	(*AllocateExtents)(nil), // 38: blockd.catalog.v1.AllocateExtents
+	(*MarkReplica)(nil),     // 39: blockd.catalog.v1.MarkReplica
+	(*SetNodePortals)(nil),  // 40: blockd.catalog.v1.SetNodePortals
+	(*Portals)(nil),         // 41: blockd.catalog.v1.Portals
+	(*Snapshot)(nil),        // 42: blockd.catalog.v1.Snapshot
+	(*Node)(nil),            // 43: blockd.catalog.v1.Node
+	(*Token)(nil),           // 44: blockd.catalog.v1.Token
+	(*Job)(nil),             // 45: blockd.catalog.v1.Job
+	(*Lease)(nil),           // 46: blockd.catalog.v1.Lease
+	(*Reservation)(nil),     // 47: blockd.catalog.v1.Reservation
+	(*Revoked)(nil),         // 48: blockd.catalog.v1.Revoked
+	(*Authority)(nil),       // 49: blockd.catalog.v1.Authority
+	(*Pool)(nil),            // 50: blockd.catalog.v1.Pool
+	(*Volume)(nil),          // 51: blockd.catalog.v1.Volume
+	(*Host)(nil),            // 52: blockd.catalog.v1.Host
+	(*Mapping)(nil),         // 53: blockd.catalog.v1.Mapping
+	(*Disk)(nil),            // 54: blockd.catalog.v1.Disk
+	(*Audit)(nil),           // 55: blockd.catalog.v1.Audit
+	(*Answer)(nil),          // 56: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
-	4,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
-	5,  // 1: blockd.catalog.v1.Command.create_pool:type_name -> blockd.catalog.v1.CreatePool
-	6,  // 2: blockd.catalog.v1.Command.create_volume:type_name -> blockd.catalog.v1.CreateVolume
-	7,  // 3: blockd.catalog.v1.Command.resize_volume:type_name -> blockd.catalog.v1.ResizeVolume
-	9,  // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
-	10, // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
-	12, // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
-	14, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
-	15, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
-	16, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
-	17, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
-	18, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
-	8,  // 12: blockd.catalog.v1.Command.protect_volume:type_name -> blockd.catalog.v1.ProtectVolume
-	3,  // 13: blockd.catalog.v1.Command.import:type_name -> blockd.catalog.v1.Import
-	19, // 14: blockd.catalog.v1.Command.put_node:type_name -> blockd.catalog.v1.PutNode
-	21, // 15: blockd.catalog.v1.Command.admit_node:type_name -> blockd.catalog.v1.AdmitNode
-	22, // 16: blockd.catalog.v1.Command.set_node_labels:type_name -> blockd.catalog.v1.SetNodeLabels
-	23, // 17: blockd.catalog.v1.Command.set_node_state:type_name -> blockd.catalog.v1.SetNodeState
-	24, // 18: blockd.catalog.v1.Command.remove_node:type_name -> blockd.catalog.v1.RemoveNode
-	25, // 19: blockd.catalog.v1.Command.set_disk_state:type_name -> blockd.catalog.v1.SetDiskState
-	26, // 20: blockd.catalog.v1.Command.remove_disk:type_name -> blockd.catalog.v1.RemoveDisk
-	27, // 21: blockd.catalog.v1.Command.create_token:type_name -> blockd.catalog.v1.CreateToken
-	28, // 22: blockd.catalog.v1.Command.expire_token:type_name -> blockd.catalog.v1.ExpireToken
-	29, // 23: blockd.catalog.v1.Command.create_job:type_name -> blockd.catalog.v1.CreateJob
-	30, // 24: blockd.catalog.v1.Command.progress_job:type_name -> blockd.catalog.v1.ProgressJob
-	31, // 25: blockd.catalog.v1.Command.set_job_state:type_name -> blockd.catalog.v1.SetJobState
-	32, // 26: blockd.catalog.v1.Command.grant_lease:type_name -> blockd.catalog.v1.GrantLease
-	33, // 27: blockd.catalog.v1.Command.release_lease:type_name -> blockd.catalog.v1.ReleaseLease
-	34, // 28: blockd.catalog.v1.Command.move_lease:type_name -> blockd.catalog.v1.MoveLease
-	35, // 29: blockd.catalog.v1.Command.set_reservation:type_name -> blockd.catalog.v1.SetReservation
-	36, // 30: blockd.catalog.v1.Command.set_authority:type_name -> blockd.catalog.v1.SetAuthority
-	50, // 31: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
-	0,  // 32: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
-	11, // 33: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
-	11, // 34: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	13, // 35: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	11, // 36: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	11, // 37: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	13, // 38: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	20, // 39: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
-	19, // 40: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
-	20, // 41: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
-	45, // 42: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	46, // 43: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	47, // 44: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	48, // 45: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	50, // 46: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	51, // 47: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	49, // 48: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
-	38, // 49: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
-	39, // 50: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
-	40, // 51: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
-	41, // 52: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
-	42, // 53: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
-	43, // 54: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
-	44, // 55: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
-	20, // 56: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
-	11, // 57: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	11, // 58: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	13, // 59: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	5,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
+	6,  // 1: blockd.catalog.v1.Command.create_pool:type_name -> blockd.catalog.v1.CreatePool
+	7,  // 2: blockd.catalog.v1.Command.create_volume:type_name -> blockd.catalog.v1.CreateVolume
+	8,  // 3: blockd.catalog.v1.Command.resize_volume:type_name -> blockd.catalog.v1.ResizeVolume
+	10, // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
+	11, // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
+	13, // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
+	15, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
+	16, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
+	17, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
+	18, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
+	19, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
+	9,  // 12: blockd.catalog.v1.Command.protect_volume:type_name -> blockd.catalog.v1.ProtectVolume
+	4,  // 13: blockd.catalog.v1.Command.import:type_name -> blockd.catalog.v1.Import
+	20, // 14: blockd.catalog.v1.Command.put_node:type_name -> blockd.catalog.v1.PutNode
+	22, // 15: blockd.catalog.v1.Command.admit_node:type_name -> blockd.catalog.v1.AdmitNode
+	23, // 16: blockd.catalog.v1.Command.set_node_labels:type_name -> blockd.catalog.v1.SetNodeLabels
+	24, // 17: blockd.catalog.v1.Command.set_node_state:type_name -> blockd.catalog.v1.SetNodeState
+	25, // 18: blockd.catalog.v1.Command.remove_node:type_name -> blockd.catalog.v1.RemoveNode
+	26, // 19: blockd.catalog.v1.Command.set_disk_state:type_name -> blockd.catalog.v1.SetDiskState
+	27, // 20: blockd.catalog.v1.Command.remove_disk:type_name -> blockd.catalog.v1.RemoveDisk
+	28, // 21: blockd.catalog.v1.Command.create_token:type_name -> blockd.catalog.v1.CreateToken
+	29, // 22: blockd.catalog.v1.Command.expire_token:type_name -> blockd.catalog.v1.ExpireToken
+	30, // 23: blockd.catalog.v1.Command.create_job:type_name -> blockd.catalog.v1.CreateJob
+	31, // 24: blockd.catalog.v1.Command.progress_job:type_name -> blockd.catalog.v1.ProgressJob
+	32, // 25: blockd.catalog.v1.Command.set_job_state:type_name -> blockd.catalog.v1.SetJobState
+	33, // 26: blockd.catalog.v1.Command.grant_lease:type_name -> blockd.catalog.v1.GrantLease
+	34, // 27: blockd.catalog.v1.Command.release_lease:type_name -> blockd.catalog.v1.ReleaseLease
+	35, // 28: blockd.catalog.v1.Command.move_lease:type_name -> blockd.catalog.v1.MoveLease
+	36, // 29: blockd.catalog.v1.Command.set_reservation:type_name -> blockd.catalog.v1.SetReservation
+	37, // 30: blockd.catalog.v1.Command.set_authority:type_name -> blockd.catalog.v1.SetAuthority
+	38, // 31: blockd.catalog.v1.Command.allocate_extents:type_name -> blockd.catalog.v1.AllocateExtents
+	39, // 32: blockd.catalog.v1.Command.mark_replica:type_name -> blockd.catalog.v1.MarkReplica
+	40, // 33: blockd.catalog.v1.Command.set_node_portals:type_name -> blockd.catalog.v1.SetNodePortals
+	55, // 34: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
+	0,  // 35: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
+	12, // 36: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 37: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 38: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	12, // 39: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 40: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 41: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	21, // 42: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
+	20, // 43: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
+	21, // 44: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
+	1,  // 45: blockd.catalog.v1.MarkReplica.change:type_name -> blockd.catalog.v1.ReplicaChange
+	41, // 46: blockd.catalog.v1.SetNodePortals.portals:type_name -> blockd.catalog.v1.Portals
+	50, // 47: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	51, // 48: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	52, // 49: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	53, // 50: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	55, // 51: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	56, // 52: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	54, // 53: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	43, // 54: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
+	44, // 55: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
+	45, // 56: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
+	46, // 57: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
+	47, // 58: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
+	48, // 59: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
+	49, // 60: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
+	21, // 61: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
+	41, // 62: blockd.catalog.v1.Node.portals:type_name -> blockd.catalog.v1.Portals
+	12, // 63: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 64: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 65: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
+	66, // [66:66] is the sub-list for method output_type
+	66, // [66:66] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -4983,6 +5480,9 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_MoveLease)(nil),
 		(*Command_SetReservation)(nil),
 		(*Command_SetAuthority)(nil),
+		(*Command_AllocateExtents)(nil),
+		(*Command_MarkReplica)(nil),
+		(*Command_SetNodePortals)(nil),
 	}
 	file_catalogpb_catalog_proto_msgTypes[13].OneofWrappers = []any{}
 	file_catalogpb_catalog_proto_msgTypes[15].OneofWrappers = []any{}
@@ -4991,8 +5491,8 @@ func file_catalogpb_catalog_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   51,
+			NumEnums:      2,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

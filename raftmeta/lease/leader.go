@@ -1,11 +1,6 @@
 package lease
 
-import (
-	"fmt"
-	"time"
-
-	"blockd.dev/internal/clock"
-)
+import "blockd.dev/internal/clock"
 
 // Leader is the volatile part of all leases, for one term of one leader. The
 // caller serialises its methods and keeps the rules of the package comment.
@@ -72,22 +67,16 @@ func (l *Leader) judge(t Table, r Renewal, c Claim) Verdict {
 }
 
 // FreeAt returns the reading at which nobody can hold a lease of v any more
-// and it may be granted; now or earlier when that is so already. why says in
-// words what is waited for; it is empty when nothing is.
-func (l *Leader) FreeAt(now clock.Mono, t Table, v VolumeID) (at clock.Mono, why string) {
+// and it may be granted; now or earlier when that is so already.
+func (l *Leader) FreeAt(now clock.Mono, t Table, v VolumeID) clock.Mono {
 	e := t.Get(v)
 	if e.Owner == "" || e.Incarnation < l.newest[e.Owner] {
-		return now, ""
+		return now
 	}
-	at = l.start.Add(l.cfg.wait())
-	why = fmt.Sprintf("%s may have renewed its lease with the last leader", e.Owner)
 	if k, ok := l.leases[v]; ok && k.epoch == e.Epoch {
-		at, why = k.until, e.Owner+" has renewed its lease"
+		return k.until
 	}
-	if at <= now {
-		return at, ""
-	}
-	return at, fmt.Sprintf("%s; it ends in %s at the latest", why, at.Sub(now).Round(time.Millisecond))
+	return l.start.Add(l.cfg.wait()) // the owner may have renewed with the last leader
 }
 
 // Propose reports whether a Grant based on the present entry of v may be
@@ -97,7 +86,7 @@ func (l *Leader) Propose(now clock.Mono, t Table, v VolumeID) bool {
 	if l.pending[v] {
 		return false
 	}
-	if at, _ := l.FreeAt(now, t, v); at > now {
+	if l.FreeAt(now, t, v) > now {
 		return false
 	}
 	l.pending[v] = true

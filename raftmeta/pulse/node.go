@@ -187,13 +187,21 @@ func (n *Node) send(ctx context.Context, leader group.Leader, req *blockdv1.Puls
 	if err == nil {
 		n.h.rtt = now.Sub(made)
 		n.h.answered(res)
-		n.views = n.views[:0:0]
-		for _, m := range res.GetNodes() {
-			n.views = append(n.views, viewFrom(m))
-		}
+		n.sees(res.GetNodes())
 	} else {
 		n.h.next = min(n.h.next, now.Add(retryAfter))
 	}
 	n.mu.Unlock()
 	n.wake()
+}
+
+// sees takes how the leader sees the nodes, which not every answer says.
+func (n *Node) sees(nodes []*blockdv1.NodeLife) {
+	if len(nodes) == 0 {
+		return
+	}
+	n.views = make([]NodeView, 0, len(nodes))
+	for _, m := range nodes {
+		n.views = append(n.views, viewFrom(m))
+	}
 }

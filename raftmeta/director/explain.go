@@ -1,0 +1,290 @@
+package director
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/extmap"
+	"blockd.dev/raftmeta/membership"
+	"blockd.dev/raftmeta/pulse"
+)
+
+// Health says how a volume is.
+type Health string
+
+// The states of volumes.
+const (
+	Healthy  Health = "healthy"  // all copies are good, and it is served
+	Degraded Health = "degraded" // it is served, with fewer copies than it should have
+	Stuck    Health = "stuck"    // hosts wait: it can't be written, or is not served
+)
+
+// Explanation is how a volume is, why, what happens next, and what there is
+// to do for an administrator. Each is a list of sentences.
+type Explanation struct {
+	State   Health
+	Because []string
+	Next    []string
+	Advice  []string
+}
+
+// Explain says how a volume is, by the catalog and by how the leader sees the
+// nodes (pulse.Node.Members). ok is false when there is no such volume.
+func Explain(s *catalog.State, members []pulse.NodeView, volume catalog.ID) (e Explanation, ok bool) {
+	vol := s.VolumeByID(volume)
+	if vol == nil {
+		return Explanation{}, false
+	}
+	x := &explainer{s: s, vol: vol, pool: s.Pool(vol.Pool), m: s.Map().Volume(extmap.VolumeID(volume)), nodes: map[string]pulse.NodeView{}}
+	x.State = Healthy
+	for _, n := range members {
+		x.nodes[n.Node] = n
+	}
+	switch {
+	case vol.Retired:
+		x.because("it was deleted; hosts don't see it any more")
+		x.next("when its owner has stopped to serve it, all nodes free its data")
+	case x.m == nil:
+		x.oneCopy()
+	default:
+		x.extents()
+		x.owner()
+		x.replicas()
+	}
+	return x.Explanation, true
+}
+
+type explainer struct {
+	Explanation
+	s     *catalog.State
+	vol   *catalog.Volume
+	pool  *catalog.Pool
+	m     *extmap.Volume
+	nodes map[string]pulse.NodeView
+}
+
+func (x *explainer) because(format string, args ...any) {
+	x.Because = append(x.Because, fmt.Sprintf(format, args...))
+}
+func (x *explainer) next(format string, args ...any) {
+	x.Next = append(x.Next, fmt.Sprintf(format, args...))
+}
+
+// advise says what to do, once.
+func (x *explainer) advise(format string, args ...any) {
+	if what := fmt.Sprintf(format, args...); !slices.Contains(x.Advice, what) {
+		x.Advice = append(x.Advice, what)
+	}
+}
+
+func (x *explainer) worse(h Health) {
+	if x.State != Stuck {
+		x.State = h
+	}
+}
+
+// alive reports whether a node is heard by the leader, as far as is known.
+func (x *explainer) alive(id catalog.ID) bool {
+	n, known := x.nodes[id.String()]
+	return known && (n.State == membership.Up || n.State == membership.Held || n.State == membership.Draining)
+}
+
+// node is a node in words, with what is wrong with it.
+func (x *explainer) node(id catalog.ID) string {
+	n := x.s.NodeByID(id)
+	if n == nil {
+		return fmt.Sprintf("node %s, which was removed", id)
+	}
+	v, known := x.nodes[id.String()]
+	switch {
+	case !known:
+		return fmt.Sprintf("node %s, of which nothing is known here", n.Name)
+	case x.alive(id):
+		return "node " + n.Name
+	case v.Since.IsZero():
+		return fmt.Sprintf("node %s, which is %s", n.Name, v.State)
+	}
+	return fmt.Sprintf("node %s, which is %s since %s (%s)", n.Name, v.State, clockTime(v.Since), v.Reason)
+}
+
+func clockTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// oneCopy is a volume of a pool with one copy: it lives where its data is.
+func (x *explainer) oneCopy() {
+	home := x.s.NodeOfVolume(x.vol)
+	switch {
+	case home == nil:
+		x.because("it has one copy, and the node that has it is not known")
+		x.worse(Stuck)
+	case x.alive(home.ID):
+		x.because("it has one copy, on %s, which serves it", x.node(home.ID))
+	default:
+		x.because("it has one copy, on %s", x.node(home.ID))
+		x.worse(Stuck)
+		x.next("hosts reach it again when that node is back")
+		x.advise("start node %s; a pool with --replicas 3 keeps volumes reachable without it", home.Name)
+	}
+}
+
+// extents is whether all of the volume has disks.
+func (x *explainer) extents() {
+	total, have := x.m.Layout().Extents(), x.m.Allocated()
+	if have == total {
+		return
+	}
+	x.worse(Stuck)
+	x.because("%d of its %d extents have no disks yet", total-have, total)
+	c, err := Cluster(x.s, x.vol.Pool, func(node string) bool { id, _ := catalog.ParseID(node); return x.alive(id) })
+	if err == nil {
+		err = c.Explain(x.m.Policy())
+	}
+	if err != nil {
+		x.because("%s", strings.TrimPrefix(err.Error(), "placement: "))
+		x.next("they get disks as soon as there are enough")
+		return
+	}
+	x.next("they get disks now")
+}
+
+// owner is who serves the volume, or why nobody does.
+func (x *explainer) owner() {
+	l, _ := x.s.Lease(x.vol.ID)
+	switch {
+	case l.Owner.IsZero() && l.Epoch == 0:
+		x.because("no node serves it yet")
+		x.unserved("the leader of the cluster chooses one")
+	case l.Owner.IsZero():
+		x.because("no node serves it since %s", clockTime(l.Since))
+		x.unserved("the leader of the cluster chooses another")
+	case x.alive(l.Owner):
+		x.because("%s serves it since %s (epoch %d)", x.node(l.Owner), clockTime(l.Since), l.Epoch)
+	default:
+		x.because("it was served by %s", x.node(l.Owner))
+		x.unserved(fmt.Sprintf("another node takes it over when its lease has ended for certain, %s after it was last heard",
+			(pulse.Defaults.Lease.Duration + pulse.Defaults.Lease.Duration/100).Round(10*time.Millisecond)))
+	}
+	if n := x.s.NodeByID(l.MoveTo); n != nil && l.MoveTo != l.Owner {
+		if x.alive(l.MoveTo) && n.State == catalog.NodeActive {
+			x.next("it moves to node %s, as an administrator wants it", n.Name)
+		} else {
+			x.next("it is to move to %s, when that can serve volumes", x.node(l.MoveTo))
+		}
+	}
+	if n := x.s.NodeByID(l.Owner); n != nil && n.State == catalog.NodeDraining {
+		x.next("it moves away from node %s, which is being drained", n.Name)
+	}
+}
+
+// unserved is what follows from a volume that nobody serves.
+func (x *explainer) unserved(next string) {
+	x.worse(Stuck)
+	for i := range x.s.Nodes {
+		if n := &x.s.Nodes[i]; n.State == catalog.NodeActive && hasRole(n, RoleTarget) && x.alive(n.ID) {
+			x.next("%s; hosts wait until then", next)
+			return
+		}
+	}
+	x.next("nobody can take it: no node is up and active that serves volumes")
+	x.advise("start a node, or resume one (blockctl node list)")
+}
+
+// replicas is how the copies are, and whether there are enough to write.
+func (x *explainer) replicas() {
+	need := int(x.pool.MinInSync)
+	var lines []string
+	good := map[extmap.Disk]bool{}
+	for _, r := range x.s.Replicas(x.vol.ID) {
+		good[r.Disk] = r.Sync == extmap.InSync
+		if line := x.replica(r); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	least := x.leastGood(good)
+	reached := x.leastGood(x.reachable(good))
+	copies := x.m.Policy().Width()
+	switch {
+	case len(lines) == 0 && x.m.Allocated() > 0:
+		x.because("all %d copies are in sync", copies)
+	case x.m.Allocated() > 0:
+		x.worse(Degraded)
+		x.Because = append(x.Because, lines...)
+		x.because("%d of %d copies are in sync where there are fewest", least, copies)
+	}
+	if x.m.Allocated() == 0 {
+		return
+	}
+	x.because("a write waits for all copies in sync, and for %d at least", need)
+	switch {
+	case least < need:
+		x.worse(Stuck)
+		x.because("so it can't be written now")
+		x.next("writes go on when %d copies are in sync again", need)
+	case reached < need:
+		x.worse(Stuck)
+		x.because("only %d of those in sync can be reached, so it can't be written now", reached)
+		x.next("writes go on when %d of them can be reached", need)
+	}
+}
+
+// replica is what is wrong with a copy, in words, or "".
+func (x *explainer) replica(r catalog.Replica) string {
+	d := x.s.DiskByID(r.DiskID)
+	where := fmt.Sprintf("disk %d on %s", r.Disk, x.node(r.Node))
+	if n := x.s.NodeByID(r.Node); n != nil && !x.alive(r.Node) {
+		x.advise("start node %s, or see why it is not heard (blockctl node list)", n.Name)
+		if r.Sync == extmap.InSync {
+			x.next("the owner marks disk %d out of sync, and writes go on without it, if enough others are in sync", r.Disk)
+		} else {
+			x.next("when node %s is back, what disk %d has missed is copied to it", n.Name, r.Disk)
+		}
+		return where + " is " + r.Sync.String()
+	}
+	switch {
+	case d != nil && d.State == catalog.DiskFailed:
+		x.advise("replace disk %s, which has failed: %s", d.ID, cmp.Or(d.Reason, "no reason is known"))
+		return where + " has failed, and is " + r.Sync.String()
+	case r.Sync == extmap.OutOfSync:
+		x.next("the owner begins to copy to disk %d what it has missed", r.Disk)
+		return where + " is out of sync: it has missed writes"
+	case r.Sync == extmap.Rebuilding:
+		x.next("disk %d is in sync when all has been copied that it missed", r.Disk)
+		return where + " is rebuilding: it takes new writes, and the others are being copied"
+	}
+	return ""
+}
+
+// reachable is good without the disks of nodes that are not heard.
+func (x *explainer) reachable(good map[extmap.Disk]bool) map[extmap.Disk]bool {
+	out := map[extmap.Disk]bool{}
+	for _, r := range x.s.Replicas(x.vol.ID) {
+		out[r.Disk] = good[r.Disk] && x.alive(r.Node)
+	}
+	return out
+}
+
+// explainedMax is how many extents Explain looks at, one by one. Sets repeat, so
+// it finds those that there are with near certainty.
+const explainedMax = 16384
+
+// leastGood returns the fewest good copies that an extent has.
+func (x *explainer) leastGood(good map[extmap.Disk]bool) int {
+	least := x.m.Policy().Width()
+	for i := range min(x.m.Layout().Extents(), explainedMax) {
+		e, ok := x.m.Extent(i)
+		if !ok {
+			continue
+		}
+		n := 0
+		for _, d := range e.Disks {
+			if good[d] {
+				n++
+			}
+		}
+		least = min(least, n)
+	}
+	return least
+}

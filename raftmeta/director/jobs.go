@@ -1,0 +1,130 @@
+package director
+
+import (
+	"fmt"
+
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+)
+
+// The kinds of jobs that a director carries on. Their subject is the name of a node.
+const (
+	// JobDrain moves all leases of a node away, for example for an upgrade. The
+	// node keeps its data, and stays in the state draining until it is resumed.
+	JobDrain = "drain"
+	// JobRemove moves all leases and all data away, and ends with the node drained.
+	JobRemove = "remove"
+)
+
+// The cursor of a job: whether the node was told to drain.
+const cursorBegun = "begun"
+
+// carryOn takes the jobs of this package a step further.
+func (t *term) carryOn(v *view, out *turn) {
+	for i := range v.state.Jobs {
+		j := &v.state.Jobs[i]
+		if (j.Kind == JobDrain || j.Kind == JobRemove) && (j.State == catalog.JobRunning || j.State == catalog.JobWaiting) && t.mayPropose(v.now, jobKey(j)) {
+			if cmd := t.nextStep(v, j); cmd != nil {
+				t.propose(out, proposal{key: jobKey(j), cmd: cmd})
+			}
+		}
+	}
+}
+
+func jobKey(j *catalog.Job) string { return "job " + j.ID.String() }
+
+// nextStep returns the next command of a job, or nil while there is nothing to say.
+func (t *term) nextStep(v *view, j *catalog.Job) *catalogpb.Command {
+	n := v.state.Node(j.Subject)
+	switch {
+	case n == nil && j.Kind == JobRemove:
+		return setJob(j, catalog.JobDone, "the node is not of this cluster any more")
+	case n == nil:
+		return setJob(j, catalog.JobFailed, fmt.Sprintf("there is no node %q", j.Subject))
+	case j.Cursor != cursorBegun && n.State != catalog.NodeDraining && n.State != catalog.NodeDrained:
+		return nodeState(n, catalog.NodeDraining, fmt.Sprintf("job %s empties it", j.ID))
+	case j.Cursor == cursorBegun && n.State != catalog.NodeDraining && n.State != catalog.NodeDrained:
+		return setJob(j, catalog.JobCanceled, fmt.Sprintf("node %s was made %s again", n.Name, n.State))
+	}
+	left := leasesOf(v, n)
+	done := max(j.StepsTotal, left) - left
+	switch {
+	case j.Cursor != cursorBegun || j.StepsDone != done || j.StepsTotal < left:
+		return progress(j, done, max(j.StepsTotal, left), fmt.Sprintf("node %s serves %d volumes", n.Name, left))
+	case left > 0 && len(v.eligible) == 0:
+		return wait(j, fmt.Sprintf("no other node is up that may serve the %d volumes of node %s; start one, or resume one (blockctl node list)", left, n.Name))
+	case left > 0:
+		return resume(j, fmt.Sprintf("node %s serves %d volumes; they move to other nodes, some at a time", n.Name, left))
+	case j.Kind == JobDrain:
+		return setJob(j, catalog.JobDone, fmt.Sprintf("node %s serves no volume; stop it, and resume it when it is back", n.Name))
+	}
+	return t.emptyStep(v, j, n)
+}
+
+// emptyStep is the rest of JobRemove: the data.
+func (t *term) emptyStep(v *view, j *catalog.Job, n *catalog.Node) *catalogpb.Command {
+	extents, homes := dataOf(v.state, n)
+	switch {
+	case extents > 0:
+		return wait(j, fmt.Sprintf("node %s keeps copies of %d extents, and this version moves no copies to other disks; delete the volumes that have them, or cancel the job and keep the node", n.Name, extents))
+	case homes > 0:
+		return wait(j, fmt.Sprintf("node %s keeps the only copy of %d volumes; copy what is needed to volumes of another pool, and delete them", n.Name, homes))
+	case n.State != catalog.NodeDrained:
+		return nodeState(n, catalog.NodeDrained, fmt.Sprintf("job %s has emptied it", j.ID))
+	}
+	return setJob(j, catalog.JobDone, fmt.Sprintf("node %s is empty; remove it: blockctl node remove %s", n.Name, n.Name))
+}
+
+// leasesOf counts the volumes that a node may be serving.
+func leasesOf(v *view, n *catalog.Node) (count uint64) {
+	for _, e := range v.table.All() {
+		if e.Owner == n.ID.String() {
+			count++
+		}
+	}
+	return count
+}
+
+// dataOf counts what a node keeps: extents of replicated volumes, and volumes
+// that live on it alone.
+func dataOf(s *catalog.State, n *catalog.Node) (extents uint64, homes int) {
+	for i := range s.Disks {
+		if s.Disks[i].Node == n.ID {
+			extents += uint64(s.Map().Used(s.Disks[i].Number))
+		}
+	}
+	for i := range s.Volumes {
+		if home := s.NodeOfVolume(&s.Volumes[i]); home != nil && home.ID == n.ID {
+			homes++
+		}
+	}
+	return extents, homes
+}
+
+func nodeState(n *catalog.Node, to catalog.NodeState, reason string) *catalogpb.Command {
+	return &catalogpb.Command{Kind: &catalogpb.Command_SetNodeState{SetNodeState: &catalogpb.SetNodeState{Node: n.Name, State: string(to), Reason: reason}}}
+}
+
+func setJob(j *catalog.Job, to catalog.JobState, reason string) *catalogpb.Command {
+	return &catalogpb.Command{Kind: &catalogpb.Command_SetJobState{SetJobState: &catalogpb.SetJobState{Id: j.ID[:], State: string(to), Reason: reason}}}
+}
+
+// wait says what a job waits for, once.
+func wait(j *catalog.Job, reason string) *catalogpb.Command {
+	if j.State == catalog.JobWaiting && j.Reason == reason {
+		return nil
+	}
+	return setJob(j, catalog.JobWaiting, reason)
+}
+
+// resume ends the waiting of a job.
+func resume(j *catalog.Job, reason string) *catalogpb.Command {
+	if j.State != catalog.JobWaiting {
+		return nil
+	}
+	return setJob(j, catalog.JobRunning, reason)
+}
+
+func progress(j *catalog.Job, done, total uint64, reason string) *catalogpb.Command {
+	return &catalogpb.Command{Kind: &catalogpb.Command_ProgressJob{ProgressJob: &catalogpb.ProgressJob{Id: j.ID[:], StepsDone: done, StepsTotal: total, Reason: reason, Cursor: []byte(cursorBegun)}}}
+}

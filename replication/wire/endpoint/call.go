@@ -62,7 +62,7 @@ func (p *Peer) Go(call *Call) error {
 	}
 	call.Response, call.Err, call.conn = wire.Message{}, nil, c
 	c.mu.Lock()
-	now := c.e.cfg.Clock.Now()
+	now := c.nowLocked()
 	if call.Timeout > 0 {
 		m.Deadline = now.Add(call.Timeout)
 	}

@@ -44,12 +44,14 @@ type conn struct {
 		active  wire.PathID // preferred
 		free    *Request    // to be used again
 		backlog backlog     // answers that Send had no room for
+		turn    clock.Mono  // when the home's present turn began; 0 between turns
 	}
 
 	// The home's own.
 	deadline   clock.Mono
 	listed     bool // in home's conns
 	over       bool
+	next       *pump      // that of the preferred path, if it has one
 	retireAt   clock.Mono // when to look whether it may close; 0 if it need not
 	retireLast clock.Mono // when it closes anyway
 	events     [eventBatch]wire.Event
@@ -89,8 +91,17 @@ func (c *conn) abandon(err error) {
 	c.mu.Lock()
 	c.mu.c.Abandon(c.e.cfg.Clock.Now(), err)
 	c.mu.Unlock()
-	for c.dispatch() {
+	for c.dispatch(0) > 0 && !c.over {
 	}
+}
+
+// nowLocked is the time for what handlers and callbacks do: that of the turn
+// in which they run, which is cheaper than the clock's.
+func (c *conn) nowLocked() clock.Mono {
+	if c.mu.turn != 0 {
+		return c.mu.turn
+	}
+	return c.e.cfg.Clock.Now()
 }
 
 // receive gives the Conn a datagram that came from a peer through p. An
@@ -190,13 +201,13 @@ func (c *conn) moveTo(p *pump) {
 
 // process is one turn of the connection on its home.
 func (c *conn) process(p *pump, now clock.Mono) {
-	for c.dispatch() {
+	for c.dispatch(now) == eventBatch {
 	}
 	if c.over {
 		p.disown(c)
 		return
 	}
-	if next := c.activePump(); next != nil && next != p {
+	if next := c.next; next != nil && next != p {
 		p.disown(c)
 		c.moveTo(next)
 		return
@@ -213,7 +224,8 @@ func (c *conn) process(p *pump, now clock.Mono) {
 	}
 	more := c.produceLocked(p, now)
 	c.deadline = c.mu.c.Deadline()
-	event, ok := c.mu.c.NextEvent()
+	event, ok := c.nextEventLocked()
+	c.mu.turn = 0
 	c.mu.Unlock()
 	if c.retireAt != 0 {
 		c.deadline = min(c.deadline, c.retireAt)
@@ -227,38 +239,43 @@ func (c *conn) process(p *pump, now clock.Mono) {
 	}
 }
 
-// activePump is the pump of the preferred path, if it has one.
-func (c *conn) activePump() *pump {
+// dispatch takes a batch of events, in a turn that began at now, and handles
+// them. It returns how many there were. What comes of the handlers themselves
+// is left.
+func (c *conn) dispatch(now clock.Mono) (n int) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.mu.paths[c.mu.active].pump
-}
-
-// dispatch takes a batch of events and handles them. It tells whether there
-// may be more.
-func (c *conn) dispatch() (more bool) {
-	c.mu.Lock()
-	n := 0
-	for ; n < eventBatch; n++ {
-		event, ok := c.mu.c.NextEvent()
+	c.mu.turn = now
+	for n < eventBatch {
+		event, ok := c.nextEventLocked()
 		if !ok {
 			break
 		}
 		c.events[n] = event
+		n++
 	}
+	c.next = c.mu.paths[c.mu.active].pump
 	c.mu.Unlock()
 	for i := range n {
 		c.handle(&c.events[i])
 		c.events[i] = wire.Event{}
 	}
-	return n > 0 && !c.over
+	return n
+}
+
+// nextEventLocked takes an event, and notes which path is preferred.
+func (c *conn) nextEventLocked() (wire.Event, bool) {
+	event, ok := c.mu.c.NextEvent()
+	if ok && (event.Kind == wire.EventUp || event.Kind == wire.EventPath) {
+		c.mu.active = event.Path
+	}
+	return event, ok
 }
 
 // handle is one event.
 func (c *conn) handle(e *wire.Event) {
 	switch e.Kind {
 	case wire.EventUp:
-		c.onUp(e.Path)
+		c.onUp()
 	case wire.EventMessage:
 		c.onMessage(&e.Message)
 	case wire.EventResponse, wire.EventSent, wire.EventFailed:
@@ -274,9 +291,7 @@ func (c *conn) handle(e *wire.Event) {
 		c.sendBacklog()
 		c.peer.room()
 	case wire.EventPath:
-		c.mu.Lock()
-		c.mu.active = e.Path
-		c.mu.Unlock()
+		// nextEventLocked has noted it.
 	case wire.EventDown:
 		c.over = true
 		c.e.forget(c)

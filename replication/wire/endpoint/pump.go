@@ -22,6 +22,9 @@ const (
 
 	outboxMax = 256 // datagrams that other pumps may leave at a time
 
+	// looks is how often a polling pump looks at its link per turn.
+	looks = 4
+
 	// sleepMin is the shortest sleep worth its wake-up, for a pump that may
 	// poll instead.
 	sleepMin = 30 * time.Microsecond
@@ -76,10 +79,12 @@ type pump struct {
 	yielded   clock.Mono // when polling last offered the processor to other threads
 	busy      contest    // mode busy only
 	full      bool       // the link had no room
+	flushed   bool       // this turn has sent something
 	rx        [rxBatch]link.RxBuf
 	tx        [txBatch]link.TxBuf
 	txHave    int // reserved
-	txUsed    int // of these, to be sent
+	txUsed    int // of these, filled
+	txSent    int // of these, the link's again
 	scratch   []byte
 	parcels   []parcel // memory for mu.outbox
 	answers   int      // to strangers, in the second that began at answersAt
@@ -111,9 +116,7 @@ func (p *pump) run() {
 	p.mu.ended = true
 	p.mu.Unlock()
 	p.e.pumpEnded(p, err)
-	if p.txHave > 0 {
-		p.link.ReleaseTx(p.tx[:p.txHave])
-	}
+	p.link.ReleaseTx(p.tx[p.txSent:p.txHave])
 	_ = p.link.Close() // nothing can be done about it, and nothing follows from it
 }
 
@@ -127,7 +130,7 @@ func (p *pump) loop() error {
 	)
 	for {
 		last := p.now
-		worked, err := p.turn()
+		worked, err := p.turn(polling)
 		if err != nil {
 			return err
 		}
@@ -138,6 +141,13 @@ func (p *pump) loop() error {
 				p.busy.hit()
 			case idle:
 				p.poller.Parked(p.now.Sub(began))
+			}
+			idle, polling = false, false
+			continue
+		}
+		if p.flushed { // a timer's, such as the pacer's: what follows is another wait
+			if polling {
+				p.poller.Stop(p.now.Sub(began))
 			}
 			idle, polling = false, false
 			continue
@@ -248,9 +258,9 @@ func (p *pump) drainEnd() clock.Mono {
 
 // turn is one batch of everything. worked tells whether there was anything
 // that polling is for; timers are not.
-func (p *pump) turn() (worked bool, err error) {
-	p.full = false
-	n, err := p.link.Recv(p.rx[:])
+func (p *pump) turn(polling bool) (worked bool, err error) {
+	p.full, p.flushed = false, false
+	n, err := p.look(polling)
 	if err != nil {
 		return false, err
 	}
@@ -258,7 +268,6 @@ func (p *pump) turn() (worked bool, err error) {
 	p.count.turns.Add(1)
 	if n > 0 {
 		p.receive(p.rx[:n])
-		p.link.ReleaseRx(p.rx[:n])
 	}
 	called := p.called.Load()
 	if called {
@@ -289,10 +298,23 @@ func (p *pump) turn() (worked bool, err error) {
 	if err := p.flush(); err != nil {
 		return false, err
 	}
+	if n > 0 { // only now, since the peer waits for what was sent
+		p.link.ReleaseRx(p.rx[:n])
+	}
 	if p.draining != 0 && (len(p.conns) == 0 || p.draining <= p.now) {
 		return false, fmt.Errorf("%w: %w", link.ErrClosed, ErrStopped)
 	}
 	return (n > 0 || called) && !p.full, nil
+}
+
+// look takes what has arrived. While polling it looks several times, since
+// the rest of an empty turn takes longer than a look.
+func (p *pump) look(polling bool) (n int, err error) {
+	n, err = p.link.Recv(p.rx[:])
+	for i := 1; polling && i < looks && n == 0 && err == nil && !p.called.Load(); i++ {
+		n, err = p.link.Recv(p.rx[:])
+	}
+	return n, err
 }
 
 // takeCalls takes what others have left in mu.
@@ -406,13 +428,15 @@ func (p *pump) txBuf() *link.TxBuf {
 	return &p.tx[p.txUsed]
 }
 
-// flush sends what is ready. Reserved buffers that are left move to the front.
+// flush sends what is ready.
 func (p *pump) flush() error {
-	if p.txUsed == 0 {
+	if p.txUsed == p.txSent {
 		return nil
 	}
-	err := p.link.Send(p.tx[:p.txUsed])
-	n := copy(p.tx[:], p.tx[p.txUsed:p.txHave])
-	p.txHave, p.txUsed = n, 0
+	p.flushed = true
+	err := p.link.Send(p.tx[p.txSent:p.txUsed])
+	if p.txSent = p.txUsed; p.txSent == p.txHave {
+		p.txHave, p.txUsed, p.txSent = 0, 0, 0
+	}
 	return err
 }

@@ -32,7 +32,7 @@ func (p *pump) receive(bufs []link.RxBuf) {
 			continue
 		case wire.Known, wire.Reply:
 			if last == nil || route.Dest != lastID {
-				last, lastID = p.e.find(route.Dest), route.Dest
+				last, lastID = p.find(route.Dest), route.Dest
 			}
 			c = last
 		}
@@ -50,6 +50,20 @@ func (p *pump) receive(bufs []link.RxBuf) {
 		}
 	}
 }
+
+// find returns the connection that peers call id. Those at home here are found without
+// a lock, unless there are many.
+func (p *pump) find(id wire.ConnID) *conn {
+	for _, c := range p.conns[:min(len(p.conns), nearMax)] {
+		if c.id == id {
+			return c
+		}
+	}
+	return p.e.find(id)
+}
+
+// nearMax is how many comparisons are worth a lock and a map.
+const nearMax = 8
 
 // runSoon has c processed in this turn if it is at home here, else by its home.
 func (p *pump) runSoon(c *conn) {
@@ -157,9 +171,8 @@ func (p *pump) mayAnswer() bool {
 }
 
 // onUp makes the connection the peer's, now that it is known who that is.
-func (c *conn) onUp(active wire.PathID) {
+func (c *conn) onUp() {
 	c.mu.Lock()
-	c.mu.active = active
 	who, ok := c.mu.c.Peer().(secure.Peer)
 	c.mu.Unlock()
 	c.e.greeted(c)

@@ -88,7 +88,7 @@ func (r *Request) Reply(data [][]byte) error {
 }
 
 func (c *conn) answerLocked(r *Request) error {
-	_, err := c.mu.c.Send(c.e.cfg.Clock.Now(), wire.Outgoing{
+	_, err := c.mu.c.Send(c.nowLocked(), wire.Outgoing{
 		Kind: wire.Response, InReplyTo: r.Message.ID, Data: r.data, Tag: r,
 	})
 	return err

@@ -72,5 +72,5 @@ phase conformance go test -tags e2e -count=1 -timeout 20m -v ./testenv/conforman
 phase crash go test -tags e2e -count=1 -timeout 10m -v ./tools/blockbench
 phase cluster make --no-print-directory cluster-test
 phase kernels make --no-print-directory kernels
-phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 30m -v ./testenv/vm ./testenv/vmtest
+phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 45m -v ./testenv/vm ./testenv/vmtest
 finish

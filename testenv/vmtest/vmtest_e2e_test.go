@@ -4,6 +4,7 @@ package vmtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -26,6 +27,10 @@ const (
 	second    = "iqn.2026-01.dev.blockd:second"
 )
 
+// stopPatience is how long blockd may take to stop. It gives hosts 4 s to let go,
+// and closes its disks after that, on a machine that may be busy.
+const stopPatience = 20 * time.Second
+
 // run is one script against one blockd.
 type run struct {
 	node *node.Node
@@ -46,17 +51,34 @@ func startNode(t *testing.T) *node.Node {
 	return n
 }
 
-// stopAtEnd stops blockd after the test, and shows its log when that failed.
+// stopAtEnd stops blockd after the test, and shows the end of its log when that
+// failed.
 func stopAtEnd(t *testing.T, n *node.Node) {
 	t.Helper()
 	t.Cleanup(func() {
-		if err := n.Stop(5 * time.Second); err != nil {
+		if err := n.Stop(stopPatience); err != nil {
 			t.Error(err)
 		}
-		if t.Failed() {
-			t.Logf("blockd's log:\n%s", n.Log())
+		if !t.Failed() {
+			return
 		}
+		all, err := os.CreateTemp("", "blockd-vm-blockd-*.log")
+		if err == nil {
+			_, err = all.WriteString(n.Log())
+			err = errors.Join(err, all.Close())
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Logf("blockd's log ends with this (all of it: %s):\n%s", all.Name(), lastLines(n.Log(), 30))
 	})
+}
+
+// lastLines is the end of a text.
+func lastLines(text string, count int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-count):], "\n")
 }
 
 func createVolume(t *testing.T, n *node.Node, name string, sizeMiB, blockSize int) node.Volume {
@@ -95,13 +117,28 @@ func (r run) script(t *testing.T, name string, v node.Volume) {
 	c := r.machine
 	c.Script, c.Env = text.String(), env
 	c.Timeout = max(r.time, 10*time.Minute)
-	c.OnLine = func(line string) { t.Log(line) }
+	step, failed := "before its first step", ""
+	c.OnLine = func(line string) {
+		t.Log(line)
+		switch {
+		case strings.HasPrefix(line, "FAILED: ") && failed == "":
+			failed = "; " + line
+		case strings.HasPrefix(line, "== ") && failed == "":
+			step = "at the step '" + strings.TrimPrefix(line, "== ") + "'"
+		}
+	}
 	c.OnCall = r.call
 	result, err := vm.Run(t.Context(), c)
 	t.Logf("%s: boot %.1f s, whole run %.1f s", name, result.Boot.Seconds(), result.Elapsed.Seconds())
-	if err != nil {
-		t.Error(err)
+	if err == nil {
+		return
 	}
+	if result.ExitCode < 1 { // the script has not shown what the kernel said
+		if console, cerr := os.ReadFile(result.ConsolePath); cerr == nil {
+			t.Logf("the guest's console ends with\n%s", lastLines(string(console), 25))
+		}
+	}
+	t.Errorf("%s, %s%s: %v", name, step, failed, err)
 }
 
 // TestAttach: discovery, login, verified I/O, discard, ext4, xfs, growing the
@@ -190,7 +227,7 @@ func restart(n *node.Node) func(ctx context.Context, words []string) (string, er
 		if len(words) != 1 || words[0] != "restart" {
 			return "", fmt.Errorf("no such call: %q", words)
 		}
-		if err := n.Stop(5 * time.Second); err != nil {
+		if err := n.Stop(stopPatience); err != nil {
 			return "", err
 		}
 		return "", n.Restart(ctx)

@@ -71,7 +71,9 @@ mkdir -p /etc/iscsi
 # The guest has no systemd to start the daemon with, and large buffers (above).
 sed -i -e 's|^iscsid.startup *=.*|iscsid.startup = /usr/sbin/iscsid|' /etc/iscsi/iscsid.conf
 echo 'node.conn[0].tcp.window_size = 8388608' >>/etc/iscsi/iscsid.conf
-echo 30 >/proc/sys/kernel/hung_task_timeout_secs
+# A guest that gets a tenth of a processor, and waits for a target that does too and
+# was just killed, is not hung.
+echo 120 >/proc/sys/kernel/hung_task_timeout_secs
 
 echo "ready $(cut -d' ' -f1 /proc/uptime)" >/run/port-control
 # shellcheck disable=SC1091

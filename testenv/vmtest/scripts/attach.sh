@@ -34,8 +34,7 @@ sha256sum /mnt/a >/tmp/sums
 step 'grow it while it is mounted'
 host resize "$GROWN" >/dev/null
 iscsiadm -m session -R >/dev/null
-udevadm settle
-same 'size after the rescan' "$(blockdev --getsize64 "$dev")" "$GROWN"
+until_true size_is "$dev" "$GROWN"
 resize2fs "$dev" 2>&1 | tail -1
 [ "$(stat -f -c '%b' /mnt)" -gt $((SIZE / 4096)) ] || fail 'ext4 did not grow'
 sha256sum -c /tmp/sums
@@ -58,7 +57,7 @@ fi
 
 step logout
 logout
-[ ! -b "$dev" ] || fail "$dev is still there after the logout"
+until_true absent "$dev"
 iscsiadm -m node -T "$IQN" --op delete
 
 step 'login again finds the data'

@@ -7,47 +7,38 @@ hostid=6e1c0f3a-51c5-4a2c-8f0d-0123456789ab
 echo "$hostnqn" >/etc/nvme/hostnqn
 echo "$hostid" >/etc/nvme/hostid
 
+# view is for last_words
+view() {
+    local c
+    for c in /sys/class/nvme/nvme*; do echo "${c##*/}: $(cat "$c"/{state,address} "$c"/nvme*c*n*/ana_state 2>/dev/null | tr '\n' ' ')"; done
+}
 # nvme_connect ARGS...: with patience (-k), since a busy machine can stop the guest
 # for seconds
 nvme_connect() { nvme connect -t tcp -a 127.0.0.1 -s "$NVME_PORT" -n "$NQN" --hostnqn "$hostnqn" -k 30 "$@" && udevadm settle; }
 nvme_disconnect() { udevadm settle; nvme disconnect -n "$NQN" && udevadm settle; }
 # nvme_disk UUID [CTRL]: the device of the namespace, the one of controller CTRL
 # where each has its own
-nvme_disk() {
-    local n d
-    for n in $(seq 100); do
-        for d in /sys/block/"${2:-nvme}"*n*; do
-            if [ -e "$d/uuid" ] && [ "$(cat "$d/uuid")" = "$1" ] && [ -b "/dev/${d##*/}" ]; then
-                echo "/dev/${d##*/}"
-                return
-            fi
-        done
-        read -rt 0.1 <> <(:) || :
+nvme_disk() { until_true namespace "$@" && echo "$found"; }
+# namespace UUID [CTRL]: is it there? found is its device then
+namespace() {
+    local d
+    for d in /sys/block/"${2:-nvme}"*n*; do
+        found=/dev/${d##*/}
+        if [ "$(cat "$d/uuid" 2>/dev/null)" = "$1" ] && [ -b "$found" ]; then return; fi
     done
-    fail "no namespace with UUID $1: $(ls /sys/block)"
+    return 1
 }
 # controllers: the names of the controllers of the NVM subsystem
 controllers() {
     local c
     for c in /sys/class/nvme/nvme*; do
-        [ "$(cat "$c/subsysnqn")" != "$NQN" ] || echo "${c##*/}"
+        [ "$(cat "$c/subsysnqn" 2>/dev/null)" != "$NQN" ] || echo "${c##*/}"
     done
 }
-# until_true SECONDS COMMAND...
-until_true() {
-    local n limit=$(($1 * 10))
-    shift
-    for n in $(seq "$limit"); do
-        if "$@"; then return; fi
-        read -rt 0.1 <> <(:) || :
-    done
-    dmesg | tail -20
-    fail "did not come true: $*"
-}
-# live CTRL, size_is DEV BYTES, absent DEV: for until_true
+# live CTRL: for until_true
 live() { [ "$(cat "/sys/class/nvme/$1/state" 2>/dev/null)" = live ]; }
-size_is() { [ "$(blockdev --getsize64 "$1")" = "$2" ]; }
-absent() { [ ! -e "/sys/block/${1##*/}" ]; }
+# back CTRL: it has come back since the target went
+back() { said "nvme $1: Successfully reconnected" && live "$1"; }
 # quiet [PATTERN]: the kernel saw nothing go wrong but what the pattern allows
 quiet() {
     dmesg | grep -E 'nvme|block|I/O error|blk_' |

@@ -6,7 +6,7 @@
 # MSG_NOSIGNAL: a writer that meets a connection just closed gets SIGPIPE, though
 # its write is sent again and succeeds. fio would die of it.
 trap '' PIPE
-nvme_connect -i 2 -l 300 -c 1 -k 5
+nvme_connect -i 2 -l 300 -c 1
 raw=$(nvme_disk "$UUID")
 fs=$(nvme_disk "$FS_UUID")
 mkfs.ext4 -q "$fs"

@@ -5,6 +5,7 @@ udevadm monitor --kernel --property --subsystem-match=nvme >/tmp/uevents &
 monitor=$!
 # told EVENT: a uevent with that property has come
 told() { grep -q "^$1\$" /tmp/uevents; }
+until_true grep -q '^KERNEL - ' /tmp/uevents # it listens
 
 step 'persistent discovery, and nothing to see'
 nvme discover -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" --persistent -k 30 | tee /tmp/log
@@ -15,7 +16,7 @@ refused nvme_connect
 
 step 'it becomes known, which is announced'
 host ctl host add guest --nqn "$hostnqn" >/dev/null
-until_true 20 told NVME_AEN=0x70f002
+until_true told NVME_AEN=0x70f002
 nvme discover -d "$discovery" -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" | tee /tmp/log
 grep -q "subnqn: *$NQN" /tmp/log || fail 'the discovery log has not changed'
 nvme_connect
@@ -35,14 +36,14 @@ verified "$second" 1m
 verified /mnt/a 2m
 udevadm settle
 host ctl unmap second guest >/dev/null
-until_true 20 absent "$second"
+until_true absent "$second"
 verified /mnt/b 2m
 host ctl map second guest >/dev/null
 same 'its name after it came back' "$(nvme_disk "$SECOND")" "$second"
 
 step 'growing in use'
 host ctl volume resize first --size "$GROWN" >/dev/null
-until_true 20 size_is "$first" "$GROWN"
+until_true size_is "$first" "$GROWN"
 resize2fs "$first" >/dev/null 2>&1
 [ "$(stat -f -c '%b' /mnt)" -gt $((SIZE / 4096)) ] || fail 'ext4 did not grow'
 verified /mnt/c 2m

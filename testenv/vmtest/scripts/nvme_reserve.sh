@@ -6,7 +6,7 @@ b_id=${hostid%ab}cd
 b_nqn=${hostnqn%ab}cd
 # as HOSTNQN HOSTID ADDRESS: by another address each, since nvme-cli looks at the
 # address only when it says that a controller is there already
-as() { nvme connect -t tcp -a "$3" -s "$NVME_PORT" -n "$NQN" --hostnqn "$1" --hostid "$2" -c 1 -l 120; }
+as() { nvme connect -t tcp -a "$3" -s "$NVME_PORT" -n "$NQN" --hostnqn "$1" --hostid "$2" -k 30 -c 1 -l 300; }
 as "$a_nqn" "$a_id" 127.0.0.1
 a_ctrl=$(controllers)
 as "$b_nqn" "$b_id" "$TARGET_HOST"
@@ -77,9 +77,11 @@ grep -q 'Key *= *0xa' /tmp/pr || grep -q 'Key=0xa' /tmp/pr || fail 'iSCSI does n
 
 step 'kept over a restart'
 register "$a" 0xa -c 0xa -i -p 3
-host restart >/dev/null
-until_true 60 live "$a_ctrl"
-until_true 60 live "$b_ctrl"
+ports=$(source_ports)
+target restart
+until_true back "$a_ctrl"
+until_true back "$b_ctrl"
+until_true logged_in_again "$ports"
 report "$a"
 grep -Eq '^rtype *: 2' /tmp/report || fail 'the reservation is gone after the restart'
 grep -Eq '^ptpls *: 1' /tmp/report || fail 'the report has not PTPLS'

@@ -8,12 +8,17 @@ iscsiadm -m node -T "$IQN" -p "$reported" -I default --login
 udevadm settle
 a=$(disk "$LUN")
 iscsiadm -m node -T "$IQN" -p "$reported" -I second --login
+# The second session's disk has the first one's link, and comes when it was scanned.
+other() {
+    local d
+    for d in /sys/block/sd*; do
+        b=/dev/${d##*/}
+        if [ "$b" != "$a" ] && size_is "$b" "$SIZE"; then return; fi
+    done
+    return 1
+}
+until_true other
 udevadm settle
-b=
-for d in /sys/block/sd*; do
-    [ "/dev/${d##*/}" = "$a" ] || [ "$(blockdev --getsize64 "/dev/${d##*/}")" != "$SIZE" ] || b=/dev/${d##*/}
-done
-[ -n "$b" ] || fail 'the second session has no disk'
 same 'their serial numbers' "$(sg_inq -u "$a")" "$(sg_inq -u "$b")"
 
 # Other initiators' changes are announced once, by a unit attention (status 6).
@@ -64,7 +69,9 @@ pr --in --report-capabilities "$b"
 
 step 'kept over a restart of the target'
 pr --out --register --param-rk=0xb --param-sark=0xc --param-aptpl "$b"
-host restart >/dev/null
+ports=$(source_ports)
+target restart
+until_true logged_in_again "$ports"
 pr --in --read-keys "$b" | tee /tmp/keys
 grep -q 0xc /tmp/keys || fail 'the registration is gone after the restart'
 refused writes "$a"

@@ -1,0 +1,176 @@
+package device
+
+import (
+	"fmt"
+	"time"
+
+	"blockd.dev/internal/clock"
+	"blockd.dev/replication/message"
+	"blockd.dev/replication/volume"
+)
+
+// Layout says where the bytes of a volume are; raftmeta/extmap has one.
+type Layout interface {
+	// Locate returns the extent that keeps the byte at addr, the offset in it,
+	// and how many bytes from there on lie on it contiguously.
+	Locate(addr int64) (extent uint32, offset, run int64)
+	// SizeBytes is how many bytes the extents cover.
+	SizeBytes() int64
+}
+
+// Transport takes requests to replicas and to other nodes; serve.Transport is
+// one. Both methods return at once. Done is called exactly once for each call,
+// from any goroutine, perhaps before it returns.
+type Transport interface {
+	Send(*message.Sent)
+	Forward(*message.Forwarded)
+}
+
+// Meta takes the owner's proposals about its replicas. It returns at once; what
+// came of a proposal shows in the next View, or never.
+type Meta interface {
+	Propose(volume [16]byte, p volume.Proposal)
+}
+
+// Lease is what makes this node the owner. A *lease.Lease of raftmeta is one.
+type Lease interface {
+	// Deadline is the reading of Config.Clock from which on nothing may be
+	// served, unless it moves before; 0 when the lease is over for good. It is
+	// safe for concurrent use.
+	Deadline() clock.Mono
+}
+
+// Members are the replicas of a volume as of one revision of the catalog.
+type Members struct {
+	View volume.View
+	// Disks are their disks' numbers, sorted: Disks[i] keeps View.Members[i].
+	Disks []uint16
+	// Sets returns the members that keep an extent; nil when all keep all.
+	Sets func(extent int64) []int
+}
+
+// Timeouts of an owner. Zero fields mean the defaults, which replace a node that
+// died in less than half a second where min_in_sync allows it.
+type Timeouts struct {
+	Op      time.Duration // until a host is told to come again. Default 30 s.
+	Request time.Duration // until a silent replica gets a new session. Default 500 ms.
+	Hedge   time.Duration // until a second replica is asked to read. Default 10 ms.
+	Retry   time.Duration // between attempts and proposals. Default 50 ms.
+	Out     time.Duration // until a replica without a session is marked out. Default 300 ms.
+	Stable  time.Duration // until an idle owner tells the watermark. Default 50 ms.
+}
+
+func (t *Timeouts) setDefaults() {
+	for _, f := range []struct {
+		value *time.Duration
+		def   time.Duration
+	}{
+		{&t.Op, 30 * time.Second}, {&t.Request, 500 * time.Millisecond}, {&t.Hedge, 10 * time.Millisecond},
+		{&t.Retry, 50 * time.Millisecond}, {&t.Out, 300 * time.Millisecond}, {&t.Stable, 50 * time.Millisecond},
+	} {
+		if *f.value == 0 {
+			*f.value = f.def
+		}
+	}
+}
+
+// Config describes a volume on one node.
+type Config struct {
+	ID        [16]byte
+	SizeBytes int64 // a multiple of 4096, at most what Layout covers
+	BlockSize int   // logical block: 512 or 4096
+	ReadOnly  bool
+	Layout    Layout
+	// MinInSync is how many copies a write needs to be acknowledged.
+	MinInSync int
+	// Boot grows with each start of this node's process. It begins the numbers of
+	// this node's sessions with owners elsewhere. Below 2^32.
+	Boot uint64
+
+	Transport Transport
+	Meta      Meta
+	// Clock is that of leases. Default clock.Boot, which counts suspension.
+	Clock clock.Clock
+	// Guard is the generation of the volume's reservations on this node, by which
+	// hosts' requests were let pass; nil if there are none. See Volume.Serve.
+	Guard func() uint64
+	// GiveUp is called when this node should give the lease of an epoch back
+	// although nobody has asked for it, if it still has it: the volume has got
+	// other disks, which a new owner has to begin with, or the owner has ended
+	// because a renewal was late. What was in flight has ended. It must not block.
+	GiveUp func(epoch uint64)
+
+	Timeouts Timeouts
+	// Patience is how long requests wait while no node is known to own the
+	// volume, or the owner can't be reached. Default 15 s.
+	Patience time.Duration
+	// RebuildJobs are comparisons and copies at a time, per replica that is
+	// brought back. Default 4.
+	RebuildJobs int
+}
+
+func (c *Config) setDefaults() error {
+	switch {
+	case c.ID == [16]byte{}:
+		return fmt.Errorf("replicated volume: ID is missing")
+	case c.Layout == nil || c.Transport == nil || c.Meta == nil:
+		return fmt.Errorf("replicated volume %x: Layout, Transport and Meta are required", c.ID)
+	case c.BlockSize != 512 && c.BlockSize != blockBytes:
+		return fmt.Errorf("replicated volume %x: BlockSize is %d: give 512 or 4096", c.ID, c.BlockSize)
+	case c.Boot >= 1<<32:
+		return fmt.Errorf("replicated volume %x: Boot is %d: give a number below 2^32", c.ID, c.Boot)
+	case c.MinInSync < 1:
+		return fmt.Errorf("replicated volume %x: MinInSync is %d: give at least 1", c.ID, c.MinInSync)
+	}
+	if err := checkSize(c.SizeBytes, c.Layout); err != nil {
+		return fmt.Errorf("replicated volume %x: %w", c.ID, err)
+	}
+	if c.Clock == nil {
+		c.Clock = clock.Boot{}
+	}
+	if c.Guard == nil {
+		c.Guard = func() uint64 { return 0 }
+	}
+	if c.GiveUp == nil {
+		c.GiveUp = func(uint64) {}
+	}
+	if c.Patience == 0 {
+		c.Patience = 15 * time.Second
+	}
+	if c.RebuildJobs == 0 {
+		c.RebuildJobs = 4
+	}
+	c.Timeouts.setDefaults()
+	return nil
+}
+
+func checkSize(size int64, l Layout) error {
+	if size < blockBytes || size%blockBytes != 0 || size > l.SizeBytes() {
+		return fmt.Errorf("SizeBytes is %d: give a multiple of %d, at least that, and at most %d, which its extents cover", size, blockBytes, l.SizeBytes())
+	}
+	return nil
+}
+
+// owner is the configuration of the state machine.
+func (c *Config) owner() volume.Config {
+	return volume.Config{
+		BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, VolumeBytes: c.Layout.SizeBytes(),
+		MinInSync: c.MinInSync,
+		OpTimeout: c.Timeouts.Op, RequestTimeout: c.Timeouts.Request, HedgeAfter: c.Timeouts.Hedge,
+		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, StableAfter: c.Timeouts.Stable,
+		CompareRegions: compareRegions, RebuildJobs: c.RebuildJobs,
+	}
+}
+
+// Sizes in bytes. They are those of blockdev/store and raftmeta/extmap, which
+// this package does not need otherwise.
+const (
+	blockBytes  = 4096
+	regionBytes = 64 << 10
+	extentBytes = 64 << 20
+	// compareRegions are compared at a time: 1 MiB, which is within one span of
+	// a store.
+	compareRegions = 16
+	// pieceMax is the most that one op of the owner is about, in bytes.
+	pieceMax = message.DataMax
+)

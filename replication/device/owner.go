@@ -1,0 +1,137 @@
+package device
+
+import (
+	"fmt"
+	"slices"
+
+	"blockd.dev/internal/clock"
+)
+
+// Own makes this node serve the volume under l, whose epoch is that of the
+// view, from now on. waits is by when every earlier lease has surely ended, by
+// Config.Clock. local is the member on a disk of this node, or -1. Requests are
+// taken at once; they wait until the takeover is done.
+func (v *Volume) Own(l Lease, waits clock.Mono, m Members, local int) error {
+	if len(m.Disks) != len(m.View.Members) {
+		return fmt.Errorf("own volume %x: %d disks for %d members of its view", v.cfg.ID, len(m.Disks), len(m.View.Members))
+	}
+	v.control.Lock()
+	if v.closed.Load() {
+		v.control.Unlock()
+		return errClosed
+	}
+	over := v.leaveRuns()
+	r := newRun(v, l, waits, m, local)
+	parked := v.swap(r.route)
+	v.control.Unlock()
+	r.inbox.Post(event{kind: evTick}) // what New wants done
+	v.resume(parked)
+	stop(over)
+	return nil
+}
+
+// Disown ends serving at once: the lease is over. Requests wait for the next
+// owner.
+func (v *Volume) Disown() {
+	v.control.Lock()
+	over := v.leaveRuns()
+	if v.route.Load().run != nil {
+		v.swap(&route{})
+	}
+	v.control.Unlock()
+	stop(over)
+}
+
+// leaveRuns returns the owners here that are to be stopped once control is
+// released, also one that drains.
+func (v *Volume) leaveRuns() []*run {
+	over := []*run{v.draining, v.route.Load().run}
+	v.draining = nil
+	return over
+}
+
+// stop ends owners. Their requests go where the route says by now.
+func stop(runs []*run) {
+	for _, r := range runs {
+		if r != nil {
+			r.inbox.Post(event{kind: evStop})
+		}
+	}
+}
+
+// Drain ends serving in good order, so that the next owner has nothing to
+// repair: new requests wait for it, those in flight are finished. done is called
+// once, perhaps before Drain returns, when the owner has ended, in this way or
+// because its lease was over. Only then may the lease be given back.
+func (v *Volume) Drain(done func()) {
+	v.control.Lock()
+	r := v.route.Load().run
+	if r != nil {
+		v.draining = r
+		v.swap(&route{})
+	}
+	v.control.Unlock()
+	if r == nil {
+		done()
+		return
+	}
+	r.drainWhenIdle(done)
+}
+
+// View takes the newest members. If the disks are others than those that the
+// owner began with, it drains and calls Config.GiveUp.
+func (v *Volume) View(m Members) {
+	switch r := v.route.Load().run; {
+	case r == nil:
+	case slices.Equal(r.disks, m.Disks):
+		r.inbox.Post(event{kind: evView, members: &m})
+	default:
+		v.Drain(func() { v.cfg.GiveUp(r.epoch) })
+	}
+}
+
+// Forward sends requests to another node, which owns the volume; "" is for
+// nobody. It does nothing where requests go there already, or where this node
+// owns the volume: Disown ends that.
+func (v *Volume) Forward(node string) {
+	v.control.Lock()
+	now := v.route.Load()
+	var parked []*request
+	switch {
+	case now.run != nil, now.forward != nil && now.forward.node == node, v.closed.Load():
+	case node == "" && now.forward == nil:
+	case node == "":
+		v.swap(&route{})
+	default:
+		parked = v.swap(&route{forward: &forwarder{v: v, node: node}})
+	}
+	v.control.Unlock()
+	v.resume(parked)
+}
+
+// Status is how a volume stands on this node.
+type Status struct {
+	Owner   bool   // this node has an owner
+	Epoch   uint64 // of it
+	Serving bool   // its takeover is done
+	Forward string // the node that requests go to instead, or ""
+	Waiting int    // requests that wait for an owner, or for the way to it
+}
+
+// Status waits for no I/O.
+func (v *Volume) Status() Status {
+	v.mu.Lock()
+	s := Status{Waiting: len(v.mu.parked)}
+	to := v.route.Load()
+	v.mu.Unlock()
+	switch {
+	case to.run != nil:
+		s.Owner, s.Epoch = true, to.run.epoch
+		answer := make(chan bool, 1)
+		to.run.inbox.Post(event{kind: evStatus, status: answer})
+		s.Serving = <-answer
+	case to.forward != nil:
+		s.Forward = to.forward.node
+	}
+	return s
+}

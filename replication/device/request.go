@@ -1,0 +1,372 @@
+package device
+
+import (
+	"bytes"
+	"errors"
+	"sync"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/rangelock"
+	"blockd.dev/internal/clock"
+	"blockd.dev/replication/message"
+	"blockd.dev/replication/volume"
+)
+
+// Causes of errors, and the ends that an attempt to serve a request can have.
+var (
+	errNobody     = errors.New("no node is known to own the volume, or it can't be reached; the host should try again")
+	errClosed     = errors.New("the volume was closed on this node")
+	errBehind     = errors.New("the volume's reservations have changed; the host should try again")
+	errUnresolved = errors.New("the volume's owner changed meanwhile: the data may have been written or not")
+	errNotOwner   = errors.New("this node does not own the volume")
+	errTooFew     = errors.New("too few replicas have answered in time; the data may have been written or not")
+)
+
+// piecesMax is how many pieces of one request are under way at a time.
+const piecesMax = 16
+
+// request is a blockdev.Request on its way. Served by the owner here it goes
+// through steps, each a series of pieces; what follows a step starts when all
+// of its pieces are done. Of the way to an owner elsewhere see forward.go.
+//
+//	lock -> [read edges, or all] -> [compare] -> write, clear or read -> unlock
+//
+// When the owner ends before a request has, all of it is done again with the
+// next one: nothing was told to the host, so nothing of it can be missing or be
+// done too late. Only a compare-and-write whose write was begun is not: it
+// might compare with its own data.
+type request struct {
+	v      *Volume
+	r      *blockdev.Request
+	route  *route     // by which it is being tried
+	from   *source    // of another node; nil for a host of this one
+	parked clock.Mono // when it first had to wait for an owner; 0 for never
+	guard  uint64     // Config.Guard as it was submitted
+
+	lock rangelock.Lock
+	held bool
+	step step
+
+	// [off, off+n) is the range widened to whole blocks; the request begins head
+	// bytes after off and ends tail bytes before the end.
+	off, n     int64
+	head, tail int64
+	edges      [2]*message.Buffer // the blocks at both ends, for read-modify-write
+	old        []byte             // compare-and-write: what is there
+	session    uint64             // with the owner elsewhere
+
+	mu      sync.Mutex // guards what follows: pieces end on any goroutine
+	at      int64      // of the step: the next byte that no piece has yet
+	pending int        // pieces under way, plus one while they are being started
+	err     error      // why the step has failed: the first error
+	again   bool       // pieces have ended without an answer, or were refused
+	inDoubt bool       // and one of these may have been done
+}
+
+type step uint8
+
+const (
+	stepBegin   step = iota
+	stepEdges        // reading the blocks at the ends
+	stepCompare      // reading what is there
+	stepLast
+	stepSend // by the owner elsewhere
+)
+
+var requests sync.Pool
+
+func newRequest() *request {
+	q, _ := requests.Get().(*request)
+	if q == nil {
+		q = &request{}
+		q.lock.Owner = q
+		q.lock.Granted = func(l *rangelock.Lock) { l.Owner.(*request).next() }
+	}
+	return q
+}
+
+// Submit starts every request of the batch.
+func (v *Volume) Submit(batch []*blockdev.Request) {
+	for _, r := range batch {
+		v.submit(r, nil)
+	}
+}
+
+// submit starts one request, of a host here or of another node's.
+func (v *Volume) submit(r *blockdev.Request, from *source) {
+	if !v.enter() {
+		v.refuse(r, from, blockdev.NewError(blockdev.ErrGone, r, -1, errClosed))
+		return
+	}
+	err := blockdev.Validate(*v.geometry.Load(), r)
+	if err == nil && r.Op == blockdev.OpCompareAndWrite && r.Length > CompareMax {
+		err = blockdev.NewError(blockdev.ErrInvalid, r, -1, errCompareMax)
+	}
+	if err != nil || r.Op == blockdev.OpFlush || r.Length == 0 {
+		// Every write that is done is durable: a flush has nothing to wait for.
+		v.leave()
+		v.refuse(r, from, err)
+		return
+	}
+	q := newRequest()
+	q.v, q.r, q.from, q.parked, q.guard = v, r, from, 0, v.cfg.Guard()
+	q.off = r.Offset / blockBytes * blockBytes
+	end := (r.Offset + r.Length + blockBytes - 1) / blockBytes * blockBytes
+	q.n = end - q.off
+	q.head, q.tail = r.Offset-q.off, end-r.Offset-r.Length
+	if from != nil {
+		q.route = from.run.route // whatever has become of it
+		q.serve()
+		return
+	}
+	v.dispatch(q)
+}
+
+// refuse ends a request that has not begun.
+func (v *Volume) refuse(r *blockdev.Request, from *source, err error) {
+	blockdev.Complete(r, err)
+	if from != nil {
+		from.leave()
+	}
+}
+
+// CompareMax is the longest compare-and-write, in bytes: its two halves have to
+// fit into one message.
+const CompareMax = message.DataMax / 2
+
+var errCompareMax = errors.New("a compare-and-write of a replicated volume is limited to 256 KiB")
+
+// serve begins q with the owner here.
+func (q *request) serve() {
+	q.step, q.held, q.again, q.inDoubt, q.err = stepBegin, false, false, false, nil
+	if !q.route.run.enter() {
+		q.elsewhere()
+		return
+	}
+	r := q.r
+	q.lock.Mode = rangelock.Shared
+	switch {
+	case r.Op == blockdev.OpRead:
+		if q.n <= q.pieceAt(q.off) {
+			q.next() // one op of the owner: it sees one instant
+			return
+		}
+	case r.Op == blockdev.OpCompareAndWrite, q.head != 0, q.tail != 0:
+		q.lock.Mode = rangelock.Exclusive
+	}
+	q.lock.Off, q.lock.Len, q.held = q.off, q.n, true
+	if q.v.locks.Acquire(&q.lock) {
+		q.next()
+	}
+}
+
+// pieceAt is how long a piece that begins at off, a volume address, may be.
+func (q *request) pieceAt(off int64) int64 {
+	_, _, run := (*q.v.layout.Load()).Locate(off)
+	return min(run, pieceMax-off%pieceMax)
+}
+
+// next starts the step that follows the one that is done.
+func (q *request) next() {
+	r := q.r
+	switch q.step {
+	case stepBegin:
+		switch {
+		case r.Op == blockdev.OpCompareAndWrite:
+			q.step = stepCompare
+			q.old = make([]byte, q.n)
+		case r.Op != blockdev.OpRead && (q.head != 0 || q.tail != 0):
+			q.step = stepEdges
+		default:
+			q.step = stepLast
+		}
+	case stepCompare:
+		if i := miscompare(r.Data, q.old[q.head:q.head+r.Length]); i >= 0 {
+			q.end(blockdev.NewError(blockdev.ErrMiscompare, r, r.Offset+int64(i), nil))
+			return
+		}
+		q.step = stepLast
+	case stepEdges:
+		q.step = stepLast
+	case stepLast:
+		q.end(nil)
+		return
+	case stepSend:
+	}
+	q.mu.Lock()
+	q.at, q.pending = q.off, 1
+	q.mu.Unlock()
+	q.feed(1)
+}
+
+// feed starts pieces of the step until enough are under way or there are none
+// left; done is how many have just ended, and starting them counts as one.
+func (q *request) feed(done int) {
+	for {
+		q.mu.Lock()
+		if q.pending-done >= piecesMax || q.at == q.off+q.n || q.err != nil || q.again {
+			q.pending -= done
+			over := q.pending == 0
+			q.mu.Unlock()
+			if over {
+				q.stepDone()
+			}
+			return
+		}
+		q.pending++
+		at := q.at
+		n := min(q.off+q.n-at, q.pieceAt(at))
+		switch {
+		case q.step == stepEdges:
+			at, n = q.nextEdge(at)
+		case q.clears():
+			n = q.clearedAt(at, n)
+		}
+		q.at = at + n
+		q.mu.Unlock()
+		if n == 0 {
+			done++ // there was no other edge
+			continue
+		}
+		q.start(at, n)
+	}
+}
+
+// nextEdge is the block at an end of the range, from at on, that has to be read.
+func (q *request) nextEdge(at int64) (int64, int64) {
+	last := q.off + q.n - blockBytes
+	switch {
+	case at == q.off && q.head != 0, at == q.off && q.n == blockBytes:
+		return at, blockBytes
+	case at <= last && q.tail != 0:
+		return last, blockBytes
+	}
+	return q.off + q.n, 0
+}
+
+func (q *request) clears() bool {
+	return q.r.Op == blockdev.OpUnmap || q.r.Op == blockdev.OpWriteZeroes
+}
+
+// clearedAt cuts the piece of n bytes at at so that blocks which keep a part of
+// what they hold are on their own: they are written, the others need not be.
+func (q *request) clearedAt(at, n int64) int64 {
+	last := q.off + q.n - blockBytes
+	switch {
+	case at == q.off && q.head != 0:
+		return blockBytes
+	case at < last && q.tail != 0:
+		return min(n, last-at)
+	}
+	return n
+}
+
+// start hands the piece [at, at+n) of the volume to the owner.
+func (q *request) start(at, n int64) {
+	p := newPiece()
+	p.q, p.off, p.len, p.buf = q, at, n, nil
+	extent, offset, _ := (*q.v.layout.Load()).Locate(at)
+	p.op = volume.Op{Off: int64(extent)*extentBytes + offset, Tag: p}
+	switch {
+	case q.step == stepEdges:
+		p.read()
+		p.edge = 0
+		if at != q.off || q.head == 0 {
+			p.edge = 1
+		}
+	case q.step == stepCompare:
+		p.op.Kind, p.op.Data = volume.Read, q.old[at-q.off:at-q.off+n]
+	case q.r.Op == blockdev.OpRead:
+		p.fillHost()
+	case q.r.Op == blockdev.OpWrite, q.r.Op == blockdev.OpCompareAndWrite:
+		p.write()
+	default:
+		p.zero()
+	}
+	q.route.run.inbox.Post(event{kind: evSubmit, piece: p})
+}
+
+// stepDone goes on when no piece of the step is under way.
+func (q *request) stepDone() {
+	switch {
+	case q.again && q.inDoubt && q.r.Op == blockdev.OpCompareAndWrite:
+		q.end(blockdev.NewError(blockdev.ErrIO, q.r, -1, errUnresolved))
+	case q.again:
+		q.retry()
+	case q.err != nil:
+		q.end(q.err)
+	default:
+		q.next()
+	}
+}
+
+// release gives back what an attempt with the owner here has taken.
+func (q *request) release() {
+	if q.held {
+		q.held = false
+		q.v.locks.Release(&q.lock)
+	}
+	for i, e := range q.edges {
+		if e != nil {
+			e.Release()
+			q.edges[i] = nil
+		}
+	}
+	q.old = nil
+}
+
+// retry does q again from its beginning, with the next owner. One of another
+// node goes back there: only the node that has the host decides what becomes of
+// its requests, so that none is done after that node gave up on it.
+func (q *request) retry() {
+	run := q.route.run
+	q.release()
+	run.leave()
+	q.elsewhere()
+}
+
+func (q *request) elsewhere() {
+	switch {
+	case q.from != nil && q.inDoubt:
+		q.finish(errUnresolved)
+	case q.from != nil:
+		q.finish(errNotOwner)
+	default:
+		q.v.park(q)
+	}
+}
+
+// end is the end of q with the owner here.
+func (q *request) end(err error) {
+	run := q.route.run
+	q.release() // before Done, which may submit to the same range
+	run.leave()
+	q.finish(err)
+}
+
+// finish ends q.
+func (q *request) finish(err error) {
+	v, r, from := q.v, q.r, q.from
+	q.v, q.r, q.route, q.from = nil, nil, nil, nil
+	requests.Put(q)
+	v.leave()
+	v.refuse(r, from, err)
+}
+
+// miscompare returns the first index where data, a list of segments, differs
+// from want, or -1.
+func miscompare(data [][]byte, want []byte) int {
+	at := 0
+	for _, p := range data {
+		n := min(len(p), len(want)-at)
+		if !bytes.Equal(p[:n], want[at:at+n]) {
+			for i := range n {
+				if p[i] != want[at+i] {
+					return at + i
+				}
+			}
+		}
+		at += n
+	}
+	return -1
+}

@@ -1,0 +1,53 @@
+package message
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+)
+
+// Buffer is memory for data on its way, with a count of those who still look
+// at it: the op it belongs to, each send of it that is under way. Whoever holds
+// it last gives it back; so a host that was told of a timeout, and a
+// connection that still sends, never meet in it.
+type Buffer struct {
+	data  []byte
+	class int
+	refs  atomic.Int32
+}
+
+const (
+	classMin = 12 // 4 KiB; Go aligns what is a power of two from there on to 4 KiB
+	classes  = 10 // up to 2 MiB
+)
+
+var pools [classes]sync.Pool
+
+// GetBuffer returns a buffer of n bytes, held once. Its content is whatever
+// was there before.
+func GetBuffer(n int) *Buffer {
+	class := max(0, bits.Len(uint(max(n, 1)-1))-classMin)
+	b, _ := pools[class].Get().(*Buffer)
+	if b == nil {
+		b = &Buffer{data: make([]byte, 1<<(class+classMin)), class: class}
+	}
+	b.data = b.data[:n]
+	b.refs.Store(1)
+	return b
+}
+
+// Bytes is the memory, until the holder's Release.
+func (b *Buffer) Bytes() []byte { return b.data }
+
+// Hold is for somebody else to look at it, too. The caller holds it.
+func (b *Buffer) Hold() { b.refs.Add(1) }
+
+// Release ends what GetBuffer or Hold began.
+func (b *Buffer) Release() {
+	switch n := b.refs.Add(-1); {
+	case n < 0:
+		panic("message: a buffer was released more often than it was held")
+	case n == 0:
+		pools[b.class].Put(b)
+	}
+}

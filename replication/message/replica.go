@@ -1,0 +1,122 @@
+package message
+
+import (
+	"encoding/binary"
+
+	"blockd.dev/replication/replica"
+)
+
+// Target names a replica: the part of a volume that one disk keeps.
+type Target struct {
+	Volume [16]byte
+	Disk   uint16 // the cluster's number of the disk
+}
+
+const (
+	requestFixed  = 16 + 2 + 1 + 4 + 11*8
+	responseFixed = 1 + 3*4 + 5*8
+	versionBytes  = 16
+	entryBytes    = 32
+	offsetBytes   = 8
+)
+
+// AppendRequest appends what follows q.Data in a message.
+func AppendRequest(dst []byte, t Target, q *replica.Request) []byte {
+	be := binary.BigEndian
+	dst = appendVersions(dst, q.Vers)
+	dst = append(dst, t.Volume[:]...)
+	dst = be.AppendUint16(dst, t.Disk)
+	dst = append(dst, uint8(q.Kind))
+	dst = be.AppendUint32(dst, uint32(len(q.Vers)))
+	for _, v := range [...]uint64{q.ID, q.Oldest, q.Epoch, q.Session, q.Boot, q.Stable, q.Gen, uint64(q.Off), uint64(q.Len), q.Ver.Epoch, q.Ver.Seq} {
+		dst = be.AppendUint64(dst, v)
+	}
+	return seal(dst, ReplicaRequest)
+}
+
+// DecodeRequest sets q to what a message says. q.Data aliases it.
+func DecodeRequest(m []byte, q *replica.Request) (t Target, err error) {
+	m, r, err := open(m, ReplicaRequest, requestFixed)
+	if err != nil {
+		return t, err
+	}
+	copy(t.Volume[:], r)
+	r = r[len(t.Volume):]
+	t.Disk = r.u16()
+	*q = replica.Request{Kind: replica.Kind(r.u8())}
+	n := r.u32()
+	q.ID, q.Oldest, q.Epoch, q.Session, q.Boot, q.Stable, q.Gen = r.u64(), r.u64(), r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
+	q.Off, q.Len = r.i64(), r.i64()
+	q.Ver = replica.Version{Epoch: r.u64(), Seq: r.u64()}
+	q.Data, q.Vers, err = cutVersions(m, n)
+	return t, err
+}
+
+// AppendResponse appends what follows resp.Data in a message.
+func AppendResponse(dst []byte, resp *replica.Response) []byte {
+	be := binary.BigEndian
+	dst = appendVersions(dst, resp.Vers)
+	for _, off := range resp.Differ {
+		dst = be.AppendUint64(dst, uint64(off))
+	}
+	for _, e := range resp.Tail {
+		for _, v := range [...]uint64{e.Ver.Epoch, e.Ver.Seq, uint64(e.Off), uint64(e.Len)} {
+			dst = be.AppendUint64(dst, v)
+		}
+	}
+	dst = append(dst, uint8(resp.Status))
+	for _, n := range [...]int{len(resp.Vers), len(resp.Differ), len(resp.Tail)} {
+		dst = be.AppendUint32(dst, uint32(n))
+	}
+	for _, v := range [...]uint64{resp.ID, resp.Epoch, resp.Boot, resp.Stable, resp.Last} {
+		dst = be.AppendUint64(dst, v)
+	}
+	return seal(dst, ReplicaResponse)
+}
+
+// DecodeResponse sets resp to what a message says. resp.Data aliases it.
+func DecodeResponse(m []byte, resp *replica.Response) error {
+	m, r, err := open(m, ReplicaResponse, responseFixed)
+	if err != nil {
+		return err
+	}
+	*resp = replica.Response{Status: replica.Status(r.u8())}
+	vers, differ, tail := r.u32(), r.u32(), r.u32()
+	resp.ID, resp.Epoch, resp.Boot, resp.Stable, resp.Last = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
+	m, list, err := cut(m, tail, entryBytes)
+	if err != nil {
+		return err
+	}
+	for f := reader(list); len(f) > 0; {
+		resp.Tail = append(resp.Tail, replica.Entry{Ver: replica.Version{Epoch: f.u64(), Seq: f.u64()}, Off: f.i64(), Len: f.i64()})
+	}
+	m, list, err = cut(m, differ, offsetBytes)
+	if err != nil {
+		return err
+	}
+	for f := reader(list); len(f) > 0; {
+		resp.Differ = append(resp.Differ, f.i64())
+	}
+	resp.Data, resp.Vers, err = cutVersions(m, vers)
+	return err
+}
+
+func appendVersions(dst []byte, vers []replica.Version) []byte {
+	for _, v := range vers {
+		dst = binary.BigEndian.AppendUint64(dst, v.Epoch)
+		dst = binary.BigEndian.AppendUint64(dst, v.Seq)
+	}
+	return dst
+}
+
+func cutVersions(m []byte, n uint32) (rest []byte, vers []replica.Version, err error) {
+	rest, list, err := cut(m, n, versionBytes)
+	if err != nil || n == 0 {
+		return rest, nil, err
+	}
+	vers = make([]replica.Version, 0, n)
+	for f := reader(list); len(f) > 0; {
+		vers = append(vers, replica.Version{Epoch: f.u64(), Seq: f.u64()})
+	}
+	return rest, vers, nil
+}

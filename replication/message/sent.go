@@ -1,0 +1,75 @@
+package message
+
+import "blockd.dev/replication/replica"
+
+// Sent is a request to a replica on its way. The sender owns the struct, and
+// may use it again once Done was called and Release after it.
+type Sent struct {
+	Target
+	Request replica.Request
+	// Done is called once, on any goroutine. It must not block. Until then
+	// Request.Data must not change.
+	Done func(*Sent)
+	// Lost says that there is no answer and will be none; whether the replica
+	// has done what it was asked is not known. Else Response is the answer.
+	Lost     bool
+	Response replica.Response
+	// Free, if set by the transport, takes back what Response.Data aliases.
+	Free func(*Sent)
+	Tag  any // the sender's own
+	// Internal is the transport's own, kept across uses.
+	Internal any
+}
+
+// Release ends the use of Response.Data.
+func (s *Sent) Release() {
+	if free := s.Free; free != nil {
+		s.Free = nil
+		free(s)
+	}
+	s.Request, s.Response = replica.Request{}, replica.Response{}
+}
+
+// Forwarded is a host's request on its way to another node, as Sent is.
+type Forwarded struct {
+	Node    string
+	Request Host
+	Done    func(*Forwarded) // as of Sent
+	// Lost says that there is no answer and will be none. NotSent says of a
+	// lost one that the other node never saw it.
+	Lost, NotSent bool
+	Answer        HostAnswer
+	Free          func(*Forwarded)
+	Tag           any
+	Internal      any
+}
+
+// Release ends the use of Answer.Data.
+func (f *Forwarded) Release() {
+	if free := f.Free; free != nil {
+		f.Free = nil
+		free(f)
+	}
+	f.Request, f.Answer = Host{}, HostAnswer{}
+}
+
+// Incoming is a request of another node's host, at the volume's owner. The
+// struct is the receiver's from Serve until Done, but for Request.Data and
+// Answer.Data, which are until Release.
+type Incoming struct {
+	From    string // node
+	Request Host
+	Done    func(*Incoming) // as of Sent; with Answer set
+	Answer  HostAnswer
+	Free    func(*Incoming)
+	Tag     any
+}
+
+// Release ends the use of Answer.Data.
+func (in *Incoming) Release() {
+	if free := in.Free; free != nil {
+		in.Free = nil
+		free(in)
+	}
+	in.Request, in.Answer = Host{}, HostAnswer{}
+}

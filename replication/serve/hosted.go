@@ -1,0 +1,224 @@
+package serve
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/store"
+	"blockd.dev/replication/message"
+	"blockd.dev/replication/message/inbox"
+	"blockd.dev/replication/replica"
+	"blockd.dev/replication/wire/endpoint"
+)
+
+// hosted is one replica with its store. Everything goes through its inbox; what
+// the replica wants done is collected, and done after a batch of events.
+type hosted struct {
+	target message.Target
+	store  *store.Store
+	vol    *store.Vol
+	inbox  inbox.Inbox[event]
+
+	// Of whoever works at the inbox.
+	r       *replica.Replica
+	asked   []*asked // by the number that the replica knows it by; nil is free
+	free    []int
+	current *asked // being handed over
+	ops     []*store.Op
+	ended   []*asked
+	running int           // ops in the store
+	closing chan struct{} // closed when none are left
+}
+
+// event is a request, an op that has ended, or the wish to close.
+type event struct {
+	ask   *asked
+	op    *storeOp
+	close chan struct{}
+}
+
+// asked is one request of an owner.
+type asked struct {
+	target message.Target
+	number int
+	taken  bool // the replica will answer it
+	q      replica.Request
+	resp   replica.Response
+	ok     bool // resp is the answer
+	buf    *message.Buffer
+
+	sent   *message.Sent     // whose it is: an owner here,
+	net    *endpoint.Request // or elsewhere
+	gather [2][]byte
+	meta   []byte
+}
+
+var askedPool sync.Pool
+
+func (s *Service) newAsked() *asked {
+	a, _ := askedPool.Get().(*asked)
+	if a == nil {
+		a = &asked{}
+	}
+	return a
+}
+
+func open(t message.Target, d *store.Store, boot uint64) (*hosted, error) {
+	vol, err := d.OpenVolume(t.Volume)
+	if err != nil {
+		return nil, fmt.Errorf("open the replica of volume %x on disk %d: %w", t.Volume, t.Disk, err)
+	}
+	st, err := d.ReplicaState(vol)
+	if err != nil {
+		d.CloseVolume(vol)
+		return nil, fmt.Errorf("read the state of the replica of volume %x on disk %d: %w", t.Volume, t.Disk, err)
+	}
+	h := &hosted{target: t, store: d, vol: vol}
+	h.inbox.Run = h.take
+	h.r = replica.New(replica.Config{Boot: boot, RegionBytes: store.ChunkBytes}, h, stateOf(st))
+	return h, nil
+}
+
+// close waits until the store has ended what is under way. Requests that come
+// later are refused.
+func (h *hosted) close() {
+	done := make(chan struct{})
+	h.inbox.Post(event{close: done})
+	<-done
+	h.store.CloseVolume(h.vol)
+}
+
+// take is the work of one batch.
+func (h *hosted) take(batch []event) {
+	for i := range batch {
+		switch e := &batch[i]; {
+		case e.ask != nil:
+			h.handle(e.ask)
+		case e.op != nil && e.op.again():
+			h.ops = append(h.ops, &e.op.Op)
+		case e.op != nil:
+			h.running--
+			h.r.Done(e.op.done())
+			e.op.free()
+		case e.close != nil:
+			h.closing = e.close
+		}
+	}
+	if len(h.ops) > 0 {
+		h.store.Submit(h.ops)
+		clear(h.ops)
+		h.ops = h.ops[:0]
+	}
+	for i, a := range h.ended {
+		h.ended[i] = nil
+		a.finish()
+	}
+	h.ended = h.ended[:0]
+	if h.closing != nil && h.running == 0 {
+		select {
+		case <-h.closing:
+		default:
+			close(h.closing)
+		}
+	}
+}
+
+// handle gives the replica a request. One that it neither answers nor starts
+// is a copy of an older one, but for a Fence, which is answered later.
+func (h *hosted) handle(a *asked) {
+	if h.closing != nil {
+		a.answer(replica.Response{ID: a.q.ID, Status: replica.Failed})
+		h.ended = append(h.ended, a)
+		return
+	}
+	if n := len(h.free); n > 0 {
+		a.number, h.free = h.free[n-1], h.free[:n-1]
+	} else {
+		a.number, h.asked = len(h.asked), append(h.asked, nil)
+	}
+	h.asked[a.number] = a
+	a.taken = a.q.Kind == replica.Fence
+	h.current = a
+	h.r.Handle(a.number, a.q)
+	h.current = nil
+	if !a.taken {
+		h.end(a)
+	}
+}
+
+// end is the end of a request, with an answer or without.
+func (h *hosted) end(a *asked) {
+	h.asked[a.number] = nil
+	h.free = append(h.free, a.number)
+	h.ended = append(h.ended, a)
+}
+
+// Answer is replica.Env.
+func (h *hosted) Answer(number int, resp replica.Response) {
+	a := h.asked[number]
+	a.taken = true
+	a.answer(resp)
+	h.end(a)
+}
+
+// Submit is replica.Env.
+func (h *hosted) Submit(op *replica.Op) {
+	if h.current != nil {
+		h.current.taken = true
+	}
+	o := newStoreOp(h, op)
+	if op.Kind == replica.OpRead {
+		h.current.buf = message.GetBuffer(int(op.Len))
+		op.Data = h.current.buf.Bytes()
+		o.read(op)
+	}
+	h.running++
+	h.ops = append(h.ops, &o.Op)
+}
+
+func (a *asked) answer(resp replica.Response) { a.resp, a.ok = resp, true }
+
+// finish sends the answer, if there is one.
+func (a *asked) finish() {
+	if s := a.sent; s != nil {
+		s.Lost = !a.ok
+		s.Response, s.Free, s.Internal = a.resp, freeLocal, a
+		s.Done(s)
+		return
+	}
+	if !a.ok {
+		_ = a.net.Reply(nil) // it fails when the connection is gone, and then nobody waits
+		a.release()
+		return
+	}
+	a.meta = message.AppendResponse(a.meta[:0], &a.resp)
+	a.gather = [2][]byte{a.resp.Data, a.meta}
+	a.net.Context, a.net.Done = a, replied
+	if a.net.Reply(a.gather[:]) != nil {
+		a.release()
+	}
+}
+
+func freeLocal(s *message.Sent)            { s.Internal.(*asked).release() }
+func replied(r *endpoint.Request, _ error) { r.Context.(*asked).release() }
+
+func (a *asked) release() {
+	if a.buf != nil {
+		a.buf.Release()
+	}
+	*a = asked{meta: a.meta[:0]}
+	askedPool.Put(a)
+}
+
+// statusOf is what a store's error means to an owner.
+func statusOf(op *store.Op) replica.Status {
+	switch {
+	case op.Err == nil:
+		return replica.OK
+	case op.Kind == store.OpRead && errors.Is(op.Err, blockdev.ErrMedium):
+		return replica.Medium
+	}
+	return replica.Failed
+}

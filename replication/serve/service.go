@@ -1,0 +1,205 @@
+package serve
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"blockd.dev/blockdev/store"
+	"blockd.dev/replication/message"
+	"blockd.dev/replication/replica"
+	"blockd.dev/replication/wire"
+	"blockd.dev/replication/wire/endpoint"
+)
+
+// Config says what a Service is made of.
+type Config struct {
+	// Boot grows with each start of this node's process. Below 2^32.
+	Boot uint64
+	// Disks are the stores of this node's disks; nil for others.
+	Disks func(disk uint16) *store.Store
+	// Known tells whether the cluster has a volume, and part of it on a disk.
+	// Others are refused. It is asked once for each use of a new replica.
+	Known func(volume [16]byte, disk uint16) bool
+	// Volume is the volume on this node that requests of other nodes' hosts go
+	// to, a device.Volume; nil for those that this node does not know.
+	Volume func(volume [16]byte) Volume
+	// Log is told what went wrong in a replica, in words. It may be nil.
+	Log func(t message.Target, err error)
+}
+
+// Volume does what hosts of other nodes ask of this one.
+type Volume interface {
+	Serve(in *message.Incoming)
+}
+
+// Service keeps the replicas on this node.
+type Service struct {
+	cfg Config
+
+	mu       sync.RWMutex
+	replicas map[message.Target]*hosted
+	starts   uint64
+	closed   bool
+}
+
+// New returns a Service. It opens replicas as they are asked for.
+func New(cfg Config) (*Service, error) {
+	switch {
+	case cfg.Disks == nil || cfg.Known == nil || cfg.Volume == nil:
+		return nil, errors.New("replica service: Disks, Known and Volume are required")
+	case cfg.Boot >= 1<<32:
+		return nil, fmt.Errorf("replica service: Boot is %d: give a number below 2^32", cfg.Boot)
+	}
+	if cfg.Log == nil {
+		cfg.Log = func(message.Target, error) {}
+	}
+	return &Service{cfg: cfg, replicas: map[message.Target]*hosted{}}, nil
+}
+
+// Handle is an endpoint's Config.Handler.
+func (s *Service) Handle(r *endpoint.Request) {
+	if r.Message.Kind != wire.Request {
+		r.Release()
+		return
+	}
+	switch message.TypeOf(r.Message.Data) {
+	case message.ReplicaRequest:
+		a := s.newAsked()
+		a.net = r
+		var err error
+		if a.target, err = message.DecodeRequest(r.Message.Data, &a.q); err != nil {
+			a.finish()
+			return
+		}
+		s.ask(a)
+	case message.HostRequest:
+		s.serveHost(r)
+	default: // of another version, perhaps
+		_ = r.Reply(nil) // it fails when the connection is gone, and then nobody waits
+	}
+}
+
+// Local is for owners on this node.
+func (s *Service) Local(m *message.Sent) {
+	a := s.newAsked()
+	a.sent, a.target, a.q = m, m.Target, m.Request
+	s.ask(a)
+}
+
+// ask gives a request to its replica.
+func (s *Service) ask(a *asked) {
+	h, err := s.replica(a.target)
+	if err != nil {
+		s.cfg.Log(a.target, err)
+		a.answer(replica.Response{ID: a.q.ID, Status: replica.Failed})
+		a.finish()
+		return
+	}
+	h.inbox.Post(event{ask: a})
+}
+
+// replica returns the replica of a target, which it opens if need be.
+func (s *Service) replica(t message.Target) (*hosted, error) {
+	s.mu.RLock()
+	h := s.replicas[t]
+	s.mu.RUnlock()
+	if h != nil {
+		return h, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.replicas[t]; h != nil {
+		return h, nil
+	}
+	switch {
+	case s.closed:
+		return nil, errClosed
+	case !s.cfg.Known(t.Volume, t.Disk):
+		return nil, fmt.Errorf("the cluster knows no part of volume %x on disk %d", t.Volume, t.Disk)
+	}
+	d := s.cfg.Disks(t.Disk)
+	if d == nil {
+		return nil, fmt.Errorf("disk %d is not open on this node", t.Disk)
+	}
+	s.starts++
+	h, err := open(t, d, s.cfg.Boot<<32|s.starts)
+	if err != nil {
+		return nil, err
+	}
+	s.replicas[t] = h
+	return h, nil
+}
+
+var errClosed = errors.New("the service has ended")
+
+// Drop ends the replicas of a volume that the cluster has no more, and frees
+// their data. It waits for the stores. It may be called again, also for a volume
+// that was not open; the caller makes sure that Known says no by now.
+func (s *Service) Drop(volume [16]byte) error {
+	var list []*hosted
+	s.mu.Lock()
+	for t, h := range s.replicas {
+		if t.Volume == volume {
+			list = append(list, h)
+			delete(s.replicas, t)
+		}
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, h := range list {
+		h.close()
+		if err := h.store.DeleteVolume(volume); err != nil {
+			errs = append(errs, fmt.Errorf("free volume %x on disk %d: %w", volume, h.target.Disk, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close ends all replicas, when their stores have done what they were asked.
+func (s *Service) Close() {
+	s.mu.Lock()
+	s.closed = true
+	list := s.replicas
+	s.replicas = map[message.Target]*hosted{}
+	s.mu.Unlock()
+	for _, h := range list {
+		h.close()
+	}
+}
+
+// serveHost passes a host's request of another node to the volume.
+func (s *Service) serveHost(r *endpoint.Request) {
+	in := &incoming{net: r}
+	in.Tag, in.Done = in, answerHost
+	var err error
+	if in.Request, err = message.DecodeHost(r.Message.Data); err != nil {
+		_ = r.Reply(nil)
+		return
+	}
+	in.From = r.Peer.Node()
+	v := s.cfg.Volume(in.Request.Volume)
+	if v == nil {
+		in.Answer.Status = message.NotOwner
+		answerHost(&in.Incoming)
+		return
+	}
+	v.Serve(&in.Incoming)
+}
+
+// incoming is a host's request of another node.
+type incoming struct {
+	message.Incoming
+	net    *endpoint.Request
+	gather [2][]byte
+}
+
+func answerHost(m *message.Incoming) {
+	in := m.Tag.(*incoming)
+	in.gather = [2][]byte{in.Answer.Data, message.AppendAnswer(nil, &in.Answer)}
+	r := in.net
+	r.Done = func(*endpoint.Request, error) { m.Release() }
+	if r.Reply(in.gather[:]) != nil {
+		m.Release()
+	}
+}

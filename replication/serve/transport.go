@@ -1,0 +1,201 @@
+package serve
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"blockd.dev/replication/message"
+	"blockd.dev/replication/replica"
+	"blockd.dev/replication/wire"
+	"blockd.dev/replication/wire/endpoint"
+)
+
+// TransportConfig says what a Transport is made of. All fields but Timeout are
+// required. The functions are called for each message: they must be cheap, and
+// must not block.
+type TransportConfig struct {
+	// Service has the replicas on this node.
+	Service *Service
+	// Local tells whether a disk is on this node.
+	Local func(disk uint16) bool
+	// NodeOf is the node that has a disk; "" when that is not known.
+	NodeOf func(disk uint16) string
+	// Peer is the connection to a node; nil when there is none to be had.
+	Peer func(node string) *endpoint.Peer
+	// Timeout is how long a request to a replica may hold its data, in a
+	// connection that is up, without an answer. It should be longer than owners
+	// wait. Default 2 s.
+	Timeout time.Duration
+}
+
+// Transport is a device.Transport.
+type Transport struct {
+	cfg TransportConfig
+
+	mu      sync.Mutex
+	backlog map[*endpoint.Peer][]*call // for which its send queue had no room
+}
+
+// NewTransport returns a Transport. Its Event wants to be told of what happens
+// to peers.
+func NewTransport(cfg TransportConfig) *Transport {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 2 * time.Second
+	}
+	return &Transport{cfg: cfg, backlog: map[*endpoint.Peer][]*call{}}
+}
+
+// call is one message on its way: of a Sent, or of a Forwarded.
+type call struct {
+	endpoint.Call
+	t         *Transport
+	sent      *message.Sent
+	forwarded *message.Forwarded
+	gather    [2][]byte
+	meta      []byte
+}
+
+var calls sync.Pool
+
+func (t *Transport) newCall() *call {
+	c, _ := calls.Get().(*call)
+	if c == nil {
+		c = &call{}
+		c.Context = c
+		c.Done = func(e *endpoint.Call) { e.Context.(*call).done() }
+	}
+	c.t = t
+	return c
+}
+
+// Send is device.Transport's.
+func (t *Transport) Send(s *message.Sent) {
+	s.Lost = false
+	if t.cfg.Local(s.Disk) {
+		t.cfg.Service.Local(s)
+		return
+	}
+	c := t.newCall()
+	c.sent, c.Timeout = s, t.cfg.Timeout
+	c.meta = message.AppendRequest(c.meta[:0], s.Target, &s.Request)
+	c.start(t.cfg.NodeOf(s.Disk), s.Request.Data)
+}
+
+// Forward is device.Transport's.
+func (t *Transport) Forward(f *message.Forwarded) {
+	f.Lost, f.NotSent = false, false
+	c := t.newCall()
+	c.forwarded, c.Timeout = f, 0 // the connection's end ends it, and the owner there has its own limit
+	c.meta = message.AppendHost(c.meta[:0], &f.Request)
+	c.start(f.Node, f.Request.Data)
+}
+
+func (c *call) start(node string, data []byte) {
+	c.gather = [2][]byte{data, c.meta}
+	c.Data = c.gather[:]
+	if len(data) == 0 {
+		c.Data = c.gather[1:]
+	}
+	p := c.t.cfg.Peer(node)
+	if p == nil {
+		c.Err = wire.ErrNotSent
+		c.done()
+		return
+	}
+	err := p.Go(&c.Call)
+	if errors.Is(err, wire.ErrQueueFull) {
+		c.t.wait(p, c)
+		return
+	}
+	if err != nil {
+		c.Err = errors.Join(err, wire.ErrNotSent)
+		c.done()
+	}
+}
+
+// wait keeps c until there is room. There was none when Go was called, so the
+// peer tells when there is; should that have been before c was in the backlog,
+// the attempt that follows here finds it.
+func (t *Transport) wait(p *endpoint.Peer, c *call) {
+	t.mu.Lock()
+	t.backlog[p] = append(t.backlog[p], c)
+	t.mu.Unlock()
+	t.sendBacklog(p)
+}
+
+func (t *Transport) sendBacklog(p *endpoint.Peer) {
+	for {
+		t.mu.Lock()
+		waiting := t.backlog[p]
+		if len(waiting) == 0 {
+			delete(t.backlog, p)
+			t.mu.Unlock()
+			return
+		}
+		c := waiting[0]
+		waiting[0] = nil
+		t.backlog[p] = waiting[1:]
+		t.mu.Unlock()
+		err := p.Go(&c.Call)
+		switch {
+		case errors.Is(err, wire.ErrQueueFull):
+			t.mu.Lock()
+			t.backlog[p] = append([]*call{c}, t.backlog[p]...)
+			t.mu.Unlock()
+			return
+		case err != nil:
+			c.Err = errors.Join(err, wire.ErrNotSent)
+			c.done()
+		}
+	}
+}
+
+// Event takes what the endpoint tells of peers. It does not block.
+func (t *Transport) Event(e endpoint.Event) {
+	if e.Kind == endpoint.PeerRoom || e.Kind == endpoint.PeerDown {
+		t.sendBacklog(e.Peer)
+	}
+}
+
+// done is the end of a call.
+func (c *call) done() {
+	var body []byte
+	lost := c.Err != nil
+	if !lost {
+		body = c.Response.Data
+	}
+	if f := c.forwarded; f != nil {
+		if !lost {
+			var err error
+			if f.Answer, err = message.DecodeAnswer(body); err != nil {
+				lost = true
+			}
+		}
+		f.Lost, f.NotSent = lost, errors.Is(c.Err, wire.ErrNotSent)
+		f.Free, f.Internal = freeForwarded, c
+		f.Done(f)
+		return
+	}
+	s := c.sent
+	if !lost && message.DecodeResponse(body, &s.Response) != nil {
+		lost = true
+	}
+	if lost {
+		s.Response = replica.Response{}
+	}
+	s.Lost, s.Free, s.Internal = lost, freeSent, c
+	s.Done(s)
+}
+
+func freeSent(s *message.Sent)           { s.Internal.(*call).free() }
+func freeForwarded(f *message.Forwarded) { f.Internal.(*call).free() }
+
+func (c *call) free() {
+	if c.Err == nil {
+		c.Response.Release()
+	}
+	c.Response, c.Err, c.Data, c.gather = wire.Message{}, nil, nil, [2][]byte{}
+	c.sent, c.forwarded, c.t = nil, nil, nil
+	calls.Put(c)
+}

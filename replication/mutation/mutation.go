@@ -11,22 +11,30 @@ type M int
 
 // The mistakes. None is the protocol as it should be.
 const (
-	None             M = iota
-	SkipFence          // a store takes requests of epochs older than the newest
-	AckBeforeMarkOut   // an owner does without a replica before Raft agreed
-	ServeAfterLease    // an owner never looks at its clock
-	NoWriteBarrier     // resync copies a region without holding its lock
-	ForgetTail         // a store forgets the unstable writes when it restarts
-	BareKeepsVersion   // a bare write to an unclean region keeps the version
-	AcceptOldSession   // a store takes requests of sessions that have ended
-	AckBelowMin        // an owner acknowledges with too few copies
-	ExposeUnstable     // a read does not wait for an overlapping write
-	MarkInLate         // a replica is required only once MarkIn is known to be committed
-	SkipOldLeaseWait   // takeover does not wait out a lease that it could not fence
-	KeepTailVersions   // resync trusts the versions of regions with unstable writes
-	TakeTwice          // a store takes a doubled request twice
-	BeginTakesStable   // the watermark in Begin shortens the tail
-	LateMarkIn         // Meta does not look at the generation
+	None              M = iota
+	SkipFence           // a store takes requests of epochs older than the newest
+	AckBeforeMarkOut    // an owner does without a replica before Raft agreed
+	ServeAfterLease     // an owner never looks at its clock
+	NoWriteBarrier      // resync copies a region without holding its lock
+	ForgetTail          // a store forgets the unstable writes when it restarts
+	BareKeepsVersion    // a bare write to an unclean region keeps the version
+	AcceptOldSession    // a store takes requests of sessions that have ended
+	AckBelowMin         // an owner acknowledges with too few copies
+	ExposeUnstable      // a read does not wait for an overlapping write
+	MarkInLate          // a replica is required only once MarkIn is known to be committed
+	SkipOldLeaseWait    // takeover does not wait out a lease that it could not fence
+	KeepTailVersions    // resync trusts the versions of regions with unstable writes
+	TakeTwice           // a store takes a doubled request twice
+	BeginTakesStable    // the watermark in Begin shortens the tail
+	LateMarkIn          // Meta does not look at the generation
+	ClearKeepsVersion   // a clear of part of an unclean region keeps the version
+	SkipHoles           // the copy of a hole leaves what is there
+	MinOfVolume         // min_in_sync is judged over the volume, not the extent
+	LastOfVolume        // MarkOut is refused for the last in sync of the volume, not of each extent
+	DrainInFlight       // a drain is over before the writes in flight are
+	StableInTakeover    // a replica is told the watermark while extents of it are being taken over
+	GrownIsClean        // a rebuild leaves out what the volume grew by
+	PaceForEver         // resync waits until the hosts are fast enough
 	Count
 )
 
@@ -36,6 +44,10 @@ var names = [Count]string{
 	"accept an old session", "acknowledge below min_in_sync", "expose unstable data to reads",
 	"MarkIn not required until committed", "do not wait out the old lease", "trust versions of regions with unstable writes",
 	"take a doubled request twice", "Begin carries a watermark", "Meta ignores the generation of a proposal",
+	"a clear keeps the version of an unclean region", "the copy of a hole leaves what is there",
+	"min_in_sync judged over the volume", "the last in sync of an extent may be marked out",
+	"a drain gives up before writes in flight end", "watermark told during the takeover of other extents",
+	"a rebuild leaves out what the volume grew by", "resync waits for fast hosts for ever",
 }
 
 // String says what the mistake is.

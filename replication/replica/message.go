@@ -39,8 +39,14 @@ const (
 	Versions                 // versions of the regions in [Off, Off+Len)
 	Begin                    // rebuild generation Gen starts; nothing is clean
 	Confirm                  // regions from Off on whose version is that in Vers become clean
-	Copy                     // Data is a whole region, with version Ver; it becomes clean
+	Copy                     // Data is a whole region, with version Ver; it becomes clean. Without Data it is a hole
+	Clear                    // Len bytes at Off become a hole, which reads as zeroes; else like Write
+	Zero                     // Len bytes at Off become zeroes that keep their space; else like Write
 )
+
+// Changes tells whether a request of this kind is one of the writes that the
+// owner gives a version and that the tail has.
+func (k Kind) Changes() bool { return k == Write || k == Clear || k == Zero }
 
 // Request is what an owner asks of a replica. The replica keeps Data until it
 // has answered and does not change it.
@@ -81,7 +87,7 @@ type Response struct {
 	Stable uint64    // Fence
 	Last   uint64    // Fence: the highest sequence number seen
 	Tail   []Entry   // Fence; the receiver owns it
-	Data   []byte    // Read; the receiver owns it
+	Data   []byte    // Read; the receiver owns it. None, though bytes were asked for, is zeroes
 	Vers   []Version // Read, Versions: one per region touched
 	Differ []int64   // Confirm: byte offsets of the regions that are not clean
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"slices"
 
 	"blockd.dev/replication/mutation"
@@ -12,6 +13,9 @@ type Config struct {
 	Boot uint64
 	// RegionBytes is what one version covers.
 	RegionBytes int64
+	// Buffer returns n bytes to read into, which leave as the Data of an Op
+	// and then of a Response. nil allocates.
+	Buffer func(n int64) []byte
 }
 
 // Replica is one disk's part of a volume.
@@ -19,24 +23,28 @@ type Replica struct {
 	cfg     Config
 	env     Env
 	state   State
+	trimAt  int    // length of the tail at which to look for what the watermark has passed
 	session uint64 // of epoch state.Fenced, in this boot; 0 is none
 	open    bool   // the session's Fence was answered
 	fence   Request
 	fenceBy int
-	oldest  uint64          // requests with lower IDs were taken, or will never be
-	seen    map[uint64]bool // IDs taken in this session, from oldest on
-	waiting bool            // fence waits until changing is 0
+	seen    window
+	waiting bool // fence waits until changes is 0
 	durable uint64
 	changes int // changing ops in the store
 	failed  bool
 	gen     uint64 // of the rebuild that goes on, or 0
-	clean   map[int64]bool
+	clean   regionSet
+	free    []*Op
 }
 
 // New returns the replica that st was stored of.
 func New(cfg Config, env Env, st State) *Replica {
 	if mutation.On(mutation.ForgetTail) {
 		st.Tail = nil
+	}
+	if cfg.Buffer == nil {
+		cfg.Buffer = func(n int64) []byte { return make([]byte, n) }
 	}
 	st.Tail = slices.Clone(st.Tail)
 	return &Replica{cfg: cfg, env: env, state: st, durable: st.Fenced}
@@ -56,43 +64,68 @@ func (r *Replica) Handle(from int, q Request) {
 		return
 	}
 	r.advance(q)
-	op := &Op{Off: q.Off, Len: q.Len, Stable: r.state.Stable, req: q, from: from}
+	op := r.newOp()
+	op.Off, op.Len, op.Stable, op.req, op.from = q.Off, q.Len, r.state.Stable, q, from
 	switch q.Kind {
 	case Write:
-		op.Kind, op.Data, op.Ver = OpWrite, q.Data, q.Ver
-		if q.Gen != 0 && !mutation.On(mutation.BareKeepsVersion) {
-			for off := range r.regions(q.Off, q.Len) {
-				if !r.clean[off] {
-					op.Void = append(op.Void, off) // [I8]
-				}
-			}
-		}
+		r.change(op, OpWrite)
+	case Clear:
+		r.change(op, OpClear)
+	case Zero:
+		r.change(op, OpZero)
 	case Copy:
 		op.Kind, op.Data, op.Ver, op.Copied = OpWrite, q.Data, q.Ver, true
+		if len(q.Data) == 0 && !mutation.On(mutation.SkipHoles) {
+			op.Kind = OpClear
+		}
 	case Read:
-		op.Kind, op.Data = OpRead, make([]byte, q.Len)
+		op.Kind, op.Data = OpRead, r.cfg.Buffer(q.Len)
 	case Versions, Confirm:
 		op.Kind = OpVersions
 	case Begin:
 		op.Kind = OpBegin
-		// An unstable write says that others before it may be missing, so
-		// the versions of its regions prove nothing [I9].
-		for _, e := range r.state.Tail {
-			for off := range r.regions(e.Off, e.Len) {
-				if !slices.Contains(op.Void, off) && !mutation.On(mutation.KeepTailVersions) {
-					op.Void = append(op.Void, off)
-				}
-			}
-		}
-		r.gen = 0
+		r.begin(op)
 	case Stable:
+		r.free = append(r.free, op)
 		r.answer(from, q, Response{Status: OK})
 		return
 	default:
+		r.free = append(r.free, op)
 		r.answer(from, q, Response{Status: Failed})
 		return
 	}
 	r.submit(op)
+}
+
+// change makes op one of the owner's writes. If it touches regions that are
+// not clean these lose their version with it [I8].
+func (r *Replica) change(op *Op, kind OpKind) {
+	op.Kind, op.Data, op.Ver = kind, op.req.Data, op.req.Ver
+	if op.req.Gen == 0 || mutation.On(mutation.BareKeepsVersion) || kind != OpWrite && mutation.On(mutation.ClearKeepsVersion) {
+		return
+	}
+	for off := range r.regions(op.Off, op.Len) {
+		if !r.clean.has(off / r.cfg.RegionBytes) {
+			op.Void = append(op.Void, off)
+		}
+	}
+}
+
+// begin has op void what unstable writes touched: each says that others before
+// it may be missing, so the versions of its regions prove nothing [I9].
+func (r *Replica) begin(op *Op) {
+	r.gen = 0
+	if mutation.On(mutation.KeepTailVersions) {
+		return
+	}
+	r.trim()
+	for _, e := range r.state.Tail {
+		for off := range r.regions(e.Off, e.Len) {
+			op.Void = append(op.Void, off)
+		}
+	}
+	slices.Sort(op.Void)
+	op.Void = slices.Compact(op.Void)
 }
 
 // refuses decides by epoch, session, boot and generation, in this order.
@@ -131,19 +164,7 @@ func (r *Replica) first(q Request) bool {
 	if mutation.On(mutation.TakeTwice) || mutation.On(mutation.SkipFence) || mutation.On(mutation.AcceptOldSession) {
 		return true
 	}
-	if q.ID < r.oldest || r.seen[q.ID] {
-		return false
-	}
-	if q.Oldest > r.oldest {
-		r.oldest = q.Oldest
-		for id := range r.seen {
-			if id < r.oldest {
-				delete(r.seen, id)
-			}
-		}
-	}
-	r.seen[q.ID] = true
-	return true
+	return r.seen.first(q.ID, q.Oldest)
 }
 
 // startFence refuses older epochs and sessions from now on, and answers when
@@ -154,7 +175,7 @@ func (r *Replica) startFence(from int, q Request) {
 	}
 	r.state.Fenced = max(r.state.Fenced, q.Epoch)
 	r.session, r.open, r.gen, r.clean = q.Session, false, 0, nil
-	r.oldest, r.seen = q.ID, map[uint64]bool{}
+	r.seen.reset(q.ID)
 	r.fence, r.fenceBy, r.waiting = q, from, true
 	r.proceedFence()
 }
@@ -166,17 +187,31 @@ func (r *Replica) proceedFence() {
 		r.waiting = false
 		r.answer(r.fenceBy, r.fence, Response{Status: Failed})
 	case r.durable < r.state.Fenced:
-		r.submit(&Op{Kind: OpFence, Epoch: r.state.Fenced, Stable: r.state.Stable})
+		op := r.newOp()
+		op.Kind, op.Epoch, op.Stable = OpFence, r.state.Fenced, r.state.Stable
+		r.submit(op)
 	default:
 		r.waiting, r.open = false, true
+		r.trim()
 		r.answer(r.fenceBy, r.fence, Response{
 			Status: OK, Stable: r.state.Stable, Last: r.state.Last, Tail: slices.Clone(r.state.Tail),
 		})
 	}
 }
 
+// newOp returns a blank op.
+func (r *Replica) newOp() *Op {
+	if len(r.free) == 0 {
+		return &Op{}
+	}
+	op := r.free[len(r.free)-1]
+	r.free = r.free[:len(r.free)-1]
+	*op = Op{Void: op.Void[:0], Vers: op.Vers[:0]}
+	return op
+}
+
 func (r *Replica) submit(op *Op) {
-	if op.changes() {
+	if op.Changes() {
 		r.changes++
 	}
 	r.env.Submit(op)
@@ -184,7 +219,7 @@ func (r *Replica) submit(op *Op) {
 
 // Done takes back an op that the store has ended.
 func (r *Replica) Done(op *Op) {
-	if op.changes() {
+	if op.Changes() {
 		r.changes--
 		if op.Err != OK {
 			r.failed = true // what is on the disk is not known any more
@@ -202,51 +237,69 @@ func (r *Replica) Done(op *Op) {
 		r.remember(op)
 		r.answerOp(op)
 	}
+	r.free = append(r.free, op)
 	r.proceedFence()
 }
 
 // remember keeps the tail: what is durable and above the watermark [I6].
 func (r *Replica) remember(op *Op) {
-	if op.Err != OK {
-		return
-	}
-	switch op.Kind {
-	case OpWrite:
+	switch {
+	case op.Err != OK:
+	case op.Writes():
 		r.state.Last = max(r.state.Last, op.Ver.Seq)
 		if !op.Copied && op.Ver.Seq > r.state.Stable {
 			r.state.Tail = append(r.state.Tail, Entry{op.Ver, op.Off, op.Len})
+			if len(r.state.Tail) > r.trimAt {
+				r.trim()
+			}
 		}
-	case OpBegin:
+	case op.Kind == OpBegin:
 		r.state.Tail = nil
-	case OpRead, OpVersions, OpFence:
 	}
 }
 
+// trim takes off the tail what the watermark has passed. That is done now and
+// then: what is left grows to at most double before it happens again.
+func (r *Replica) trim() {
+	r.state.Tail = slices.DeleteFunc(r.state.Tail, func(e Entry) bool { return e.Ver.Seq <= r.state.Stable })
+	r.trimAt = 2*len(r.state.Tail) + 64
+}
+
 func (r *Replica) answerOp(op *Op) {
-	q, resp := op.req, Response{Status: op.Err, Vers: op.Vers}
+	q, resp := op.req, Response{Status: op.Err}
 	if op.Err != OK {
-		r.answer(op.from, q, Response{Status: op.Err})
+		r.answer(op.from, q, resp)
 		return
 	}
 	current := q.Session == r.session
 	switch {
 	case q.Kind == Read:
-		resp.Data = op.Data
+		resp.Vers = slices.Clone(op.Vers)
+		if !Zeroes(op.Data) {
+			resp.Data = op.Data
+		}
+	case q.Kind == Versions:
+		resp.Vers = slices.Clone(op.Vers)
 	case q.Kind == Begin && current:
-		r.gen, r.clean = q.Gen, map[int64]bool{}
+		r.gen, r.clean = q.Gen, regionSet{}
 	case q.Kind == Copy && current && q.Gen == r.gen:
-		r.clean[q.Off] = true
+		r.clean.add(q.Off / r.cfg.RegionBytes)
 	case q.Kind == Confirm && current && q.Gen == r.gen:
 		for i, v := range op.Vers {
 			off := q.Off + int64(i)*r.cfg.RegionBytes
 			if v.Same(q.Vers[i]) {
-				r.clean[off] = true
+				r.clean.add(off / r.cfg.RegionBytes)
 			} else {
 				resp.Differ = append(resp.Differ, off)
 			}
 		}
 	}
 	r.answer(op.from, q, resp)
+}
+
+// Zeroes tells whether b holds nothing else.
+func Zeroes(b []byte) bool {
+	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1])
 }
 
 // advance takes over the watermark. A replica at which a rebuild is about to
@@ -257,7 +310,6 @@ func (r *Replica) advance(q Request) {
 	}
 	r.state.Stable = q.Stable
 	r.state.Last = max(r.state.Last, q.Stable)
-	r.state.Tail = slices.DeleteFunc(r.state.Tail, func(e Entry) bool { return e.Ver.Seq <= q.Stable })
 }
 
 func (r *Replica) answer(to int, q Request, resp Response) {

@@ -10,18 +10,20 @@ const (
 	OpVersions        // read the versions of regions
 	OpFence           // Epoch becomes the fenced epoch
 	OpBegin           // the regions in Void lose their version, the tail becomes empty
+	OpClear           // like OpWrite, but the range becomes a hole
+	OpZero            // like OpWrite, but the range becomes zeroes that keep their space
 )
 
-// Op is one operation of a Store. All that a changing op does becomes durable
+// Op is one operation of a store. All that a changing op does becomes durable
 // together or not at all, and before it is done [I12].
 type Op struct {
 	Kind     OpKind
 	Off, Len int64 // bytes
 	Data     []byte
 	Ver      Version
-	// Copied says that the regions written take Ver exactly as it is and the
-	// write is no part of the tail. Otherwise they take the higher of Ver and
-	// what they have.
+	// Copied says that the regions that OpWrite or OpClear touches take Ver
+	// exactly as it is and that it is no part of the tail. Otherwise they take
+	// the higher of Ver and what they have.
 	Copied bool
 	// Void has the offsets of regions whose version becomes NoVersion.
 	Void   []int64
@@ -36,7 +38,11 @@ type Op struct {
 	from int
 }
 
-func (op *Op) changes() bool { return op.Kind != OpRead && op.Kind != OpVersions }
+// Changes tells whether the op changes the store.
+func (op *Op) Changes() bool { return op.Kind != OpRead && op.Kind != OpVersions }
+
+// Writes tells whether the op changes data and versions.
+func (op *Op) Writes() bool { return op.Kind == OpWrite || op.Kind == OpClear || op.Kind == OpZero }
 
 // State is what a store remembers of a volume across restarts.
 type State struct {
@@ -48,7 +54,8 @@ type State struct {
 
 // Env is what a Replica acts on. Its methods do not call the Replica back.
 type Env interface {
-	// Submit starts an op; Replica.Done is called with it when it has ended.
+	// Submit starts an op; Replica.Done is called with it when it has ended,
+	// and the op is the Replica's again.
 	Submit(op *Op)
 	// Answer sends a response to the owner at node to.
 	Answer(to int, resp Response)

@@ -20,11 +20,21 @@ func TestCheckerAgreesWithSearch(t *testing.T) {
 		for i := range n {
 			r := &record{kind: volume.Write, blocks: 1, value: uint64(i + 1), ok: true}
 			r.call, r.ret = min(at[2*i], at[2*i+1]), max(at[2*i], at[2*i+1])
-			switch rapid.IntRange(0, 6).Draw(t, "kind") {
+			switch rapid.IntRange(0, 9).Draw(t, "kind") {
 			case 0, 1, 2, 3:
 				r.kind, r.got = volume.Read, []uint64{rapid.Uint64Range(0, uint64(n)).Draw(t, "value")}
 			case 4:
 				r.ok, r.ret = false, forever // nobody knows
+			case 5, 6:
+				r.kind, r.value = volume.Unmap, 0
+			case 7:
+				r.kind, r.value = volume.WriteZeroes, 0
+				r.ok, r.ret = false, forever
+			case 8:
+				r.kind, r.expect = volume.CompareWrite, rapid.Uint64Range(0, uint64(n)).Draw(t, "expect")
+				if rapid.Bool().Draw(t, "unknown") {
+					r.ok, r.ret = false, forever
+				}
 			}
 			ops = append(ops, r)
 		}
@@ -73,6 +83,7 @@ func search(ops []*record, taken int, value uint64) bool {
 			if r.got[0] == value && search(ops, taken|1<<i, value) {
 				return true
 			}
+		case r.kind == volume.CompareWrite && r.expect != value:
 		case search(ops, taken|1<<i, r.value):
 			return true
 		}

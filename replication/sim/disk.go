@@ -14,8 +14,8 @@ type disk struct {
 	image    []byte
 	versions []replica.Version
 	state    replica.State
-	held     map[[2]uint64]bool // block, value: what it ever had durably
-	bad      map[int64]bool     // blocks that can't be read
+	held     map[[2]uint64]time.Duration // block, value: when it last took it durably
+	bad      map[int64]bool              // blocks that can't be read
 	slow     time.Duration
 	failing  bool // the next change fails, and so does every one after, until the power is cut
 	dead     bool
@@ -30,8 +30,8 @@ type diskOp struct {
 }
 
 func newDisk(w *world) *disk {
-	d := &disk{w: w, image: make([]byte, volumeBytes), versions: make([]replica.Version, volumeBytes/regionBytes),
-		held: map[[2]uint64]bool{}, bad: map[int64]bool{}, pending: map[*diskOp]bool{}}
+	d := &disk{w: w, image: make([]byte, mostBytes), versions: make([]replica.Version, mostBytes/regionBytes),
+		held: map[[2]uint64]time.Duration{}, bad: map[int64]bool{}, pending: map[*diskOp]bool{}}
 	return d
 }
 
@@ -41,26 +41,24 @@ func (d *disk) submit(op *replica.Op, done func()) {
 	d.pending[x] = true
 	took := d.w.between(20*time.Microsecond, 800*time.Microsecond+d.slow)
 	failed := d.dead
-	if op.Kind != replica.OpRead && op.Kind != replica.OpVersions && d.failing {
+	if op.Changes() && d.failing {
 		d.dead, failed = true, true
 	}
 	d.w.after(time.Duration(d.w.rng.Int64N(int64(took)+1)), func() {
-		if d.pending[x] && (!failed || isRead(op) || d.w.chance(0.5)) {
+		if d.pending[x] && (!failed || !op.Changes() || d.w.chance(0.5)) {
 			d.apply(x)
 		}
 	})
 	d.w.after(took, func() {
 		if d.pending[x] {
 			delete(d.pending, x)
-			if failed && !isRead(op) {
+			if failed && op.Changes() {
 				op.Err = replica.Failed
 			}
 			done()
 		}
 	})
 }
-
-func isRead(op *replica.Op) bool { return op.Kind == replica.OpRead || op.Kind == replica.OpVersions }
 
 // powerCut ends everything; what was on its way has happened or not.
 func (d *disk) powerCut() {
@@ -70,7 +68,7 @@ func (d *disk) powerCut() {
 	}
 	slices.SortFunc(left, func(a, b *diskOp) int { return int(a.n) - int(b.n) })
 	for _, x := range left {
-		if !x.applied && !isRead(x.op) && !d.dead && d.w.chance(0.5) {
+		if !x.applied && x.op.Changes() && !d.dead && d.w.chance(0.5) {
 			d.apply(x)
 		}
 	}
@@ -95,24 +93,28 @@ func (d *disk) apply(x *diskOp) {
 	for off := op.Off - op.Off%regionBytes; off < op.Off+op.Len; off += regionBytes {
 		r := off / regionBytes
 		switch {
-		case isRead(op):
+		case !op.Changes():
 			op.Vers = append(op.Vers, d.versions[r])
-		case op.Kind == replica.OpWrite && (op.Copied || op.Ver.Compare(d.versions[r]) > 0):
+		case op.Writes() && (op.Copied || op.Ver.Compare(d.versions[r]) > 0):
 			d.versions[r] = op.Ver
 		}
 	}
-	if isRead(op) {
+	if !op.Changes() {
 		return
 	}
 	for _, off := range op.Void {
 		d.versions[off/regionBytes] = replica.NoVersion
 	}
 	switch op.Kind {
-	case replica.OpWrite:
-		copy(d.image[op.Off:], op.Data)
+	case replica.OpWrite, replica.OpClear, replica.OpZero:
+		if op.Kind == replica.OpWrite {
+			copy(d.image[op.Off:], op.Data)
+		} else {
+			clear(d.image[op.Off : op.Off+op.Len])
+		}
 		for b := op.Off; b < op.Off+op.Len; b += blockBytes {
 			delete(d.bad, b)
-			d.held[[2]uint64{uint64(b / blockBytes), valueAt(d.image, b)}] = true
+			d.held[[2]uint64{uint64(b / blockBytes), valueAt(d.image, b)}] = d.w.now
 		}
 		s.Last = max(s.Last, op.Ver.Seq)
 		if !op.Copied {

@@ -13,16 +13,17 @@ const forever = time.Duration(1<<62 - 1)
 
 // record is one op as its host saw it.
 type record struct {
+	n        int
 	kind     volume.OpKind
 	off      int64
 	blocks   int64
-	value    uint64   // written; each op has its own
+	value    uint64   // written; each op has its own, but clears have zero
 	expect   uint64   // CompareWrite, of one block
 	got      []uint64 // read
 	call     time.Duration
 	ret      time.Duration // forever: unknown
 	ok       bool
-	mismatch bool
+	mismatch bool // it surely did not happen
 	next     func()
 }
 
@@ -42,13 +43,17 @@ func (h *host) again() {
 	h.w.after(h.w.between(0, 2*time.Millisecond), func() {
 		r := &record{kind: volume.Read, blocks: 1 + h.w.rng.Int64N(3)}
 		switch p := h.w.rng.Float64(); {
-		case p < 0.45:
+		case p < 0.4:
 			r.kind = volume.Write
-		case p < 0.5:
+		case p < 0.45:
 			r.kind, r.blocks = volume.CompareWrite, 1
+		case p < 0.49:
+			r.kind, r.blocks = volume.Unmap, 1+h.w.rng.Int64N(8)
+		case p < 0.52:
+			r.kind, r.blocks = volume.WriteZeroes, 1+h.w.rng.Int64N(8)
 		}
-		span := int64(volumeBlocks)
-		if h.w.chance(0.6) {
+		span := h.w.meta.bytes() / blockBytes
+		if h.w.chance(0.6) && r.blocks <= 6 {
 			span = 6 // a hot place
 		}
 		r.off = h.w.rng.Int64N(span-r.blocks+1) * blockBytes
@@ -82,7 +87,10 @@ func (h *host) start(r *record) {
 func (h *host) issue(n *node, r *record, next func()) {
 	w := h.w
 	w.ops = append(w.ops, r)
-	r.value, r.call, r.ret = uint64(len(w.ops)), w.now, forever
+	r.n, r.call, r.ret = len(w.ops), w.now, forever
+	if r.kind == volume.Write || r.kind == volume.CompareWrite {
+		r.value = uint64(r.n)
+	}
 	r.next = func() {
 		r.next = nil
 		for i, v := range r.got {
@@ -95,14 +103,18 @@ func (h *host) issue(n *node, r *record, next func()) {
 		}
 		next()
 	}
-	op := &volume.Op{Kind: r.kind, Off: r.off, Data: make([]byte, r.blocks*blockBytes), Tag: r}
-	for i := range r.blocks {
-		if r.kind != volume.Read {
+	op := &volume.Op{Kind: r.kind, Off: r.off, Tag: r}
+	switch r.kind {
+	case volume.Unmap, volume.WriteZeroes:
+		op.Len = r.blocks * blockBytes
+	case volume.CompareWrite:
+		op.Compare = binary.LittleEndian.AppendUint64(nil, r.expect)
+		fallthrough
+	case volume.Read, volume.Write:
+		op.Data = make([]byte, r.blocks*blockBytes)
+		for i := range r.blocks {
 			binary.LittleEndian.PutUint64(op.Data[i*blockBytes:], r.value)
 		}
-	}
-	if r.kind == volume.CompareWrite {
-		op.Compare = binary.LittleEndian.AppendUint64(nil, r.expect)
 	}
 	w.after(w.between(20*time.Microsecond, 400*time.Microsecond), func() {
 		n.do(func() {
@@ -119,7 +131,7 @@ func (h *host) issue(n *node, r *record, next func()) {
 }
 
 // answered notes the end, unless the host has given up.
-func (r *record) answered(w *world, err error, data []byte) {
+func (r *record) answered(w *world, err error, sent bool, data []byte) {
 	if r.next == nil {
 		return
 	}
@@ -131,7 +143,7 @@ func (r *record) answered(w *world, err error, data []byte) {
 				r.got = append(r.got, valueAt(data, off))
 			}
 		}
-	case errors.Is(err, volume.ErrMismatch):
+	case errors.Is(err, volume.ErrMismatch) || !sent:
 		r.mismatch, r.ret = true, w.now
 	}
 	r.next()

@@ -13,37 +13,96 @@ import (
 type meta struct {
 	w      *world
 	view   volume.View
+	sets   [][]int       // by extent; grows
 	end    time.Duration // when every lease so far has ended for sure, true time
+	before time.Duration // the same without the newest lease
 	holder int
 }
 
-func newMeta(w *world, replicas int) *meta {
+// news is the state at a revision, as nodes learn of it.
+type news struct {
+	view  volume.View
+	bytes int64
+}
+
+func newMeta(w *world) *meta {
 	m := &meta{w: w, holder: -1}
-	for range replicas {
+	members := w.disks
+	if members > w.copies && w.chance(0.4) {
+		members-- // the last one comes when the volume grows
+	}
+	for range members {
 		m.view.Members = append(m.view.Members, volume.Member{Sync: volume.InSync, Gen: 1})
 	}
+	m.addExtents(fewExtents)
 	return m
 }
 
 func (m *meta) index() int { return len(m.w.nodes) }
 
-func (m *meta) copyView() volume.View {
+func (m *meta) bytes() int64 { return int64(len(m.sets)) * extentBytes }
+
+func (m *meta) news() news {
 	v := m.view
 	v.Members = slices.Clone(v.Members)
-	return v
+	return news{v, m.bytes()}
+}
+
+// addExtents gives the volume extents, each on random members in sync.
+func (m *meta) addExtents(n int) {
+	var from []int
+	for d, x := range m.view.Members {
+		if x.Sync == volume.InSync {
+			from = append(from, d)
+		}
+	}
+	for range n {
+		if len(from) < m.w.copies {
+			return
+		}
+		m.w.rng.Shuffle(len(from), func(i, j int) { from[i], from[j] = from[j], from[i] })
+		set := slices.Clone(from[:m.w.copies])
+		slices.Sort(set)
+		m.sets = append(m.sets, set)
+	}
+}
+
+// grow makes the volume larger, perhaps by extents on another disk.
+func (m *meta) grow() {
+	if len(m.sets) >= mostExtents {
+		return
+	}
+	m.view.Revision++
+	if len(m.view.Members) < m.w.disks {
+		m.view.Members = append(m.view.Members, volume.Member{Sync: volume.InSync, Gen: 1})
+	}
+	m.addExtents(1)
+}
+
+// lastOf tells whether no replica of some extent would be in sync without d.
+func (m *meta) lastOf(d int) bool {
+	all := make([]int, len(m.view.Members))
+	for i := range all {
+		all[i] = i
+	}
+	sets := m.sets
+	if mutation.On(mutation.LastOfVolume) {
+		sets = [][]int{all}
+	}
+	return slices.ContainsFunc(sets, func(set []int) bool {
+		return slices.Contains(set, d) && !slices.ContainsFunc(set, func(o int) bool {
+			return o != d && m.view.Members[o].Sync == volume.InSync
+		})
+	})
 }
 
 // propose handles a proposal that has arrived from node.
 func (m *meta) propose(from *node, p volume.Proposal) {
 	m.w.after(m.w.between(100*time.Microsecond, 3*time.Millisecond), func() { // a Raft commit
 		m.apply(p)
-		v := m.copyView()
+		v := m.news()
 		m.w.send(m.index(), from.index, func() {
-			from.do(func() {
-				if from.owner != nil {
-					from.owner.Meta(from.clock(), v)
-				}
-			})
+			from.do(func() { from.learn(v) })
 		})
 	})
 }
@@ -56,13 +115,7 @@ func (m *meta) apply(p volume.Proposal) {
 	}
 	switch p.Change {
 	case volume.MarkOut:
-		others := 0
-		for d, o := range m.view.Members {
-			if d != p.Disk && o.Sync == volume.InSync {
-				others++
-			}
-		}
-		if x.Sync != volume.Out && others > 0 {
+		if x.Sync != volume.Out && !m.lastOf(p.Disk) {
 			x.Sync, x.Gen = volume.Out, x.Gen+1
 		}
 	case volume.MarkRebuilding:
@@ -93,11 +146,12 @@ func (m *meta) acquire(n *node, sent clock.Mono, boot uint64, early bool) {
 		return
 	}
 	old := m.end
+	m.before = old
 	m.view.Revision++
 	m.view.Epoch++
 	m.holder = n.index
 	m.end = max(m.end, m.w.now+longest)
-	v := m.copyView()
+	v := m.news()
 	wait := max(0, old-m.w.now) * 102 / 100
 	m.w.send(m.index(), n.index, func() {
 		n.do(func() { n.granted(v, sent, boot, wait) })
@@ -110,11 +164,21 @@ func (m *meta) renew(n *node, epoch uint64, sent clock.Mono) {
 		return
 	}
 	m.end = max(m.end, m.w.now+longest)
+	v := m.news()
 	m.w.send(m.index(), n.index, func() {
 		n.do(func() {
 			if n.owner != nil && n.epoch == epoch {
 				n.owner.Renew(n.clock(), sent.Add(lease))
+				n.learn(v)
 			}
 		})
 	})
+}
+
+// release ends the lease of epoch, whose owner is over. Leases before it may
+// live on.
+func (m *meta) release(n *node, epoch uint64) {
+	if epoch == m.view.Epoch && m.holder == n.index {
+		m.end = min(m.end, max(m.before, m.w.now))
+	}
 }

@@ -11,17 +11,18 @@ import (
 
 // node is a process: perhaps a replica, perhaps an owner.
 type node struct {
-	w       *world
-	index   int
-	rate    float64
-	alive   bool
-	paused  time.Duration // until
-	boot    uint64
-	disk    *disk // nil: only an owner
-	replica *replica.Replica
-	owner   *volume.Owner
-	epoch   uint64
-	asked   uint64 // newest epoch granted in this boot
+	w        *world
+	index    int
+	rate     float64
+	alive    bool
+	paused   time.Duration // until
+	boot     uint64
+	disk     *disk // nil: only an owner
+	replica  *replica.Replica
+	owner    *volume.Owner
+	epoch    uint64
+	asked    uint64 // newest epoch granted in this boot
+	draining uint64 // epoch whose lease is given back when its owner is over
 }
 
 func (n *node) clock() clock.Mono { return clock.Mono(float64(n.w.now)*n.rate) + 1e9 }
@@ -46,7 +47,7 @@ func (n *node) do(f func()) {
 func (n *node) start() {
 	n.alive = true
 	n.boot++
-	n.owner, n.asked, n.paused = nil, 0, 0
+	n.owner, n.asked, n.paused, n.draining = nil, 0, 0, 0
 	if n.disk != nil {
 		st := n.disk.state
 		st.Tail = slices.Clone(st.Tail)
@@ -79,9 +80,15 @@ func (n *node) tick(boot uint64) {
 		switch {
 		case n.owner != nil && !n.owner.Over():
 			n.owner.Tick(sent)
+			n.w.handedOver(n)
 			if epoch := n.epoch; n.w.chance(0.2) {
 				n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.renew(n, epoch, sent) })
 			}
+		case n.owner != nil && n.draining == n.epoch:
+			n.draining = 0
+			n.w.drained(n)
+			epoch := n.epoch
+			n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.release(n, epoch) })
 		case n.w.chance(0.04):
 			early := n.w.chance(n.w.hasty) && !n.w.calm
 			n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.acquire(n, sent, boot, early) })
@@ -89,20 +96,28 @@ func (n *node) tick(boot uint64) {
 	})
 }
 
-func (n *node) granted(v volume.View, sent clock.Mono, boot uint64, wait time.Duration) {
-	if boot != n.boot || v.Epoch <= n.asked {
+// learn passes on what Meta says.
+func (n *node) learn(v news) {
+	if n.owner != nil {
+		n.owner.Meta(n.clock(), v.view)
+		n.owner.Grow(v.bytes)
+	}
+}
+
+func (n *node) granted(v news, sent clock.Mono, boot uint64, wait time.Duration) {
+	if boot != n.boot || v.view.Epoch <= n.asked {
 		return
 	}
-	n.asked = v.Epoch
+	n.asked = v.view.Epoch
 	if n.owner != nil {
 		n.owner.Stop(n.clock())
 	}
 	local := -1
-	if n.disk != nil && n.index < len(v.Members) {
+	if n.index < len(v.view.Members) {
 		local = n.index
 	}
-	n.epoch = v.Epoch
-	n.owner = volume.New(config, ownerEnv{n, boot}, volume.Grant{View: v, Until: sent.Add(lease), Waits: n.clock().Add(wait), Local: local}, n.clock())
+	n.epoch = v.view.Epoch
+	n.owner = volume.New(n.w.config(v.bytes), ownerEnv{n, boot}, volume.Grant{View: v.view, Until: sent.Add(lease), Waits: n.clock().Add(wait), Local: local}, n.clock())
 }
 
 type replicaEnv struct {
@@ -149,6 +164,16 @@ func (e ownerEnv) Send(disk int, q replica.Request) {
 	to := e.n.w.nodes[disk]
 	from := e.n.index
 	e.n.w.send(from, disk, func() { to.do(func() { to.replica.Handle(from, q) }) })
+	if w := e.n.w; !w.calm && (!to.alive && w.chance(0.3) || w.chance(0.001)) { // true, and not
+		epoch := e.n.epoch
+		w.after(w.between(100*time.Microsecond, time.Millisecond), func() {
+			e.n.do(func() {
+				if e.n.boot == e.boot && e.n.owner != nil && e.n.epoch == epoch {
+					e.n.owner.Unreachable(e.n.clock(), disk)
+				}
+			})
+		})
+	}
 }
 
 // Propose sends p to Meta.
@@ -167,15 +192,24 @@ func (e ownerEnv) Complete(op *volume.Op) {
 		op.Data[i] = 0xee // the buffer is the host's again
 	}
 	if err == nil && op.Kind != volume.Read {
-		copies := 0
-		for _, n := range w.nodes {
-			if n.disk != nil && n.disk.held[[2]uint64{uint64(op.Off / blockBytes), r.value}] {
-				copies++
+		for b := op.Off; b < op.Off+r.blocks*blockBytes; b += blockBytes {
+			if n := w.copiesOf(b, r); n < w.minInSync {
+				w.fail("op %d was acknowledged with %d copies of block %d", r.n, n, b/blockBytes)
 			}
 		}
-		if copies < config.MinInSync {
-			w.fail("op %d was acknowledged with %d copies", r.value, copies)
+	}
+	sent := op.Sent || op.Kind == volume.Read
+	w.after(w.between(20*time.Microsecond, 400*time.Microsecond), func() { r.answered(w, err, sent, data) })
+}
+
+// copiesOf counts the replicas of the extent of block b that have had what r
+// wrote there.
+func (w *world) copiesOf(b int64, r *record) int {
+	copies := 0
+	for _, d := range w.meta.sets[b/extentBytes] {
+		if at, ok := w.nodes[d].disk.held[[2]uint64{uint64(b / blockBytes), r.value}]; ok && at >= r.call {
+			copies++
 		}
 	}
-	w.after(w.between(20*time.Microsecond, 400*time.Microsecond), func() { r.answered(w, err, data) })
+	return copies
 }

@@ -1,32 +1,44 @@
 package sim
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"blockd.dev/replication/replica"
 	"blockd.dev/replication/volume"
 )
 
-// A tiny volume, so that everything meets: 4 extents of 2 regions of 4 blocks.
+// A tiny volume, so that everything meets: at first 4 extents of 2 regions of 4
+// blocks, at last 6.
 const (
-	blockBytes   = 8
-	regionBytes  = 4 * blockBytes
-	extentBytes  = 2 * regionBytes
-	volumeBytes  = 4 * extentBytes
-	volumeBlocks = volumeBytes / blockBytes
-	replicas     = 3
-	faultsFor    = 900 * time.Millisecond
-	settlesIn    = 8 * time.Second
+	blockBytes  = 8
+	regionBytes = 4 * blockBytes
+	extentBytes = 2 * regionBytes
+	fewExtents  = 4
+	mostExtents = 6
+	mostBytes   = mostExtents * extentBytes
+	mostBlocks  = mostBytes / blockBytes
+	faultsFor   = 900 * time.Millisecond
+	settlesIn   = 8 * time.Second
 )
 
 var config = volume.Config{
-	BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, VolumeBytes: volumeBytes,
-	MinInSync: 2, OpTimeout: 120 * time.Millisecond, RequestTimeout: 12 * time.Millisecond,
+	BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, MaxData: regionBytes, OpTimeout: 120 * time.Millisecond, RequestTimeout: 12 * time.Millisecond,
 	HedgeAfter: 3 * time.Millisecond, RetryAfter: 4 * time.Millisecond, OutAfter: 15 * time.Millisecond,
-	StableAfter: 3 * time.Millisecond, CompareRegions: 3, RebuildJobs: 2,
+	GoneAfter: 2 * time.Millisecond, StableAfter: 3 * time.Millisecond, CompareRegions: 3, RebuildJobs: 2, TailMax: 12,
+	Pace: 2 * time.Millisecond, PaceMax: 8 * time.Millisecond,
+}
+
+// config is for an owner of a volume that has bytes.
+func (w *world) config(bytes int64) volume.Config {
+	c := config
+	c.VolumeBytes, c.MinInSync = bytes, w.minInSync
+	if !w.whole {
+		c.Sets = func(extent int64) []int { return w.meta.sets[extent] }
+	}
+	return c
 }
 
 // Result is what became of one run.
@@ -35,6 +47,7 @@ type Result struct {
 	OK      int    // that were acknowledged
 	Epochs  uint64 // owners there were
 	Changes uint64 // of the membership, and refused ones
+	Drains  int    // owners that handed over with nothing to repair
 	Broken  string // what went wrong, or ""
 }
 
@@ -43,10 +56,11 @@ func Run(seed uint64) Result {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0x5eed))}
 	w.hasty = w.rng.Float64() * 0.3
 	w.lossy, w.doubly, w.laggy = w.rng.Float64()*0.03, w.rng.Float64()*0.05, w.rng.Float64()*0.06
-	count := replicas + w.rng.IntN(3)
+	w.shape()
+	count := max(w.disks, 3+w.rng.IntN(3))
 	for i := range count {
 		n := &node{w: w, index: i, rate: 0.99 + 0.02*w.rng.Float64()}
-		if i < replicas {
+		if i < w.disks {
 			n.disk = newDisk(w)
 		}
 		w.nodes = append(w.nodes, n)
@@ -54,7 +68,7 @@ func Run(seed uint64) Result {
 	for range count + 1 {
 		w.cut = append(w.cut, make([]bool, count+1))
 	}
-	w.meta = newMeta(w, replicas)
+	w.meta = newMeta(w)
 	for _, n := range w.nodes {
 		n.start()
 	}
@@ -66,7 +80,7 @@ func Run(seed uint64) Result {
 	w.faults()
 	w.runUntil(faultsFor, nil)
 	w.settle()
-	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision}
+	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers}
 	for _, r := range w.ops {
 		if r.ok {
 			res.OK++
@@ -80,6 +94,21 @@ func Run(seed uint64) Result {
 	return res
 }
 
+// shape decides how many disks there are, and how the extents lie on them.
+func (w *world) shape() {
+	w.disks, w.copies, w.minInSync = 3, 3, 2
+	switch w.rng.IntN(10) {
+	case 0, 1, 2: // one set for all
+		w.whole = true
+	case 3:
+		w.copies, w.minInSync = 2, 1
+	case 4:
+		w.disks, w.copies = 4, 2
+	default:
+		w.disks = 4 + w.rng.IntN(2)
+	}
+}
+
 // faults goes on until the calm.
 func (w *world) faults() {
 	w.after(w.between(5*time.Millisecond, 60*time.Millisecond), func() {
@@ -88,8 +117,8 @@ func (w *world) faults() {
 		}
 		w.faults()
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
-		d := w.nodes[w.rng.IntN(replicas)].disk
-		switch w.rng.IntN(11) {
+		d := w.nodes[w.rng.IntN(w.disks)].disk
+		switch w.rng.IntN(15) {
 		case 0, 1: // cut a side off
 			side := w.rng.IntN(1 << len(w.cut))
 			oneWay := w.chance(0.2)
@@ -132,13 +161,68 @@ func (w *world) faults() {
 					break
 				}
 			}
+		case 11, 12, 13:
+			w.drain()
+		case 14:
+			w.meta.grow()
 		}
 	})
 }
 
+// drain has an owner hand over.
+func (w *world) drain() {
+	for _, n := range w.nodes {
+		if n.alive && n.owner != nil && n.owner.Serving() && n.epoch == w.meta.view.Epoch {
+			n.do(func() {
+				if n.owner != nil {
+					n.owner.Drain(n.clock())
+					n.draining = n.epoch
+				}
+			})
+		}
+	}
+}
+
+// handed is the last owner that has handed over.
+type handed struct {
+	epoch uint64
+	boots []uint64 // of the replicas at that moment
+}
+
+func (w *world) boots() []uint64 {
+	var list []uint64
+	for _, n := range w.nodes[:w.disks] {
+		list = append(list, n.boot)
+	}
+	return list
+}
+
+// drained notes that n has handed over.
+func (w *world) drained(n *node) {
+	if n.owner.Drained() {
+		w.handed = handed{n.epoch, w.boots()}
+	}
+}
+
+// handedOver checks that the owner after a drain had nothing to repair, once
+// it serves. A replica that has restarted meanwhile may have forgotten the
+// watermark, which is durable with writes only.
+func (w *world) handedOver(n *node) {
+	if w.handed.epoch == 0 || n.epoch != w.handed.epoch+1 || !n.owner.Serving() {
+		return
+	}
+	if slices.Equal(w.handed.boots, w.boots()) {
+		w.handovers++
+		if again := n.owner.Status().Equalized; again > 0 {
+			w.fail("the owner of epoch %d had %d writes to repeat after a drain", n.epoch, again)
+		}
+	}
+	w.handed = handed{}
+}
+
 // spoil makes a block unreadable that all other replicas can read.
 func (d *disk) spoil() {
-	b := d.w.rng.Int64N(volumeBlocks) * blockBytes
+	b := d.w.rng.Int64N(mostBlocks) * blockBytes
 	for _, n := range d.w.nodes {
 		if n.disk != nil && n.disk.bad[b] {
 			return
@@ -186,8 +270,8 @@ func (w *world) settle() {
 	if n := w.well(); n == nil && len(w.broken) == 0 {
 		w.fail("no owner has all replicas in sync %v after the last fault: %+v", settlesIn, w.meta.view)
 	}
-	left := volumeBlocks
-	for b := range int64(volumeBlocks) {
+	left := w.meta.bytes() / blockBytes
+	for b := range left {
 		w.readAtLast(b, func() { left-- })
 	}
 	w.runUntil(end, func() bool { return left == 0 })
@@ -231,19 +315,19 @@ func (w *world) well() *node {
 }
 
 func (w *world) compare() {
-	a := w.nodes[0].disk
-	for i, n := range w.nodes[:replicas] {
-		if !bytes.Equal(a.image, n.disk.image) {
-			b := int64(0)
-			for valueAt(a.image, b) == valueAt(n.disk.image, b) {
-				b += blockBytes
-			}
-			w.fail("replicas 0 and %d are in sync and differ: block %d is %d and %d, versions %v and %v", i, b/blockBytes,
-				valueAt(a.image, b), valueAt(n.disk.image, b), a.versions[b/regionBytes], n.disk.versions[b/regionBytes])
-		}
-		for r, v := range n.disk.versions {
-			if v == replica.NoVersion {
-				w.fail("replica %d is in sync and region %d has no version", i, r)
+	for e, set := range w.meta.sets {
+		first := w.nodes[set[0]].disk
+		for _, i := range set {
+			d := w.nodes[i].disk
+			for b := int64(e) * extentBytes; b < int64(e+1)*extentBytes; b += blockBytes {
+				r := b / regionBytes
+				if x, y := valueAt(first.image, b), valueAt(d.image, b); x != y {
+					w.fail("replicas %d and %d are in sync and differ: block %d is %d and %d, versions %v and %v", set[0], i, b/blockBytes,
+						x, y, first.versions[r], d.versions[r])
+				}
+				if d.versions[r] == replica.NoVersion {
+					w.fail("replica %d is in sync and region %d has no version", i, r)
+				}
 			}
 		}
 	}
@@ -251,5 +335,5 @@ func (w *world) compare() {
 
 // String is for test logs.
 func (r Result) String() string {
-	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %s", r.Ops, r.OK, r.Epochs, r.Changes, r.Broken)
+	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %s", r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Broken)
 }

@@ -51,6 +51,13 @@ type world struct {
 	laggy  float64 // ... late
 	hasty  float64 // chance that a node does not wait for the last lease's end
 	broken []string
+
+	disks     int // nodes that have one
+	copies    int // of each extent
+	minInSync int
+	whole     bool // all extents are on all members, and the owner is not told
+	handed    handed
+	handovers int
 }
 
 func (w *world) fail(format string, args ...any) {

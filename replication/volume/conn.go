@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"blockd.dev/internal/clock"
+	"blockd.dev/replication/mutation"
 	"blockd.dev/replication/replica"
 )
 
@@ -20,42 +21,57 @@ type conn struct {
 	disk    int
 	state   connState
 	since   clock.Mono // not up since then
+	gone    bool       // and the transport says that it can't be reached
 	retry   clock.Mono // next attempt
 	session uint64
 	boot    uint64
-	fenced  bool    // answered a Fence of this epoch
-	calls   []*call // by id
-	stable  uint64  // the replica has this watermark
+	calls   calls
+	stable  uint64 // the replica was told this watermark
 	lastUse clock.Mono
 
-	// The answer to the last Fence.
+	unserved int      // groups of it that are being taken over
+	told     []uint64 // sequence numbers of writes sent that no watermark sent covers, about
+
+	// The answer to the last Fence, while groups of it are being taken over.
 	known uint64
 	last  uint64
 	tail  []replica.Entry
 
 	doubt uint64 // MarkOut was proposed for this generation
 
-	re rebuild
+	re    rebuild
+	reads Latency
+	write Latency
 }
 
-// call is a request that waits for its answer.
-type call struct {
-	id       uint64
-	kind     replica.Kind
-	piece    *piece
-	sent     clock.Mono
-	deadline clock.Mono
-	hedged   bool
+// addConns connects to members that the view has and conns has not.
+func (o *Owner) addConns() {
+	for d := len(o.conns); d < len(o.view.Members); d++ {
+		// Answers to an earlier owner on the same node match no ID of this one.
+		o.conns = append(o.conns, &conn{disk: d, since: o.now, calls: calls{first: o.epoch << 40}})
+	}
 }
 
 // request sends q within the session.
 func (c *conn) request(o *Owner, p *piece, q replica.Request) {
-	o.nextID++
-	q.ID, q.Epoch, q.Session, q.Boot, q.Stable = o.nextID, o.epoch, c.session, c.boot, o.stable()
-	c.calls = append(c.calls, &call{id: q.ID, kind: q.Kind, piece: p, sent: o.now, deadline: o.now.Add(o.cfg.RequestTimeout)})
-	q.Oldest = c.calls[0].id
+	q.ID, q.Epoch, q.Session, q.Boot, q.Stable = c.calls.next(), o.epoch, c.session, c.boot, o.stable(c)
+	c.calls.add(call{kind: q.Kind, piece: p, sent: o.now})
+	q.Oldest = c.calls.oldest()
 	c.lastUse = o.now
-	c.stable = max(c.stable, q.Stable)
+	if p != nil {
+		p.calls++
+	}
+	if q.Kind != replica.Fence {
+		c.stable = max(c.stable, q.Stable)
+		n := 0
+		for n < len(c.told) && c.told[n] <= q.Stable {
+			n++
+		}
+		c.told = c.told[:copy(c.told, c.told[n:])]
+	}
+	if q.Kind.Changes() {
+		c.told = append(c.told, q.Ver.Seq)
+	}
 	o.env.Send(c.disk, q)
 }
 
@@ -64,46 +80,51 @@ func (c *conn) connect(o *Owner) {
 	c.session++
 	c.state = fencing
 	c.retry = o.now.Add(o.cfg.RetryAfter)
-	c.calls = nil
 	c.request(o, nil, replica.Request{Kind: replica.Fence})
 }
 
 // lose ends the session: nothing of it will be taken any more. Writes are
 // sent again in the next one, reads go elsewhere.
 func (c *conn) lose(o *Owner) {
-	if c.state == up {
-		c.since = o.now
-	}
-	c.state, c.retry = down, o.now.Add(o.cfg.RetryAfter)
-	calls := c.calls
-	c.calls = nil
-	c.stable = 0
-	c.re.stop(o, c.disk)
-	for _, k := range calls {
-		if k.piece != nil {
-			k.piece.lost(c.disk)
-		}
-	}
-	if o.phase == equalizing && o.inSync.has(c.disk) {
-		o.startOver()
+	c.close(o, o.now.Add(o.cfg.RetryAfter))
+	if o.inSync.has(c.disk) {
+		o.startOver(one(c.disk))
 	}
 }
 
-func (c *conn) tick(o *Owner) {
-	for _, k := range c.calls {
-		if o.now >= k.deadline {
-			c.lose(o)
-			break
+func (c *conn) close(o *Owner, retry clock.Mono) {
+	if c.state == up {
+		c.since = o.now
+	}
+	c.state, c.retry = down, retry
+	o.up &^= one(c.disk)
+	c.stable = 0
+	c.calls.clear(func(k call) {
+		if k.piece != nil {
+			k.piece.calls--
+			k.piece.lost(o, c.disk)
 		}
+	})
+	c.re.stop(o, c.disk)
+}
+
+func (c *conn) tick(o *Owner) {
+	overdue := func(after clock.Mono) bool { return o.now >= after }
+	if c.calls.len() > 0 && overdue(c.calls.list[c.calls.head].sent.Add(o.cfg.RequestTimeout)) {
+		c.lose(o)
 	}
 	switch {
-	case c.state == down && o.now >= c.retry:
+	case c.state == down && overdue(c.retry):
 		c.connect(o)
-	case c.state == up && len(c.calls) == 0 && c.stable < o.stable() && o.now >= c.lastUse.Add(o.cfg.StableAfter) && o.required.has(c.disk):
+	case c.state == up && c.calls.len() == 0 && c.stable < o.stable(c) && overdue(c.lastUse.Add(o.cfg.StableAfter)) && o.required.has(c.disk):
 		c.request(o, nil, replica.Request{Kind: replica.Stable})
 	}
-	for _, k := range c.calls {
-		if k.kind == replica.Read && k.piece != nil && !k.hedged && o.now >= k.sent.Add(o.cfg.HedgeAfter) {
+	for i := c.calls.head; i < len(c.calls.list); i++ {
+		k := &c.calls.list[i]
+		if !overdue(k.sent.Add(o.cfg.HedgeAfter)) {
+			break
+		}
+		if k.kind == replica.Read && k.piece != nil && !k.hedged {
 			k.hedged = true
 			k.piece.hedge(o)
 		}
@@ -111,44 +132,75 @@ func (c *conn) tick(o *Owner) {
 }
 
 func (c *conn) answer(o *Owner, resp replica.Response) {
-	i := slices.IndexFunc(c.calls, func(k *call) bool { return k.id == resp.ID })
-	if i < 0 {
-		return // of a session that is over, or a duplicate
-	}
-	k := c.calls[i]
-	c.calls = slices.Delete(c.calls, i, i+1)
-	switch resp.Status {
-	case replica.OK:
-	case replica.Medium:
-		if k.piece != nil {
-			k.piece.unreadable(c.disk)
-			return
-		}
-		fallthrough
-	default: // the replica restarted or its store failed: begin again
-		if k.piece != nil {
-			k.piece.lost(c.disk)
-		}
-		c.lose(o)
+	k, ok := c.calls.take(resp.ID)
+	if !ok {
 		return
 	}
+	p := k.piece
 	switch {
+	case resp.Status == replica.Medium && p != nil:
+		p.unreadable(o, c.disk)
+	case resp.Status != replica.OK: // the replica restarted or its store failed: begin again
+		if p != nil {
+			p.lost(o, c.disk)
+		}
+		c.lose(o)
 	case k.kind == replica.Fence:
 		c.opened(o, resp)
 	case k.kind == replica.Begin:
-		c.re.begun(o, c.disk)
-	case k.piece != nil:
-		k.piece.answer(o, c.disk, k.kind, resp)
+		c.re.begun(o)
+	case p != nil:
+		c.took(o, k)
+		p.answer(o, c.disk, k.kind, resp)
+	}
+	if p != nil {
+		p.calls--
+		o.recycle(p)
+	}
+}
+
+// took counts how long an answer to a host's request took.
+func (c *conn) took(o *Owner, k call) {
+	switch {
+	case k.piece.op == nil:
+	case k.kind == replica.Read:
+		c.reads.add(o.now.Sub(k.sent))
+	default:
+		c.write.add(o.now.Sub(k.sent))
 	}
 }
 
 // opened has the session: what the replica owes is sent again [I2].
 func (c *conn) opened(o *Owner, resp replica.Response) {
-	c.state, c.boot, c.fenced = up, resp.Boot, true
+	c.state, c.boot, c.gone = up, resp.Boot, false
+	o.up |= one(c.disk)
+	o.fenced |= one(c.disk)
 	c.known, c.last, c.tail = resp.Stable, resp.Last, resp.Tail
-	for _, p := range o.queue {
-		if p.state == writing && p.targets.has(c.disk) && !p.acked.has(c.disk) && o.required.has(c.disk) {
+	c.told = c.told[:0]
+	for _, e := range resp.Tail {
+		c.told = append(c.told, e.Ver.Seq)
+	}
+	slices.Sort(c.told)
+	if c.unserved == 0 {
+		c.tail = nil
+	}
+	for p := o.unstable.head; p != nil; p = p.after {
+		if p.targets.has(c.disk) && !p.acked.has(c.disk) && o.required.has(c.disk) {
 			p.send(o, c.disk)
 		}
 	}
+	o.wakeReads()
+}
+
+// stable is the watermark for c: every write up to it, to extents that c keeps,
+// is on every replica of them that has a session and takes writes [I6]. While
+// an extent of c is being taken over there is none to tell.
+func (o *Owner) stable(c *conn) uint64 {
+	if c.unserved > 0 && !(mutation.On(mutation.StableInTakeover) && len(o.unserved) < len(o.groups)) {
+		return 0
+	}
+	if p := o.unstable.head; p != nil {
+		return p.seq - 1
+	}
+	return o.seq
 }

@@ -1,10 +1,13 @@
 package volume
 
-import "blockd.dev/replication/mutation"
+import (
+	"blockd.dev/internal/clock"
+	"blockd.dev/replication/mutation"
+)
 
 // adopt takes over a newer view. Within an epoch only its owner changes
 // members, so a view differs from what the owner believes only by its own
-// proposals.
+// proposals, and by members that were added.
 func (o *Owner) adopt(v View) {
 	if v.Epoch > o.epoch {
 		o.end()
@@ -14,50 +17,54 @@ func (o *Owner) adopt(v View) {
 		return
 	}
 	o.view = v
+	o.addConns()
 	before := o.inSync
 	for d, c := range o.conns {
 		c.re.adopted(o, d, v.Members[d])
 	}
 	o.count()
-	if o.phase == equalizing && o.inSync != before {
-		o.startOver() // a MarkOut came late, of a holder perhaps
-	}
+	o.startOver(o.inSync ^ before) // a MarkOut came late, of a holder perhaps
 }
 
 // count works out who is required. One for whom MarkIn was proposed is,
 // whether it was committed or not, until the view says that it is out [I11].
 func (o *Owner) count() {
 	o.required, o.inSync = 0, 0
-	for d, m := range o.view.Members {
-		if m.Sync == InSync {
+	for d, c := range o.conns {
+		if o.view.Members[d].Sync == InSync {
 			o.inSync |= one(d)
 			o.required |= one(d)
 		}
-		if o.conns[d].re.phase == entering && !mutation.On(mutation.MarkInLate) {
+		if c.re.phase == entering && !mutation.On(mutation.MarkInLate) {
 			o.required |= one(d)
 		}
 	}
 	o.retarget()
 }
 
-// retarget takes those who left off the writes in flight: when they come back
-// it is by a rebuild, which waits for the locks of these writes.
+// retarget works out to whom new writes go, and takes those who left off the
+// writes in flight: when they come back it is by a rebuild, which waits for
+// the locks of these writes.
 func (o *Owner) retarget() {
-	t := o.targets()
-	for _, p := range o.queue {
-		p.targets &= t
-	}
-}
-
-// targets are the replicas that a new write is sent to.
-func (o *Owner) targets() disks {
-	t := o.required
+	o.targets = o.required
 	for d, c := range o.conns {
 		if c.re.active() {
-			t |= one(d)
+			o.targets |= one(d)
 		}
 	}
-	return t
+	for p := o.unstable.head; p != nil; p = p.after {
+		p.targets &= o.targets
+	}
+	o.wakeAll()
+}
+
+// enough tells whether a write to g has the copies that are needed [I3].
+func (o *Owner) enough(g *group) bool {
+	there := o.required
+	if !mutation.On(mutation.MinOfVolume) {
+		there &= g.disks
+	}
+	return there.count() >= o.cfg.MinInSync || mutation.On(mutation.AckBelowMin)
 }
 
 // propose asks Meta for what is due, and again until the view has it.
@@ -66,10 +73,7 @@ func (o *Owner) propose() {
 		m := o.view.Members[d]
 		p := Proposal{Disk: d, Epoch: o.epoch, Gen: m.Gen}
 		switch {
-		case o.required.has(d) && c.state != up && o.now >= c.since.Add(o.cfg.OutAfter):
-			if o.required&^one(d) == 0 {
-				continue // the last one: wait for it
-			}
+		case o.required.has(d) && c.state != up && o.now >= c.outAt(o):
 			p.Change = MarkOut
 		case c.state == up && c.doubt == m.Gen && m.Sync == InSync:
 			p.Change = Keep // it is back, and the MarkOut may have happened or yet happen
@@ -83,13 +87,24 @@ func (o *Owner) propose() {
 		if o.now < c.re.proposed.Add(o.cfg.RetryAfter) && c.re.change == p.Change {
 			continue
 		}
-		c.re.proposed, c.re.change = o.now, p.Change
 		if p.Change == MarkOut {
+			if o.lastOf(d) {
+				continue // wait for it
+			}
 			c.doubt = m.Gen
 			if mutation.On(mutation.AckBeforeMarkOut) {
 				o.required &^= one(d)
 			}
 		}
+		c.re.proposed, c.re.change = o.now, p.Change
 		o.env.Propose(p)
 	}
+}
+
+// outAt is when the replica, if it is not up before, is marked out.
+func (c *conn) outAt(o *Owner) clock.Mono {
+	if c.gone {
+		return c.since.Add(min(o.cfg.GoneAfter, o.cfg.OutAfter))
+	}
+	return c.since.Add(o.cfg.OutAfter)
 }

@@ -1,87 +1,14 @@
 package volume
 
 import (
-	"errors"
-	"math/bits"
 	"slices"
-	"time"
 
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/mutation"
 	"blockd.dev/replication/replica"
 )
 
-// How an Op can fail. Whether a failed write happened is not known, except
-// with ErrMismatch: then it did not.
-var (
-	ErrMismatch = errors.New("the data to compare with differs")
-	ErrTimeout  = errors.New("too few replicas answered in time")
-	ErrMedium   = errors.New("no replica in sync can read the data")
-	ErrNotOwner = errors.New("another node owns the volume, or may own it")
-)
-
-// Config is the same for all owners of a volume. All fields are required.
-type Config struct {
-	BlockBytes  int64
-	RegionBytes int64 // multiple of BlockBytes
-	ExtentBytes int64 // multiple of RegionBytes
-	VolumeBytes int64 // multiple of ExtentBytes
-	MinInSync   int   // copies needed to acknowledge a write
-
-	OpTimeout      time.Duration // from Submit until a host is told that it failed
-	RequestTimeout time.Duration // a replica that owes an answer for longer gets a new session
-	HedgeAfter     time.Duration // a read that takes longer is asked of a second replica too
-	RetryAfter     time.Duration // between attempts to connect, and between proposals
-	OutAfter       time.Duration // a required replica without a session for longer is marked out
-	StableAfter    time.Duration // an idle owner sends the watermark
-	CompareRegions int64         // regions compared at a time
-	RebuildJobs    int           // comparisons and copies at a time, per replica
-}
-
-// OpKind says what an Op does.
-type OpKind uint8
-
-// The kinds of Op.
-const (
-	Read OpKind = iota + 1
-	Write
-	CompareWrite // within one extent
-)
-
-// Op is what a host asks for. The Owner has it, and its buffers, from Submit
-// until Env.Complete.
-type Op struct {
-	Kind    OpKind
-	Off     int64  // bytes, multiple of BlockBytes
-	Data    []byte // read into, or written; whole blocks, at least one
-	Compare []byte // CompareWrite: as long as Data
-	Tag     any
-	Err     error
-
-	pieces   int
-	deadline clock.Mono
-	done     bool
-}
-
-// Env is what an Owner acts on. Its methods do not call the Owner back.
-type Env interface {
-	// Send passes q to replica disk; it may be lost, delayed or doubled. It
-	// has copied q.Data, or is done with it, when it returns.
-	Send(disk int, q replica.Request)
-	// Propose passes p to Meta; it may be lost, delayed or doubled.
-	Propose(p Proposal)
-	// Complete gives op back, with Err set.
-	Complete(op *Op)
-}
-
-// disks is a set of replicas, a bit each.
-type disks uint64
-
-func (s disks) has(d int) bool { return s&(1<<d) != 0 }
-func (s disks) count() int     { return bits.OnesCount64(uint64(s)) }
-func one(d int) disks          { return 1 << d }
-
-// Owner serves one replica set under one lease.
+// Owner serves one volume under one lease.
 type Owner struct {
 	cfg   Config
 	env   Env
@@ -91,27 +18,38 @@ type Owner struct {
 	waits clock.Mono
 	local int
 	over  bool
+	drain drain
+	stats stats
+	pace  pacer
 
 	view     View
 	conns    []*conn
+	up       disks // have a session
+	fenced   disks // have answered a Fence of this epoch
 	required disks // must have a write before it is acknowledged [I3] [I11]
 	inSync   disks // by the view: may be read from
+	targets  disks // are sent new writes
 
-	phase   phase
-	queue   []*piece
-	waiting []*Op // writes that wait for MinInSync replicas
-	seq     uint64
-	nextID  uint64
-	shift   int // spreads reads
+	groups   []*group
+	groupOf  []int32 // index in groups, by extent
+	bySet    map[disks]int32
+	unserved []*group // those whose takeover is not done
+
+	waiting  []*Op // not cut yet, for want of replicas
+	pieces   pieces
+	locks    locks
+	unstable seqList // pieces that not all their targets have
+	seq      uint64
+	shift    int // spreads reads
 }
 
 // New returns the owner that g makes. It connects to the replicas at once.
 func New(cfg Config, env Env, g Grant, now clock.Mono) *Owner {
-	o := &Owner{cfg: cfg, env: env, now: now, epoch: g.View.Epoch, until: g.Until, waits: g.Waits, local: g.Local, view: g.View,
-		nextID: g.View.Epoch << 32} // answers to an earlier owner on the same node match nothing
-	for d := range g.View.Members {
-		o.conns = append(o.conns, &conn{disk: d, since: now})
-	}
+	o := &Owner{cfg: cfg.withDefaults(), env: env, now: now, epoch: g.View.Epoch, until: g.Until, waits: g.Waits, local: g.Local,
+		view: g.View, bySet: map[disks]int32{}}
+	o.locks.grain = cfg.RegionBytes
+	o.addConns()
+	o.addExtents()
 	o.count()
 	o.settle()
 	return o
@@ -124,6 +62,18 @@ func (o *Owner) Renew(now, until clock.Mono) {
 	}
 }
 
+// Grow makes the volume larger; a smaller size changes nothing. Meta must have
+// been called with a View that has all members of the new extents, of which
+// nothing may ever have been written.
+func (o *Owner) Grow(bytes int64) {
+	if o.over || bytes <= o.cfg.VolumeBytes {
+		return
+	}
+	o.cfg.VolumeBytes = bytes
+	o.addExtents()
+	o.settle()
+}
+
 // Stop ends everything at once, as the end of the lease does.
 func (o *Owner) Stop(now clock.Mono) {
 	o.now = now
@@ -133,8 +83,8 @@ func (o *Owner) Stop(now clock.Mono) {
 // Over tells whether the owner has ended. It completes nothing any more.
 func (o *Owner) Over() bool { return o.over }
 
-// Serving tells whether takeover is done.
-func (o *Owner) Serving() bool { return !o.over && o.phase == serving }
+// Serving tells whether the takeover is done, of every extent.
+func (o *Owner) Serving() bool { return !o.over && len(o.unserved) == 0 }
 
 // enter begins every event. It is false when the owner is over; the clock
 // says so before anything else can be decided [I5].
@@ -153,19 +103,21 @@ func (o *Owner) end() {
 		return
 	}
 	o.over = true
-	for _, p := range o.queue {
+	for _, p := range o.pieces.all {
 		o.finish(p.op, ErrNotOwner)
 	}
 	for _, op := range o.waiting {
 		o.finish(op, ErrNotOwner)
 	}
-	o.queue, o.waiting = nil, nil
+	o.pieces, o.waiting = pieces{}, nil
 }
 
-// Submit takes a host's op. Before takeover is done it waits.
+// Submit takes a host's op. Before takeover is done, and beyond the end of the
+// volume, it waits.
 func (o *Owner) Submit(now clock.Mono, op *Op) {
-	op.done, op.Err, op.deadline = false, nil, now.Add(o.cfg.OpTimeout)
-	if !o.enter(now) {
+	op.done, op.Err, op.Sent, op.pieces = false, nil, false, 0
+	op.began, op.deadline = now, now.Add(o.cfg.OpTimeout)
+	if !o.enter(now) || o.drain.on {
 		o.finish(op, ErrNotOwner)
 		return
 	}
@@ -179,10 +131,12 @@ func (o *Owner) finish(op *Op, err error) {
 		return
 	}
 	op.done, op.Err = true, err
+	o.stats.finished(o, op)
 	o.env.Complete(op)
 }
 
-// Answer takes the response of replica disk.
+// Answer takes the response of replica disk. Its Data is the Owner's until
+// Answer returns, its other slices for good.
 func (o *Owner) Answer(now clock.Mono, disk int, resp replica.Response) {
 	if !o.enter(now) {
 		return
@@ -192,9 +146,22 @@ func (o *Owner) Answer(now clock.Mono, disk int, resp replica.Response) {
 		return
 	}
 	o.conns[disk].answer(o, resp)
-	if !o.over {
-		o.settle()
+	o.settle()
+}
+
+// Unreachable says that the transport can't reach replica disk now. It is a
+// hint: the session is ended rather than waited for, and the replica is marked
+// out after GoneAfter. It is safe at any time, and over when the replica answers.
+func (o *Owner) Unreachable(now clock.Mono, disk int) {
+	if !o.enter(now) {
+		return
 	}
+	c := o.conns[disk]
+	c.gone = true
+	if c.state != down {
+		c.lose(o)
+	}
+	o.settle()
 }
 
 // Meta takes a View that Meta sent.
@@ -202,9 +169,7 @@ func (o *Owner) Meta(now clock.Mono, v View) {
 	if o.enter(now) {
 		o.adopt(v)
 	}
-	if !o.over {
-		o.settle()
-	}
+	o.settle()
 }
 
 // Tick does what is due.
@@ -216,48 +181,61 @@ func (o *Owner) Tick(now clock.Mono) {
 		c.tick(o)
 	}
 	o.expire()
+	o.wakeReads()
 	o.settle()
 }
 
-// Deadline is when Tick has to be called next, at the latest.
+// Deadline is when Tick has to be called next, at the latest. Every call of
+// the Owner may change it.
 func (o *Owner) Deadline() clock.Mono {
 	if o.over {
 		return clock.Never
 	}
-	return min(o.until, o.now.Add(min(o.cfg.RetryAfter, o.cfg.HedgeAfter)))
+	soon := o.now.Add(min(o.cfg.RetryAfter, o.cfg.HedgeAfter))
+	if len(o.waiting) > 0 || len(o.pieces.all) > 0 || len(o.unserved) > 0 || o.drain.on {
+		return min(o.until, soon)
+	}
+	due := o.until
+	for d, c := range o.conns {
+		switch {
+		case c.state != up || c.calls.len() > 0 || c.re.phase != idle || o.view.Members[d].Sync != InSync || c.doubt == o.view.Members[d].Gen:
+			due = min(due, soon)
+		case c.stable < o.stable(c):
+			due = min(due, max(soon, c.lastUse.Add(o.cfg.StableAfter)))
+		}
+	}
+	return due
 }
 
 // expire tells hosts of ops that took too long. What was started goes on: its
 // range stays locked until every required replica has it [I4].
 func (o *Owner) expire() {
-	waiting := o.waiting[:0]
-	for _, op := range o.waiting {
+	o.waiting = slices.DeleteFunc(o.waiting, func(op *Op) bool {
 		if o.now < op.deadline {
-			waiting = append(waiting, op)
-		} else {
-			o.finish(op, ErrTimeout)
+			return false
 		}
-	}
-	o.waiting = waiting
-	for _, p := range o.queue {
-		if p.op != nil && !p.op.done && o.now >= p.op.deadline {
-			for _, q := range o.queue {
-				if q.op == p.op && q.changes() {
-					q.data = slices.Clone(q.data) // the host's buffer goes back
-				}
-			}
-			o.finish(p.op, ErrTimeout)
+		o.finish(op, ErrTimeout)
+		return true
+	})
+	for i := 0; i < len(o.pieces.all); i++ {
+		if p := o.pieces.all[i]; p.op != nil && o.now >= p.op.deadline {
+			op := p.op
+			o.abandon(op)
+			o.finish(op, ErrTimeout)
 		}
 	}
 }
 
 // settle brings everything as far as it goes without a new event.
 func (o *Owner) settle() {
-	o.propose()
-	o.takeover()
-	if o.phase == serving {
+	for !o.over {
+		o.propose()
+		o.takeover()
 		o.rebuild()
 		o.admit()
+		if !o.run() {
+			o.drained()
+			return
+		}
 	}
-	o.run()
 }

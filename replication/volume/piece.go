@@ -1,12 +1,9 @@
 package volume
 
 import (
-	"bytes"
 	"slices"
 
 	"blockd.dev/internal/clock"
-	"blockd.dev/replication/mutation"
-	"blockd.dev/replication/replica"
 )
 
 type pieceKind uint8
@@ -14,6 +11,8 @@ type pieceKind uint8
 const (
 	read pieceKind = iota
 	write
+	unmap
+	zero
 	compareWrite // reads, compares, writes
 	rewrite      // reads from sources, writes that to all: takeover and read repair
 	compare      // asks a source for versions, lets a rebuilding replica compare
@@ -23,21 +22,25 @@ const (
 type pieceState uint8
 
 const (
-	queued  pieceState = iota
-	reading            // from one of the sources
-	writing            // to all targets
-	sending            // Confirm or Copy to the replica that is rebuilt
-	short              // on every required replica, but these are too few
-	done
+	queued  pieceState = iota // waits for its lock
+	reading                   // from one of the sources
+	writing                   // to all targets
+	sending                   // Confirm or Copy to the replica that is rebuilt
+	short                     // on every required replica, but these are too few
+	done                      // has left
 )
 
-// piece is the part of an op, or of the owner's own work, in one extent. In
-// the queue it holds the lock of its range from when it started until it has
-// left; pieces start in the order they came, as far as they overlap.
+// piece is the part of an op, or of the owner's own work, in one extent. It
+// holds the lock of its range until it has left; pieces start in the order
+// they came, as far as they overlap.
 type piece struct {
-	op       *Op // nil for the owner's own
+	op       *Op // nil for the owner's own, and when the host has got its answer
 	kind     pieceKind
 	state    pieceState
+	dropped  bool // leaves as soon as it can, if it has not begun to write
+	takeover bool // counts in group.repairs
+	unlocked bool // only by mutation
+	group    *group
 	off, len int64
 	data     []byte
 	old      []byte // compareWrite: what must be there
@@ -45,279 +48,213 @@ type piece struct {
 	asked    disks  // reads that are on their way
 	bad      disks  // could not read it
 	retry    clock.Mono
-	to       int  // compare, copying: who is rebuilt
-	unlocked bool // only by mutation
+	to       int // compare, copying: who is rebuilt
+	started  clock.Mono
 
 	seq     uint64
 	targets disks
 	acked   disks
+
+	at            int      // index in pieces.all
+	calls         int      // requests without an answer that are for it
+	woken         bool     // is in pieces.ready
+	before, after *piece   // in seqList
+	waits         int      // pieces whose lock it waits for
+	waiters       []*piece // those that wait for its lock
+	stamp         uint64   // the last piece that met it in locks
 }
 
-func (p *piece) isJob() bool   { return p.kind == compare || p.kind == copying }
-func (p *piece) changes() bool { return p.kind == write || p.kind == compareWrite || p.kind == rewrite }
+func (p *piece) isJob() bool { return p.kind == compare || p.kind == copying }
 
-// admit cuts ops into pieces. Writes wait here while there are too few
-// replicas, so that they are in no one's way [I3].
-func (o *Owner) admit() {
-	enough := o.required.count() >= o.cfg.MinInSync || mutation.On(mutation.AckBelowMin)
-	waiting := o.waiting[:0]
-	for _, op := range o.waiting {
-		if op.Kind != Read && !enough {
-			waiting = append(waiting, op)
-			continue
-		}
-		o.cut(op)
-	}
-	o.waiting = waiting
-}
-
-func (o *Owner) cut(op *Op) {
-	kind := map[OpKind]pieceKind{Read: read, Write: write, CompareWrite: compareWrite}[op.Kind]
-	for at := int64(0); at < int64(len(op.Data)); {
-		off := op.Off + at
-		n := min(int64(len(op.Data))-at, o.cfg.ExtentBytes-off%o.cfg.ExtentBytes)
-		p := &piece{op: op, kind: kind, off: off, len: n, data: op.Data[at : at+n]}
-		if kind == compareWrite {
-			p.old = op.Compare[at : at+n]
-		}
-		op.pieces++
-		o.queue = append(o.queue, p)
-		at += n
-	}
-}
-
-// run starts, moves on and removes pieces until nothing changes. It looks at
-// every piece in flight.
-func (o *Owner) run() {
-	for moved := true; moved && !o.over; {
-		moved = false
-		for i := 0; i < len(o.queue); i++ {
-			p := o.queue[i]
-			before := p.state
-			o.move(p, i)
-			moved = moved || p.state != before
-		}
-		o.queue = slices.DeleteFunc(o.queue, func(p *piece) bool { return p.state == done })
-		if moved && o.phase != serving {
-			o.takeover()
-		}
-		if moved && o.phase == serving {
-			o.rebuild()
-			o.admit()
-		}
-	}
-}
-
-func (o *Owner) move(p *piece, i int) {
-	switch p.state {
-	case queued:
-		switch {
-		case p.op != nil && p.op.done:
-			p.state = done // timed out before it started
-		case o.blocked(p, i):
-		case p.kind == write:
-			o.write(p)
-		default:
-			p.state = reading
-		}
-	case reading:
-		if p.op != nil && p.op.done {
-			p.state = done
-		} else if p.asked == 0 {
-			o.ask(p)
-		}
-	case writing:
-		if p.targets&^p.acked&o.targets() == 0 {
-			p.state = short
-		}
-	case short:
-		if o.required.count() >= o.cfg.MinInSync || mutation.On(mutation.AckBelowMin) {
-			o.end1(p, nil)
-		} else if p.op == nil || p.op.done {
-			p.state = done
-		}
-	case sending, done:
-	}
-}
-
-// blocked tells whether an overlapping piece that came before holds the range
-// [I4]. What is on every required replica, though these are too few to
-// acknowledge it, lets reads and rebuilding pass.
-func (o *Owner) blocked(p *piece, i int) bool {
-	if p.unlocked {
-		return false
-	}
-	for _, q := range o.queue[:i] {
-		if q.state == done || q.state == short && !p.changes() || q.unlocked || q.off >= p.off+p.len || p.off >= q.off+q.len {
-			continue
-		}
-		if p.kind == read && mutation.On(mutation.ExposeUnstable) {
-			continue
-		}
-		if p.changes() || q.changes() {
-			return true
-		}
+// changes tells whether the lock is exclusive.
+func (p *piece) changes() bool {
+	switch p.kind {
+	case write, unmap, zero, compareWrite, rewrite:
+		return true
+	case read, compare, copying:
 	}
 	return false
 }
 
-// end1 is the end of one piece; the op ends with its last one.
-func (o *Owner) end1(p *piece, err error) {
+// pieces are all that are in flight, those that have to be looked at, and
+// used ones.
+type pieces struct {
+	all   []*piece
+	ready []*piece
+	free  []*piece
+}
+
+// blank returns a piece to fill in and add.
+func (o *Owner) blank(kind pieceKind, off, n int64) *piece {
+	free := &o.pieces.free
+	var p *piece
+	if len(*free) > 0 {
+		p = (*free)[len(*free)-1]
+		*free = (*free)[:len(*free)-1]
+		*p = piece{waiters: p.waiters[:0]}
+	} else {
+		p = &piece{}
+	}
+	p.kind, p.off, p.len, p.group = kind, off, n, o.groupAt(off)
+	return p
+}
+
+// add queues p for its lock.
+func (o *Owner) add(p *piece) {
+	p.at = len(o.pieces.all)
+	o.pieces.all = append(o.pieces.all, p)
+	if p.takeover {
+		p.group.repairs++
+	}
+	if !p.unlocked {
+		o.locks.add(p)
+	}
+	if p.waits == 0 {
+		o.wake(p)
+	}
+}
+
+// remove ends p: its lock is free.
+func (o *Owner) remove(p *piece) {
+	if p.state == done {
+		return
+	}
+	if p.state == writing {
+		o.unstable.remove(p)
+	}
 	p.state = done
-	if p.op == nil || p.op.done {
-		return
+	if p.takeover {
+		p.group.repairs--
 	}
-	if p.op.pieces--; err != nil || p.op.pieces == 0 {
-		o.finish(p.op, err)
+	last := o.pieces.all[len(o.pieces.all)-1]
+	o.pieces.all[p.at], last.at = last, p.at
+	o.pieces.all[len(o.pieces.all)-1] = nil
+	o.pieces.all = o.pieces.all[:len(o.pieces.all)-1]
+	if !p.unlocked {
+		o.locks.remove(p)
 	}
+	o.release(p, func(*piece) bool { return true })
+	o.recycle(p)
 }
 
-// ask sends the read of p to a source: the local replica if it may, else one
-// after the other.
-func (o *Owner) ask(p *piece) {
-	from := o.inSync
-	if p.sources != 0 {
-		from &= p.sources
-	}
-	if from&^p.bad == 0 && from != 0 {
-		o.unreadable(p)
-		return
-	}
-	if o.now < p.retry {
-		return
-	}
-	from &^= p.bad | p.asked
-	for d, c := range o.conns {
-		if c.state != up {
-			from &^= one(d)
+// release lets those go on which waited for p and which pass says.
+func (o *Owner) release(p *piece, pass func(*piece) bool) {
+	left := p.waiters[:0]
+	for _, w := range p.waiters {
+		if !pass(w) {
+			left = append(left, w)
+		} else if w.waits--; w.waits == 0 {
+			o.wake(w)
 		}
 	}
-	if from == 0 {
-		return // a session or a view will come
-	}
-	d := o.local
-	if d < 0 || !from.has(d) {
-		for d = o.shift % len(o.conns); !from.has(d); d = (d + 1) % len(o.conns) {
-		}
-		o.shift++
-	}
-	p.asked |= one(d)
-	q := replica.Request{Kind: replica.Read, Off: p.off, Len: p.len}
-	if p.kind == compare {
-		q.Kind = replica.Versions
-	}
-	o.conns[d].request(o, p, q)
+	clear(p.waiters[len(left):])
+	p.waiters = left
 }
 
-// unreadable decides what becomes of p when no source can read its range.
-func (o *Owner) unreadable(p *piece) {
-	switch {
-	case p.isJob(): // until the data is written again, or the disk thinks better of it
-		p.bad, p.retry = 0, o.now.Add(o.cfg.RetryAfter)
-	case p.kind == rewrite && p.len > o.cfg.BlockBytes: // perhaps one block is to blame
-		p.state = done
-		for off := p.off; off < p.off+p.len; off += o.cfg.BlockBytes {
-			o.queue = append(o.queue, &piece{kind: rewrite, off: off, len: o.cfg.BlockBytes, sources: p.sources})
-		}
-	case p.kind == rewrite && p.sources != 0:
-		// Nobody was told of a write that only these had, so what the others
-		// have will do [I7].
-		p.sources = 0
-	default:
-		o.end1(p, ErrMedium)
+// recycle takes p back once nothing refers to it any more.
+func (o *Owner) recycle(p *piece) {
+	if p.state == done && p.calls == 0 && !p.woken {
+		p.op, p.data, p.old, p.state = nil, nil, nil, queued
+		o.pieces.free = append(o.pieces.free, p)
 	}
 }
 
-// hedge asks a second source.
-func (p *piece) hedge(o *Owner) {
-	if p.state == reading {
-		o.ask(p)
+// wake has run look at p.
+func (o *Owner) wake(p *piece) {
+	if !p.woken && p.state != done {
+		p.woken = true
+		o.pieces.ready = append(o.pieces.ready, p)
 	}
 }
 
-// write gives p its place in the order of writes and sends it.
-func (o *Owner) write(p *piece) {
-	o.seq++
-	p.seq, p.state, p.targets = o.seq, writing, o.targets()
-	for d := range o.conns {
-		if p.targets.has(d) {
-			p.send(o, d)
+// wakeReads has run look at the reads that nobody was asked for.
+func (o *Owner) wakeReads() {
+	for _, p := range o.pieces.all {
+		if p.state == reading && p.asked == 0 {
+			o.wake(p)
 		}
 	}
 }
 
-// send sends p to replica d unless there is no session: then the next one does.
-func (p *piece) send(o *Owner, d int) {
-	c := o.conns[d]
-	if c.state != up {
-		return
-	}
-	q := replica.Request{Kind: replica.Write, Off: p.off, Len: p.len, Data: p.data, Ver: replica.Version{Epoch: o.epoch, Seq: p.seq}}
-	if c.re.phase == comparing {
-		q.Gen = c.re.gen
-	}
-	c.request(o, p, q)
-}
-
-// lost says that an answer of replica d will not come.
-func (p *piece) lost(d int) {
-	p.asked &^= one(d)
-}
-
-// unreadable says that replica d can't read the data.
-func (p *piece) unreadable(d int) {
-	p.bad |= one(d)
-	p.asked &^= one(d)
-}
-
-func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response) {
-	switch {
-	case kind == replica.Write:
-		p.acked |= one(d)
-	case p.state == reading && (kind == replica.Read || kind == replica.Versions):
-		p.asked = 0
-		p.arrived(o, resp)
-	case p.state == sending && kind == replica.Confirm:
-		r := &o.conns[d].re
-		r.differ = append(r.differ, resp.Differ...)
-		r.jobs--
-		p.state = done
-	case p.state == sending && kind == replica.Copy:
-		o.conns[d].re.jobs--
-		p.state = done
-	}
-}
-
-// arrived goes on with what a source has sent.
-func (p *piece) arrived(o *Owner, resp replica.Response) {
-	if p.op != nil && p.op.done {
-		p.state = done // the buffer is the host's again
-		return
-	}
-	switch p.kind {
-	case read:
-		copy(p.data, resp.Data)
-		if p.bad != 0 {
-			o.queue = append(o.queue, &piece{kind: rewrite, off: p.off, len: p.len, bad: p.bad})
+// wakeAll has run look at everything that has started.
+func (o *Owner) wakeAll() {
+	for _, p := range o.pieces.all {
+		if p.state != queued {
+			o.wake(p)
 		}
-		o.end1(p, nil)
-	case compareWrite:
-		if !bytes.Equal(resp.Data, p.old) {
-			o.end1(p, ErrMismatch)
-			return
-		}
-		o.write(p)
-	case rewrite:
-		p.data = resp.Data
-		o.write(p)
-	case compare:
-		p.state = sending
-		c := o.conns[p.to]
-		c.request(o, p, replica.Request{Kind: replica.Confirm, Off: p.off, Len: p.len, Vers: resp.Vers, Gen: c.re.gen})
-	case copying:
-		p.state = sending
-		c := o.conns[p.to]
-		c.request(o, p, replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: resp.Data, Ver: resp.Vers[0], Gen: c.re.gen})
-	case write:
 	}
+}
+
+// drop ends p unless it has begun to write. What waits for a lock leaves when
+// it gets it: others know of it until then.
+func (o *Owner) drop(p *piece) {
+	p.dropped = true
+	o.wake(p)
+}
+
+// abandon lets go of op, whose host is told now: what it wrote goes on with
+// a copy of the data, since the buffer goes back [I4].
+func (o *Owner) abandon(op *Op) {
+	for _, p := range o.pieces.all {
+		if p.op != op {
+			continue
+		}
+		p.op = nil
+		switch p.state {
+		case writing, short:
+			p.data = slices.Clone(p.data)
+			o.wake(p)
+		case queued:
+			p.dropped = true
+		case reading:
+			o.drop(p)
+		case sending, done:
+		}
+	}
+}
+
+// run moves the pieces on that have been woken, and tells whether there were any.
+func (o *Owner) run() bool {
+	if len(o.pieces.ready) == 0 {
+		return false
+	}
+	for i := 0; i < len(o.pieces.ready) && !o.over; i++ {
+		p := o.pieces.ready[i]
+		p.woken = false
+		if p.state == done {
+			o.recycle(p)
+		} else {
+			o.move(p)
+		}
+	}
+	clear(o.pieces.ready)
+	o.pieces.ready = o.pieces.ready[:0]
+	return true
+}
+
+// seqList has the pieces that are being written, by sequence number.
+type seqList struct{ head, tail *piece }
+
+func (l *seqList) add(p *piece) {
+	p.before, p.after = l.tail, nil
+	if l.tail != nil {
+		l.tail.after = p
+	} else {
+		l.head = p
+	}
+	l.tail = p
+}
+
+func (l *seqList) remove(p *piece) {
+	if p.before != nil {
+		p.before.after = p.after
+	} else {
+		l.head = p.after
+	}
+	if p.after != nil {
+		p.after.before = p.before
+	} else {
+		l.tail = p.before
+	}
+	p.before, p.after = nil, nil
 }

@@ -23,8 +23,12 @@ type rebuild struct {
 	base     uint64 // the generation must be above
 	gen      uint64
 	cursor   int64   // regions before it were compared or are being
+	size     int64   // of the volume when it began
 	differ   []int64 // regions to copy
 	jobs     int
+	regions  int64      // that the replica keeps
+	left     int64      // of these, not known to be clean
+	next     clock.Mono // not before then, by the pace
 	proposed clock.Mono // last proposal about this replica, whichever
 	change   Change
 }
@@ -35,18 +39,14 @@ func (r *rebuild) active() bool { return r.phase == comparing || r.phase == ente
 // stop ends the rebuild with its session. Once MarkIn was proposed only a
 // view ends it: until then the replica may count [I11].
 func (r *rebuild) stop(o *Owner, d int) {
-	if r.phase == entering && !mutation.On(mutation.MarkInLate) {
+	if r.phase == idle || r.phase == entering && !mutation.On(mutation.MarkInLate) {
 		return
 	}
 	*r = rebuild{proposed: r.proposed, change: r.change}
-	queue := o.queue
-	o.queue = nil
-	for _, p := range queue {
+	for _, p := range o.pieces.all {
 		if p.isJob() && p.to == d {
-			p.state = done // its answers come to nothing
-			continue
+			o.drop(p) // its answers come to nothing
 		}
-		o.queue = append(o.queue, p)
 	}
 	o.retarget()
 }
@@ -68,24 +68,32 @@ func (r *rebuild) adopted(o *Owner, d int, m Member) {
 	}
 }
 
-func (r *rebuild) begun(o *Owner, d int) {
+func (r *rebuild) begun(o *Owner) {
 	if r.phase == beginning {
 		r.phase = comparing
+		o.retarget()
 	}
 }
 
 // rebuild starts what can be started: marks, comparisons, copies, and MarkIn
 // when every region is clean.
 func (o *Owner) rebuild() {
+	if o.drain.on {
+		return
+	}
 	for d, c := range o.conns {
 		r := &c.re
 		switch {
-		case r.phase == idle && c.state == up && o.view.Members[d].Sync != InSync:
+		case r.phase == idle && c.state == up && c.unserved == 0 && o.view.Members[d].Sync != InSync:
 			r.phase, r.base = marking, o.view.Members[d].Gen
+			r.grow(o, d)
 			o.propose()
 		case r.phase == comparing:
+			if !mutation.On(mutation.GrownIsClean) && r.size < o.cfg.VolumeBytes {
+				r.grow(o, d)
+			}
 			r.startJobs(o, d)
-			if r.jobs == 0 && r.cursor >= o.cfg.VolumeBytes && len(r.differ) == 0 {
+			if r.jobs == 0 && len(r.differ) == 0 && r.cursor >= r.size {
 				r.phase = entering
 				o.count()
 				o.propose()
@@ -94,24 +102,56 @@ func (o *Owner) rebuild() {
 	}
 }
 
+// grow has the rebuild cover what the volume has now.
+func (r *rebuild) grow(o *Owner, d int) {
+	n := o.regionsOf(d)
+	r.left += n - r.regions
+	r.regions, r.size = n, o.cfg.VolumeBytes
+}
+
+// regionsOf counts the regions that replica d keeps.
+func (o *Owner) regionsOf(d int) int64 {
+	perExtent := o.cfg.ExtentBytes / o.cfg.RegionBytes
+	if o.cfg.Sets == nil {
+		return o.cfg.VolumeBytes / o.cfg.RegionBytes
+	}
+	n := int64(0)
+	for _, g := range o.groupOf {
+		if o.groups[g].disks.has(d) {
+			n += perExtent
+		}
+	}
+	return n
+}
+
 func (r *rebuild) startJobs(o *Owner, d int) {
-	for r.jobs < o.cfg.RebuildJobs {
-		p := &piece{to: d}
+	for r.jobs < o.cfg.RebuildJobs && o.now >= r.next {
+		var p *piece
 		switch {
 		case len(r.differ) > 0:
-			p.kind, p.off, p.len = copying, r.differ[0], o.cfg.RegionBytes
+			p = o.blank(copying, r.differ[0], o.cfg.RegionBytes)
 			r.differ = r.differ[1:]
-		case r.cursor < o.cfg.VolumeBytes:
-			p.kind, p.off = compare, r.cursor
-			p.len = min(o.cfg.CompareRegions*o.cfg.RegionBytes, o.cfg.VolumeBytes-r.cursor)
+		case r.seek(o, d):
+			extentEnd := r.cursor - r.cursor%o.cfg.ExtentBytes + o.cfg.ExtentBytes
+			p = o.blank(compare, r.cursor, min(o.cfg.CompareRegions*o.cfg.RegionBytes, extentEnd-r.cursor))
 			r.cursor += p.len
 		default:
 			return
 		}
 		r.jobs++
-		if mutation.On(mutation.NoWriteBarrier) {
-			p.unlocked = true
-		}
-		o.queue = append(o.queue, p)
+		r.next = o.now.Add(o.pace.pause(&o.cfg, o.now))
+		p.to, p.unlocked = d, mutation.On(mutation.NoWriteBarrier)
+		o.add(p)
 	}
+}
+
+// seek moves the cursor on to an extent that replica d keeps. It is false at
+// the end, and where an extent is not served yet.
+func (r *rebuild) seek(o *Owner, d int) bool {
+	for ; r.cursor < r.size; r.cursor += o.cfg.ExtentBytes {
+		if g := o.groupAt(r.cursor); g.disks.has(d) {
+			return g.phase == serving
+		}
+	}
+	return false
 }

@@ -7,96 +7,115 @@ import (
 	"blockd.dev/replication/replica"
 )
 
-// phase is how far the takeover is.
+// phase is how far the takeover of a group is.
 type phase uint8
 
 const (
-	collecting phase = iota // fencing the replicas in sync, and collecting tails
+	collecting phase = iota // fencing its replicas in sync, and collecting tails
 	equalizing              // writing again what not all of them have
 	serving
 )
 
-// takeover moves on. Every replica in sync has to be fenced or marked out; a
-// lease that may still read from one that was not fenced is waited out [I5].
+// takeover moves on.
 func (o *Owner) takeover() {
-	switch o.phase {
-	case collecting:
-		for d, c := range o.conns {
-			if o.inSync.has(d) && c.state != up {
-				return
-			}
-		}
-		if !o.fencedAll() && o.now < o.waits && !mutation.On(mutation.SkipOldLeaseWait) {
-			return
-		}
-		o.equalize()
-		o.phase = equalizing
-		fallthrough
-	case equalizing:
-		if len(o.queue) == 0 {
-			o.phase = serving
-		}
-	case serving:
+	if len(o.unserved) == 0 {
+		return
 	}
-}
-
-// fencedAll tells whether nobody can read by an older lease. It asks all
-// members, not those in sync: who is out may have been marked out by a
-// takeover that ended before it had waited, and the owner before that one
-// would not know.
-func (o *Owner) fencedAll() bool {
-	for _, c := range o.conns {
-		if !c.fenced {
+	fresh := false
+	for _, g := range o.unserved {
+		if g.phase == collecting && o.collected(g) {
+			g.phase, g.fresh, fresh = equalizing, true, true
+		}
+	}
+	if fresh {
+		o.equalize()
+	}
+	o.unserved = slices.DeleteFunc(o.unserved, func(g *group) bool {
+		g.fresh = false
+		if g.phase != equalizing || g.repairs > 0 {
 			return false
 		}
-	}
-	return true
+		g.phase = serving
+		for d, c := range o.conns {
+			if g.disks.has(d) {
+				if c.unserved--; c.unserved == 0 {
+					c.tail = nil
+				}
+			}
+		}
+		return true
+	})
 }
 
-// startOver drops what takeover has done: the tails that it was built on may
-// have changed. New sessions see to it that nothing of it arrives later.
-func (o *Owner) startOver() {
-	o.phase = collecting
-	for _, p := range o.queue {
-		p.state = done
-	}
-	o.queue = nil
-	for d, c := range o.conns {
-		if o.inSync.has(d) && c.state == up {
-			c.state, c.calls, c.retry, c.since = down, nil, o.now, o.now
+// collected tells whether every replica of g in sync is fenced or marked out,
+// and nobody can read by an older lease [I5]. That asks all members, not those
+// in sync: who is out may have been marked out by a takeover that ended before
+// it had waited, and the owner before that one would not know.
+func (o *Owner) collected(g *group) bool {
+	return g.disks&o.inSync&^o.up == 0 &&
+		(g.disks&^o.fenced == 0 || o.now >= o.waits || mutation.On(mutation.SkipOldLeaseWait))
+}
+
+// startOver drops what the takeover has done where members have left or come:
+// the tails that it was built on may have changed. New sessions with all of
+// these groups' replicas see to it that nothing of it arrives later; so what
+// others of their groups have done is dropped too.
+func (o *Owner) startOver(changed disks) {
+	var again disks
+	for more := changed != 0; more; {
+		more = false
+		for _, g := range o.unserved {
+			if g.phase == equalizing && g.disks&(changed|again) != 0 {
+				g.phase, more = collecting, true
+				again |= g.disks & o.inSync
+			}
 		}
 	}
+	if again == 0 {
+		return
+	}
+	for _, p := range slices.Clone(o.pieces.all) {
+		if p.takeover && p.group.phase == collecting {
+			o.remove(p)
+		}
+	}
+	for s := again & o.up; s != 0; s &= s - 1 {
+		o.conns[s.first()].close(o, o.now)
+	}
 }
 
-// equalize queues a write for each run of blocks that the newest unstable
-// write to it did not reach on every replica: what a holder has there is
-// written to all, forwards always [I7].
+// equalize queues a write for each run of blocks of fresh groups that the
+// newest unstable write to it did not reach on every replica: what a holder
+// has there is written to all, forwards always [I7].
 func (o *Owner) equalize() {
 	type tailWrite struct {
 		replica.Entry
+		group   *group
 		holders disks
 	}
-	var stable uint64
-	for d, c := range o.conns {
-		if o.inSync.has(d) {
-			stable = max(stable, c.known)
+	stable := map[*group]uint64{}
+	for _, g := range o.unserved {
+		for s := g.disks & o.inSync; g.fresh && s != 0; s &= s - 1 {
+			c := o.conns[s.first()]
+			stable[g] = max(stable[g], c.known)
 			o.seq = max(o.seq, c.known, c.last)
 		}
 	}
 	var tail []*tailWrite
-	byVersion := map[replica.Version]*tailWrite{}
+	byWrite := map[replica.Entry]*tailWrite{}
 	for d, c := range o.conns {
 		if !o.inSync.has(d) {
 			continue
 		}
 		for _, e := range c.tail {
-			if e.Ver.Seq <= stable {
+			g := o.groupAt(e.Off)
+			if g == nil || !g.fresh || e.Ver.Seq <= stable[g] {
 				continue
 			}
-			w := byVersion[e.Ver]
+			w := byWrite[e]
 			if w == nil {
-				w = &tailWrite{Entry: e}
-				byVersion[e.Ver] = w
+				w = &tailWrite{Entry: e, group: g}
+				byWrite[e] = w
 				tail = append(tail, w)
 			}
 			w.holders |= one(d)
@@ -107,29 +126,16 @@ func (o *Owner) equalize() {
 	for _, w := range tail {
 		for off := w.Off; off < w.Off+w.Len; {
 			n := int64(0)
-			for off+n < w.Off+w.Len && !covered[off+n] {
+			most := min(w.Len-(off-w.Off), o.cfg.MaxData-off%o.cfg.MaxData)
+			for n < most && !covered[off+n] {
 				covered[off+n] = true
 				n += o.cfg.BlockBytes
 			}
-			if n > 0 && w.holders != o.inSync {
-				o.queue = append(o.queue, &piece{kind: rewrite, off: off, len: n, sources: w.holders})
+			if n > 0 && w.holders != w.group.disks&o.inSync {
+				o.stats.equalized++
+				o.rewrite(off, n, w.holders, true)
 			}
 			off += max(n, o.cfg.BlockBytes)
 		}
 	}
-}
-
-// stable is the watermark: every write up to it is on every replica that has
-// a session and takes writes [I6]. During takeover there is none to tell.
-func (o *Owner) stable() uint64 {
-	if o.phase != serving {
-		return 0
-	}
-	w := o.seq
-	for _, p := range o.queue {
-		if p.state == writing && p.seq != 0 {
-			w = min(w, p.seq-1)
-		}
-	}
-	return w
 }

@@ -1,0 +1,68 @@
+package volume
+
+import (
+	"blockd.dev/internal/clock"
+	"blockd.dev/replication/replica"
+)
+
+// call is a request that waits for its answer.
+type call struct {
+	kind   replica.Kind // 0: answered
+	hedged bool
+	piece  *piece
+	sent   clock.Mono
+}
+
+// calls are those of one session, in the order of their IDs, which follow
+// each other without gaps.
+type calls struct {
+	list  []call
+	head  int    // the first in list that is not answered, if any is
+	first uint64 // ID of list[0]
+	live  int
+}
+
+func (s *calls) len() int { return s.live }
+
+// next is the ID of the next call, and oldest that of the first one that has
+// no answer.
+func (s *calls) next() uint64   { return s.first + uint64(len(s.list)) }
+func (s *calls) oldest() uint64 { return s.first + uint64(s.head) }
+
+func (s *calls) add(k call) {
+	if len(s.list) == cap(s.list) && s.head > len(s.list)/2 {
+		n := copy(s.list, s.list[s.head:])
+		clear(s.list[n:])
+		s.list, s.first, s.head = s.list[:n], s.first+uint64(s.head), 0
+	}
+	s.list = append(s.list, k)
+	s.live++
+}
+
+// take returns the call of this ID and forgets it.
+func (s *calls) take(id uint64) (call, bool) {
+	if id < s.oldest() || id >= s.next() {
+		return call{}, false // of a session that is over, or a duplicate
+	}
+	k := s.list[id-s.first]
+	if k.kind == 0 {
+		return call{}, false
+	}
+	s.list[id-s.first] = call{}
+	s.live--
+	for s.head < len(s.list) && s.list[s.head].kind == 0 {
+		s.head++
+	}
+	return k, true
+}
+
+// clear forgets all calls; drop gets those that had no answer.
+func (s *calls) clear(drop func(call)) {
+	list, head, next := s.list, s.head, s.next()
+	*s = calls{first: next}
+	for _, k := range list[head:] {
+		if k.kind != 0 {
+			drop(k)
+		}
+	}
+}

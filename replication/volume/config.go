@@ -1,0 +1,115 @@
+package volume
+
+import (
+	"errors"
+	"time"
+
+	"blockd.dev/internal/clock"
+	"blockd.dev/replication/replica"
+)
+
+// How an Op can fail. Whether a failed write happened is not known, except
+// with ErrMismatch, or when Op.Sent is false: then it did not.
+var (
+	ErrMismatch = errors.New("the data to compare with differs")
+	ErrTimeout  = errors.New("too few replicas answered in time")
+	ErrMedium   = errors.New("no replica in sync can read the data")
+	ErrNotOwner = errors.New("another node owns the volume, or may own it")
+)
+
+// Config is the same for all owners of a volume. All fields are required but
+// those that say what zero means.
+type Config struct {
+	BlockBytes  int64
+	RegionBytes int64 // multiple of BlockBytes
+	ExtentBytes int64 // multiple of RegionBytes
+	VolumeBytes int64 // multiple of ExtentBytes; see Owner.Grow
+	MaxData     int64 // bytes in one request, multiple of BlockBytes that divides ExtentBytes; 0 is ExtentBytes
+	MinInSync   int   // copies of an extent needed to acknowledge a write to it
+
+	// Sets returns the members that keep an extent, by index; nil means all
+	// of them. It is called once for each extent, by New and Grow.
+	Sets func(extent int64) []int
+
+	OpTimeout      time.Duration // from Submit until a host is told that it failed
+	RequestTimeout time.Duration // a replica that owes an answer for longer gets a new session
+	HedgeAfter     time.Duration // a read that takes longer is asked of a second replica too
+	RetryAfter     time.Duration // between attempts to connect, and between proposals
+	OutAfter       time.Duration // a required replica without a session for longer is marked out
+	GoneAfter      time.Duration // the same after Owner.Unreachable; 0 is OutAfter
+	StableAfter    time.Duration // an idle owner sends the watermark
+	CompareRegions int64         // regions compared at a time
+	RebuildJobs    int           // comparisons and copies at a time, per replica
+	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 8192
+
+	// Pace is the hosts' 99th percentile above which resync goes slower; 0
+	// never slows it. PaceMax is the longest pause before each comparison
+	// and copy, which is what sees to it that a resync ends.
+	Pace    time.Duration
+	PaceMax time.Duration
+}
+
+// tailMax is 256 KiB of entries in the answer to a Fence.
+const tailMax = 8192
+
+func (c Config) withDefaults() Config {
+	if c.MaxData == 0 {
+		c.MaxData = c.ExtentBytes
+	}
+	if c.GoneAfter == 0 {
+		c.GoneAfter = c.OutAfter
+	}
+	if c.TailMax == 0 {
+		c.TailMax = tailMax
+	}
+	return c
+}
+
+// OpKind says what an Op does.
+type OpKind uint8
+
+// The kinds of Op.
+const (
+	Read OpKind = iota + 1
+	Write
+	CompareWrite // within one extent
+	Unmap        // the range becomes a hole, which reads as zeroes
+	WriteZeroes  // the range becomes zeroes that keep their space
+)
+
+// Op is what a host asks for. The Owner has it, and its buffers, from Submit
+// until Env.Complete.
+type Op struct {
+	Kind    OpKind
+	Off     int64  // bytes, multiple of BlockBytes
+	Data    []byte // read into, or written; whole blocks, at least one
+	Len     int64  // Unmap, WriteZeroes: bytes, in the place of Data
+	Compare []byte // CompareWrite: as long as Data
+	Tag     any
+
+	Err  error
+	Sent bool // a change of it may have reached a replica
+
+	pieces   int
+	began    clock.Mono
+	deadline clock.Mono
+	done     bool
+}
+
+func (op *Op) bytes() int64 {
+	if op.Kind == Unmap || op.Kind == WriteZeroes {
+		return op.Len
+	}
+	return int64(len(op.Data))
+}
+
+// Env is what an Owner acts on. Its methods do not call the Owner back.
+type Env interface {
+	// Send passes q to replica disk; it may be lost, delayed or doubled. It
+	// has copied q.Data, or is done with it, when it returns.
+	Send(disk int, q replica.Request)
+	// Propose passes p to Meta; it may be lost, delayed or doubled.
+	Propose(p Proposal)
+	// Complete gives op back, with Err set.
+	Complete(op *Op)
+}

@@ -1,0 +1,194 @@
+package volume
+
+import (
+	"bytes"
+	"slices"
+
+	"blockd.dev/replication/replica"
+)
+
+// ask sends the read of p to a source: the local replica if it may, else one
+// after the other.
+func (o *Owner) ask(p *piece) {
+	from := o.inSync & p.group.disks
+	if p.sources != 0 {
+		from &= p.sources
+	}
+	if from&^p.bad == 0 && from != 0 {
+		o.unreadable(p)
+		return
+	}
+	if o.now < p.retry {
+		return
+	}
+	from &= o.up &^ (p.bad | p.asked)
+	if from == 0 {
+		return // a session or a view will come
+	}
+	d := o.local
+	if d < 0 || !from.has(d) {
+		for d = o.shift % len(o.conns); !from.has(d); d = (d + 1) % len(o.conns) {
+		}
+		o.shift++
+	}
+	p.asked |= one(d)
+	q := replica.Request{Kind: replica.Read, Off: p.off, Len: p.len}
+	if p.kind == compare {
+		q.Kind = replica.Versions
+	}
+	o.conns[d].request(o, p, q)
+}
+
+// unreadable decides what becomes of p when no source can read its range.
+func (o *Owner) unreadable(p *piece) {
+	switch {
+	case p.isJob(): // until the data is written again, or the disk thinks better of it
+		p.bad, p.retry = 0, o.now.Add(o.cfg.RetryAfter)
+	case p.kind == rewrite && p.len > o.cfg.BlockBytes: // perhaps one block is to blame
+		for off := p.off; off < p.off+p.len; off += o.cfg.BlockBytes {
+			o.rewrite(off, o.cfg.BlockBytes, p.sources, p.takeover)
+		}
+		o.remove(p)
+	case p.kind == rewrite && p.sources != 0:
+		// Nobody was told of a write that only these had, so what the others
+		// have will do [I7].
+		p.sources = 0
+		o.wake(p)
+	default:
+		o.end1(p, ErrMedium)
+	}
+}
+
+// rewrite queues what writes to all replicas what sources have.
+func (o *Owner) rewrite(off, n int64, sources disks, takeover bool) *piece {
+	p := o.blank(rewrite, off, n)
+	p.sources, p.takeover = sources, takeover
+	o.add(p)
+	return p
+}
+
+// hedge asks a second source.
+func (p *piece) hedge(o *Owner) {
+	if p.state == reading && !p.dropped {
+		o.ask(p)
+	}
+}
+
+// write gives p its place in the order of writes and sends it.
+func (o *Owner) write(p *piece) {
+	o.seq++
+	p.seq, p.state, p.targets = o.seq, writing, o.targets&p.group.disks
+	o.unstable.add(p)
+	if p.op != nil {
+		p.op.Sent = true
+	}
+	for s := p.targets; s != 0; s &= s - 1 {
+		p.send(o, s.first())
+	}
+	if p.targets == 0 {
+		o.wake(p)
+	}
+}
+
+// send sends p to replica d unless there is no session: then the next one does.
+func (p *piece) send(o *Owner, d int) {
+	c := o.conns[d]
+	if c.state != up {
+		return
+	}
+	q := replica.Request{Kind: replica.Write, Off: p.off, Len: p.len, Ver: replica.Version{Epoch: o.epoch, Seq: p.seq}}
+	switch p.kind {
+	case unmap:
+		q.Kind = replica.Clear
+	case zero:
+		q.Kind = replica.Zero
+	case rewrite:
+		if q.Data = p.data; p.data == nil {
+			q.Kind = replica.Clear
+		}
+	case write, compareWrite:
+		q.Data = p.data
+	case read, compare, copying:
+	}
+	if c.re.phase == comparing {
+		q.Gen = c.re.gen
+	}
+	c.request(o, p, q)
+}
+
+// lost says that an answer of replica d will not come.
+func (p *piece) lost(o *Owner, d int) {
+	p.asked &^= one(d)
+	if p.state == reading && p.asked == 0 {
+		o.wake(p)
+	}
+}
+
+// unreadable says that replica d can't read the data.
+func (p *piece) unreadable(o *Owner, d int) {
+	p.bad |= one(d)
+	p.lost(o, d)
+}
+
+func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response) {
+	switch {
+	case p.state == writing && kind.Changes():
+		if p.acked |= one(d); p.targets&^p.acked == 0 {
+			o.wake(p)
+		}
+	case p.state == reading && (kind == replica.Read || kind == replica.Versions):
+		p.asked = 0
+		p.arrived(o, resp)
+	case p.state == sending && kind == replica.Confirm:
+		r := &o.conns[d].re
+		r.differ = append(r.differ, resp.Differ...)
+		r.left -= p.len/o.cfg.RegionBytes - int64(len(resp.Differ))
+		r.jobs--
+		o.remove(p)
+	case p.state == sending && kind == replica.Copy:
+		o.conns[d].re.left--
+		o.conns[d].re.jobs--
+		o.remove(p)
+	}
+}
+
+// arrived goes on with what a source has sent.
+func (p *piece) arrived(o *Owner, resp replica.Response) {
+	if p.dropped {
+		o.remove(p)
+		return
+	}
+	if len(resp.Data) != 0 && replica.Zeroes(resp.Data) && (p.kind == rewrite || p.kind == copying) {
+		resp.Data = nil
+	}
+	switch p.kind {
+	case read:
+		if len(resp.Data) == 0 {
+			clear(p.data)
+		} else {
+			copy(p.data, resp.Data)
+		}
+		if p.bad != 0 {
+			o.rewrite(p.off, p.len, 0, false).bad = p.bad
+		}
+		o.end1(p, nil)
+	case compareWrite:
+		if len(resp.Data) == 0 && !replica.Zeroes(p.old) || len(resp.Data) != 0 && !bytes.Equal(resp.Data, p.old) {
+			o.end1(p, ErrMismatch)
+			return
+		}
+		o.write(p)
+	case rewrite:
+		p.data = slices.Clone(resp.Data)
+		o.write(p)
+	case compare:
+		p.state = sending
+		c := o.conns[p.to]
+		c.request(o, p, replica.Request{Kind: replica.Confirm, Off: p.off, Len: p.len, Vers: resp.Vers, Gen: c.re.gen})
+	case copying:
+		p.state = sending
+		c := o.conns[p.to]
+		c.request(o, p, replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: resp.Data, Ver: resp.Vers[0], Gen: c.re.gen})
+	case write, unmap, zero:
+	}
+}

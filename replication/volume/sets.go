@@ -1,0 +1,77 @@
+package volume
+
+import "math/bits"
+
+// MaxMembers is how many disks the extents of a volume may be on in all.
+const MaxMembers = 64
+
+// disks is a set of members, a bit each.
+type disks uint64
+
+func (s disks) has(d int) bool { return s&(1<<d) != 0 }
+func (s disks) count() int     { return bits.OnesCount64(uint64(s)) }
+func (s disks) first() int     { return bits.TrailingZeros64(uint64(s)) }
+func one(d int) disks          { return 1 << d }
+
+// group is all extents that the same members keep. It is taken over, and
+// counts its replicas, by itself: a member that is missing holds up no extent
+// that it does not keep.
+type group struct {
+	disks   disks
+	phase   phase
+	repairs int  // pieces of the takeover that are left
+	fresh   bool // equalize looks at it
+}
+
+// addExtents takes over the sets of the extents up to VolumeBytes.
+func (o *Owner) addExtents() {
+	if o.cfg.Sets == nil {
+		if len(o.groups) == 0 {
+			o.addGroup(one(len(o.conns)) - 1)
+		}
+		return
+	}
+	for e := int64(len(o.groupOf)); e < o.cfg.VolumeBytes/o.cfg.ExtentBytes; e++ {
+		var set disks
+		for _, d := range o.cfg.Sets(e) {
+			set |= one(d)
+		}
+		if _, ok := o.bySet[set]; !ok {
+			o.bySet[set] = int32(len(o.groups))
+			o.addGroup(set)
+		}
+		o.groupOf = append(o.groupOf, o.bySet[set])
+	}
+}
+
+func (o *Owner) addGroup(set disks) {
+	g := &group{disks: set}
+	o.groups = append(o.groups, g)
+	o.unserved = append(o.unserved, g)
+	for d, c := range o.conns {
+		if set.has(d) {
+			c.unserved++
+		}
+	}
+}
+
+// groupAt is the group of the extent at off; nil beyond the volume.
+func (o *Owner) groupAt(off int64) *group {
+	if off >= o.cfg.VolumeBytes {
+		return nil
+	}
+	if o.cfg.Sets == nil {
+		return o.groups[0]
+	}
+	return o.groups[o.groupOf[off/o.cfg.ExtentBytes]]
+}
+
+// lastOf tells whether an extent would have no required replica without d.
+func (o *Owner) lastOf(d int) bool {
+	for _, g := range o.groups {
+		if g.disks.has(d) && g.disks&o.required&^one(d) == 0 {
+			return true
+		}
+	}
+	return false
+}

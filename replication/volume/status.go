@@ -1,0 +1,129 @@
+package volume
+
+import "time"
+
+// Status is how an owner stands. It is a copy.
+type Status struct {
+	Epoch    uint64
+	Serving  bool // the takeover is done, of every extent
+	Draining bool
+	Over     bool
+	Members  []MemberStatus
+
+	Waiting  int    // ops that have not begun, for want of replicas
+	InFlight int    // pieces that have begun or wait for a lock
+	Unserved int64  // bytes whose takeover is not done
+	Below    int64  // bytes with fewer required replicas than MinInSync: not writable
+	Seq      uint64 // sequence number of the newest write
+	Stable   uint64 // the watermark
+
+	Equalized uint64 // writes of earlier owners that this one had to repeat
+	Repairs   uint64 // ranges that a replica could not read and that were written again
+
+	// Pause is what each step of a resync waits for the sake of hosts.
+	Pause time.Duration
+
+	Lock   Latency // host's pieces, from Submit to the lock
+	Reads  Latency // host's ops that succeeded, from Submit to Complete
+	Writes Latency // all that change data
+	Slow   Latency // host's changes, from the lock to the slowest required replica
+}
+
+// MemberStatus is how one replica stands.
+type MemberStatus struct {
+	Sync      Sync
+	Gen       uint64
+	Connected bool
+	Required  bool          // must have a write before it is acknowledged
+	Away      time.Duration // since when it has no session
+	Left      int64         // regions that a rebuild has not found or made equal yet
+	Regions   int64         // that it keeps; 0 while in sync
+	Tail      int           // unstable writes, about
+	Reads     Latency       // of hosts, from request to answer
+	Writes    Latency
+}
+
+// Status describes the owner.
+func (o *Owner) Status() Status {
+	s := Status{
+		Epoch: o.epoch, Serving: o.Serving(), Draining: o.drain.on, Over: o.over,
+		Waiting: len(o.waiting), InFlight: len(o.pieces.all), Seq: o.seq, Stable: o.seq,
+		Equalized: o.stats.equalized, Repairs: o.stats.repairs, Pause: o.pace.gap,
+		Lock: o.stats.lock, Reads: o.stats.reads, Writes: o.stats.writes, Slow: o.stats.slow,
+	}
+	if o.unstable.head != nil {
+		s.Stable = o.unstable.head.seq - 1
+	}
+	o.eachGroupBytes(func(g *group, bytes int64) {
+		if g.phase != serving {
+			s.Unserved += bytes
+		}
+		if (o.required & g.disks).count() < o.cfg.MinInSync {
+			s.Below += bytes
+		}
+	})
+	for d, c := range o.conns {
+		m := o.view.Members[d]
+		x := MemberStatus{
+			Sync: m.Sync, Gen: m.Gen, Connected: c.state == up, Required: o.required.has(d),
+			Tail: len(c.told), Reads: c.reads, Writes: c.write,
+		}
+		if c.state != up {
+			x.Away = o.now.Sub(c.since)
+		}
+		if m.Sync != InSync {
+			x.Regions = o.regionsOf(d)
+			if x.Left = x.Regions; c.re.active() {
+				x.Left = c.re.left
+			}
+		}
+		s.Members = append(s.Members, x)
+	}
+	return s
+}
+
+// eachGroupBytes calls do for every group with the bytes of its extents.
+func (o *Owner) eachGroupBytes(do func(*group, int64)) {
+	if o.cfg.Sets == nil {
+		do(o.groups[0], o.cfg.VolumeBytes)
+		return
+	}
+	extents := make([]int64, len(o.groups))
+	for _, g := range o.groupOf {
+		extents[g]++
+	}
+	for i, g := range o.groups {
+		do(g, extents[i]*o.cfg.ExtentBytes)
+	}
+}
+
+// stats are the counters of an owner.
+type stats struct {
+	equalized, repairs        uint64
+	lock, reads, writes, slow Latency
+}
+
+// finished counts an op that is being completed.
+func (s *stats) finished(o *Owner, op *Op) {
+	took := o.now.Sub(op.began)
+	switch {
+	case op.Err != nil:
+	case op.Kind == Read:
+		s.reads.add(took)
+	default:
+		s.writes.add(took)
+	}
+	if op.Err != ErrNotOwner {
+		o.pace.saw(&o.cfg, took)
+	}
+}
+
+// ended counts a piece that has ended well.
+func (s *stats) ended(o *Owner, p *piece) {
+	switch {
+	case p.kind == rewrite && !p.takeover:
+		s.repairs++
+	case p.op != nil && p.changes():
+		s.slow.add(o.now.Sub(p.started))
+	}
+}

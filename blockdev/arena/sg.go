@@ -137,8 +137,11 @@ func (sg *SG) CopyOut(off int, p []byte) int {
 
 // Slice appends to dst the segments that cover bytes [off, off+n) and returns
 // it. They alias the list's memory. A range beyond the end is cut short.
-func (sg *SG) Slice(off, n int, dst [][]byte) [][]byte {
-	for _, s := range sg.Segs {
+func (sg *SG) Slice(off, n int, dst [][]byte) [][]byte { return Slice(sg.Segs, off, n, dst) }
+
+// Slice is SG.Slice of any list.
+func Slice(segs [][]byte, off, n int, dst [][]byte) [][]byte {
+	for _, s := range segs {
 		if n <= 0 {
 			break
 		}

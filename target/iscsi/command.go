@@ -27,7 +27,7 @@ type command struct {
 	refs atomic.Int32
 
 	next *command // in its bucket of the task table, or in the pool
-	segs [][]byte // scratch for slices of sg; the reader's, then complete's
+	segs [][]byte // scratch for slices of the data; the reader's, then complete's
 	head [pdu.BHSLen + pdu.DigestLen]byte
 	tail [2 + scsi.SenseMax + 3 + pdu.DigestLen]byte
 	slot uint32

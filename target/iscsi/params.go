@@ -58,9 +58,9 @@ type Limits struct {
 	Logins int
 	// QueueDepth is the command window of a session; default 128, 1 to 1024.
 	QueueDepth int
-	// BufferBytes is how much buffer the commands of one connection may hold;
-	// those beyond it end with BUSY. Default 64 MiB, at least
-	// scsi.MaxTransferBytes.
+	// BufferBytes is how much buffer, and borrowed memory of devices, the
+	// commands of one connection may hold; those beyond it end with BUSY.
+	// Default 64 MiB, at least scsi.MaxTransferBytes.
 	BufferBytes int64
 	// MaxRecvData is the longest data segment accepted; default 256 KiB,
 	// 8 KiB to 1 MiB.

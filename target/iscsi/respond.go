@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"blockd.dev/blockdev/arena"
 	"blockd.dev/target/iscsi/pdu"
 	"blockd.dev/target/scsi"
 )
@@ -92,7 +93,7 @@ func (c *conn) dataInLocked(cmd *command, n int, collapsed bool, res pdu.Residua
 			head = pdu.AppendDigest(head, pdu.Digest(0, head))
 		}
 		first := len(cmd.segs)
-		cmd.segs = cmd.sg.Slice(off, m, cmd.segs)
+		cmd.segs = arena.Slice(cmd.task.Segments(), off, m, cmd.segs)
 		segs := cmd.segs[first:]
 		tail := append(cmd.tail[:0], zeros[:pdu.Pad(m)]...)
 		if p.DataDigest {

@@ -123,7 +123,8 @@ func (c *conn) consume(hdr []byte) {
 	}
 }
 
-// prepare hands the CDB to the device server and finds a buffer. A command
+// prepare hands the CDB to the device server and finds a buffer, unless the
+// device lends. A command
 // that can't go on has refuse and its status set.
 func (c *conn) prepare(cmd *command) {
 	q, t := &cmd.req, &cmd.task
@@ -147,7 +148,7 @@ func (c *conn) prepare(cmd *command) {
 		return
 	}
 	n := int64(t.Length)
-	if c.heldBytes.Add(n) > c.lim.BufferBytes || !c.srv.arena.GetSG(t.Length, &cmd.sg) {
+	if c.heldBytes.Add(n) > c.lim.BufferBytes || !t.Lends && !c.srv.arena.GetSG(t.Length, &cmd.sg) {
 		c.heldBytes.Add(-n)
 		c.nexus.Cancel(t)
 		cmd.prepared = false
@@ -160,7 +161,9 @@ func (c *conn) prepare(cmd *command) {
 		return
 	}
 	cmd.held = n
-	t.Data = &cmd.sg
+	if !t.Lends {
+		t.Data = &cmd.sg
+	}
 }
 
 // fail sets the status that the transport itself gives: CHECK CONDITION with

@@ -23,12 +23,13 @@ const (
 //     arrived on the queue. It either ends the command at once (returns false,
 //     with Status and Result set; Done is not called) or sets Dir and Length
 //     and returns true.
-//  2. Give Data a list of exactly Length bytes (DirIn, DirOut; none for 0).
-//     For DirOut receive Length bytes into it and set OutLen. A command that
+//  2. Give Data a list of exactly Length bytes (DirIn, DirOut; none for 0). With
+//     Lends it may stay nil: the command borrows the device's memory then. For DirOut receive Length bytes into it and set OutLen. A command that
 //     is given up before step 3 goes to Queue.Cancel.
 //  3. Call Queue.Execute. Done is called exactly once, from any goroutine,
 //     possibly before Execute returns, with Status, Result and InLen set.
-//  4. Send the response; release Data; call Reset; reuse.
+//  4. Send the response, with Segments; release Data; call Reset, which returns what
+//     was borrowed; reuse.
 //
 // Fabrics commands are commands like others, but for Connect, which goes to
 // Subsystem.Connect, and Authentication Send and Receive, which are the
@@ -42,13 +43,15 @@ type Command struct {
 	// MaxTransferBytes.
 	Dir    Direction
 	Length int
+	// Lends is set by Prepare when the command can do without Data.
+	Lends bool
 
 	// Data is the transport's buffer of Length bytes.
 	Data *arena.SG
 	// OutLen is how many bytes of the host's data arrived. Fewer than Length
 	// end the command with Data Transfer Error and without effect.
 	OutLen int
-	// InLen is how many bytes of Data are to be sent: Length for a DirIn
+	// InLen is how many bytes of Segments are to be sent: Length for a DirIn
 	// command that succeeded, else 0.
 	InLen int
 

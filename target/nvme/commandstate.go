@@ -45,10 +45,12 @@ type commandState struct {
 }
 
 // Reset clears c for reuse and keeps its capacity. Call it after the end of
-// the command and the release of Data. SQE, Done and Owner stay.
+// the command and the release of Data; Segments end with it. SQE, Done and Owner
+// stay.
 func (c *Command) Reset() {
 	st := &c.state
-	c.Dir, c.Length, c.Data = DirNone, 0, nil
+	st.req.Return()
+	c.Dir, c.Length, c.Lends, c.Data = DirNone, 0, false, nil
 	c.OutLen, c.InLen = 0, 0
 	c.Status, c.Result = Success, 0
 	st.entry, st.queue, st.att = nil, nil, nil
@@ -110,12 +112,22 @@ func zero(segs [][]byte, off int) {
 // stopped reports whether c was aborted, for handlers between two steps.
 func (c *Command) stopped() bool { return c.state.aborted.Load() }
 
+// Segments are the data of a command that reads: Data's, or what was borrowed
+// in its place, which nobody may change. Valid from Done to Reset.
+func (c *Command) Segments() [][]byte {
+	if c.Data == nil {
+		return c.state.req.Data
+	}
+	return c.Data.Segs
+}
+
 // submit sends the request of c to its namespace's device; done is called
-// with it.
+// with it. A read without data borrows.
 func (c *Command) submit(op blockdev.Op, offset, length int64, data [][]byte, done func(*blockdev.Request)) {
 	st := &c.state
 	r := &st.req
 	r.Op, r.Offset, r.Length, r.Data = op, offset, length, data
+	r.Borrow = op == blockdev.OpRead && data == nil
 	r.Done, r.Tag, r.Err = done, c, nil
 	st.batch[0] = r
 	st.att.ns.device.Submit(st.batch[:])

@@ -20,6 +20,7 @@ type namespace struct {
 	device blockdev.Device
 	conf   atomic.Pointer[NamespaceConfig]
 	shift  uint8 // log2 of the logical block size
+	lends  bool  // Geometry.Lends
 
 	protected atomic.Uint32 // access.Protection
 	rsv       *reservation.Volume
@@ -79,7 +80,7 @@ func newView(list []*attachment) *nsView {
 // openNamespace makes the namespace of n.
 func (s *Subsystem) openNamespace(n *NamespaceConfig) (*namespace, error) {
 	g := n.Device.Geometry()
-	ns := &namespace{sub: s, id: n.ID, device: n.Device, shift: uint8(bits.TrailingZeros(uint(g.BlockSize)))}
+	ns := &namespace{sub: s, id: n.ID, device: n.Device, shift: uint8(bits.TrailingZeros(uint(g.BlockSize))), lends: g.Lends}
 	ns.conf.Store(n)
 	v, err := s.deps.Reservations.Volume(n.ID)
 	if err != nil {

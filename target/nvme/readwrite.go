@@ -60,7 +60,10 @@ func (c *Command) durable() bool {
 	return c.cdw(12)&cdw12FUA != 0 || !c.state.att.ns.conf.Load().WriteCache || c.state.queue.ctrl.writeThrough.Load()
 }
 
-func prepareRead(c *Command) Status { return c.transfer(DirIn) }
+func prepareRead(c *Command) Status {
+	c.Lends = c.state.att.ns.lends
+	return c.transfer(DirIn)
+}
 
 func read(c *Command) {
 	st := &c.state
@@ -69,7 +72,7 @@ func read(c *Command) {
 		c.submit(blockdev.OpFlush, 0, 0, nil, readAfterFlush)
 		return
 	}
-	c.submit(blockdev.OpRead, st.offset, st.length, c.Data.Segs, ioDone)
+	c.submit(blockdev.OpRead, st.offset, st.length, c.Segments(), ioDone)
 }
 
 func readAfterFlush(r *blockdev.Request) {
@@ -78,7 +81,7 @@ func readAfterFlush(r *blockdev.Request) {
 		c.failIO(r.Err)
 		return
 	}
-	c.submit(blockdev.OpRead, c.state.offset, c.state.length, c.Data.Segs, ioDone)
+	c.submit(blockdev.OpRead, c.state.offset, c.state.length, c.Segments(), ioDone)
 }
 
 func prepareWrite(c *Command) Status {

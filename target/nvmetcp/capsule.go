@@ -234,16 +234,18 @@ func (c *conn) receiving(tag uint16) *command {
 	return cmd
 }
 
-// buffer gives a command the buffer for its data, as long as all of the
-// connection's hold at most limit bytes.
+// buffer gives a command the buffer for its data, or lets it borrow, as long as
+// all of the connection's hold at most limit bytes.
 func (c *conn) buffer(cmd *command, limit int64) bool {
 	n := int64(cmd.nv.Length)
-	if c.heldBytes.Add(n) > limit || !c.srv.arena.GetSG(cmd.nv.Length, &cmd.sg) {
+	if c.heldBytes.Add(n) > limit || !cmd.nv.Lends && !c.srv.arena.GetSG(cmd.nv.Length, &cmd.sg) {
 		c.heldBytes.Add(-n)
 		return false
 	}
 	cmd.held = n
-	cmd.nv.Data = &cmd.sg
+	if !cmd.nv.Lends {
+		cmd.nv.Data = &cmd.sg
+	}
 	return true
 }
 

@@ -38,7 +38,7 @@ type command struct {
 	refs atomic.Int32
 
 	next *command // in the pool, or in the list of parked commands
-	segs [][]byte // scratch for slices of sg
+	segs [][]byte // scratch for slices of the data
 	head [pdu.AlignMax]byte
 	tail [2*pdu.DigestLen + pdu.CapsuleRespLen]byte
 }

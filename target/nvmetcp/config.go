@@ -48,8 +48,8 @@ type Limits struct {
 	// StallSeconds is how long a peer that owes the rest of a PDU, or data
 	// that it was asked for, may be silent; default 15.
 	StallSeconds int
-	// BufferBytes is how much buffer the commands of one connection may hold;
-	// default 16 MiB, at least nvme.MaxTransferBytes.
+	// BufferBytes is how much buffer, and borrowed memory of devices, the commands
+	// of one connection may hold; default 16 MiB, at least nvme.MaxTransferBytes.
 	BufferBytes int64
 	// MaxH2CData is the most data of one H2CData PDU; default
 	// nvme.MaxTransferBytes, at least 4096 and a multiple of 4.

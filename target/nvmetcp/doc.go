@@ -26,18 +26,19 @@
 // # One read command, step by step
 //
 // The reader finds the capsule in its input buffer, takes a command struct from
-// the connection's pool, prepares it, takes a buffer from the arena and
-// executes. On completion a C2HData header, references to the buffer, and the
-// response capsule (unless the SUCCESS flag stands for it) are appended to the
-// output queue as one unit. When the kernel has taken the bytes, the buffer goes
-// back to the arena and the struct to the pool. Nothing is allocated. Data that
+// the connection's pool, prepares it, takes a buffer from the arena, unless the
+// device lends its own memory, and executes. On completion a C2HData header,
+// references to the data, and the response capsule (unless the SUCCESS flag stands
+// for it) are appended to the output queue as one unit. When the kernel has taken
+// the bytes, the buffer goes back to the arena or the loan to the device, and the
+// struct to the pool. Nothing is allocated. Data that
 // the host sends goes from the input buffer to the arena buffer by copy, or,
 // what of it has not arrived with the header, by readv directly from the socket.
 //
 // # Back-pressure
 //
-// A connection's commands hold at most Limits.BufferBytes of the arena. A
-// command beyond that, or one for which the arena has nothing, is parked until
+// A connection's commands hold at most Limits.BufferBytes of the arena and of what
+// devices lend. A command beyond that, or one for which the arena has nothing, is parked until
 // a buffer comes back: the reader goes on, so that the data of others can
 // arrive. Data that comes within a capsule may exceed the limit, by at most one
 // capsule per queue entry, since nothing could be read while it waits.

@@ -1,6 +1,7 @@
 package nvmetcp
 
 import (
+	"blockd.dev/blockdev/arena"
 	"blockd.dev/target/nvme"
 	"blockd.dev/target/nvmetcp/pdu"
 )
@@ -68,9 +69,9 @@ func (c *conn) respond(cmd *command, sent int, sqhd uint16) {
 	d := pdu.Data{CID: nv.CID(), Last: true, Length: uint32(sent)}
 	d.Success = c.noSQHD && nv.Status == nvme.Success && nv.Result == 0
 	head := d.Append(cmd.head[:0], &c.layout)
-	segs := cmd.sg.Segs
+	segs := nv.Segments()
 	if sent < nv.Length {
-		cmd.segs = cmd.sg.Slice(0, sent, cmd.segs[:0])
+		cmd.segs = arena.Slice(segs, 0, sent, cmd.segs[:0])
 		segs = cmd.segs
 	}
 	tail := cmd.tail[:0]

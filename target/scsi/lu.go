@@ -17,6 +17,7 @@ type LU struct {
 	device blockdev.Device
 	conf   atomic.Pointer[UnitConfig]
 	shift  uint8 // log2 of the logical block size
+	lends  bool  // Geometry.Lends
 
 	mode    modeState
 	stopped atomic.Bool // START STOP UNIT with START=0
@@ -46,7 +47,7 @@ type itl struct {
 // openUnit makes the LU of u. Called with t.mu.
 func (t *Target) openUnit(u UnitConfig) (*LU, error) {
 	g := u.Device.Geometry()
-	lu := &LU{target: t, id: u.ID, device: u.Device, shift: uint8(bits.TrailingZeros(uint(g.BlockSize)))}
+	lu := &LU{target: t, id: u.ID, device: u.Device, shift: uint8(bits.TrailingZeros(uint(g.BlockSize))), lends: g.Lends}
 	lu.conf.Store(&u)
 	lu.mode.reset(lu)
 	if err := lu.rsv.open(lu); err != nil {

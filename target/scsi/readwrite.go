@@ -132,6 +132,7 @@ func (t *Task) short() bool {
 
 func prepareRead(t *Task) sense {
 	t.state.fua = len(t.state.cmd.usage) > 6 && t.state.cdb[1]&0x08 != 0
+	t.Lends = t.state.itl.lu.lends
 	return t.transfer(DirIn)
 }
 
@@ -148,11 +149,11 @@ func read(t *Task) {
 				t.failIO(r.Err)
 				return
 			}
-			t.submit(blockdev.OpRead, st.offset, st.length, t.Data.Segs, readDone)
+			t.submit(blockdev.OpRead, st.offset, st.length, t.Segments(), readDone)
 		})
 		return
 	}
-	t.submit(blockdev.OpRead, st.offset, st.length, t.Data.Segs, readDone)
+	t.submit(blockdev.OpRead, st.offset, st.length, t.Segments(), readDone)
 }
 
 func prepareWrite(t *Task) sense {

@@ -36,12 +36,14 @@ const SenseMax = 252
 //  1. Set LUN, CDB, Attr and Done; call Nexus.Prepare. It parses the CDB and
 //     either ends the task at once (returns false, with Status and sense set;
 //     Done is not called) or sets Dir and Length and returns true.
-//  2. Give Data a buffer of at least Length bytes (DirIn, DirOut). For DirOut
+//  2. Give Data a buffer of at least Length bytes (DirIn, DirOut). With Lends it may
+//     stay nil: the task borrows the device's memory then. For DirOut
 //     receive min(EDTL, Length) bytes into it and set OutLen. A task that is
 //     given up before step 3 goes to Nexus.Cancel.
 //  3. Call Nexus.Execute. Done is called exactly once, from any goroutine,
 //     possibly before Execute returns, with Status, InLen and sense set.
-//  4. Send the response unless Silent; release Data; call Reset; reuse.
+//  4. Send the response, with Segments, unless Silent; release Data; call Reset,
+//     which returns what was borrowed; reuse.
 type Task struct {
 	// LUN is the eight-byte field as it came from the wire, big-endian.
 	LUN uint64
@@ -56,6 +58,8 @@ type Task struct {
 	// Limits VPD page advertises.
 	Dir    Direction
 	Length int
+	// Lends is set by Prepare when the task can do without Data.
+	Lends bool
 
 	// Data is the transport's buffer, at least Length bytes (rounded up to a
 	// 4 KiB multiple by the arena); its segments cover exactly Length bytes.
@@ -67,7 +71,7 @@ type Task struct {
 	// OutLen is how many bytes of Data-Out arrived, at most Length. Commands
 	// whose data is short end with the right sense.
 	OutLen int
-	// InLen is how many bytes of Data the command filled, at most Length.
+	// InLen is how many bytes of Segments the command filled, at most Length.
 	InLen int
 
 	Status   Status

@@ -36,11 +36,12 @@ type taskState struct {
 }
 
 // Reset clears t for reuse and keeps its capacity. Call it after Done and the
-// release of Data.
+// release of Data; Segments end with it.
 func (t *Task) Reset() {
 	st := &t.state
+	st.req.Return()
 	t.LUN, t.CDB, t.Attr = 0, nil, AttrUntagged
-	t.Dir, t.Length, t.Data = DirNone, 0, nil
+	t.Dir, t.Length, t.Lends, t.Data = DirNone, 0, false, nil
 	t.Expected, t.OutLen, t.InLen = 0, 0, 0
 	t.Status, t.SenseLen, t.Silent = StatusGood, 0, false
 	st.cmd, st.nexus, st.itl = nil, nil, nil
@@ -50,7 +51,7 @@ func (t *Task) Reset() {
 	st.offset, st.length, st.lba, st.blocks, st.fua, st.param = 0, 0, 0, 0, false, 0
 	st.work = nil
 	st.req.Data, st.req.Tag, st.req.Err = nil, nil, nil
-	st.req.FUA, st.req.NoUnmap = false, false
+	st.req.FUA, st.req.NoUnmap, st.req.Borrow = false, false, false
 }
 
 // run hands t to its handler, unless a reservation came since Prepare.
@@ -123,11 +124,22 @@ func (t *Task) finish() {
 	}
 }
 
+// Segments are the data of a task that reads: Data's, or what was borrowed in its
+// place, which nobody may change. Valid from Done to Reset.
+func (t *Task) Segments() [][]byte {
+	if t.Data == nil {
+		return t.state.req.Data
+	}
+	return t.Data.Segs
+}
+
 // submit sends the request of t to its unit's device; done is called with it.
+// A read without data borrows.
 func (t *Task) submit(op blockdev.Op, offset, length int64, data [][]byte, done func(*blockdev.Request)) {
 	st := &t.state
 	r := &st.req
 	r.Op, r.Offset, r.Length, r.Data = op, offset, length, data
+	r.Borrow = op == blockdev.OpRead && data == nil
 	r.Done, r.Tag, r.Err = done, t, nil
 	st.batch[0] = r
 	st.itl.lu.device.Submit(st.batch[:])
@@ -143,7 +155,7 @@ func ioDone(r *blockdev.Request) {
 	t.failIO(r.Err)
 }
 
-// readDone is ioDone for a command whose Data the device filled.
+// readDone is ioDone for a command whose data is the device's.
 func readDone(r *blockdev.Request) {
 	t := r.Tag.(*Task)
 	if r.Err == nil {

@@ -87,6 +87,7 @@ func (m *meter) Submit(batch []*blockdev.Request) {
 		c.parent = r
 		c.child.Op, c.child.FUA, c.child.NoUnmap = r.Op, r.FUA, r.NoUnmap
 		c.child.Offset, c.child.Length, c.child.Data = r.Offset, r.Length, r.Data
+		c.child.Borrow = r.Borrow
 		c.child.Err = nil
 		if m.turn.Add(1)%latencySample == 0 {
 			c.start = time.Now()
@@ -115,9 +116,20 @@ func callDone(r *blockdev.Request) {
 			c.start = time.Time{}
 		}
 	}
-	c.parent, r.Data = nil, nil
-	m.calls.Put(c)
+	c.parent = nil
+	if r.Lender != nil {
+		parent.Data, parent.Lender = r.Data, c // which is kept until TakeBack
+	} else {
+		r.Data = nil
+		m.calls.Put(c)
+	}
 	blockdev.Complete(parent, err)
+}
+
+// TakeBack implements blockdev.Lender for the parent of a request that borrowed.
+func (c *call) TakeBack(*blockdev.Request) {
+	c.child.Return()
+	c.meter.calls.Put(c)
 }
 
 // failed counts an error, unless it is the host's.

@@ -20,11 +20,14 @@ type Report struct {
 	LogBatches     int64
 	Volumes        int
 	Extents        int
-	MetaPages      int
+	MetaPages      int // of data
 	Chunks         int
 	ChunksTotal    int
 	Blocks         int64 // whose checksum was verified
 	Poisoned       int64 // sectors that hosts made unreadable, which is no problem
+	Replicas       int   // volumes with notes: parts of replicated volumes
+	TailEntries    int   // of these: writes above their watermarks
+	NoVersion      int64 // regions without a version, to be copied from other replicas
 	Problems       int   // 0: the store is whole
 	SuperblockNote string
 }
@@ -52,7 +55,9 @@ func Check(d disk.Disk, w io.Writer) (Report, error) {
 	c.r.UUID, c.r.Generation, c.r.Clean, c.r.ChunksTotal = s.sb.uuid, s.sb.generation, s.sb.clean, int(s.sb.chunks)
 	c.superblocks()
 	c.structure("checkpoint")
-	if err := s.replay(); err != nil {
+	err = s.replay()
+	c.notes()
+	if err != nil {
 		if !errors.Is(err, ErrCorrupt) {
 			return c.r, fmt.Errorf("check of %s: %w", d.Info().Path, err)
 		}
@@ -97,10 +102,14 @@ func (c *checker) superblocks() {
 	}
 }
 
+// volumes lists the volumes in order.
+func (c *checker) volumes() []*Vol {
+	return slices.SortedFunc(maps.Values(c.s.mu.vols), func(a, b *Vol) int { return slices.Compare(a.id[:], b.id[:]) })
+}
+
 // each calls fn for every extent in order.
 func (c *checker) each(fn func(e *extent)) {
-	for _, id := range slices.SortedFunc(maps.Keys(c.s.mu.vols), func(a, b VolumeID) int { return slices.Compare(a[:], b[:]) }) {
-		v := c.s.mu.vols[id]
+	for _, v := range c.volumes() {
 		for _, i := range slices.SortedFunc(maps.Keys(v.exts), cmp.Compare[uint32]) {
 			fn(v.exts[i])
 		}
@@ -188,6 +197,22 @@ func (c *checker) structure(when string) {
 	}
 }
 
+// notes counts what there is after the log, and reports what can't be used; load
+// has verified it.
+func (c *checker) notes() {
+	for _, v := range c.volumes() {
+		n := v.notes
+		if n == nil {
+			continue
+		}
+		if n.broken != nil {
+			c.problem("volume %x: replica state: %v", v.id, n.broken)
+		}
+		c.r.Replicas++
+		c.r.TailEntries += n.above(n.stable)
+	}
+}
+
 // data reads every block that is home and verifies its checksum.
 func (c *checker) data() {
 	s := c.s
@@ -207,6 +232,9 @@ func (c *checker) data() {
 				c.r.Poisoned += int64(bits.OnesCount8(p.img.poison(b)))
 			}
 			for r := range regionsPerPage {
+				if p.img.version(r) == NoVersion {
+					c.r.NoVersion++
+				}
 				c.region(io, p, r, buf)
 			}
 		}

@@ -28,6 +28,8 @@ func Break(o Options, b Breakage) Options {
 		o.breakage.noNotes = true
 	case "recovery without lost versions":
 		o.breakage.noVoids = true
+	case "recovery without regard to higher versions":
+		o.breakage.noHigher = true
 	default:
 		panic("unknown breakage " + b)
 	}

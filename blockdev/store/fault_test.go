@@ -335,9 +335,18 @@ func FuzzMutatedImage(f *testing.F) {
 	}
 	put(0, fill(200<<10, 1))
 	put(300<<10, fill(8<<10, 2))
+	note := func(seq uint64) {
+		op := &Op{Kind: OpClear, Vol: v, Off: SpanBytes / 2, Len: BlockBytes, Ver: Version{1, seq}, Note: &Note{Tail: true, Fence: 1, Void: []int64{3 * ChunkBytes}}}
+		if err := s.wait(op); err != nil {
+			f.Fatal(err)
+		}
+	}
+	note(5)
+	note(6)
 	if err := s.Checkpoint(); err != nil {
 		f.Fatal(err)
 	}
+	note(7)
 	put(4<<10, fill(12<<10, 3))
 	put(512<<10, fill(64<<10, 4))
 	// The last batch can't be told from one that a power cut tore: whoever
@@ -350,6 +359,8 @@ func FuzzMutatedImage(f *testing.F) {
 	f.Add(uint32(64<<10+100), uint32(0), byte(8), true)
 	f.Add(uint32(logOff)+64, uint32(4096), byte(0xff), true)
 	f.Add(uint32(s.sb.pageOff)+2300, uint32(0), byte(1), false)
+	f.Add(uint32(s.slotOff(v.notes.ext.pages[0].slot, true))+88, uint32(0), byte(4), true)
+	f.Add(uint32(s.slotOff(v.notes.ext.pages[0].slot, false))+88, uint32(0), byte(4), true)
 	f.Add(uint32(s.sb.dataOff)+5, uint32(65536), byte(0x80), false)
 	f.Fuzz(func(t *testing.T, a, b uint32, mask byte, fix bool) {
 		d := image.Snapshot()
@@ -384,6 +395,10 @@ func FuzzMutatedImage(f *testing.F) {
 		if err == nil && !fix && inLog < 2 && !bytes.Equal(got, want) {
 			t.Fatal("a damaged store opened and returned wrong data")
 		}
+		if st, err := s.ReplicaState(v); err == nil && !fix && inLog < 2 && (st.Fenced != 1 || len(st.Tail) != 3) {
+			t.Fatalf("a damaged store opened with state %+v", st)
+		}
+		_ = clearNoted(s, v, 8, Note{Tail: true, Void: []int64{SpanBytes}})
 		_ = write(s, v, 64<<10, fill(64<<10, 9))
 		_ = s.Close()
 	})

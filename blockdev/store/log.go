@@ -127,6 +127,11 @@ func (op *Op) putRecords(p []byte) int {
 	return size
 }
 
+// batchBytes is the size of a batch with that many bytes of records and blocks.
+func batchBytes(rec, data int) int64 {
+	return int64((batchHeader+rec+BlockBytes-1)/BlockBytes+data) * BlockBytes
+}
+
 // startBatch puts as many queued ops as fit into one batch and writes it.
 func (s *Store) startBatch(t *turn) {
 	l := &s.mu.lg
@@ -135,16 +140,13 @@ func (s *Store) startBatch(t *turn) {
 	}
 	l.segs = append(l.segs[:0], nil)
 	rec, records, data := 0, 0, 0
-	blocks := func(rec, data int) int64 {
-		return int64((batchHeader+rec+BlockBytes-1)/BlockBytes+data) * BlockBytes
-	}
 	for op := s.mu.logq.head; op != nil; op = s.mu.logq.head {
 		if rec+maxRecordBytes+op.noteBytes() > maxHeadBlocks*BlockBytes-batchHeader ||
 			records > 0 && data+len(op.blockBufs) > s.opts.BatchBlocks {
 			break
 		}
 		n := op.putRecords(l.head[batchHeader+rec:])
-		if _, ok := l.place(blocks(rec+n, data+len(op.blockBufs))); !ok {
+		if _, ok := l.place(batchBytes(rec+n, data+len(op.blockBufs))); !ok {
 			break
 		}
 		rec += n
@@ -159,7 +161,7 @@ func (s *Store) startBatch(t *turn) {
 	if l.full {
 		return
 	}
-	size := blocks(rec, data)
+	size := batchBytes(rec, data)
 	pos, _ := l.place(size)
 	head := int(size/BlockBytes) - data
 	sealBatch(l.head, s.sb.uuid, batchInfo{

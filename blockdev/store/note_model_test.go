@@ -163,9 +163,19 @@ func (v *modelVol) differs(w *modelVol) string {
 	}
 	a, b := &v.st, &w.st
 	if a.Fenced != b.Fenced || a.Stable != b.Stable || a.Last != b.Last || !slices.Equal(a.Tail, b.Tail) {
-		return fmt.Sprintf("state %+v, want %+v", *a, *b)
+		return fmt.Sprintf("state %s, want %s", stateString(a), stateString(b))
 	}
 	return ""
+}
+
+// stateString is short also when the tail is long.
+func stateString(s *ReplicaState) string {
+	tail := s.Tail
+	more := ""
+	if n := len(tail) - 4; n > 0 {
+		tail, more = tail[:4], fmt.Sprintf(" and %d more", n)
+	}
+	return fmt.Sprintf("fenced %d stable %d last %d tail %v%s", s.Fenced, s.Stable, s.Last, tail, more)
 }
 
 // noteGen makes random ops with Notes.
@@ -229,7 +239,11 @@ func (g *noteGen) op(vols []*Vol) *noteOp {
 		}
 	}
 	if rng.IntN(3) == 0 {
-		g.stable[op.vol] += uint64(rng.Int64N(int64(max(1, op.id-g.stable[op.vol]))))
+		step := op.id - g.stable[op.vol]
+		if rng.IntN(8) != 0 {
+			step = min(step, 10)
+		}
+		g.stable[op.vol] += rng.Uint64N(step + 1)
 	}
 	if rng.IntN(2) == 0 {
 		note.Stable = g.stable[op.vol]

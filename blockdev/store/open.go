@@ -419,7 +419,7 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 	}
 	s.enter(p)
 	s.touch(p)
-	b := rec.block % blocksPerPage
+	b, exact := rec.block%blocksPerPage, rec.exact || s.opts.breakage.noHigher
 	switch rec.typ {
 	case recWrite:
 		s.heal(p, b, rec.count, rec.edges)
@@ -433,7 +433,7 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 			s.setHome(p, b+i, recordCRC(rec, i), buf)
 		}
 		for r := b / blocksPerChunk; r <= (b+rec.count-1)/blocksPerChunk; r++ {
-			p.img.takeVersion(r, rec.ver, rec.exact)
+			p.img.takeVersion(r, rec.ver, exact)
 		}
 	case recRemap:
 		s.heal(p, b, rec.count, rec.edges)
@@ -449,12 +449,12 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 				crcs[k] = leU32(q[4+4*k:])
 			}
 			s.remap(p, r, c, &crcs)
-			p.img.takeVersion(r, rec.ver, rec.exact)
+			p.img.takeVersion(r, rec.ver, exact)
 		}
 	case recClear:
-		s.wipe(t, p, b, rec.count, false, rec.ver, rec.exact)
+		s.wipe(t, p, b, rec.count, false, rec.ver, exact)
 	case recZero:
-		s.wipe(t, p, b, rec.count, true, rec.ver, rec.exact)
+		s.wipe(t, p, b, rec.count, true, rec.ver, exact)
 	case recPoison:
 		s.poison(p, b, rec.count, rec.edges, rec.ver)
 	}

@@ -26,9 +26,33 @@ func testBatch() ([]byte, batchInfo) {
 	add(recZero, 0, 1023, 1, 0)
 	add(recDrop, 0, 0, 0, 0)
 	add(recPoison, makeEdges(3, 4), 1023, 1, 0)
+	for _, op := range testNotes() {
+		add(recClear, flagHigher|flagNote, 3, 4, op.noteBytes())
+		op.putNote(p[n-op.noteBytes():])
+	}
 	b.recordBytes = n - batchHeader
 	sealBatch(p, [16]byte{7}, b)
 	return p, b
+}
+
+// testNotes has ops with every part of a Note, alone and together.
+func testNotes() []*Op {
+	var list []*Op
+	for _, n := range []Note{
+		{}, {Fence: 1 << 40}, {Stable: 7}, {Tail: true}, {Forget: true}, {Void: []int64{0, maxVolumeBytes - ChunkBytes}},
+		{Fence: 3, Stable: 4, Tail: true, Forget: true, Void: []int64{5 * ExtentBytes}},
+	} {
+		list = append(list, &Op{Kind: OpWrite, Off: 3 * SpanBytes, Len: 5 * BlockBytes, Ver: Version{1, 2}, Note: &n})
+	}
+	return list
+}
+
+// TestNoteIsSmall: what a small write with a Note costs in the log.
+func TestNoteIsSmall(t *testing.T) {
+	op := &Op{Kind: OpWrite, Len: BlockBytes, Note: &Note{Tail: true, Stable: 9, Void: []int64{0}}}
+	if n := op.noteBytes(); n > 40 {
+		t.Errorf("%d bytes", n)
+	}
 }
 
 // TestBatchRoundTrip: what is encoded decodes to the same.
@@ -42,12 +66,24 @@ func TestBatchRoundTrip(t *testing.T) {
 		t.Fatalf("check: %v %v", whole, err)
 	}
 	recs, err := decodeRecords(p[:BlockBytes], got, nil)
-	if err != nil || len(recs) != 6 {
+	if err != nil || len(recs) != 6+len(testNotes()) {
 		t.Fatalf("%d records, %v", len(recs), err)
 	}
 	r := recs[1]
 	if r.typ != recRemap || r.vol != (VolumeID{1}) || r.extent != 5 || r.block != 512 || r.count != 32 || r.ver != (Version{1, 2}) || r.edges != makeEdges(0, 3) {
 		t.Errorf("remap decodes to %+v", r)
+	}
+	for i, op := range testNotes() {
+		r, n := recs[6+i], op.Note
+		want := noteRecord{fence: n.Fence, stable: n.Stable, forget: n.Forget, tail: op.tailOf(), voids: r.note.voids}
+		if !r.noted || r.exact || !reflect.DeepEqual(r.note, want) || len(r.note.voids) != 8*len(n.Void) {
+			t.Errorf("note %d decodes to %+v, want %+v", i, r.note, want)
+		}
+		for k, off := range n.Void {
+			if r.note.void(k) != off {
+				t.Errorf("note %d: void %d is %d", i, k, r.note.void(k))
+			}
+		}
 	}
 	if _, ok := peekBatch(p, [16]byte{8}); ok {
 		t.Error("a batch of another store passes")
@@ -80,7 +116,15 @@ func FuzzDecodeRecords(f *testing.F) {
 		}
 		data := 0
 		for _, r := range recs {
-			if r.typ == recDrop {
+			for i := range len(r.note.voids) / 8 {
+				if off := r.note.void(i); off < 0 || off >= maxVolumeBytes || off%ChunkBytes != 0 {
+					t.Fatalf("record %+v voids %d", r, off)
+				}
+			}
+			if e := r.note.tail; e.Len != 0 && !e.valid() {
+				t.Fatalf("record %+v", r)
+			}
+			if r.typ == recDrop || r.typ == recNote {
 				continue
 			}
 			if r.count < 1 || r.block < 0 || r.block%blocksPerPage+r.count > blocksPerPage || r.block >= blocksPerPage*pagesPerExtent {
@@ -95,6 +139,43 @@ func FuzzDecodeRecords(f *testing.F) {
 		}
 		if data != info.dataBlocks {
 			t.Fatalf("%d data blocks, header says %d", data, info.dataBlocks)
+		}
+	})
+}
+
+// FuzzDecodeNotes: no page of notes makes the decoder panic or return more than the
+// format allows, and what it returns is encoded to a page that decodes to the same.
+func FuzzDecodeNotes(f *testing.F) {
+	encode := func(n *notes) []byte {
+		m := metaBlock(make([]byte, BlockBytes))
+		m.setNotesHead(n)
+		for i, e := range n.tail {
+			m.setTail(i, e)
+		}
+		return m
+	}
+	f.Add(encode(&notes{fenced: 3, stable: 5, last: 9, tail: []TailEntry{{Version{1, 6}, 0, BlockBytes}, {Version{2, 9}, 3 * SpanBytes, SpanBytes}}}))
+	f.Add(encode(&notes{}))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		decode := func(p []byte) (*notes, error) {
+			n := &notes{pages: 1}
+			n.ext = extent{vol: &Vol{}}
+			n.ext.pages[0] = &page{img: make([]byte, BlockBytes)}
+			copy(n.ext.pages[0].img, p)
+			return n, n.decode()
+		}
+		n, err := decode(p)
+		if err != nil {
+			return
+		}
+		for _, e := range n.tail {
+			if !e.valid() || e.Ver.Seq <= n.stable {
+				t.Fatalf("entry %+v above %d", e, n.stable)
+			}
+		}
+		again, err := decode(encode(n))
+		if err != nil || again.fenced != n.fenced || again.stable != n.stable || again.last != n.last || !reflect.DeepEqual(again.tail, n.tail) {
+			t.Fatalf("%+v became %+v, %v", n, again, err)
 		}
 	})
 }

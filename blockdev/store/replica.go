@@ -119,7 +119,7 @@ func (s *Store) fitNotes(n *notes, count int) bool {
 // prepareNote gets ready what op's Note needs: a place in the tail, and the pages
 // of the regions that it voids. When it returns false op has ended, or waits for
 // a page and will be admitted again. Such pages may make the cache larger than
-// Options.PagesMax while the op runs: an op that waited for room with pages in
+// Options.PagesMax, until one is loaded after the next checkpoint: an op that waited for room with pages in
 // its hands could wait for itself.
 func (s *Store) prepareNote(t *turn, op *Op) bool {
 	if op.Note == nil {
@@ -158,7 +158,7 @@ func (s *Store) claimNote(t *turn, op *Op) bool {
 	if op.Note.Tail {
 		// Most of the time, what may be in the tail at worst fits.
 		need := len(n.tail) + n.pending + 1
-		if need > n.pages*tailPerPage {
+		if need > min(n.pages*tailPerPage, TailMax) {
 			n.compact()
 			need = n.above(op.Note.Stable) + n.pending + 1
 		}

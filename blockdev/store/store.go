@@ -37,7 +37,7 @@ type Options struct {
 
 // breakage are the deliberate faults that prove the power-cut test.
 type breakage struct {
-	noEdges, noNotes, noVoids                                                                       bool
+	noEdges, noNotes, noVoids, noHigher                                                             bool
 	skipDataSync, skipCheckpointSync, noDsync, noSuperDsync, overwriteInPlace, reuseEarly, noLogCRC bool
 }
 

@@ -147,7 +147,7 @@ func (s *Store) admitWrite(t *turn, op *Op) {
 // have one: the disk is full, and overwriting must still work. Such a write
 // goes through the log a region at a time.
 func (s *Store) writeByLog(t *turn, op *Op) {
-	if op.Note != nil && !s.fitsBatch(op.n) {
+	if op.Note != nil && !s.fitsBatch(op) {
 		s.endWrite(t, op, blockdev.ErrNoSpace, errors.New("no free chunks, and the write is too large to go through the log as a whole"))
 		return
 	}
@@ -173,10 +173,11 @@ func (s *Store) writeByLog(t *turn, op *Op) {
 	s.nextRound(t, op)
 }
 
-// fitsBatch tells whether n blocks can go through the log at once. In half of the
+// fitsBatch tells whether all of op can go through the log at once. In half of the
 // log a batch finds room wherever the ring ends.
-func (s *Store) fitsBatch(n int) bool {
-	return n <= s.opts.BatchBlocks && n <= s.mu.bufs.total && int64(n+maxHeadBlocks)*BlockBytes <= s.mu.lg.size/2
+func (s *Store) fitsBatch(op *Op) bool {
+	return op.n <= s.opts.BatchBlocks && op.n <= s.mu.bufs.total &&
+		batchBytes(recordHeader+4*op.n+op.noteBytes(), op.n) <= s.mu.lg.size/2
 }
 
 // nextRound moves on to the next region of an op that goes through the log a

@@ -14,7 +14,7 @@ type Config struct {
 	// RegionBytes is what one version covers.
 	RegionBytes int64
 	// Buffer returns n bytes to read into, which leave as the Data of an Op
-	// and then of a Response. nil allocates.
+	// and then of a Response, if they are not all zeroes. nil allocates.
 	Buffer func(n int64) []byte
 }
 
@@ -206,7 +206,7 @@ func (r *Replica) newOp() *Op {
 	}
 	op := r.free[len(r.free)-1]
 	r.free = r.free[:len(r.free)-1]
-	*op = Op{Void: op.Void[:0], Vers: op.Vers[:0]}
+	*op = Op{Void: op.Void[:0]}
 	return op
 }
 
@@ -246,7 +246,9 @@ func (r *Replica) remember(op *Op) {
 	switch {
 	case op.Err != OK:
 	case op.Writes():
-		r.state.Last = max(r.state.Last, op.Ver.Seq)
+		if op.Ver != NoVersion {
+			r.state.Last = max(r.state.Last, op.Ver.Seq)
+		}
 		if !op.Copied && op.Ver.Seq > r.state.Stable {
 			r.state.Tail = append(r.state.Tail, Entry{op.Ver, op.Off, op.Len})
 			if len(r.state.Tail) > r.trimAt {
@@ -274,12 +276,12 @@ func (r *Replica) answerOp(op *Op) {
 	current := q.Session == r.session
 	switch {
 	case q.Kind == Read:
-		resp.Vers = slices.Clone(op.Vers)
+		resp.Vers = op.Vers
 		if !Zeroes(op.Data) {
 			resp.Data = op.Data
 		}
 	case q.Kind == Versions:
-		resp.Vers = slices.Clone(op.Vers)
+		resp.Vers = op.Vers
 	case q.Kind == Begin && current:
 		r.gen, r.clean = q.Gen, regionSet{}
 	case q.Kind == Copy && current && q.Gen == r.gen:

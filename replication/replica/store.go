@@ -18,8 +18,8 @@ const (
 // together or not at all, and before it is done [I12].
 type Op struct {
 	Kind     OpKind
-	Off, Len int64 // bytes
-	Data     []byte
+	Off, Len int64  // bytes
+	Data     []byte // to write, or to read into
 	Ver      Version
 	// Copied says that the regions that OpWrite or OpClear touches take Ver
 	// exactly as it is and that it is no part of the tail. Otherwise they take
@@ -31,7 +31,7 @@ type Op struct {
 	Stable uint64 // made durable with the op; tail entries up to it may be forgotten
 
 	// Results.
-	Vers []Version // OpRead, OpVersions
+	Vers []Version // OpRead, OpVersions: one per region touched, of the same instant as the data
 	Err  Status    // OK, Medium or Failed
 
 	req  Request

@@ -25,7 +25,7 @@ const (
 )
 
 var config = volume.Config{
-	BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, MaxData: regionBytes, OpTimeout: 120 * time.Millisecond, RequestTimeout: 12 * time.Millisecond,
+	BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, MaxData: 3 * blockBytes, OpTimeout: 120 * time.Millisecond, RequestTimeout: 12 * time.Millisecond,
 	HedgeAfter: 3 * time.Millisecond, RetryAfter: 4 * time.Millisecond, OutAfter: 15 * time.Millisecond,
 	GoneAfter: 2 * time.Millisecond, StableAfter: 3 * time.Millisecond, CompareRegions: 3, RebuildJobs: 2, TailMax: 12,
 	Pace: 2 * time.Millisecond, PaceMax: 8 * time.Millisecond,

@@ -41,16 +41,15 @@ func (o *Owner) tailIsFull(g *group) bool {
 	return false
 }
 
-// cut queues the pieces of op: each is in one extent, and but for
-// compare-and-write no larger than a request may be.
+// cut queues the pieces of op, each in one extent.
 func (o *Owner) cut(op *Op) {
-	end, most := op.Off+op.bytes(), o.cfg.MaxData
+	end := op.Off + op.bytes()
 	kind := write
 	switch op.Kind {
 	case Read:
 		kind = read
 	case CompareWrite:
-		kind, most = compareWrite, o.cfg.ExtentBytes
+		kind = compareWrite
 	case Unmap:
 		kind = unmap
 	case WriteZeroes:
@@ -58,7 +57,7 @@ func (o *Owner) cut(op *Op) {
 	case Write:
 	}
 	for off := op.Off; off < end; {
-		n := min(end-off, most-off%most)
+		n := min(end-off, o.cfg.ExtentBytes-off%o.cfg.ExtentBytes)
 		p := o.blank(kind, off, n)
 		p.op = op
 		if at := off - op.Off; kind != unmap && kind != zero {

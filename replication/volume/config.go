@@ -24,7 +24,7 @@ type Config struct {
 	RegionBytes int64 // multiple of BlockBytes
 	ExtentBytes int64 // multiple of RegionBytes
 	VolumeBytes int64 // multiple of ExtentBytes; see Owner.Grow
-	MaxData     int64 // bytes in one request, multiple of BlockBytes that divides ExtentBytes; 0 is ExtentBytes
+	MaxData     int64 // bytes that a repair reads and writes at a time, multiple of BlockBytes; 0 is RegionBytes
 	MinInSync   int   // copies of an extent needed to acknowledge a write to it
 
 	// Sets returns the members that keep an extent, by index; nil means all
@@ -40,7 +40,7 @@ type Config struct {
 	StableAfter    time.Duration // an idle owner sends the watermark
 	CompareRegions int64         // regions compared at a time
 	RebuildJobs    int           // comparisons and copies at a time, per replica
-	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 8192
+	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 1024
 
 	// Pace is the hosts' 99th percentile above which resync goes slower; 0
 	// never slows it. PaceMax is the longest pause before each comparison
@@ -49,12 +49,13 @@ type Config struct {
 	PaceMax time.Duration
 }
 
-// tailMax is 256 KiB of entries in the answer to a Fence.
-const tailMax = 8192
+// tailMax is a quarter of what a store keeps (4096): takeovers that end early,
+// one after the other, each add what they have repeated.
+const tailMax = 1024
 
 func (c Config) withDefaults() Config {
 	if c.MaxData == 0 {
-		c.MaxData = c.ExtentBytes
+		c.MaxData = c.RegionBytes
 	}
 	if c.GoneAfter == 0 {
 		c.GoneAfter = c.OutAfter

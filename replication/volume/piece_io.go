@@ -188,7 +188,7 @@ func (p *piece) arrived(o *Owner, resp replica.Response) {
 	case copying:
 		p.state = sending
 		c := o.conns[p.to]
-		c.request(o, p, replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: resp.Data, Ver: resp.Vers[0], Gen: c.re.gen})
+		c.request(o, p, replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: slices.Clone(resp.Data), Ver: resp.Vers[0], Gen: c.re.gen})
 	case write, unmap, zero:
 	}
 }

@@ -90,7 +90,6 @@ func (o *Owner) startOver(changed disks) {
 func (o *Owner) equalize() {
 	type tailWrite struct {
 		replica.Entry
-		group   *group
 		holders disks
 	}
 	stable := map[*group]uint64{}
@@ -114,7 +113,7 @@ func (o *Owner) equalize() {
 			}
 			w := byWrite[e]
 			if w == nil {
-				w = &tailWrite{Entry: e, group: g}
+				w = &tailWrite{Entry: e}
 				byWrite[e] = w
 				tail = append(tail, w)
 			}
@@ -122,20 +121,26 @@ func (o *Owner) equalize() {
 		}
 	}
 	slices.SortFunc(tail, func(a, b *tailWrite) int { return b.Ver.Compare(a.Ver) })
-	covered := map[int64]bool{} // blocks that a newer write of the tail decides
+	newest := map[int64]*tailWrite{} // by block
+	var blocks []int64
 	for _, w := range tail {
-		for off := w.Off; off < w.Off+w.Len; {
-			n := int64(0)
-			most := min(w.Len-(off-w.Off), o.cfg.MaxData-off%o.cfg.MaxData)
-			for n < most && !covered[off+n] {
-				covered[off+n] = true
-				n += o.cfg.BlockBytes
+		for off := w.Off; off < w.Off+w.Len; off += o.cfg.BlockBytes {
+			if newest[off] == nil {
+				newest[off] = w
+				blocks = append(blocks, off)
 			}
-			if n > 0 && w.holders != w.group.disks&o.inSync {
-				o.stats.equalized++
-				o.rewrite(off, n, w.holders, true)
-			}
-			off += max(n, o.cfg.BlockBytes)
+		}
+	}
+	slices.Sort(blocks)
+	for i := 0; i < len(blocks); {
+		off, from := blocks[i], newest[blocks[i]].holders
+		end := off
+		for ; i < len(blocks) && blocks[i] == end && newest[end].holders == from && (end == off || end%o.cfg.MaxData != 0 && end%o.cfg.ExtentBytes != 0); i++ {
+			end += o.cfg.BlockBytes
+		}
+		if from != o.groupAt(off).disks&o.inSync {
+			o.stats.equalized++
+			o.rewrite(off, end-off, from, true)
 		}
 	}
 }

@@ -48,8 +48,8 @@ const (
 // The caller leaves it as it is until the op is done.
 //
 // With a Note, an op is atomic also on a full disk; there a write that is
-// larger than a log batch (1 MiB, see Options), or than a quarter of a small
-// log, ends with ErrNoSpace.
+// larger than a log batch (1 MiB, see Options), or than half of a small log, ends
+// with ErrNoSpace.
 type Note struct {
 	Fence  uint64 // becomes the fenced epoch if higher; 0 leaves it
 	Stable uint64 // becomes the watermark if higher: entries of the tail up to it are forgotten

@@ -1,0 +1,217 @@
+package sim
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	realdisk "blockd.dev/blockdev/disk"
+	disksim "blockd.dev/blockdev/disk/sim"
+	"blockd.dev/blockdev/store"
+	"blockd.dev/replication/replica"
+)
+
+// What the simulation proves it proves of stores like its model of one. This test
+// holds the model against blockdev/store: random replica.Ops go to both, one after
+// the other, and after each of them data, versions and state must be the same; so
+// also when the store is closed and opened again, or when the power is cut before
+// the op is done, after which all of it has happened or nothing.
+
+// scale is how much larger a region is in the store.
+const scale = store.ChunkBytes / regionBytes
+
+// realStore is a store with one volume, on a disk whose power can be cut.
+type realStore struct {
+	t testing.TB
+	d *disksim.Sim
+	s *store.Store
+	v *store.Vol
+}
+
+func openReal(t testing.TB, d *disksim.Sim) *realStore {
+	s, err := store.Open(d, store.Options{DirtyBytes: 64 * store.BlockBytes, PagesMax: 4, BatchBlocks: 32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.OpenVolume(store.VolumeID{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &realStore{t: t, d: d, s: s, v: v}
+}
+
+func newReal(t testing.TB, seed uint64) *realStore {
+	d := disksim.New(16<<20, disksim.Options{Seed: seed})
+	if err := store.Format(d, store.FormatOptions{UUID: [16]byte{byte(seed)}, LogBytes: 256 << 10, MaxExtents: 14, MaxPages: 16}); err != nil {
+		t.Fatal(err)
+	}
+	return openReal(t, d)
+}
+
+// submit starts op in the store.
+func (r *realStore) submit(op *replica.Op, done func(error)) {
+	o := &store.Op{Vol: r.v, Off: op.Off * scale, Len: int(op.Len * scale), Ver: store.Version(op.Ver),
+		Note: &store.Note{Stable: op.Stable, Tail: op.Writes() && !op.Copied, Exact: op.Copied}}
+	for _, off := range op.Void {
+		o.Note.Void = append(o.Note.Void, off*scale)
+	}
+	switch op.Kind {
+	case replica.OpWrite:
+		o.Kind, o.Data = store.OpWrite, [][]byte{enlarge(op.Data)}
+	case replica.OpClear:
+		o.Kind = store.OpClear
+	case replica.OpZero:
+		o.Kind = store.OpZero
+	case replica.OpFence:
+		o.Kind, o.Note.Fence = store.OpNote, op.Epoch
+	case replica.OpBegin:
+		o.Kind, o.Note.Forget = store.OpNote, true
+	case replica.OpRead, replica.OpVersions:
+		r.t.Fatalf("op %+v changes nothing", op)
+	}
+	o.Done = func(o *store.Op) { done(o.Err) }
+	r.s.Submit([]*store.Op{o})
+}
+
+// enlarge repeats each block of the simulation as often as it fits the store's.
+func enlarge(p []byte) []byte {
+	q := realdisk.NewAligned(len(p) * scale)
+	for i := 0; i < len(p); i += blockBytes {
+		copy(q[i*scale:], bytes.Repeat(p[i:i+blockBytes], scale))
+	}
+	return q
+}
+
+// same compares all that the store has with the model.
+func (r *realStore) same(d *disk) string {
+	p, vers := realdisk.NewAligned(mostBytes*scale), make([]store.Version, len(d.versions))
+	done := make(chan *store.Op, 1)
+	r.s.Submit([]*store.Op{{Kind: store.OpRead, Vol: r.v, Len: len(p), Data: [][]byte{p}, Vers: vers, Done: func(op *store.Op) { done <- op }}})
+	if op := <-done; op.Err != nil {
+		return op.Err.Error()
+	}
+	if !bytes.Equal(p, enlarge(d.image)) {
+		return "data"
+	}
+	for i, v := range vers {
+		if replica.Version(v) != d.versions[i] {
+			return "versions"
+		}
+	}
+	st, err := r.s.ReplicaState(r.v)
+	if err != nil {
+		return err.Error()
+	}
+	var tail []replica.Entry
+	for _, e := range st.Tail {
+		tail = append(tail, replica.Entry{Ver: replica.Version(e.Ver), Off: e.Off / scale, Len: e.Len / scale})
+	}
+	if m := d.state; st.Fenced != m.Fenced || st.Stable != m.Stable || st.Last != m.Last || !slices.Equal(tail, m.Tail) {
+		return "state"
+	}
+	return ""
+}
+
+// clone copies what the model has durably.
+func (d *disk) clone() *disk {
+	c := newDisk(d.w)
+	copy(c.image, d.image)
+	copy(c.versions, d.versions)
+	c.state = d.state
+	c.state.Tail = slices.Clone(d.state.Tail)
+	return c
+}
+
+// randomOp is what a Replica may submit, and more: versions that are lower than
+// what is there, and voids anywhere.
+func randomOp(rng *rand.Rand, n uint64, s replica.State) *replica.Op {
+	op := &replica.Op{Ver: replica.Version{Epoch: 1 + s.Fenced, Seq: n}, Stable: s.Stable}
+	blocks := int64(mostBytes / blockBytes)
+	count := 1 + rng.Int64N(min(6, blocks))
+	op.Off, op.Len = rng.Int64N(blocks-count+1)*blockBytes, count*blockBytes
+	if rng.IntN(8) == 0 {
+		op.Ver.Seq = 1 + rng.Uint64N(n)
+	}
+	if rng.IntN(3) == 0 {
+		op.Stable += rng.Uint64N(n - s.Stable + 1)
+	}
+	switch x := rng.IntN(20); {
+	case x < 12:
+		op.Kind = replica.OpWrite
+		if op.Copied = rng.IntN(4) == 0; op.Copied {
+			op.Off, op.Len = op.Off/regionBytes*regionBytes, regionBytes
+		}
+		op.Data = make([]byte, op.Len)
+		for i := range op.Data {
+			op.Data[i] = byte(rng.Uint32())
+		}
+	case x < 15:
+		op.Kind, op.Copied = replica.OpClear, rng.IntN(4) == 0
+	case x < 17:
+		op.Kind = replica.OpZero
+	case x < 18:
+		op.Kind, op.Epoch, op.Off, op.Len = replica.OpFence, s.Fenced+1, 0, 0
+	default:
+		op.Kind, op.Off, op.Len = replica.OpBegin, 0, 0
+	}
+	if rng.IntN(4) == 0 && op.Kind != replica.OpFence {
+		for range 1 + rng.IntN(3) {
+			op.Void = append(op.Void, rng.Int64N(mostBytes/regionBytes)*regionBytes)
+		}
+	}
+	return op
+}
+
+func TestStoreIsLikeItsModel(t *testing.T) {
+	happened, lost := 0, 0
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 5))
+		model, real := newDisk(&world{}), newReal(t, seed)
+		for n := uint64(1); n <= 100; n++ {
+			op := randomOp(rng, n, model.state)
+			if n == 1 { // of a span that nothing was written to the store knows less
+				op = &replica.Op{Kind: replica.OpWrite, Len: blockBytes, Data: make([]byte, blockBytes), Ver: replica.Version{Epoch: 1, Seq: 1}}
+			}
+			cut := n > 1 && rng.IntN(6) == 0
+			before := model.clone()
+			if cut {
+				real.d.SetMode(disksim.Manual, true, rng.Uint64())
+			}
+			ended := false
+			real.submit(op, func(err error) {
+				if ended = true; err != nil {
+					t.Fatalf("seed %d op %d %+v: %v", seed, n, op, err)
+				}
+			})
+			model.apply(&diskOp{op: op})
+			switch {
+			case cut:
+				for range rng.IntN(6) {
+					real.d.Step()
+				}
+				real = openReal(t, real.d.Cut(real.d.Events(), disksim.Policy(rng.IntN(disksim.Policies)), rng.Uint64()))
+				if !ended && real.same(model) != "" {
+					lost++
+					model = before
+				} else {
+					happened++
+				}
+			case !ended:
+				t.Fatalf("seed %d op %d: not done", seed, n)
+			case rng.IntN(10) == 0:
+				real.s.CloseVolume(real.v)
+				if err := real.s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				real = openReal(t, real.d)
+			}
+			if diff := real.same(model); diff != "" {
+				t.Fatalf("seed %d after op %d %+v (cut %v, done %v): %s differ", seed, n, op, cut, ended, diff)
+			}
+		}
+	}
+	if happened < 20 || lost < 20 {
+		t.Errorf("of the ops that were cut %d happened and %d did not: want many of both", happened, lost)
+	}
+}

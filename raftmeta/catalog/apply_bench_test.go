@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"testing"
 
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/extmap"
 )
 
 func pipe(t testing.TB, s *State) io.Reader {
@@ -48,7 +50,8 @@ func bigReserveCmd(n uint32, generation uint64, blob string) *catalogpb.Command 
 // large is a state of three nodes, and volumes, each leased and reserved.
 func large(t testing.TB, volumes uint32) *State {
 	s := cluster(t)
-	s = mustApply(t, s, hostCmd(900, "h"))
+	s = mustApply(t, s, hostCmd(900, "h"), spreadPoolCmd(901, "three", 3, 0), spreadVolumeCmd(60, "spread", "three", 15_000*extmap.ShardBytes),
+		allocateCmd(60, 0, slices.Repeat([]uint32{1, 2, 3}, 15_000)...), grantCmd(60, 101, 7, 0))
 	for i := range volumes {
 		name := fmt.Sprintf("vol-%05d", i)
 		s = mustApply(t, s, bigVolumeCmd(i, name))
@@ -133,6 +136,7 @@ func TestCommandsCopyLittle(t *testing.T) {
 	}
 	const volumes = 160 * 3000 // a Volume has a little less
 	perCommand("lease", 48<<10, func(s *State, i uint32) *catalogpb.Command { return bigGrantCmd(i, 102, 1, 1) })
+	perCommand("mark", 48<<10, func(s *State, i uint32) *catalogpb.Command { return markCmd(60, 1, 2, uint64(i), toKept) })
 	perCommand("reserve", 48<<10, func(s *State, i uint32) *catalogpb.Command { return bigReserveCmd(i, 1, "more") })
 	perCommand("map", 96<<10, func(s *State, i uint32) *catalogpb.Command { return mapCmd(fmt.Sprintf("vol-%05d", i), "h", nil) })
 	perCommand("resize", volumes+48<<10, func(s *State, i uint32) *catalogpb.Command {

@@ -368,10 +368,11 @@ func FuzzApply(f *testing.F) {
 		putNodeCmd(nodeMsg(101, "n1")), admitCmd(1, 9, nodeMsg(109, "n9")), tokenCmd(0, 5, 9), labelCmd("n1", "rack", "r"), nodeStateCmd("n3", "held"),
 		removeNodeCmd("n3", true), diskCmd(201, 101), diskStateCmd(203, "drained"), removeDiskCmd(203, true), grantCmd(10, 101, 1, 0),
 		releaseCmd(11, 102, 1, 1), moveCmd("b", "n2"), reserveCmd(10, 0, "x"), jobCmd(0, 302, "drain", "n1"), progressCmd(301, 2, "c"),
-		jobStateCmd(301, "paused"), authorityCmd(sealed, 0)} {
+		jobStateCmd(301, "paused"), authorityCmd(sealed, 0), spreadPoolCmd(5, "p", 2, 1), spreadVolumeCmd(6, "x", "three", 1<<30),
+		allocateCmd(61, 0, 1, 2, 3), markCmd(60, 1, 2, 0, toOut), portalsCmd(101, &catalogpb.Portals{Data: []string{"a:1"}})} {
 		f.Add(must(proto.Marshal(cmd)))
 	}
-	start := mustApply(f, cluster(f), hostCmd(20, "g"), mapCmd("a", "any", nil), tokenCmd(0, 9, 3600), grantCmd(11, 102, 1, 0), jobCmd(0, 301, "drain", "n3"))
+	start := mustApply(f, three(f), spreadVolumeCmd(61, "w", "three", 1<<28), hostCmd(20, "g"), mapCmd("a", "any", nil), tokenCmd(0, 9, 3600), grantCmd(11, 102, 1, 0), jobCmd(0, 301, "drain", "n3"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, s := range []*State{start, {}} {
 			one, two := NewFSM(), NewFSM()
@@ -400,7 +401,7 @@ func FuzzApply(f *testing.F) {
 
 // FuzzReadState: bytes are refused, or are a state that keeps its invariants.
 func FuzzReadState(f *testing.F) {
-	for _, s := range []*State{{}, base(f), mustApply(f, cluster(f), grantCmd(10, 101, 1, 0), reserveCmd(10, 0, "r"), jobCmd(0, 301, "drain", "n3"))} {
+	for _, s := range []*State{{}, base(f), three(f), mustApply(f, cluster(f), grantCmd(10, 101, 1, 0), reserveCmd(10, 0, "r"), jobCmd(0, 301, "drain", "n3"))} {
 		f.Add(must(s.Marshal()))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

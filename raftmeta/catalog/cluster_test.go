@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/raftmeta/pki"
 )
 
@@ -134,10 +135,13 @@ func authorityCmd(sealed []byte, expect uint64) *catalogpb.Command {
 
 // cluster is a state with three nodes, each with a disk, and two volumes.
 func cluster(t testing.TB) *State {
-	return mustApply(t, base(t), putNodeCmd(nodeMsg(101, "n1")), diskCmd(201, 101),
+	return mustApply(t, mustApply(t, base(t), threeNodes()...), volumeCmd(10, "a"), volumeCmd(11, "b"))
+}
+
+func threeNodes() []*catalogpb.Command {
+	return []*catalogpb.Command{putNodeCmd(nodeMsg(101, "n1")), diskCmd(201, 101),
 		tokenCmd(0, 1, 3600), admitCmd(1, 1, nodeMsg(102, "n2")), diskCmd(202, 102),
-		tokenCmd(0, 2, 3600), admitCmd(1, 2, nodeMsg(103, "n3")), diskCmd(203, 103),
-		volumeCmd(10, "a"), volumeCmd(11, "b"))
+		tokenCmd(0, 2, 3600), admitCmd(1, 2, nodeMsg(103, "n3")), diskCmd(203, 103)}
 }
 
 // refusedWith checks that a command is refused with a kind and a text.
@@ -487,6 +491,32 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
+// genSpread draws commands about volumes of several copies, many of which s allows.
+func genSpread(t *rapid.T, s *State) *catalogpb.Command {
+	id := rapid.Uint32Range(1, 4).Draw(t, "volume")
+	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name")
+	small := rapid.Uint32Range(0, 3).Draw(t, "small")
+	v, apart := s.Map().Volume(testingID(id)), rapid.Permutation([]uint32{1, 2, 3}).Draw(t, "disks")
+	kind := rapid.IntRange(0, 9).Draw(t, "spreadkind")
+	switch {
+	case kind == 0:
+		return spreadPoolCmd(401, "two", 2, rapid.Uint32Range(0, 2).Draw(t, "min"))
+	case kind == 1:
+		return portalsCmd(100+id, &catalogpb.Portals{Data: []string{fmt.Sprintf("10.0.0.%d:1", small)}})
+	case kind == 2:
+		return resizeCmd(name, int64(1+small)*150<<20)
+	case v == nil:
+		return spreadVolumeCmd(id, name, "two", int64(1+small)*100<<20)
+	case kind < 5 && v.Allocated() > 0:
+		return grantCmd(id, 100+apart[0], 1, s.LeaseTable().Get(testingID(id)).Epoch)
+	case kind < 6 || v.Allocated() == 0:
+		return allocateCmd(id, rapid.SampledFrom([]uint32{v.Allocated(), small}).Draw(t, "first"), apart[:2]...)
+	}
+	disk, late := extmap.Disk(apart[0]), rapid.SampledFrom([]uint64{0, 0, 0, 1}).Draw(t, "late")
+	return markCmd(id, s.LeaseTable().Get(testingID(id)).Epoch, uint32(disk), v.Sync(disk).Generation-late,
+		catalogpb.ReplicaChange(rapid.Int32Range(1, 4).Draw(t, "change")))
+}
+
 // genCluster draws commands about the cluster that collide often.
 func genCluster(t *rapid.T) *catalogpb.Command {
 	node := rapid.SampledFrom([]string{"n1", "n2", "n3"}).Draw(t, "node")
@@ -542,7 +572,11 @@ func TestStateMachinesAgree(t *testing.T) {
 			hash  [32]byte
 		}
 		var kept []old
+		all := rapid.Bool().Draw(t, "all understand version 2")
 		apply := func(cmd *catalogpb.Command) {
+			if cmd.Version = versionOf(cmd); cmd.Version > 1 && !all {
+				return
+			}
 			b := must(proto.Marshal(cmd))
 			v := cmd.GetVersion()
 			if err := one.Check(v, b); err != nil {
@@ -560,10 +594,19 @@ func TestStateMachinesAgree(t *testing.T) {
 		}
 		apply(initCmd())
 		apply(poolCmd(1<<21, "default"))
+		if rapid.Bool().Draw(t, "three nodes") {
+			for _, cmd := range threeNodes() {
+				apply(cmd)
+			}
+			apply(spreadPoolCmd(401, "two", 2, 0))
+		}
 		for range rapid.IntRange(1, 60).Draw(t, "n") {
-			if rapid.Bool().Draw(t, "cluster") {
+			switch rapid.IntRange(0, 2).Draw(t, "about") {
+			case 0:
 				apply(genCluster(t))
-			} else {
+			case 1:
+				apply(genSpread(t, one.State()))
+			default:
 				cmd := genCommand(t)
 				if v := cmd.GetCreateVolume(); v != nil {
 					v.Id = testID(rapid.Uint32Range(1, 4).Draw(t, "volumeid"))
@@ -574,6 +617,8 @@ func TestStateMachinesAgree(t *testing.T) {
 				apply(cmd)
 			}
 			switch rapid.IntRange(0, 9).Draw(t, "then") {
+			case 3:
+				all = all || rapid.Bool().Draw(t, "the last one was upgraded")
 			case 0:
 				var b bytes.Buffer
 				if _, err := two.Snapshot().WriteTo(&b); err != nil {
@@ -588,6 +633,9 @@ func TestStateMachinesAgree(t *testing.T) {
 			case 2: // a branch that comes to nothing
 				_, _, _ = one.State().Apply(genCluster(t))
 			}
+		}
+		if s := one.State(); !all && (s.Version() != 1 || s.lastDisk != 0 || s.Map().Hash() != (extmap.Map{}).Hash()) {
+			t.Fatal("there is something of version 2 before all understand it")
 		}
 		for _, o := range kept {
 			if o.state.Hash() != o.hash {

@@ -27,8 +27,13 @@ type member struct {
 
 func openMember(t testing.TB, dir string, keys pki.Keyring) *member {
 	t.Helper()
+	return openMemberWith(t, dir, keys, nil)
+}
+
+func openMemberWith(t testing.TB, dir string, keys pki.Keyring, events func(group.Event)) *member {
+	t.Helper()
 	fsm := NewFSM()
-	g, err := group.Open(group.Config{Dir: filepath.Join(dir, "raft"), Cluster: "test", NodeID: "n1", Address: "127.0.0.1:1", FSM: fsm, Bootstrap: true})
+	g, err := group.Open(group.Config{Dir: filepath.Join(dir, "raft"), Cluster: "test", NodeID: "n1", Address: "127.0.0.1:1", FSM: fsm, Bootstrap: true, Events: events})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,6 @@ func (c *conn) leave() {
 
 func (c *conn) count(nv *nvme.Command, sent int) {
 	k := &c.counts
-	k.commands.Add(1)
 	switch {
 	case !nv.Status.OK():
 		k.errors.Add(1)
@@ -53,6 +52,8 @@ func (c *conn) count(nv *nvme.Command, sent int) {
 		k.bytesOut.Add(uint64(sent))
 	case nv.Dir == nvme.DirOut:
 		k.writes.Add(1)
+	default:
+		k.others.Add(1)
 	}
 }
 

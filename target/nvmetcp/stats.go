@@ -23,9 +23,10 @@ type Stats struct {
 	HeldBytes int64  // buffer held now
 }
 
-// counters are the Stats that completions and the reader count.
+// counters are the Stats that completions and the reader count. A command that
+// ended is one of the errors, reads, writes or others.
 type counters struct {
-	commands, reads, writes, bytesIn, bytesOut, errors, parked, digests atomic.Uint64
+	others, reads, writes, bytesIn, bytesOut, errors, parked, digests atomic.Uint64
 }
 
 // SessionInfo describes one connected queue for lists. The queues of one host

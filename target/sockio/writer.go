@@ -61,6 +61,7 @@ type writer struct {
 	writing bool  // a goroutine owns active
 	corked  bool  // Flush waits for Uncork or corkBytes
 	err     error // set once: the connection can't send any more
+	queued  int   // bytes in both batches
 	roomy   *sync.Cond
 
 	active  *batch // owned by the goroutine that set writing
@@ -69,8 +70,7 @@ type writer struct {
 	sendFn  func(fd uintptr) bool
 	sendErr error
 
-	held                  atomic.Bool  // corked, and the last Append left less than corkBytes
-	queued                atomic.Int64 // bytes in both batches
+	held                  atomic.Bool // corked, and the last Append left less than corkBytes
 	writes, bytes, stalls atomic.Uint64
 }
 
@@ -112,9 +112,9 @@ func (c *Conn) Append(head []byte, data [][]byte, tail []byte, sender Sender) {
 		b.senders = append(b.senders, sender)
 	}
 	b.bytes += n
-	w.queued.Add(int64(n))
-	if w.corked {
-		w.held.Store(b.bytes < corkBytes)
+	w.queued += n
+	if held := b.bytes < corkBytes; w.corked && w.held.Load() != held {
+		w.held.Store(held)
 	}
 	w.mu.Unlock()
 }
@@ -154,10 +154,14 @@ func (c *Conn) Flush() {
 
 // Congested reports whether so much output is queued that the reader should
 // not take more requests.
-func (c *Conn) Congested() bool { return c.tx.queued.Load() > int64(c.tx.high) }
+func (c *Conn) Congested() bool { return c.QueuedBytes() > c.tx.high }
 
 // QueuedBytes is the output appended but not yet taken by the kernel.
-func (c *Conn) QueuedBytes() int { return int(c.tx.queued.Load()) }
+func (c *Conn) QueuedBytes() int {
+	c.tx.mu.Lock()
+	defer c.tx.mu.Unlock()
+	return c.tx.queued
+}
 
 // WaitRoom blocks until the connection is not Congested or has failed; it
 // returns the failure. For the reader only.
@@ -165,7 +169,7 @@ func (c *Conn) WaitRoom() error {
 	w := &c.tx
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.err == nil && w.queued.Load() > int64(w.high) {
+	for w.err == nil && w.queued > w.high {
 		w.roomy.Wait()
 	}
 	return w.err
@@ -178,7 +182,7 @@ func (c *Conn) Drain() error {
 	w := &c.tx
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.err == nil && w.queued.Load() > 0 {
+	for w.err == nil && w.queued > 0 {
 		w.roomy.Wait()
 	}
 	return w.err
@@ -235,7 +239,7 @@ func (w *writer) finish(err error) bool {
 	w.stalled = false
 
 	w.mu.Lock()
-	w.queued.Add(-int64(n))
+	w.queued -= n
 	w.roomy.Broadcast()
 	if err != nil || w.err != nil {
 		w.writing = false
@@ -261,7 +265,7 @@ func (w *writer) fail(err error) {
 		w.err = err
 	}
 	dropped := w.pending.senders
-	w.queued.Add(-int64(w.pending.bytes))
+	w.queued -= w.pending.bytes
 	w.pending = &batch{}
 	w.roomy.Broadcast()
 	w.mu.Unlock()

@@ -55,49 +55,57 @@ type meter struct {
 	ops     [opsCount]opStats
 	onError func(error) // called for requests that end with a fault of the device
 	turn    atomic.Uint64
-	calls   sync.Pool // *call
 	batches sync.Pool // *[]*blockdev.Request
 }
 
-// call is a request on its way through a meter.
+// call is a request on its way through a meter. It stays in the parent's
+// Internal, for the next request of that struct.
 type call struct {
 	child  blockdev.Request
-	parent *blockdev.Request
-	meter  *meter
-	start  time.Time // zero unless timed
+	parent *blockdev.Request // nil while there is no request
+	meter  *meter            // nil while there is no request
+	start  time.Time         // zero unless timed
+	alone  [1]*blockdev.Request
 }
 
 func newMeter(b backing, onError func(error)) *meter {
 	m := &meter{backing: b, onError: onError}
-	m.calls.New = func() any {
-		c := &call{meter: m}
-		c.child.Done = callDone
-		c.child.Tag = c
-		return c
-	}
 	m.batches.New = func() any { return new([]*blockdev.Request) }
 	return m
 }
 
 // Submit implements blockdev.Device.
 func (m *meter) Submit(batch []*blockdev.Request) {
+	if len(batch) == 1 {
+		m.backing.Submit(m.begin(batch[0]).alone[:])
+		return
+	}
 	list := m.batches.Get().(*[]*blockdev.Request)
 	for _, r := range batch {
-		c := m.calls.Get().(*call)
-		c.parent = r
-		c.child.Op, c.child.FUA, c.child.NoUnmap = r.Op, r.FUA, r.NoUnmap
-		c.child.Offset, c.child.Length, c.child.Data = r.Offset, r.Length, r.Data
-		c.child.Borrow = r.Borrow
-		c.child.Err = nil
-		if m.turn.Add(1)%latencySample == 0 {
-			c.start = time.Now()
-		}
-		*list = append(*list, &c.child)
+		*list = append(*list, &m.begin(r).child)
 	}
 	m.backing.Submit(*list)
 	clear(*list)
 	*list = (*list)[:0]
 	m.batches.Put(list)
+}
+
+// begin makes the request that goes on in place of r.
+func (m *meter) begin(r *blockdev.Request) *call {
+	c, ok := r.Internal.(*call)
+	if !ok {
+		c = &call{}
+		c.child.Done, c.child.Tag, c.alone[0] = callDone, c, &c.child
+		r.Internal = c
+	}
+	c.parent, c.meter = r, m
+	c.child.Op, c.child.FUA, c.child.NoUnmap, c.child.Borrow = r.Op, r.FUA, r.NoUnmap, r.Borrow
+	c.child.Offset, c.child.Length, c.child.Data = r.Offset, r.Length, r.Data
+	c.child.Err = nil
+	if m.turn.Add(1)%latencySample == 0 {
+		c.start = time.Now()
+	}
+	return c
 }
 
 func callDone(r *blockdev.Request) {
@@ -116,21 +124,17 @@ func callDone(r *blockdev.Request) {
 			c.start = time.Time{}
 		}
 	}
-	c.parent = nil
+	c.parent, c.meter = nil, nil
 	if r.Lender != nil {
-		parent.Data, parent.Lender = r.Data, c // which is kept until TakeBack
+		parent.Data, parent.Lender = r.Data, c
 	} else {
 		r.Data = nil
-		m.calls.Put(c)
 	}
 	blockdev.Complete(parent, err)
 }
 
 // TakeBack implements blockdev.Lender for the parent of a request that borrowed.
-func (c *call) TakeBack(*blockdev.Request) {
-	c.child.Return()
-	c.meter.calls.Put(c)
-}
+func (c *call) TakeBack(*blockdev.Request) { c.child.Return() }
 
 // failed counts an error, unless it is the host's.
 func (m *meter) failed(s *opStats, err error) {

@@ -57,6 +57,7 @@ type Timeouts struct {
 	Hedge   time.Duration // until a second replica is asked to read. Default 10 ms.
 	Retry   time.Duration // between attempts and proposals. Default 50 ms.
 	Out     time.Duration // until a replica without a session is marked out. Default 300 ms.
+	Gone    time.Duration // the same if its node can't be reached. Default 50 ms.
 	Stable  time.Duration // until an idle owner tells the watermark. Default 50 ms.
 }
 
@@ -66,7 +67,8 @@ func (t *Timeouts) setDefaults() {
 		def   time.Duration
 	}{
 		{&t.Op, 30 * time.Second}, {&t.Request, 500 * time.Millisecond}, {&t.Hedge, 10 * time.Millisecond},
-		{&t.Retry, 50 * time.Millisecond}, {&t.Out, 300 * time.Millisecond}, {&t.Stable, 50 * time.Millisecond},
+		{&t.Retry, 50 * time.Millisecond}, {&t.Out, 300 * time.Millisecond},
+		{&t.Gone, 50 * time.Millisecond}, {&t.Stable, 50 * time.Millisecond},
 	} {
 		if *f.value == 0 {
 			*f.value = f.def
@@ -104,6 +106,9 @@ type Config struct {
 	// Patience is how long requests wait while no node is known to own the
 	// volume, or the owner can't be reached. Default 15 s.
 	Patience time.Duration
+	// Pace is the 99th percentile of hosts' latency above which replicas are
+	// brought back more slowly. Default 10 ms.
+	Pace time.Duration
 	// RebuildJobs are comparisons and copies at a time, per replica that is
 	// brought back. Default 4.
 	RebuildJobs int
@@ -137,6 +142,9 @@ func (c *Config) setDefaults() error {
 	if c.Patience == 0 {
 		c.Patience = 15 * time.Second
 	}
+	if c.Pace == 0 {
+		c.Pace = 10 * time.Millisecond
+	}
 	if c.RebuildJobs == 0 {
 		c.RebuildJobs = 4
 	}
@@ -155,10 +163,11 @@ func checkSize(size int64, l Layout) error {
 func (c *Config) owner() volume.Config {
 	return volume.Config{
 		BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, VolumeBytes: c.Layout.SizeBytes(),
-		MinInSync: c.MinInSync,
+		MaxData: pieceMax, MinInSync: c.MinInSync,
 		OpTimeout: c.Timeouts.Op, RequestTimeout: c.Timeouts.Request, HedgeAfter: c.Timeouts.Hedge,
-		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, StableAfter: c.Timeouts.Stable,
-		CompareRegions: compareRegions, RebuildJobs: c.RebuildJobs,
+		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, GoneAfter: c.Timeouts.Gone, StableAfter: c.Timeouts.Stable,
+		CompareRegions: compareRegions, RebuildJobs: c.RebuildJobs, TailMax: tailMax,
+		Pace: c.Pace, PaceMax: paceMax,
 	}
 }
 
@@ -173,4 +182,10 @@ const (
 	compareRegions = 16
 	// pieceMax is the most that one op of the owner is about, in bytes.
 	pieceMax = message.DataMax
+	// tailMax keeps the tail of a replica within what a store remembers: 4096
+	// writes, of which some may be told late that they are stable.
+	tailMax = 3072
+	// paceMax is the longest pause before a region is copied: four jobs then
+	// still copy 13 MB/s.
+	paceMax = 20 * time.Millisecond
 )

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"blockd.dev/internal/clock"
+	"blockd.dev/replication/volume"
 )
 
 // Own makes this node serve the volume under l, whose epoch is that of the
@@ -78,12 +79,13 @@ func (v *Volume) Drain(done func()) {
 	r.drainWhenIdle(done)
 }
 
-// View takes the newest members. If the disks are others than those that the
-// owner began with, it drains and calls Config.GiveUp.
+// View takes the newest members. Disks may be added at the end, for a volume that
+// grows. If those that the owner began with have other places, it drains and
+// calls Config.GiveUp: its successor can begin with the new ones.
 func (v *Volume) View(m Members) {
 	switch r := v.route.Load().run; {
 	case r == nil:
-	case slices.Equal(r.disks, m.Disks):
+	case slices.Equal(r.began, m.Disks[:min(len(r.began), len(m.Disks))]):
 		r.inbox.Post(event{kind: evView, members: &m})
 	default:
 		v.Drain(func() { v.cfg.GiveUp(r.epoch) })
@@ -111,11 +113,11 @@ func (v *Volume) Forward(node string) {
 
 // Status is how a volume stands on this node.
 type Status struct {
-	Owner   bool   // this node has an owner
-	Epoch   uint64 // of it
-	Serving bool   // its takeover is done
-	Forward string // the node that requests go to instead, or ""
-	Waiting int    // requests that wait for an owner, or for the way to it
+	Owner   bool          // this node has an owner
+	Epoch   uint64        // of it
+	Volume  volume.Status // of it
+	Forward string        // the node that requests go to instead, or ""
+	Waiting int           // requests that wait for an owner, or for the way to it
 }
 
 // Status waits for no I/O.
@@ -127,11 +129,19 @@ func (v *Volume) Status() Status {
 	switch {
 	case to.run != nil:
 		s.Owner, s.Epoch = true, to.run.epoch
-		answer := make(chan bool, 1)
+		answer := make(chan volume.Status, 1)
 		to.run.inbox.Post(event{kind: evStatus, status: answer})
-		s.Serving = <-answer
+		s.Volume = <-answer
 	case to.forward != nil:
 		s.Forward = to.forward.node
 	}
 	return s
+}
+
+// Unreachable tells the owner that nothing can be sent to these disks now, since
+// the connection to their node has ended.
+func (v *Volume) Unreachable(disks ...uint16) {
+	if r := v.route.Load().run; r != nil {
+		r.inbox.Post(event{kind: evUnreachable, disks: disks})
+	}
 }

@@ -132,24 +132,25 @@ func (p *piece) zero() {
 		p.keepEdges(data)
 		return
 	}
-	p.op.Kind = volume.Write
-	clear(p.buffer())
+	p.op.Kind, p.op.Len = volume.Unmap, p.len
+	if p.q.r.Op == blockdev.OpWriteZeroes && p.q.r.NoUnmap {
+		p.op.Kind = volume.WriteZeroes
+	}
 }
 
 // completed takes the op back from the owner.
 func (p *piece) completed() {
 	q := p.q
-	changed := q.step == stepLast && q.r.Op != blockdev.OpRead
 	var err error
 	again, inDoubt := false, false
 	switch opErr := p.op.Err; {
 	case opErr == nil:
 		p.deliver()
 	case errors.Is(opErr, volume.ErrNotOwner):
-		again, inDoubt = true, changed
+		again, inDoubt = true, p.op.Sent
 	case errors.Is(opErr, volume.ErrMedium):
 		err = blockdev.NewError(blockdev.ErrMedium, q.r, max(p.off, q.r.Offset), opErr)
-	case errors.Is(opErr, volume.ErrTimeout) && changed && q.r.Op == blockdev.OpCompareAndWrite:
+	case errors.Is(opErr, volume.ErrTimeout) && p.op.Sent && q.r.Op == blockdev.OpCompareAndWrite:
 		err = blockdev.NewError(blockdev.ErrIO, q.r, max(p.off, q.r.Offset), errTooFew)
 	default:
 		err = blockdev.NewError(blockdev.ErrBusy, q.r, max(p.off, q.r.Offset), errTooFew)

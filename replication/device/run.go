@@ -1,6 +1,7 @@
 package device
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,11 +20,12 @@ type run struct {
 	v     *Volume
 	route *route // to it
 	epoch uint64
-	disks []uint16 // per member
+	began []uint16 // disks of its members at its beginning
 	inbox inbox.Inbox[event]
 
 	// Of whoever works at the inbox.
 	owner    *volume.Owner
+	disks    []uint16 // per member
 	lease    Lease
 	until    clock.Mono // the lease's end as the owner knows it
 	sets     func(int64) []int
@@ -36,8 +38,6 @@ type run struct {
 		complete  []*volume.Op
 		proposals []volume.Proposal
 	}
-	ops     int      // in the owner
-	waiting []*piece // for room there
 	drained []func() // called when the owner is over
 	asked   bool     // to end, or GiveUp was called
 
@@ -61,6 +61,7 @@ const (
 	evDrain
 	evGrow
 	evStatus
+	evUnreachable
 )
 
 // event is what the inbox takes: of the fields, those of its kind.
@@ -70,7 +71,8 @@ type event struct {
 	send    *send
 	members *Members
 	done    func()
-	status  chan<- bool
+	status  chan<- volume.Status
+	disks   []uint16
 	bytes   int64
 }
 
@@ -79,7 +81,7 @@ type send struct {
 	message.Sent
 	run    *run
 	member int
-	buf    *message.Buffer // what Request.Data is part of, if it is an op's
+	buf    *message.Buffer // what Request.Data is part of
 }
 
 var sends = sync.Pool{New: func() any {
@@ -92,7 +94,7 @@ var sends = sync.Pool{New: func() any {
 }}
 
 func newRun(v *Volume, l Lease, waits clock.Mono, m Members, local int) *run {
-	r := &run{v: v, epoch: m.View.Epoch, disks: m.Disks, lease: l, sets: m.Sets, armed: clock.Never, bufs: map[*byte]*message.Buffer{}}
+	r := &run{v: v, epoch: m.View.Epoch, began: m.Disks, disks: m.Disks, lease: l, sets: m.Sets, armed: clock.Never, bufs: map[*byte]*message.Buffer{}}
 	r.route = &route{run: r}
 	r.foreign.sources = map[string]*source{}
 	r.active.Store(1)
@@ -101,6 +103,9 @@ func newRun(v *Volume, l Lease, waits clock.Mono, m Members, local int) *run {
 	r.timer.Stop()
 	cfg := v.cfg.owner()
 	cfg.VolumeBytes = (*v.layout.Load()).SizeBytes()
+	if m.Sets != nil {
+		cfg.Sets = func(extent int64) []int { return r.sets(extent) }
+	}
 	r.until = l.Deadline()
 	r.owner = volume.New(cfg, r, volume.Grant{View: m.View, Until: r.until, Waits: waits, Local: local}, v.now())
 	return r
@@ -114,11 +119,6 @@ func (r *run) take(batch []event) {
 	for i := range batch {
 		r.one(now, &batch[i])
 	}
-	for r.ops < opsMax && len(r.waiting) > 0 {
-		p := r.waiting[0]
-		r.waiting[0], r.waiting = nil, r.waiting[1:]
-		r.submit(now, p)
-	}
 	r.act()
 	if r.owner.Over() {
 		r.end()
@@ -128,18 +128,6 @@ func (r *run) take(batch []event) {
 		r.armed = at
 		r.timer.Reset(max(at.Sub(now), 0))
 	}
-}
-
-// opsMax bounds what the owner has at a time, so that the tails of replicas stay
-// within what a store keeps (4096 writes).
-const opsMax = 2048
-
-func (r *run) submit(now clock.Mono, p *piece) {
-	r.ops++
-	if p.buf != nil && p.op.Kind != volume.Read {
-		r.bufs[&p.op.Data[0]] = p.buf
-	}
-	r.owner.Submit(now, &p.op)
 }
 
 // renew tells the owner when the end of the lease has moved.
@@ -157,21 +145,24 @@ func (r *run) one(now clock.Mono, e *event) {
 	o := r.owner
 	switch e.kind {
 	case evSubmit:
-		if r.ops == opsMax {
-			r.waiting = append(r.waiting, e.piece)
-			return
+		p := e.piece
+		if p.buf != nil && p.op.Kind != volume.Read {
+			r.bufs[&p.op.Data[0]] = p.buf
 		}
-		r.submit(now, e.piece)
+		o.Submit(now, &p.op)
 	case evAnswer:
 		s := e.send
 		if s.Lost { // nothing of the session can be relied on any more
 			s.Response = replica.Response{ID: s.Request.ID, Status: replica.OldSession}
 		}
 		o.Answer(now, s.member, s.Response)
+		if s.Lost && s.NotSent {
+			o.Unreachable(now, s.member)
+		}
 		s.end()
 	case evView:
 		if e.members.View.Revision >= r.revision {
-			r.revision, r.sets = e.members.View.Revision, e.members.Sets
+			r.revision, r.disks, r.sets = e.members.View.Revision, e.members.Disks, e.members.Sets
 		}
 		o.Meta(now, e.members.View)
 	case evTick:
@@ -183,11 +174,17 @@ func (r *run) one(now clock.Mono, e *event) {
 	case evDrain:
 		r.asked = true
 		r.drained = append(r.drained, e.done)
-		o.Stop(now)
+		o.Drain(now)
 	case evGrow:
-		o.Stop(now) // the next one begins with the new size
+		o.Grow(e.bytes)
 	case evStatus:
-		e.status <- o.Serving()
+		e.status <- o.Status()
+	case evUnreachable:
+		for d, disk := range r.disks {
+			if slices.Contains(e.disks, disk) {
+				o.Unreachable(now, d)
+			}
+		}
 	}
 }
 
@@ -226,7 +223,7 @@ func (r *run) act() {
 
 // Send is volume.Env. Data of an op is in a buffer that is held until the
 // replica has answered or never will, whatever becomes of the op; all other data
-// is the garbage collector's.
+// is copied to one.
 func (r *run) Send(member int, q replica.Request) {
 	s := sends.Get().(*send)
 	s.run, s.member = r, member
@@ -235,6 +232,10 @@ func (r *run) Send(member int, q replica.Request) {
 	if len(q.Data) > 0 {
 		if s.buf = r.bufs[&q.Data[0]]; s.buf != nil {
 			s.buf.Hold()
+		} else {
+			s.buf = message.GetBuffer(len(q.Data))
+			copy(s.buf.Bytes(), q.Data)
+			s.Request.Data = s.buf.Bytes()
 		}
 	}
 	r.todo.sends = append(r.todo.sends, s)
@@ -254,7 +255,6 @@ func (r *run) Propose(p volume.Proposal) { r.todo.proposals = append(r.todo.prop
 
 // Complete is volume.Env.
 func (r *run) Complete(op *volume.Op) {
-	r.ops--
 	if len(op.Data) > 0 && op.Kind != volume.Read {
 		delete(r.bufs, &op.Data[0])
 	}

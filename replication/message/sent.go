@@ -12,8 +12,9 @@ type Sent struct {
 	Done func(*Sent)
 	// Lost says that there is no answer and will be none; whether the replica
 	// has done what it was asked is not known. Else Response is the answer.
-	Lost     bool
-	Response replica.Response
+	// NotSent says of a lost one that there is no connection to its node.
+	Lost, NotSent bool
+	Response      replica.Response
 	// Free, if set by the transport, takes back what Response.Data aliases.
 	Free func(*Sent)
 	Tag  any // the sender's own

@@ -77,7 +77,7 @@ func open(t message.Target, d *store.Store, boot uint64) (*hosted, error) {
 	}
 	h := &hosted{target: t, store: d, vol: vol}
 	h.inbox.Run = h.take
-	h.r = replica.New(replica.Config{Boot: boot, RegionBytes: store.ChunkBytes}, h, stateOf(st))
+	h.r = replica.New(replica.Config{Boot: boot, RegionBytes: store.ChunkBytes, Buffer: h.buffer}, h, stateOf(st))
 	return h, nil
 }
 
@@ -168,14 +168,14 @@ func (h *hosted) Submit(op *replica.Op) {
 	if h.current != nil {
 		h.current.taken = true
 	}
-	o := newStoreOp(h, op)
-	if op.Kind == replica.OpRead {
-		h.current.buf = message.GetBuffer(int(op.Len))
-		op.Data = h.current.buf.Bytes()
-		o.read(op)
-	}
 	h.running++
-	h.ops = append(h.ops, &o.Op)
+	h.ops = append(h.ops, &newStoreOp(h, op).Op)
+}
+
+// buffer is for what the present request reads; it goes with its answer.
+func (h *hosted) buffer(n int64) []byte {
+	h.current.buf = message.GetBuffer(int(n))
+	return h.current.buf.Bytes()
 }
 
 func (a *asked) answer(resp replica.Response) { a.resp, a.ok = resp, true }

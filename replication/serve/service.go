@@ -92,7 +92,8 @@ func (s *Service) ask(a *asked) {
 	h, err := s.replica(a.target)
 	if err != nil {
 		s.cfg.Log(a.target, err)
-		a.answer(replica.Response{ID: a.q.ID, Status: replica.Failed})
+		// The owner will ask again: perhaps this node has yet to hear of the volume.
+		a.answer(replica.Response{ID: a.q.ID, Status: replica.OldSession})
 		a.finish()
 		return
 	}

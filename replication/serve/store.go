@@ -49,7 +49,12 @@ func (o *storeOp) prepare() {
 			o.vers = make([]store.Version, n)
 		}
 		o.Kind, o.Vers, o.last = store.OpVersions, o.vers[:n], true
+		if op.Kind == replica.OpRead {
+			o.Kind, o.data[0] = store.OpRead, op.Data
+			o.Data = o.data[:]
+		}
 		return
+	default:
 	}
 	o.Note = &o.note
 	o.note = store.Note{Stable: op.Stable}
@@ -59,28 +64,24 @@ func (o *storeOp) prepare() {
 		o.voided += store.VoidMax
 		return
 	}
-	switch op.Kind {
-	case replica.OpWrite:
-		o.Kind = store.OpWrite
-		o.data[0] = op.Data
-		o.Data = o.data[:]
+	if op.Writes() {
 		o.Ver = store.Version(op.Ver)
 		o.note.Tail, o.note.Exact = !op.Copied, op.Copied
-		if len(op.Data) == 0 { // a copy of a hole
-			o.Kind, o.Data = store.OpClear, nil
-		}
+	}
+	switch op.Kind {
+	case replica.OpWrite:
+		o.Kind, o.data[0] = store.OpWrite, op.Data
+		o.Data = o.data[:]
+	case replica.OpClear:
+		o.Kind = store.OpClear
+	case replica.OpZero:
+		o.Kind = store.OpZero
 	case replica.OpFence:
 		o.Kind, o.note.Fence = store.OpNote, op.Epoch
 	case replica.OpBegin:
 		o.Kind, o.note.Forget = store.OpNote, true
+	default:
 	}
-}
-
-// read gives the memory to read into.
-func (o *storeOp) read(op *replica.Op) {
-	o.Kind = store.OpRead
-	o.data[0] = op.Data
-	o.Data = o.data[:]
 }
 
 // again prepares the round that follows the one that has ended, if one does.
@@ -97,9 +98,9 @@ func (o *storeOp) done() *replica.Op {
 	op := o.op
 	op.Err = statusOf(&o.Op)
 	if o.Note == nil && o.Err == nil {
-		op.Vers = make([]replica.Version, len(o.Vers))
-		for i, v := range o.Vers {
-			op.Vers[i] = replica.Version(v)
+		op.Vers = op.Vers[:0]
+		for _, v := range o.Vers {
+			op.Vers = append(op.Vers, replica.Version(v))
 		}
 	}
 	return op

@@ -71,7 +71,7 @@ func (t *Transport) newCall() *call {
 
 // Send is device.Transport's.
 func (t *Transport) Send(s *message.Sent) {
-	s.Lost = false
+	s.Lost, s.NotSent = false, false
 	if t.cfg.Local(s.Disk) {
 		t.cfg.Service.Local(s)
 		return
@@ -184,7 +184,8 @@ func (c *call) done() {
 	if lost {
 		s.Response = replica.Response{}
 	}
-	s.Lost, s.Free, s.Internal = lost, freeSent, c
+	s.Lost, s.NotSent = lost, errors.Is(c.Err, wire.ErrNotSent)
+	s.Free, s.Internal = freeSent, c
 	s.Done(s)
 }
 

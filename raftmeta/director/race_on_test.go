@@ -1,0 +1,10 @@
+//go:build race
+
+package director
+
+// The race detector is slow, and what it looks for is not in the seeds. The
+// mistakes are looked for without it.
+const (
+	simSeeds     = 4
+	mistakeSeeds = 0
+)

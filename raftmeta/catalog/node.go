@@ -365,10 +365,10 @@ func (f *fold) removeNode(c *catalogpb.RemoveNode) error {
 	switch {
 	case len(f.Nodes) == 1:
 		return refuse(ErrConflict, "node %q is the last one; to give the cluster up, delete its data directory", n.Name)
-	case volumes > 0:
-		return refuse(ErrConflict, "node %q still has %s, and nothing else has their data; delete them first (`blockctl volume delete`), or if it is lost for good, give them up by --force", n.Name, plural(volumes, "volume", "volumes"))
 	case f.ReplicasOn(n.ID) > 0:
 		return refuse(ErrConflict, "node %q has a copy of %s, and copies can't be moved to other disks yet: without it they would stay short of one; keep it, or delete them first", n.Name, plural(f.ReplicasOn(n.ID), "volume", "volumes"))
+	case volumes > 0:
+		return refuse(ErrConflict, "node %q still has %s, and nothing else has their data; delete them first (`blockctl volume delete`), or if it is lost for good, give them up by --force", n.Name, plural(volumes, "volume", "volumes"))
 	case !c.GetForce() && (leases > 0 || disks > 0 || n.State != NodeDrained):
 		return refuse(ErrConflict, "node %q has no volumes, but is %s, with %s and %s; if nothing is to be served by it any more, remove it with --force, which forgets its disks",
 			n.Name, n.State, plural(disks, "disk", "disks"), plural(leases, "lease", "leases"))

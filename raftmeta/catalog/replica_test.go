@@ -106,6 +106,7 @@ func TestVolumesOfSeveralCopies(t *testing.T) {
 
 	// What has copies stays; a retired volume has none any more.
 	refusedWith(t, s, removeNodeCmd("n3", true), ErrConflict, "copies can't be moved")
+	refusedWith(t, s, removeNodeCmd("n1", true), ErrConflict, "copies can't be moved") // before volume a is given up for it
 	refusedWith(t, s, removeDiskCmd(203, true), ErrConflict, "copies can't be moved")
 	refusedWith(t, s, diskStateCmd(203, "drained"), ErrConflict, "a copy of 1 volume")
 	refusedWith(t, s, nodeStateCmd("n3", "drained"), ErrConflict, "a copy of 1 volume")

@@ -31,6 +31,9 @@
 //     all data shards. A change that would break this is refused: the last good
 //     copy is never called out of sync.
 //  5. Growth of a volume changes the place of no byte.
+//  6. The generation of a disk for a volume only grows, with every change of its
+//     state but MarkIn, and stays when the disk is in sync again or has nothing
+//     of the volume any more. Such a disk is in sync.
 //
 // The package starts no goroutines; a Map may be read by anyone at any time.
 package extmap

@@ -33,6 +33,9 @@ func (a api) giveUp(ctx context.Context, by *caller, remove *catalogpb.Command, 
 	if !errors.Is(refusal, catalog.ErrConflict) || n == nil || len(s.Nodes) == 1 {
 		return nil, nil
 	}
+	if s.ReplicasOn(n.ID) > 0 {
+		return nil, nil // it can't be removed whatever is given up, and remove says why
+	}
 	var lost []catalog.Volume
 	for i := range s.Volumes {
 		if home := s.NodeOfVolume(&s.Volumes[i]); home != nil && home.ID == n.ID {

@@ -1,6 +1,6 @@
 #!/bin/bash
-# CUTS power cuts of the extent store on a simulated disk. A failure prints the
-# seed that repeats it.
+# CUTS power cuts of the extent store on a simulated disk, and as many of one that
+# has parts of replicated volumes. A failure prints the seed that repeats it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/need.sh build

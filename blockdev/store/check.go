@@ -55,17 +55,17 @@ func Check(d disk.Disk, w io.Writer) (Report, error) {
 	c.r.UUID, c.r.Generation, c.r.Clean, c.r.ChunksTotal = s.sb.uuid, s.sb.generation, s.sb.clean, int(s.sb.chunks)
 	c.superblocks()
 	c.structure("checkpoint")
-	err = s.replay()
-	c.notes()
-	if err != nil {
+	if err := s.replay(); err != nil {
 		if !errors.Is(err, ErrCorrupt) {
 			return c.r, fmt.Errorf("check of %s: %w", d.Info().Path, err)
 		}
 		c.problem("log: %v", err)
+		c.notes()
 		return c.r, nil
 	}
 	c.r.LogBatches = s.stats.replayedBatches.Load()
 	c.structure("after the log")
+	c.notes()
 	c.data()
 	return c.r, nil
 }
@@ -209,6 +209,9 @@ func (c *checker) notes() {
 			c.problem("volume %x: replica state: %v", v.id, n.broken)
 		}
 		c.r.Replicas++
+		if len(v.exts) == 0 {
+			c.r.Volumes++
+		}
 		c.r.TailEntries += n.above(n.stable)
 	}
 }

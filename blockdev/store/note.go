@@ -41,7 +41,7 @@ const (
 	TailMax = 4096
 	// VoidMax bounds Note.Void. Whoever has more voids the first ones by ops of
 	// their own: a region may lose its version early.
-	VoidMax = 4096
+	VoidMax = 512
 )
 
 // Note is what an op of a replicated volume changes beside data and versions.

@@ -29,7 +29,7 @@ const (
 	cutNoteDisk = 2*superBytes + 2*BlockBytes*(1+1+24) + minLogBytes + 28*ChunkBytes + ChunkBytes + superBytes
 	cutNoteOps  = 80
 
-	cutNotesByDefault = 5000
+	cutsToMeetAll = 5000 // about 9 workloads
 )
 
 func cutNoteOptions() Options {
@@ -314,7 +314,7 @@ func TestPowerCutNotes(t *testing.T) {
 	}
 	t.Logf("%d power cuts survived, seeds %d to %d, %v", total, first, seed-1, time.Since(start).Round(time.Second))
 	t.Log(seen)
-	if total < cutNotesByDefault {
+	if total < cutsToMeetAll {
 		return // too few to meet everything
 	}
 	for _, k := range []string{"void", "clear of nothing", "by log", "no space", "delete", "second page", "checkpoint", "recovered before it was acknowledged"} {

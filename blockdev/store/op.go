@@ -154,7 +154,6 @@ func (l *opList) moveTo(dst *opList) {
 }
 
 func (op *Op) extent() uint32 { return uint32(op.Off / ExtentBytes) }
-func (op *Op) pageNo() int    { return int(op.Off % ExtentBytes / SpanBytes) }
 
 // regions returns the first and last region of the page that blocks [i, j) of
 // the op touch.

@@ -175,6 +175,7 @@ func (s *Store) loadBlocks(io *syncIO, kind byte, n uint32, sel int) ([]*abBlock
 // they own.
 func (s *Store) loadExtents() (owned int64, err error) {
 	m := &s.mu
+	var noted []*notes
 	for i := int64(s.sb.dirBlocks)*dirEntriesPerBlock - 1; i >= 0; i-- {
 		de := m.dir[i/dirEntriesPerBlock].img.entry(int(i % dirEntriesPerBlock))
 		if !de.used() {
@@ -214,6 +215,7 @@ func (s *Store) loadExtents() (owned int64, err error) {
 			if v.notes.pages == 0 {
 				return 0, bad("notes without a page")
 			}
+			noted = append(noted, v.notes)
 			continue
 		}
 		if int64(de.extent()) >= maxVolumeBytes/ExtentBytes || de.chunks() > chunksPerRun {
@@ -236,11 +238,9 @@ func (s *Store) loadExtents() (owned int64, err error) {
 			}
 		}
 	}
-	for _, v := range m.vols {
-		if n := v.notes; n != nil {
-			_, de := s.entryOf(&n.ext)
-			s.loadNotes(n, de)
-		}
+	for _, n := range noted {
+		_, de := s.entryOf(&n.ext)
+		s.loadNotes(n, de)
 	}
 	return owned, nil
 }

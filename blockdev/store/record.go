@@ -60,6 +60,9 @@ const (
 
 	_ = uint(maxHeadBlocks*BlockBytes - batchHeader - maxRecordBytes - maxNoteBytes)
 	_ = uint(1<<16 - 1 - maxRecordBytes - maxNoteBytes) // the length field
+	// Any op fits half of the smallest log, and so finds room wherever the ring
+	// ends: its records, and the blocks of the regions at its two ends.
+	_ = uint(minLogBytes/2/BlockBytes - 2*(blocksPerChunk-1) - (batchHeader+maxRecordBytes+maxNoteBytes+BlockBytes-1)/BlockBytes)
 )
 
 // record is a decoded record. payload aliases the batch.

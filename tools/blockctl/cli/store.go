@@ -45,13 +45,17 @@ type reportView struct {
 	ChunksTotal    int      `json:"chunks_total"`
 	BlocksVerified int64    `json:"blocks_verified"`
 	Poisoned       int64    `json:"poisoned_sectors"`
+	Replicas       int      `json:"replicas"`
+	TailEntries    int      `json:"tail_entries"`
+	NoVersion      int64    `json:"regions_without_version"`
 	ProblemCount   int      `json:"problem_count"`
 	Problems       []string `json:"problems"`
 }
 
 func (a *app) printReport(cmd *cobra.Command, file string, r store.Report, found string) error {
 	v := reportView{File: file, UUID: hex.EncodeToString(r.UUID[:]), Clean: r.Clean, LogBatches: r.LogBatches, Volumes: r.Volumes,
-		Extents: r.Extents, Chunks: r.Chunks, ChunksTotal: r.ChunksTotal, BlocksVerified: r.Blocks, Poisoned: r.Poisoned, ProblemCount: r.Problems, Problems: []string{}}
+		Extents: r.Extents, Chunks: r.Chunks, ChunksTotal: r.ChunksTotal, BlocksVerified: r.Blocks, Poisoned: r.Poisoned,
+		Replicas: r.Replicas, TailEntries: r.TailEntries, NoVersion: r.NoVersion, ProblemCount: r.Problems, Problems: []string{}}
 	t := rows{}
 	for line := range strings.Lines(found) {
 		v.Problems = append(v.Problems, strings.TrimSpace(line))
@@ -62,8 +66,11 @@ func (a *app) printReport(cmd *cobra.Command, file string, r store.Report, found
 		state = fmt.Sprintf("not closed cleanly; its log of %d batches was taken into account", r.LogBatches)
 	}
 	t = append(t, []string{fmt.Sprintf("%s: store %s, %s", file, v.UUID, state)},
-		[]string{fmt.Sprintf("%d volumes, %d extents, %d of %d chunks in use, %d blocks verified, %d sectors made unreadable by hosts", r.Volumes, r.Extents, r.Chunks, r.ChunksTotal, r.Blocks, r.Poisoned)},
-		[]string{fmt.Sprintf("%d problems", r.Problems)})
+		[]string{fmt.Sprintf("%d volumes, %d extents, %d of %d chunks in use, %d blocks verified, %d sectors made unreadable by hosts", r.Volumes, r.Extents, r.Chunks, r.ChunksTotal, r.Blocks, r.Poisoned)})
+	if r.Replicas > 0 {
+		t = append(t, []string{fmt.Sprintf("%d of the volumes are parts of replicated ones, with %d writes above their watermarks and %d regions without a version, which are to be copied from other replicas", r.Replicas, r.TailEntries, r.NoVersion)})
+	}
+	t = append(t, []string{fmt.Sprintf("%d problems", r.Problems)})
 	if err := a.print(cmd, v, t); err != nil {
 		return err
 	}

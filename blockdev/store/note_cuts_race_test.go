@@ -1,0 +1,6 @@
+//go:build race
+
+package store
+
+// The race detector makes everything several times slower.
+const cutNotesByDefault = 500

@@ -45,8 +45,9 @@ func newPumpCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("--memory: %w", err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "listening on %s\n", ln.Addr())
-			return pump.Serve(cmd.Context(), ln, s, n, spin)
+			return pump.Serve(cmd.Context(), ln, s, n, spin, func() {
+				fmt.Fprintf(cmd.OutOrStdout(), "listening on %s\n", ln.Addr())
+			})
 		},
 	}
 	serve.Flags().StringVar(&memory, "memory", "0", "take replies from random places of so much memory (0: the same bytes again and again)")

@@ -122,10 +122,7 @@ func (h *Host) dial() error {
 			return fmt.Errorf("nvmehost: the controller grants %d I/O queues, not %d", got, h.cfg.Queues)
 		}
 	}
-	inline := max(int(binary.LittleEndian.Uint32(h.ident[1792:]))*16-64, 0)
-	if h.cfg.NoInline {
-		inline = 0
-	}
+	inline := h.InCapsuleBytes()
 	for i := range h.cfg.Queues {
 		q, err := h.open(h.cfg.Depth)
 		if err != nil {
@@ -141,6 +138,15 @@ func (h *Host) dial() error {
 	h.wg.Add(1)
 	go h.keepAlive()
 	return nil
+}
+
+// InCapsuleBytes is how much data a command of an I/O queue may bring along
+// (IOCCSZ, NVMe Base 2.0 figure "Identify Controller Data Structure").
+func (h *Host) InCapsuleBytes() int {
+	if h.cfg.NoInline {
+		return 0
+	}
+	return max(int(binary.LittleEndian.Uint32(h.ident[1792:]))*16-64, 0)
 }
 
 // Close ends the association.

@@ -254,6 +254,7 @@ type Raw struct {
 	Conn             *net.TCPConn
 	LUN              uint64 // as the LUN field of a header has it
 	CmdSN, ExpStatSN uint32 // of the next command
+	ImmediateBytes   int    // of data that a command may bring along
 }
 
 var errTaken = errors.New("iscsihost: the session's connection was taken")
@@ -269,7 +270,11 @@ func (s *Session) Take() (Raw, error) {
 		return Raw{}, err
 	}
 	<-s.ended
-	return Raw{s.tcp, s.lun, s.mu.cmdSN, s.mu.expStatSN}, s.tcp.SetReadDeadline(time.Time{})
+	immediate := 0
+	if s.par.immediate {
+		immediate = min(s.par.firstBurst, s.par.maxSend)
+	}
+	return Raw{s.tcp, s.lun, s.mu.cmdSN, s.mu.expStatSN, immediate}, s.tcp.SetReadDeadline(time.Time{})
 }
 
 func (s *Session) logoutLocked() {

@@ -36,6 +36,10 @@ func ISCSI(cfg iscsihost.Config, a Access) (dial Dialer, shape Shape, err error)
 			end()
 			return nil, nil, nil, err
 		}
+		if err := a.fits(raw.ImmediateBytes); err != nil {
+			end()
+			return nil, nil, nil, err
+		}
 		return raw.Conn, newISCSIDialect(a, raw, s.Geometry().BlockSize), end, nil
 	}, shape, nil
 }

@@ -30,6 +30,16 @@ func (a Access) validate() error {
 	return nil
 }
 
+// fits checks that a write's data can go with its command, of which the target
+// takes so many bytes: the client doesn't wait to be asked for data, and a target
+// ends a connection that sends more.
+func (a Access) fits(along int) error {
+	if a.Write && a.Bytes > along {
+		return fmt.Errorf("pump: writes of %d bytes: this target takes at most %d with a command, and this client sends no other; give less, or use blockbench nvme or iscsi, which wait to be asked for the data", a.Bytes, along)
+	}
+	return nil
+}
+
 // places picks where requests go.
 type places struct {
 	rnd    *rand.PCG
@@ -61,6 +71,10 @@ func NVMe(addr, nqn string, nsid uint32, a Access) (dial Dialer, shape Shape, er
 		}
 		n, err := h.Namespace(nsid)
 		if err != nil {
+			h.Close()
+			return nil, nil, nil, err
+		}
+		if err := a.fits(h.InCapsuleBytes()); err != nil {
 			h.Close()
 			return nil, nil, nil, err
 		}

@@ -21,7 +21,7 @@ func TestPumpsMoveBytes(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			served := make(chan error, 1)
-			go func() { served <- Serve(ctx, ln, s, int64(i)<<20, spin) }()
+			go func() { served <- Serve(ctx, ln, s, int64(i)<<20, spin, func() {}) }()
 			res, err := Run(ctx, Bare(ln.Addr().String(), s), s, 2, 50*time.Millisecond, spin)
 			cancel()
 			if err := <-served; err != nil {

@@ -46,7 +46,8 @@ const inputLen = 256 << 10
 // Serve answers on connections that ln accepts until ctx is done. With memory,
 // in bytes, replies come from random places of that much memory, as a target's
 // data does; with 0 each is the same bytes, which the processor has at hand.
-func Serve(ctx context.Context, ln net.Listener, s Shape, memory int64, spin bool) error {
+// It calls ready when the memory is there.
+func Serve(ctx context.Context, ln net.Listener, s Shape, memory int64, spin bool, ready func()) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
@@ -55,6 +56,7 @@ func Serve(ctx context.Context, ln net.Listener, s Shape, memory int64, spin boo
 		return err
 	}
 	defer func() { _ = unix.Munmap(mem) }() // the process ends
+	ready()
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	var wg sync.WaitGroup

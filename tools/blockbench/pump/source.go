@@ -21,8 +21,11 @@ func newMemory(n int64) ([]byte, error) {
 	if err := unix.Madvise(mem, unix.MADV_HUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: a kernel without them
 		return nil, errors.Join(err, unix.Munmap(mem))
 	}
-	for i := range mem {
+	for i := range min(len(mem), 4096) {
 		mem[i] = byte(i * 7)
+	}
+	for n := 4096; n < len(mem); n *= 2 {
+		copy(mem[n:], mem[:n])
 	}
 	return mem, nil
 }

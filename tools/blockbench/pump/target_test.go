@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,6 +143,20 @@ func TestClientsOfRealTargets(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// A write whose data does not fit its command is refused before it is sent.
+func TestLongWritesAreRefused(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) (*watched, func(Access) (Dialer, Shape, error)){"nvme": nvmeTarget, "iscsi": iscsiTarget} {
+		_, dialer := start(t)
+		dial, shape, err := dialer(Access{Bytes: 1 << 20, Range: 4 << 20, Depth: 1, Write: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Run(t.Context(), dial, shape, 1, time.Millisecond, false); err == nil || !strings.Contains(err.Error(), "at most") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

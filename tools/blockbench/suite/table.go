@@ -29,6 +29,8 @@ type Row struct {
 	PeerCPU  time.Duration `json:"peer_cpu_per_op_ns,omitempty"`
 	P50      time.Duration `json:"blockd_p50_ns,omitempty"`
 	PeerP50  time.Duration `json:"peer_p50_ns,omitempty"`
+	RatioCPU float64       `json:"cpu_ratio,omitempty"` // of the peer's; 0 when one of them was not measured
+	RatioP50 float64       `json:"p50_ratio,omitempty"`
 	GoalCPU  float64       `json:"goal_cpu_ratio,omitempty"` // at most, of the peer's
 	GoalP50  float64       `json:"goal_p50_ratio,omitempty"` // at most, of the peer's
 }
@@ -42,10 +44,10 @@ func (r Row) short() []string {
 	if r.Ratio < r.Goal {
 		out = append(out, "IOPS")
 	}
-	if r.GoalCPU > 0 && float64(r.CPU) > r.GoalCPU*float64(r.PeerCPU) {
+	if r.GoalCPU > 0 && r.RatioCPU > r.GoalCPU {
 		out = append(out, "CPU")
 	}
-	if r.GoalP50 > 0 && float64(r.P50) > r.GoalP50*float64(r.PeerP50) {
+	if r.GoalP50 > 0 && r.RatioP50 > r.GoalP50 {
 		out = append(out, "p50")
 	}
 	return out
@@ -57,10 +59,21 @@ func newRow(name, peer string, goal float64, own, other []Sample) Row {
 	a, b := median(own), median(other)
 	r.Blockd, r.CPU, r.P50 = a.IOPS, a.CPUPerOp, a.P50
 	r.PeerIOPS, r.PeerCPU, r.PeerP50 = b.IOPS, b.CPUPerOp, b.P50
+	r.divide()
+	return r
+}
+
+// divide fills in the ratios of what was measured.
+func (r *Row) divide() {
 	if r.PeerIOPS > 0 {
 		r.Ratio = r.Blockd / r.PeerIOPS
 	}
-	return r
+	if r.PeerCPU > 0 {
+		r.RatioCPU = float64(r.CPU) / float64(r.PeerCPU)
+	}
+	if r.PeerP50 > 0 {
+		r.RatioP50 = float64(r.P50) / float64(r.PeerP50)
+	}
 }
 
 // median is the round in the middle by IOPS.
@@ -128,7 +141,7 @@ func writeGauges(w io.Writer, gauges []Gauge) error {
 
 func writeRows(w io.Writer, rows []Row) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "CASE\tPEER\tBLOCKD IOPS\tPEER IOPS\tRATIO\tGOAL\tBLOCKD CPU/IO\tPEER CPU/IO\tBLOCKD P50\tPEER P50\t")
+	fmt.Fprintln(tw, "CASE\tPEER\tBLOCKD IOPS\tPEER IOPS\tRATIO\tGOAL\tBLOCKD CPU/IO\tPEER CPU/IO\tRATIO\tBLOCKD P50\tPEER P50\tRATIO\t")
 	for _, r := range rows {
 		var goals []string
 		for _, g := range []struct {
@@ -146,10 +159,19 @@ func writeRows(w io.Writer, rows []Row) error {
 				mark = "short: " + strings.Join(short, ", ")
 			}
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%.0f\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			r.Case, r.Peer, r.Blockd, r.PeerIOPS, r.Ratio, goal, micros(r.CPU), micros(r.PeerCPU), micros(r.P50), micros(r.PeerP50), mark)
+		fmt.Fprintf(tw, "%s\t%s\t%.0f\t%.0f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			r.Case, r.Peer, r.Blockd, r.PeerIOPS, r.Ratio, goal, micros(r.CPU), micros(r.PeerCPU), times(r.RatioCPU),
+			micros(r.P50), micros(r.PeerP50), times(r.RatioP50), mark)
 	}
 	return tw.Flush()
+}
+
+// times prints a ratio, or that there is none.
+func times(ratio float64) string {
+	if ratio == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", ratio)
 }
 
 // micros prints a duration, or that there is none.

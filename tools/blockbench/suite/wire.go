@@ -71,7 +71,13 @@ func (c wireCase) shape(protocol string) (s pump.Shape, err error) {
 // wireBytes is how much of the volume is used.
 const wireBytes = 256 << 20
 
-// Run measures every case: blockd and the pump in turn, each asked by a client
+// pumpMemory is where a pump's replies come from: one block, sent again and
+// again from the processor's first cache, or random places of as much memory as
+// is used of the volume. The second moves what a target moves; the first is the
+// limit of the wire. A row is made for each, with the same goals.
+var pumpMemory = []int64{0, wireBytes}
+
+// Run measures every case: blockd and the pumps in turn, each asked by a client
 // that blocks and by one that polls. It is the same client that asks either,
 // on a core of its own, so what differs is the server. A side's figures are
 // those of the client that gets more from it; the p50 is that which the polling
@@ -85,27 +91,46 @@ func (w Wire) Run(ctx context.Context) (rows []Row, err error) {
 	for _, c := range wireCases {
 		name := c.name(w.Protocol)
 		w.Logf("%s", name)
-		var a, b sides
+		memory := pumpMemory
+		if c.write {
+			memory = memory[:1] // replies have no data
+		}
+		var a sides
+		peers := make([]sides, len(memory))
 		for range w.Rounds {
 			for _, spin := range []bool{false, true} {
 				x, err := w.client(ctx, own.process, spin, c.flags(), own.url)
 				if err != nil {
 					return rows, fmt.Errorf("%s: %w", name, err)
 				}
-				y, err := w.pump(ctx, c, spin)
-				if err != nil {
-					return rows, fmt.Errorf("%s: %w", name, err)
-				}
 				a.add(spin, x)
-				b.add(spin, y)
+				for i, m := range memory {
+					y, err := w.pump(ctx, c, m, spin)
+					if err != nil {
+						return rows, fmt.Errorf("%s: %w", name, err)
+					}
+					peers[i].add(spin, y)
+				}
 			}
 		}
-		r := newRow(name, b.name()+" pump", c.goal, a.better(), b.better())
-		r.P50, r.PeerP50 = median(a.spinning).P50, median(b.spinning).P50
-		r.GoalCPU, r.GoalP50 = c.cpu, c.p50
-		rows = append(rows, r)
+		for i, m := range memory {
+			rows = append(rows, c.row(name, m, &a, &peers[i]))
+		}
 	}
 	return rows, nil
+}
+
+// row compares blockd with the pump that has so much memory.
+func (c wireCase) row(name string, memory int64, own, peer *sides) Row {
+	what := peer.name() + " pump"
+	if memory > 0 {
+		what += fmt.Sprintf(", %d MiB", memory>>20)
+	}
+	r := newRow(name, what, c.goal, own.better(), peer.better())
+	r.P50, r.PeerP50 = median(own.spinning).P50, median(peer.spinning).P50
+	r.GoalCPU, r.GoalP50 = c.cpu, c.p50
+	r.divide()
+	return r
 }
 
 // sides are the rounds of one server with both kinds of client.
@@ -240,14 +265,14 @@ func fill(dev blockdev.Device) error {
 }
 
 // pump measures one round of bare TCP.
-func (w Wire) pump(ctx context.Context, c wireCase, spin bool) (Sample, error) {
+func (w Wire) pump(ctx context.Context, c wireCase, memory int64, spin bool) (Sample, error) {
 	s, err := c.shape(w.Protocol)
 	if err != nil {
 		return Sample{}, err
 	}
 	flags := []string{fmt.Sprintf("--request=%d", s.Request), fmt.Sprintf("--reply=%d", s.Reply)}
 	const ready = "listening on "
-	server, err := start(ctx, ready, "taskset", append([]string{"-c", "1", w.Self, "pump", "serve", fmt.Sprintf("--spin=%v", spin)}, flags...)...)
+	server, err := start(ctx, ready, "taskset", append([]string{"-c", "1", w.Self, "pump", "serve", fmt.Sprintf("--spin=%v", spin), fmt.Sprintf("--memory=%d", memory)}, flags...)...)
 	if err != nil {
 		return Sample{}, err
 	}

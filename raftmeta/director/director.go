@@ -41,17 +41,25 @@ type Event struct {
 
 // Catalog is the part of *catalog.Catalog that is needed.
 type Catalog interface {
+	// State returns what this member has; it never blocks.
 	State() *catalog.State
+	// Wait returns a state of a revision above after, or the context's error.
 	Wait(ctx context.Context, after uint64) (*catalog.State, error)
+	// Barrier returns when State has all that was acknowledged before the call.
 	Barrier(context.Context) error
+	// DoContext applies a command; see known for what its errors mean.
 	DoContext(context.Context, *catalogpb.Command) (catalog.Result, error)
 }
 
 // Group is the part of *group.Group that is needed.
 type Group interface {
+	// Leads reports whether this node leads and has taken office, and in which term.
 	Leads() (term uint64, ok bool)
+	// Verify proves that it led in term at some moment after the call began.
 	Verify(context.Context) (term uint64, err error)
+	// WatchLeader returns who leads, and a channel that is closed when that changes.
 	WatchLeader() (group.Leader, <-chan struct{})
+	// TransferLeadership hands the lead over; to any other voter when to is empty.
 	TransferLeadership(ctx context.Context, to string) error
 }
 

@@ -49,7 +49,9 @@ type Config struct {
 
 // Catalog is the part of *catalog.Catalog that is needed.
 type Catalog interface {
+	// State returns what this member has; it never blocks.
 	State() *catalog.State
+	// Wait returns a state of a revision above after, or the context's error.
 	Wait(ctx context.Context, after uint64) (*catalog.State, error)
 }
 

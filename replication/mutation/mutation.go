@@ -33,7 +33,7 @@ const (
 	LastOfVolume        // MarkOut is refused for the last in sync of the volume, not of each extent
 	DrainInFlight       // a drain is over before the writes in flight are
 	StableInTakeover    // a replica is told the watermark while extents of it are being taken over
-	GrownIsClean        // a rebuild leaves out what the volume grew by
+	GrowOnStale         // new extents are put on disks that are not in sync
 	PaceForEver         // resync waits until the hosts are fast enough
 	Count
 )
@@ -47,7 +47,7 @@ var names = [Count]string{
 	"a clear keeps the version of an unclean region", "the copy of a hole leaves what is there",
 	"min_in_sync judged over the volume", "the last in sync of an extent may be marked out",
 	"a drain gives up before writes in flight end", "watermark told during the takeover of other extents",
-	"a rebuild leaves out what the volume grew by", "resync waits for fast hosts for ever",
+	"new extents on disks that are not in sync", "resync waits for fast hosts for ever",
 }
 
 // String says what the mistake is.

@@ -171,6 +171,52 @@ func TestRebuild(t *testing.T) {
 	}
 }
 
+// [I8]: a clear of part of a region that is not clean voids it as a write does;
+// the copy of a hole makes it clean, with the source's version and no tail entry.
+func TestClearsInARebuild(t *testing.T) {
+	r, e := opened(t)
+	ask := func(q Request) *Op {
+		t.Helper()
+		q.Epoch, q.Session, q.Boot, q.Gen = 3, 1, 7, 5
+		r.Handle(0, q)
+		op := *e.ops[0]
+		e.finish(r)
+		if resp := e.last(t); resp.Status != OK {
+			t.Fatalf("%+v: %+v", q, resp)
+		}
+		return &op
+	}
+	ask(Request{ID: 2, Kind: Begin})
+	for id, kind := range map[uint64]Kind{3: Clear, 4: Zero} {
+		op := ask(Request{ID: id, Kind: kind, Off: 72, Len: 8, Ver: Version{3, id}})
+		if want := map[Kind]OpKind{Clear: OpClear, Zero: OpZero}[kind]; op.Kind != want || op.Copied || len(op.Void) != 1 || op.Void[0] != 64 {
+			t.Errorf("request kind %d became %+v", kind, op)
+		}
+	}
+	if op := ask(Request{ID: 5, Kind: Copy, Off: 64, Len: 64, Ver: Version{2, 2}}); op.Kind != OpClear || !op.Copied || op.Ver != (Version{2, 2}) {
+		t.Errorf("the copy of a hole became %+v", op)
+	}
+	if op := ask(Request{ID: 6, Kind: Clear, Off: 72, Len: 8, Ver: Version{3, 6}}); len(op.Void) != 0 {
+		t.Errorf("a clear in a clean region voids %v", op.Void)
+	}
+	if resp := e.fence(t, r, Request{ID: 9, Epoch: 3, Session: 2}); len(resp.Tail) != 3 {
+		t.Errorf("tail %+v, want the three clears and not the copy", resp.Tail)
+	}
+}
+
+// Zeroes that are read are not sent.
+func TestReadOfZeroes(t *testing.T) {
+	for _, last := range []byte{0, 1} {
+		r, e := opened(t)
+		r.Handle(0, Request{ID: 2, Kind: Read, Epoch: 3, Session: 1, Boot: 7, Len: 64})
+		e.ops[0].Data[63], e.ops[0].Vers = last, []Version{{1, 1}}
+		e.finish(r)
+		if resp := e.last(t); resp.Status != OK || len(resp.Data) != 64*int(last) || len(resp.Vers) != 1 {
+			t.Errorf("%+v after a read of zeroes and a %d", resp, last)
+		}
+	}
+}
+
 // A store that failed once may hold anything: it takes no more writes, and
 // does not pretend to know its tail.
 func TestFailedStore(t *testing.T) {

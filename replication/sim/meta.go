@@ -52,7 +52,7 @@ func (m *meta) news() news {
 func (m *meta) addExtents(n int) {
 	var from []int
 	for d, x := range m.view.Members {
-		if x.Sync == volume.InSync {
+		if x.Sync == volume.InSync || mutation.On(mutation.GrowOnStale) {
 			from = append(from, d)
 		}
 	}

@@ -55,6 +55,9 @@ type Result struct {
 func Run(seed uint64) Result {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0x5eed))}
 	w.hasty = w.rng.Float64() * 0.3
+	if w.chance(0.25) {
+		w.hasty = 1
+	}
 	w.lossy, w.doubly, w.laggy = w.rng.Float64()*0.03, w.rng.Float64()*0.05, w.rng.Float64()*0.06
 	w.shape()
 	count := max(w.disks, 3+w.rng.IntN(3))
@@ -158,6 +161,7 @@ func (w *world) faults() {
 						w.cut[n.index][j], w.cut[j][n.index] = j != n.index, j != n.index
 					}
 					w.healAfter(w.between(50*time.Millisecond, 400*time.Millisecond))
+					w.rival(n)
 					break
 				}
 			}
@@ -166,6 +170,20 @@ func (w *world) faults() {
 		case 14:
 			w.meta.grow()
 		}
+	})
+}
+
+// rival has another node become owner soon, perhaps before the lease of n ends.
+func (w *world) rival(n *node) {
+	r := w.nodes[w.rng.IntN(len(w.nodes))]
+	if r == n || !w.chance(w.hasty) {
+		return
+	}
+	w.after(w.between(0, 20*time.Millisecond), func() {
+		r.do(func() {
+			sent, boot := r.clock(), r.boot
+			w.send(r.index, w.meta.index(), func() { w.meta.acquire(r, sent, boot, true) })
+		})
 	})
 }
 

@@ -34,7 +34,7 @@ func (o *Owner) admits(op *Op) bool {
 // answer to a Fence can list.
 func (o *Owner) tailIsFull(g *group) bool {
 	for s := g.disks & o.targets; s != 0; s &= s - 1 {
-		if len(o.conns[s.first()].told) >= o.cfg.TailMax {
+		if o.conns[s.first()].tailed.len() >= o.cfg.TailMax {
 			return true
 		}
 	}

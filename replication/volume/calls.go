@@ -66,3 +66,22 @@ func (s *calls) clear(drop func(call)) {
 		}
 	}
 }
+
+// seqs are sequence numbers, lowest first but for a few.
+type seqs struct {
+	list []uint64
+	head int
+}
+
+func (s *seqs) len() int { return len(s.list) - s.head }
+
+// trim forgets those up to n, as far as they come first.
+func (s *seqs) trim(n uint64) {
+	for s.head < len(s.list) && s.list[s.head] <= n {
+		s.head++
+	}
+	if s.head > len(s.list)/2 {
+		s.list = s.list[:copy(s.list, s.list[s.head:])]
+		s.head = 0
+	}
+}

@@ -29,8 +29,8 @@ type conn struct {
 	stable  uint64 // the replica was told this watermark
 	lastUse clock.Mono
 
-	unserved int      // groups of it that are being taken over
-	told     []uint64 // sequence numbers of writes sent that no watermark sent covers, about
+	unserved int  // groups of it that are being taken over
+	tailed   seqs // writes sent that no watermark sent covers: about what the tail there is
 
 	// The answer to the last Fence, while groups of it are being taken over.
 	known uint64
@@ -63,14 +63,10 @@ func (c *conn) request(o *Owner, p *piece, q replica.Request) {
 	}
 	if q.Kind != replica.Fence {
 		c.stable = max(c.stable, q.Stable)
-		n := 0
-		for n < len(c.told) && c.told[n] <= q.Stable {
-			n++
-		}
-		c.told = c.told[:copy(c.told, c.told[n:])]
+		c.tailed.trim(q.Stable)
 	}
 	if q.Kind.Changes() {
-		c.told = append(c.told, q.Ver.Seq)
+		c.tailed.list = append(c.tailed.list, q.Ver.Seq)
 	}
 	o.env.Send(c.disk, q)
 }
@@ -176,11 +172,11 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 	o.up |= one(c.disk)
 	o.fenced |= one(c.disk)
 	c.known, c.last, c.tail = resp.Stable, resp.Last, resp.Tail
-	c.told = c.told[:0]
+	c.tailed = seqs{}
 	for _, e := range resp.Tail {
-		c.told = append(c.told, e.Ver.Seq)
+		c.tailed.list = append(c.tailed.list, e.Ver.Seq)
 	}
-	slices.Sort(c.told)
+	slices.Sort(c.tailed.list)
 	if c.unserved == 0 {
 		c.tail = nil
 	}

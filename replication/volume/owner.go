@@ -57,13 +57,14 @@ func New(cfg Config, env Env, g Grant, now clock.Mono) *Owner {
 
 // Renew moves the end of the lease.
 func (o *Owner) Renew(now, until clock.Mono) {
-	o.until = max(o.until, until) // first: now may be past what was known before
-	o.enter(now)
+	if o.enter(now) {
+		o.until = max(o.until, until)
+	}
 }
 
 // Grow makes the volume larger; a smaller size changes nothing. Meta must have
-// been called with a View that has all members of the new extents, of which
-// nothing may ever have been written.
+// been called with a View that has all members of the new extents. They were in
+// sync when the extents were allocated, and nothing was ever written there.
 func (o *Owner) Grow(bytes int64) {
 	if o.over || bytes <= o.cfg.VolumeBytes {
 		return

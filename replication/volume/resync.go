@@ -23,11 +23,9 @@ type rebuild struct {
 	base     uint64 // the generation must be above
 	gen      uint64
 	cursor   int64   // regions before it were compared or are being
-	size     int64   // of the volume when it began
 	differ   []int64 // regions to copy
 	jobs     int
-	regions  int64      // that the replica keeps
-	left     int64      // of these, not known to be clean
+	left     int64      // regions not known to be clean
 	next     clock.Mono // not before then, by the pace
 	proposed clock.Mono // last proposal about this replica, whichever
 	change   Change
@@ -86,14 +84,11 @@ func (o *Owner) rebuild() {
 		switch {
 		case r.phase == idle && c.state == up && c.unserved == 0 && o.view.Members[d].Sync != InSync:
 			r.phase, r.base = marking, o.view.Members[d].Gen
-			r.grow(o, d)
+			r.left = o.regionsOf(d)
 			o.propose()
 		case r.phase == comparing:
-			if !mutation.On(mutation.GrownIsClean) && r.size < o.cfg.VolumeBytes {
-				r.grow(o, d)
-			}
 			r.startJobs(o, d)
-			if r.jobs == 0 && len(r.differ) == 0 && r.cursor >= r.size {
+			if r.jobs == 0 && len(r.differ) == 0 && r.cursor >= o.cfg.VolumeBytes {
 				r.phase = entering
 				o.count()
 				o.propose()
@@ -102,26 +97,15 @@ func (o *Owner) rebuild() {
 	}
 }
 
-// grow has the rebuild cover what the volume has now.
-func (r *rebuild) grow(o *Owner, d int) {
-	n := o.regionsOf(d)
-	r.left += n - r.regions
-	r.regions, r.size = n, o.cfg.VolumeBytes
-}
-
 // regionsOf counts the regions that replica d keeps.
 func (o *Owner) regionsOf(d int) int64 {
-	perExtent := o.cfg.ExtentBytes / o.cfg.RegionBytes
-	if o.cfg.Sets == nil {
-		return o.cfg.VolumeBytes / o.cfg.RegionBytes
-	}
 	n := int64(0)
-	for _, g := range o.groupOf {
-		if o.groups[g].disks.has(d) {
-			n += perExtent
+	for _, g := range o.groups {
+		if g.disks.has(d) {
+			n += g.bytes
 		}
 	}
-	return n
+	return n / o.cfg.RegionBytes
 }
 
 func (r *rebuild) startJobs(o *Owner, d int) {
@@ -148,7 +132,7 @@ func (r *rebuild) startJobs(o *Owner, d int) {
 // seek moves the cursor on to an extent that replica d keeps. It is false at
 // the end, and where an extent is not served yet.
 func (r *rebuild) seek(o *Owner, d int) bool {
-	for ; r.cursor < r.size; r.cursor += o.cfg.ExtentBytes {
+	for ; r.cursor < o.cfg.VolumeBytes; r.cursor += o.cfg.ExtentBytes {
 		if g := o.groupAt(r.cursor); g.disks.has(d) {
 			return g.phase == serving
 		}

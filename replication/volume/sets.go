@@ -18,6 +18,7 @@ func one(d int) disks          { return 1 << d }
 // that it does not keep.
 type group struct {
 	disks   disks
+	bytes   int64
 	phase   phase
 	repairs int  // pieces of the takeover that are left
 	fresh   bool // equalize looks at it
@@ -29,6 +30,7 @@ func (o *Owner) addExtents() {
 		if len(o.groups) == 0 {
 			o.addGroup(one(len(o.conns)) - 1)
 		}
+		o.groups[0].bytes = o.cfg.VolumeBytes
 		return
 	}
 	for e := int64(len(o.groupOf)); e < o.cfg.VolumeBytes/o.cfg.ExtentBytes; e++ {
@@ -41,6 +43,7 @@ func (o *Owner) addExtents() {
 			o.addGroup(set)
 		}
 		o.groupOf = append(o.groupOf, o.bySet[set])
+		o.groups[o.bySet[set]].bytes += o.cfg.ExtentBytes
 	}
 }
 

@@ -54,19 +54,19 @@ func (o *Owner) Status() Status {
 	if o.unstable.head != nil {
 		s.Stable = o.unstable.head.seq - 1
 	}
-	o.eachGroupBytes(func(g *group, bytes int64) {
+	for _, g := range o.groups {
 		if g.phase != serving {
-			s.Unserved += bytes
+			s.Unserved += g.bytes
 		}
-		if (o.required & g.disks).count() < o.cfg.MinInSync {
-			s.Below += bytes
+		if !o.enough(g) {
+			s.Below += g.bytes
 		}
-	})
+	}
 	for d, c := range o.conns {
 		m := o.view.Members[d]
 		x := MemberStatus{
 			Sync: m.Sync, Gen: m.Gen, Connected: c.state == up, Required: o.required.has(d),
-			Tail: len(c.told), Reads: c.reads, Writes: c.write,
+			Tail: c.tailed.len(), Reads: c.reads, Writes: c.write,
 		}
 		if c.state != up {
 			x.Away = o.now.Sub(c.since)
@@ -80,21 +80,6 @@ func (o *Owner) Status() Status {
 		s.Members = append(s.Members, x)
 	}
 	return s
-}
-
-// eachGroupBytes calls do for every group with the bytes of its extents.
-func (o *Owner) eachGroupBytes(do func(*group, int64)) {
-	if o.cfg.Sets == nil {
-		do(o.groups[0], o.cfg.VolumeBytes)
-		return
-	}
-	extents := make([]int64, len(o.groups))
-	for _, g := range o.groupOf {
-		extents[g]++
-	}
-	for i, g := range o.groups {
-		do(g, extents[i]*o.cfg.ExtentBytes)
-	}
 }
 
 // stats are the counters of an owner.

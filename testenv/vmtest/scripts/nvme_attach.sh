@@ -2,9 +2,9 @@
 # what nvme-cli asks for. SHAPES: options of nvme connect, one shape per word,
 # with commas for spaces. FILESYSTEM: ext4 or xfs.
 step 'discovery on both ports'
-nvme discover -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" | tee /tmp/log
+patient nvme discover -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" | tee /tmp/log
 grep -q "subnqn: *$NQN" /tmp/log || fail 'the subsystem is not in the discovery log'
-nvme discover -t tcp -a 127.0.0.1 -s "$NVME_PORT" --hostnqn "$hostnqn" >/tmp/log2
+patient nvme discover -t tcp -a 127.0.0.1 -s "$NVME_PORT" --hostnqn "$hostnqn" >/tmp/log2
 grep -q "trsvcid: *$NVME_PORT" /tmp/log2 || fail 'the port is not in the discovery log'
 
 for args in $SHAPES; do
@@ -18,7 +18,7 @@ for args in $SHAPES; do
 done
 
 step 'connect-all: digests, queues for reading, writing and polling'
-nvme connect-all -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" -k 30 -i 2 -W 2 -P 1 -g -G
+patient nvme connect-all -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" -k 30 -i 2 -W 2 -P 1 -g -G
 udevadm settle
 dev=$(nvme_disk "$UUID")
 ctrl=/dev/$(controllers)

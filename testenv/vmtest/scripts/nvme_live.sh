@@ -8,7 +8,7 @@ told() { grep -q "^$1\$" /tmp/uevents; }
 until_true grep -q '^KERNEL - ' /tmp/uevents # it listens
 
 step 'persistent discovery, and nothing to see'
-nvme discover -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" --persistent -k 30 | tee /tmp/log
+patient nvme discover -t tcp -a 127.0.0.1 -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" --persistent -k 30 | tee /tmp/log
 refused grep -q "$NQN" /tmp/log
 for c in /sys/class/nvme/nvme*; do discovery=${c##*/}; done
 same 'the NQN of the discovery controller' "$(cat "/sys/class/nvme/$discovery/subsysnqn")" nqn.2014-08.org.nvmexpress.discovery

@@ -6,7 +6,7 @@
 # machine may keep guest or target standing still: with 2 s, both paths were lost
 # at times that the script did not choose.
 trap '' PIPE # see nvme_crash.sh
-path() { nvme connect -t tcp -a "$1" -s "$2" -n "$NQN" --hostnqn "$hostnqn" -k 10 -c 1 -l 300; }
+path() { patient nvme connect -t tcp -a "$1" -s "$2" -n "$NQN" --hostnqn "$hostnqn" -k 10 -c 1 -l 300; }
 # optimized COUNT: so many paths are up. A path is there once its controller was
 # scanned, which nobody waits for after a connect.
 optimized() { [ "$(nvme list-subsys "$dev" 2>/dev/null | grep -c 'live optimized')" = "$1" ]; }

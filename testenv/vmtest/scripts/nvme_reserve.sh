@@ -6,7 +6,7 @@ b_id=${hostid%ab}cd
 b_nqn=${hostnqn%ab}cd
 # as HOSTNQN HOSTID ADDRESS: by another address each, since nvme-cli looks at the
 # address only when it says that a controller is there already
-as() { nvme connect -t tcp -a "$3" -s "$NVME_PORT" -n "$NQN" --hostnqn "$1" --hostid "$2" -k 30 -c 1 -l 300; }
+as() { patient nvme connect -t tcp -a "$3" -s "$NVME_PORT" -n "$NQN" --hostnqn "$1" --hostid "$2" -k 30 -c 1 -l 300; }
 as "$a_nqn" "$a_id" 127.0.0.1
 a_ctrl=$(controllers)
 as "$b_nqn" "$b_id" "$TARGET_HOST"

@@ -174,7 +174,7 @@ func (n *node) start() {
 	})
 	cfg := device.Config{
 		ID: volumeID, SizeBytes: volumeBytes, BlockSize: n.c.o.blockSize, Layout: striped{2},
-		MinInSync: n.c.o.minInSync, Boot: n.boot, Transport: n.tr, Meta: n.c.meta,
+		MinInSync: n.c.o.minInSync, Boot: n.boot, Transport: n.tr, Meta: n,
 		GiveUp: func(epoch uint64) { n.c.meta.gaveUp(n, epoch) },
 	}
 	if n.c.o.change != nil {
@@ -315,8 +315,14 @@ func (m *meta) membersLocked() device.Members {
 	return d
 }
 
-// Propose is device.Meta.
-func (m *meta) Propose(_ [16]byte, p volume.Proposal) {
+// Propose is device.Meta. A node that reaches no other reaches no catalog.
+func (n *node) Propose(_ [16]byte, p volume.Proposal) {
+	if !n.link.cut.Load() {
+		n.c.meta.propose(p)
+	}
+}
+
+func (m *meta) propose(p volume.Proposal) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := &m.view.Members[p.Disk]
@@ -354,6 +360,10 @@ func (m *meta) Propose(_ [16]byte, p volume.Proposal) {
 func (m *meta) grant(n *node) {
 	m.granting.Lock()
 	defer m.granting.Unlock()
+	m.grantLocked(n)
+}
+
+func (m *meta) grantLocked(n *node) {
 	m.mu.Lock()
 	if old := m.lease; old != nil && old.until.Load() != 0 {
 		wait := time.Duration(old.until.Load() - int64(clock.Boot{}.Now()))
@@ -384,11 +394,13 @@ func (m *meta) grant(n *node) {
 func (m *meta) gaveUp(n *node, epoch uint64) {
 	select {
 	case m.work <- func() {
+		m.granting.Lock()
+		defer m.granting.Unlock()
 		m.mu.Lock()
-		again := m.owner == n && m.view.Epoch == epoch && !n.dead.Load()
+		again := m.owner == n && m.view.Epoch == epoch && !n.link.cut.Load()
 		m.mu.Unlock()
 		if again {
-			m.grant(n)
+			m.grantLocked(n)
 		}
 	}:
 	case <-m.done:

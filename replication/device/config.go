@@ -185,7 +185,7 @@ const (
 	// tailMax keeps the tail of a replica within what a store remembers: 4096
 	// writes, of which some may be told late that they are stable.
 	tailMax = 3072
-	// paceMax is the longest pause before a region is copied: four jobs then
-	// still copy 13 MB/s.
-	paceMax = 20 * time.Millisecond
+	// paceMax is the longest pause before a region is copied or regions are
+	// compared, which leaves 13 MB/s at least.
+	paceMax = 5 * time.Millisecond
 )

@@ -135,7 +135,7 @@ func (w *workload) until(n int64) {
 // await polls, since what it waits for are other machines, so to speak.
 func (c *cluster) await(what string, is func() bool) {
 	c.Helper()
-	for end := time.Now().Add(20 * time.Second); !is(); {
+	for end := time.Now().Add(60 * time.Second); !is(); {
 		if time.Now().After(end) {
 			for _, n := range c.nodes {
 				s := n.vol.Status()

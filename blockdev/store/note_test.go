@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"blockd.dev/blockdev"
@@ -374,5 +375,80 @@ func TestVersionsAreThoseOfTheData(t *testing.T) {
 	readers.Wait()
 	if st := stateOf(t, s, v); st.Last != writes || st.Stable != writes-1 {
 		t.Errorf("state %+v", st)
+	}
+}
+
+// TestFailedOpLeavesNoNote: an op that fails, because its data can't be written or
+// the page of a region that it voids can't be read, changes no state and keeps
+// nothing of what it had claimed.
+func TestFailedOpLeavesNoNote(t *testing.T) {
+	mem := sim.New(16<<20, sim.Options{NoTrace: true})
+	if err := Format(mem, testFormat()); err != nil {
+		t.Fatal(err)
+	}
+	d := &failing{Disk: mem, pick: func(*disk.IO) error { return nil }}
+	s := openTest(t, d)
+	v, _ := s.OpenVolume(VolumeID{7})
+	if err := write(s, v, 0, fill(2*ChunkBytes, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(s, v, SpanBytes, fill(BlockBytes, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := clearNoted(s, v, 5, Note{Tail: true, Fence: 2}); err != nil {
+		t.Fatal(err)
+	}
+	want := stateOf(t, s, v)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openTest(t, d) // pages are on disk only
+	v, _ = s.OpenVolume(VolumeID{7})
+	vers := make([]Version, 2)
+	if err := s.Versions(v, 0, vers); err != nil {
+		t.Fatal(err)
+	}
+	p := v.exts[0].pages[0]
+	note := Note{Tail: true, Stable: 3, Fence: 9, Void: []int64{ChunkBytes}}
+	for what, c := range map[string]struct {
+		op   *Op
+		fail func(*disk.IO) bool
+		want error
+	}{
+		"data": {&Op{Kind: OpWrite, Len: ChunkBytes, Data: [][]byte{fill(ChunkBytes, 2)}},
+			func(io *disk.IO) bool { return io.Op == disk.Write && io.Off >= s.sb.dataOff }, blockdev.ErrIO},
+		"page of a void, clear": {&Op{Kind: OpClear, Len: ChunkBytes},
+			func(io *disk.IO) bool { return io.Op == disk.Read && io.Off < s.sb.logOff }, blockdev.ErrMedium},
+		"page of a void, write": {&Op{Kind: OpWrite, Len: BlockBytes, Data: [][]byte{fill(BlockBytes, 2)}},
+			func(io *disk.IO) bool { return io.Op == disk.Read && io.Off < s.sb.logOff }, blockdev.ErrMedium},
+	} {
+		op, n := c.op, note
+		if c.want == blockdev.ErrMedium {
+			n.Void = append(slices.Clone(n.Void), SpanBytes)
+		}
+		op.Vol, op.Ver, op.Note = v, Version{2, 8}, &n
+		d.pick = func(io *disk.IO) error {
+			if c.fail(io) {
+				return syscall.EIO
+			}
+			return nil
+		}
+		if err := s.wait(op); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", what, err, c.want)
+		}
+		d.pick = func(*disk.IO) error { return nil }
+		if got := stateOf(t, s, v); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: state %+v, want %+v", what, got, want)
+		}
+		got := make([]Version, 2)
+		if err := s.Versions(v, 0, got); err != nil || !slices.Equal(got, vers) {
+			t.Errorf("%s: versions %v, want %v, %v", what, got, vers, err)
+		}
+		if p.pins.Load() != 0 || p.clears != 0 || v.notes.pending != 0 || s.mu.alloc.reserved != 0 {
+			t.Errorf("%s: %d pins, %d clears, %d places in the tail, %d chunks kept", what, p.pins.Load(), p.clears, v.notes.pending, s.mu.alloc.reserved)
+		}
+	}
+	if err := clearNoted(s, v, 8, note); err != nil {
+		t.Errorf("the next op: %v", err)
 	}
 }

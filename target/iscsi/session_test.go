@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"blockd.dev/blockdev"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/iscsi/pdu"
 	"blockd.dev/target/scsi"
@@ -700,6 +701,55 @@ func TestSlowReaderHoldsOnlyItself(t *testing.T) {
 	for _, s := range r.srv.Sessions() {
 		if s.Stats.HeldBytes > 16<<20 {
 			t.Errorf("%d bytes are held", s.Stats.HeldBytes)
+		}
+	}
+}
+
+// What waits to be sent to a slow peer is as it was read, whatever is written
+// meanwhile: the data digest, made when it was queued, is right.
+func TestWritesLeaveQueuedReadsAlone(t *testing.T) {
+	r := newRig(t, nil)
+	slow := r.session("DataDigest=CRC32C").settle()
+	old := bytes.Repeat([]byte{1}, 512<<10)
+	if err := blockdev.WriteAt(r.gate.Device, old, 0); err != nil {
+		t.Fatal(err)
+	}
+	var reads []*pdu.SCSICommand
+	for range 64 {
+		c := slow.command(rw10(opRead10, 0, 1024), 512<<10)
+		c.Read = true
+		slow.send(c.Append(nil), nil)
+		reads = append(reads, c)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(10 * time.Second)
+	for held := false; !held; {
+		for _, s := range r.srv.Sessions() {
+			held = held || s.Socket.Stalls > 0 && s.Stats.HeldBytes > 1<<20
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatal("nothing waits to be sent: the test shows nothing")
+		}
+	}
+	fresh := bytes.Repeat([]byte{2}, 512<<10)
+	if err := blockdev.WriteAt(r.gate.Device, fresh, 0); err != nil {
+		t.Fatal(err)
+	}
+	for n, c := range reads {
+		data, status := slow.result(c)
+		if status != 0 || len(data) != 512<<10 {
+			t.Fatalf("read %d: status %#x, %d bytes", n, status, len(data))
+		}
+		for off := 0; off < len(data); off += 512 {
+			if bytes.Count(data[off:off+512], data[off:off+1]) != 512 {
+				t.Fatalf("read %d: the block at %d is mixed", n, off)
+			}
+		}
+		if n == 0 && !bytes.Equal(data, old) {
+			t.Error("the first read gave what was written after it")
 		}
 	}
 }

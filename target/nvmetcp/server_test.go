@@ -336,6 +336,68 @@ func TestSlowReader(t *testing.T) {
 	wg.Wait()
 }
 
+// What waits to be sent to a slow host is as it was read, whatever is written
+// meanwhile: data digests, made when it was queued, are right, and each block is of
+// one write.
+func TestWritesLeaveQueuedReadsAlone(t *testing.T) {
+	b := newBed(t, nvmetcp.Limits{}, nil)
+	const size, old, fresh = 256 << 10, 1, 2
+	if err := blockdev.WriteAt(b.device, bytes.Repeat([]byte{old}, size), 0); err != nil {
+		t.Fatal(err)
+	}
+	cfg := b.config()
+	cfg.Depth, cfg.DataDigest = 128, true
+	n := b.namespace(b.dial(cfg))
+	var wg sync.WaitGroup
+	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(open)
+	var once sync.Once
+	batch := make([]*blockdev.Request, 0, 100)
+	for range cap(batch) {
+		wg.Add(1)
+		r := &blockdev.Request{Op: blockdev.OpRead, Length: size, Data: [][]byte{make([]byte, size)}}
+		r.Done = func(*blockdev.Request) {
+			once.Do(func() { <-gate })
+			wg.Done()
+		}
+		batch = append(batch, r)
+	}
+	n.Submit(batch)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(10 * time.Second)
+	for held := false; !held; {
+		for _, s := range b.server.Sessions() {
+			held = held || s.Socket.Stalls > 0 && s.Stats.HeldBytes > 1<<20
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatal("nothing waits to be sent: the test shows nothing")
+		}
+	}
+	if err := blockdev.WriteAt(b.device, bytes.Repeat([]byte{fresh}, size), 0); err != nil {
+		t.Fatal(err)
+	}
+	open()
+	wg.Wait()
+	for i, r := range batch {
+		if r.Err != nil {
+			t.Fatalf("read %d: %v", i, r.Err)
+		}
+		for off := 0; off < size; off += 4096 {
+			p := r.Data[0][off:][:4096]
+			if bytes.Count(p, p[:1]) != len(p) || p[0] != old && p[0] != fresh {
+				t.Fatalf("read %d: the block at %d is mixed", i, off)
+			}
+		}
+	}
+	if got := batch[0].Data[0][size-1]; got != old {
+		t.Errorf("the first read ends in %d", got)
+	}
+}
+
 // Reads and writes of one block do not allocate, on either side of the wire.
 func TestIODoesNotAllocate(t *testing.T) {
 	if raceEnabled {

@@ -52,6 +52,7 @@ type conn struct {
 	listed     bool // in home's conns
 	over       bool
 	next       *pump      // that of the preferred path, if it has one
+	more       bool       // there is more to send, and the link is full or it is others' turn
 	retireAt   clock.Mono // when to look whether it may close; 0 if it need not
 	retireLast clock.Mono // when it closes anyway
 	events     [eventBatch]wire.Event
@@ -199,18 +200,20 @@ func (c *conn) moveTo(p *pump) {
 	p.enqueue(c)
 }
 
-// process is one turn of the connection on its home.
-func (c *conn) process(p *pump, now clock.Mono) {
+// process is one turn of the connection on its home, up to where what it has
+// to say is ready to be sent; settle is the rest. It reports whether there is
+// one.
+func (c *conn) process(p *pump, now clock.Mono) bool {
 	for c.dispatch(now) == eventBatch {
 	}
 	if c.over {
 		p.disown(c)
-		return
+		return false
 	}
 	if next := c.next; next != nil && next != p {
 		p.disown(c)
 		c.moveTo(next)
-		return
+		return false
 	}
 	if c.retiring.Load() {
 		c.retire(now)
@@ -222,7 +225,14 @@ func (c *conn) process(p *pump, now clock.Mono) {
 	if c.mu.c.Deadline() <= now {
 		c.mu.c.Tick(now)
 	}
-	more := c.produceLocked(p, now)
+	c.more = c.produceLocked(p, now)
+	c.mu.Unlock()
+	return true
+}
+
+// settle finds out when the next turn must be.
+func (c *conn) settle(p *pump) {
+	c.mu.Lock()
 	c.deadline = c.mu.c.Deadline()
 	event, ok := c.nextEventLocked()
 	c.mu.turn = 0
@@ -234,7 +244,7 @@ func (c *conn) process(p *pump, now clock.Mono) {
 	if ok {
 		c.handle(&event)
 	}
-	if ok || more {
+	if ok || c.more {
 		c.signal()
 	}
 }

@@ -283,24 +283,33 @@ func (p *pump) turn(polling bool) (worked bool, err error) {
 	}
 	for i := 0; i < len(p.running); i++ {
 		c := p.running[i]
-		p.running[i] = nil
 		if home := c.home.Load(); home != p {
 			home.enqueue(c)
+			p.running[i] = nil
 			continue
 		}
 		if !c.listed && !c.over {
 			c.listed = true
 			p.conns = append(p.conns, c)
 		}
-		c.process(p, p.now)
+		if !c.process(p, p.now) {
+			p.running[i] = nil
+		}
 	}
-	p.running = p.running[:0]
 	if err := p.flush(); err != nil {
 		return false, err
 	}
-	if n > 0 { // only now, since the peer waits for what was sent
+	// The peers have got what they wait for; now to what they don't.
+	if n > 0 {
 		p.link.ReleaseRx(p.rx[:n])
 	}
+	for i, c := range p.running {
+		if c != nil {
+			c.settle(p)
+			p.running[i] = nil
+		}
+	}
+	p.running = p.running[:0]
 	if p.draining != 0 && (len(p.conns) == 0 || p.draining <= p.now) {
 		return false, fmt.Errorf("%w: %w", link.ErrClosed, ErrStopped)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -14,7 +15,9 @@ import (
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/control"
+	"blockd.dev/raftmeta/director"
 	"blockd.dev/raftmeta/group"
+	"blockd.dev/raftmeta/pulse"
 	"blockd.dev/target/access"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/identity"
@@ -48,6 +51,8 @@ func (a api) register(mux *http.ServeMux) {
 	mux.Handle(blockdv1connect.NewEventServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewClusterServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewMembershipServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewPeerServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewPulseServiceHandler(pulse.Serve(pulses{a.d}), limit))
 }
 
 // apiError gives an error the code that clients act on.
@@ -100,6 +105,11 @@ func (a api) volume(s *catalog.State, v *catalog.Volume) *blockdv1.Volume {
 	if n := s.NodeOfVolume(v); n != nil {
 		out.Node = n.Name
 	}
+	if l, ok := s.Lease(v.ID); ok && shared(s, v) {
+		if n := s.NodeByID(l.Owner); n != nil {
+			out.Node = n.Name
+		}
+	}
 	out.Protection, out.Access = protections[v.Protection].String(), a.d.volumes.accessOf(v.ID).String()
 	if open, ok := a.d.volumes.get(v.ID); ok && open.dev != nil {
 		out.UsedBytes, _ = open.dev.Provisioning()
@@ -147,7 +157,7 @@ func (a api) namedVolume(ctx context.Context, req connect.AnyRequest, name strin
 // catalog says since revision.
 func (a api) servedVolume(ctx context.Context, req connect.AnyRequest, name string, revision uint64, did string) (*blockdv1.Volume, error) {
 	v, err := a.namedVolume(ctx, req, name, revision)
-	if err == nil && v.GetReason() != "" {
+	if err == nil && v.GetReason() != "" && v.GetState() != string(director.Degraded) {
 		where := "this node"
 		s := a.d.catalog.State()
 		if cv := s.Volume(name); cv != nil && !a.d.serves(s, cv) {
@@ -171,6 +181,9 @@ func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.Cre
 	}
 	res, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}})
 	if err != nil {
+		return nil, err
+	}
+	if err := a.d.owned(ctx, res.ID); err != nil {
 		return nil, err
 	}
 	v, err := a.servedVolume(ctx, req, m.GetName(), res.Revision, "created")
@@ -236,7 +249,7 @@ func (a api) DeleteVolume(ctx context.Context, req *connect.Request[blockdv1.Del
 		RetireVolume: &catalogpb.RetireVolume{Name: m.GetName()}}}); err != nil {
 		return nil, err
 	}
-	if v != nil && !a.d.serves(s, v) && !a.d.gone(ctx, v.ID) {
+	if v != nil && (!a.d.serves(s, v) || shared(s, v)) && !a.d.gone(ctx, v.ID) {
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is gone for its hosts, but the node that has its data has not removed it yet; it does when it is up", m.GetName()))
 	}
 	if v != nil && a.d.catalog.State().VolumeByID(v.ID) != nil {
@@ -244,6 +257,32 @@ func (a api) DeleteVolume(ctx context.Context, req *connect.Request[blockdv1.Del
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is gone for its hosts, but its data could not be removed: %s; it is tried again at the next change and the next start", m.GetName(), reason))
 	}
 	return connect.NewResponse(&blockdv1.DeleteVolumeResponse{}), nil
+}
+
+// ownedWithin is how long a new volume may take to get disks and an owner while
+// somebody waits.
+const ownedWithin = 10 * time.Second
+
+// owned waits until a volume of several copies has an owner.
+func (d *Daemon) owned(ctx context.Context, id catalog.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, ownedWithin)
+	defer cancel()
+	s := d.catalog.State()
+	for {
+		v := s.VolumeByID(id)
+		if v == nil || !shared(s, v) {
+			return nil
+		}
+		if l, ok := s.Lease(id); ok && !l.Owner.IsZero() {
+			return nil
+		}
+		next, err := d.catalog.Wait(ctx, s.Revision)
+		if err != nil {
+			e, _ := director.Explain(s, d.shared.views(), id)
+			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is created, but no node serves it yet: %s; it is served as soon as that is possible", v.Name, strings.Join(e.Because, "; ")))
+		}
+		s = next
+	}
 }
 
 // removedWithin is how long another node may take to remove a volume's data

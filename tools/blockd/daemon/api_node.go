@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"connectrpc.com/connect"
 
@@ -12,6 +13,7 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/control"
+	"blockd.dev/raftmeta/director"
 	"blockd.dev/target/iscsi"
 )
 
@@ -29,6 +31,9 @@ func (d *Daemon) volumeState(cv *catalog.Volume) (state, reason string) {
 	case v.dev == nil:
 		return "failed", reason
 	}
+	if _, ok := v.backing().(*sharedVolume); ok {
+		return d.sharedState(cv)
+	}
 	if disk := d.diskOf(cv); disk != nil {
 		if st := disk.store.Stats(); st.Failure != "" {
 			return "failed", fmt.Sprintf("disk %s: %s", disk.path, st.Failure)
@@ -38,6 +43,15 @@ func (d *Daemon) volumeState(cv *catalog.Volume) (state, reason string) {
 		return "read-only", reason
 	}
 	return "online", reason
+}
+
+// sharedState is the state of a volume of several copies, wherever its owner is.
+func (d *Daemon) sharedState(cv *catalog.Volume) (state, reason string) {
+	e, ok := director.Explain(d.catalog.State(), d.shared.views(), cv.ID)
+	if !ok || e.State == director.Healthy {
+		return "online", ""
+	}
+	return string(e.State), strings.Join(e.Because, "; ")
 }
 
 // sessions lists the iSCSI sessions.

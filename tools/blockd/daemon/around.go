@@ -58,9 +58,16 @@ func askAround[T any](ctx context.Context, d *Daemon, nodes []catalog.Node, ask 
 	return out
 }
 
-// serves reports whether this node holds a volume's data, and so serves it. A
+// shared reports whether a volume has copies on several nodes, and so is served by all.
+func shared(s *catalog.State, v *catalog.Volume) bool { return s.Map().Volume(v.ID) != nil }
+
+// serves reports whether hosts reach a volume through this node: it holds the
+// data, or the volume has copies on several nodes. A
 // volume without a home is one from before nodes were known, and of this node.
 func (d *Daemon) serves(s *catalog.State, v *catalog.Volume) bool {
+	if shared(s, v) {
+		return d.shared != nil && d.cfg.has("target")
+	}
 	n := s.NodeOfVolume(v)
 	return n == nil && d.plane.creds == nil || n != nil && n.ID == d.plane.id()
 }

@@ -128,6 +128,11 @@ func (d *Daemon) renewCertificate(now time.Time) error {
 	if err := errors.Join(files.SaveBundle(bundle), files.SaveCertificate(cert, key), p.creds.Replace(cert, key, bundle)); err != nil {
 		return err
 	}
+	if d.shared != nil {
+		if err := d.shared.network.renew(p.creds); err != nil {
+			return err
+		}
+	}
 	d.events.add(levelInfo, "certificate.renewed", d.nodeName(), "valid until "+timeText(cert.NotAfter))
 	return d.introduce()
 }

@@ -11,7 +11,10 @@ import (
 var errNoDisk = errors.New("its pool keeps data on disk, and the disk that it is on is not there; start this node with the role store and that disk in --disks")
 
 // openBacking opens what a volume is served from.
-func (d *Daemon) openBacking(cv *catalog.Volume, media catalog.Media) (backing, error) {
+func (d *Daemon) openBacking(s *catalog.State, cv *catalog.Volume, media catalog.Media) (backing, error) {
+	if shared(s, cv) {
+		return d.shared.open(s, cv)
+	}
 	if media == catalog.MediaRAM {
 		b, err := ram.New(ram.Config{SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, HugePages: true})
 		if err != nil {

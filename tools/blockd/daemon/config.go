@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"blockd.dev/blockdev/disk"
+	"blockd.dev/internal/adaptive"
 	"blockd.dev/internal/units"
 	"blockd.dev/raftmeta/catalog"
 )
@@ -30,6 +31,9 @@ type Config struct {
 	NVMe          []string          // NVMe/TCP port addresses, host:port; empty: no NVMe
 	Discovery     []string          // addresses that only the NVMe discovery controller answers on
 	DiscoveryAuth bool              // NVMe hosts with a key must prove it for discovery too
+	Wire          string            // address of the network between nodes; empty: the API's, port wirePort
+	WireMode      string            // auto, udp, or one of AF_XDP's: see docs/NETWORK.md
+	Poll          string            // how the network between nodes is waited for: adaptive, busy or interrupt
 	API           string            // address of control API, metrics and status page
 	Name          string            // of the node; empty: the machine's
 	Labels        map[string]string // of the node when it joins a cluster: host, rack, zone and others
@@ -54,6 +58,8 @@ func NewConfig() Config {
 		ISCSI:         []string{"127.0.0.1:3260"},
 		NVMe:          []string{"127.0.0.1:4420"},
 		Discovery:     []string{"127.0.0.1:8009"},
+		WireMode:      "auto",
+		Poll:          "adaptive",
 		API:           "127.0.0.1:7480",
 		Media:         catalog.MediaDisk,
 		ArenaSize:     256 << 20,
@@ -119,6 +125,9 @@ func Settings() []Setting {
 		{Name: "discovery-auth", Usage: "whether NVMe hosts that have a key must prove it to the discovery controller too: true or false",
 			Get: func(c *Config) string { return strconv.FormatBool(c.DiscoveryAuth) },
 			Set: func(c *Config, v string) (err error) { c.DiscoveryAuth, err = strconv.ParseBool(v); return err }},
+		textSetting("wire", fmt.Sprintf("address of the network between nodes, for data; empty: the host of api, port %d", wirePort), func(c *Config) *string { return &c.Wire }),
+		textSetting("wire-mode", "how packets between nodes travel: auto, xdp-zerocopy, xdp-copy, xdp-generic or udp", func(c *Config) *string { return &c.WireMode }),
+		textSetting("poll", "how the network between nodes is waited for: adaptive, busy or interrupt", func(c *Config) *string { return &c.Poll }),
 		textSetting("api", "address of control API, metrics and status page", func(c *Config) *string { return &c.API }),
 		textSetting("name", "name of this node in its cluster; empty: the machine's", func(c *Config) *string { return &c.Name }),
 		{Name: "label", Usage: "labels of this node when it makes or joins a cluster, such as rack=r1,zone=z1", list: true,
@@ -183,6 +192,9 @@ type configFile struct {
 	NVMe          any `toml:"nvme"`
 	Discovery     any `toml:"discovery"`
 	DiscoveryAuth any `toml:"discovery_auth"`
+	Wire          any `toml:"wire"`
+	WireMode      any `toml:"wire_mode"`
+	Poll          any `toml:"poll"`
 	API           any `toml:"api"`
 	Name          any `toml:"name"`
 	Label         any `toml:"label"`
@@ -199,7 +211,7 @@ type configFile struct {
 
 func (f *configFile) value(key string, list bool) (*string, error) {
 	v := map[string]any{
-		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "nvme": f.NVMe, "discovery": f.Discovery, "discovery_auth": f.DiscoveryAuth, "api": f.API, "name": f.Name, "label": f.Label, "join": f.Join, "media": f.Media, "disks": f.Disks,
+		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "nvme": f.NVMe, "discovery": f.Discovery, "discovery_auth": f.DiscoveryAuth, "wire": f.Wire, "wire_mode": f.WireMode, "poll": f.Poll, "api": f.API, "name": f.Name, "label": f.Label, "join": f.Join, "media": f.Media, "disks": f.Disks,
 		"disk_size": f.DiskSize, "disk_driver": f.DiskDriver, "arena_size": f.ArenaSize, "scrub_rate": f.ScrubRate,
 		"scrub_interval": f.ScrubInterval, "log_level": f.LogLevel,
 	}[key]
@@ -284,9 +296,19 @@ func (c *Config) validate() error {
 			return err
 		}
 	}
+	if c.Wire != "" {
+		if err := checkAddress(c.Wire); err != nil {
+			return fmt.Errorf("wire: %w", err)
+		}
+	}
+	if _, err := adaptive.ParseMode(c.Poll); err != nil {
+		return fmt.Errorf("poll: %w", err)
+	}
 	switch {
 	case c.Data == "":
 		return errors.New("data: the directory is missing")
+	case !slices.Contains(wireModes, c.WireMode):
+		return fmt.Errorf("wire_mode: %q is none of %s", c.WireMode, strings.Join(wireModes, ", "))
 	case !c.has("meta"):
 		return errors.New("roles: meta is missing: every node has a copy of the catalog")
 	case len(c.NVMe) == 0 && len(c.Discovery) > 0:

@@ -20,7 +20,6 @@ import (
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/target/identity"
 	"blockd.dev/target/iscsi"
-	"blockd.dev/target/reservation"
 	"blockd.dev/target/scsi"
 )
 
@@ -37,7 +36,9 @@ type Daemon struct {
 	catalog      *catalog.Catalog
 	disks        []*storage // in the order of the configuration; none without the role store
 	lostDisks    []lostDisk
-	reservations *reservation.Local
+	reservations *reservations
+	shared       *sharing // nil while the node belongs to no cluster
+	directing    atomic.Pointer[directing]
 	target       *scsi.Target  // nil without the role target
 	iscsi        *iscsi.Server // nil without the role target
 	portals      []net.Listener
@@ -109,6 +110,9 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 	if err := d.introduce(); err != nil {
 		return nil, err
 	}
+	if err := d.startDirecting(); err != nil {
+		return nil, err
+	}
 	if err := d.powerCycled(); err != nil {
 		return nil, err
 	}
@@ -117,7 +121,10 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 			return nil, err
 		}
 	}
-	if d.reservations, err = reservation.OpenLocal(d.data.join("reservations")); err != nil {
+	if err := d.openReservations(); err != nil {
+		return nil, err
+	}
+	if err := d.startSharing(ctx); err != nil {
 		return nil, err
 	}
 	if err := d.listen(); err != nil {
@@ -149,6 +156,10 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 			d.background.Go(func() { d.scrubLoop(ctx, s) })
 		}
 	}
+	if d.shared != nil {
+		d.shared.run()
+		d.background.Go(func() { d.announceLoop(ctx) })
+	}
 	d.ready.Store(true)
 	d.events.add(levelInfo, "node.ready", d.nodeName(), "every portal listens")
 	return d, nil
@@ -164,6 +175,9 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		return nil
 	}
 	d.ready.Store(false)
+	if d.shared != nil {
+		d.shared.leave(ctx)
+	}
 	d.cancel()
 	var errs []error
 	if d.iscsi != nil {
@@ -194,9 +208,13 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	for _, v := range d.volumes.all() {
 		errs = append(errs, v.close())
 	}
+	if d.shared != nil {
+		errs = append(errs, d.shared.stop())
+	}
 	for _, s := range d.disks {
 		errs = append(errs, s.close())
 	}
+	d.directing.Load().stop()
 	errs = append(errs, d.closePlane(ctx))
 	if d.arena != nil {
 		errs = append(errs, d.arena.Close())
@@ -340,19 +358,22 @@ func (d *Daemon) startTarget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.iscsi, err = iscsi.New(iscsi.Config{
-		TargetName: s.IQN, Alias: "blockd", Target: d.target, Arena: d.arena,
-		Auth: directory{d.catalog}, Events: d.iscsiEvent})
+	d.iscsi, err = iscsi.New(d.iscsiConfig(s))
 	if err != nil {
 		return err
 	}
 	return d.startNVMe(ctx, s)
 }
 
+func (d *Daemon) iscsiConfig(s *catalog.State) iscsi.Config {
+	return iscsi.Config{TargetName: s.IQN, Alias: "blockd", Target: d.target, Arena: d.arena,
+		Auth: directory{d.catalog}, Events: d.iscsiEvent, Elsewhere: d.portalsElsewhere(s)}
+}
+
 func (d *Daemon) servePortals() {
 	for _, l := range d.portals {
 		d.background.Go(func() {
-			if err := d.iscsi.Serve(l, portalGroup); err != nil && !d.stopping.Load() {
+			if err := d.iscsi.Serve(l, d.portNumber()); err != nil && !d.stopping.Load() {
 				d.events.add(levelError, "portal.failed", l.Addr().String(), err.Error())
 			}
 		})
@@ -369,7 +390,7 @@ func (d *Daemon) servePorts() {
 		})
 	}
 	for i, l := range d.nvme.ports {
-		serve(l, func() error { return d.nvme.server.Serve(l, portID(i)) })
+		serve(l, func() error { return d.nvme.server.Serve(l, portID(d.portNumber(), i)) })
 	}
 	for _, l := range d.nvme.discovery {
 		serve(l, func() error { return d.nvme.server.ServeDiscovery(l) })

@@ -7,6 +7,7 @@ import (
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/units"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/director"
 	"blockd.dev/target/iscsi"
 )
 
@@ -60,6 +61,9 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 		case state == "online" && reason == "":
 			working++
 		case state == "deleting" && reason == "":
+		case state == string(director.Degraded):
+			working++
+			add(warning, "volume "+v.Name, "see `blockctl explain "+v.Name+"`", "%s", reason)
 		case state == "read-only":
 			add(warning, "volume "+v.Name, "", "it is read-only")
 		default:

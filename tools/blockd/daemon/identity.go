@@ -13,12 +13,14 @@ import (
 
 // Names within the data directory.
 const (
-	fileNode   = "node.json"    // nodeIdentity
-	dirPKI     = "pki"          // pki.Files
-	dirRaft    = "raft"         // group.Config.Dir
-	dirOldRaft = "raft.left"    // what a node was before it joined a cluster
-	fileSocket = "control.sock" // the control API for this machine
-	dirCatalog = "catalog"      // the catalog of a blockd before it had a Raft group
+	fileNode = "node.json" // nodeIdentity
+	dirPKI   = "pki"       // pki.Files
+	// fileIncarnation counts the starts of the node; it belongs to node.json.
+	fileIncarnation = "incarnation"
+	dirRaft         = "raft"         // group.Config.Dir
+	dirOldRaft      = "raft.left"    // what a node was before it joined a cluster
+	fileSocket      = "control.sock" // the control API for this machine
+	dirCatalog      = "catalog"      // the catalog of a blockd before it had a Raft group
 )
 
 // nodeIdentity is what a node knows of itself before it can read the catalog.

@@ -27,7 +27,13 @@ func TestTokensThatLetNobodyIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := d.catalog.State().Revision
+	s := d.catalog.State()
+	for s.NodeByID(d.plane.id()).Number == 0 { // it tells of its portals by itself
+		if s, err = d.catalog.Wait(t.Context(), s.Revision); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := s.Revision
 
 	wrong := parsed
 	wrong.Secret[0]++

@@ -56,9 +56,6 @@ func controllerSlot(nodes []catalog.Node, id catalog.ID) int {
 	return int(id[0]) % idSlots
 }
 
-// portID is the NVMe port id of listener i.
-func portID(i int) uint16 { return uint16(i + 1) }
-
 // stop ends the connections and closes the ports.
 func (t *nvmeTarget) stop(ctx context.Context) error {
 	var errs []error
@@ -146,11 +143,14 @@ func (d *Daemon) nvmeConfig(s *catalog.State) nvme.Config {
 		}
 	}
 	for i, l := range d.nvme.ports {
-		cfg.Ports = append(cfg.Ports, nvmePorts(l.Addr(), portID(i))...)
+		cfg.Ports = append(cfg.Ports, nvmePorts(l.Addr(), portID(d.portNumber(), i))...)
 	}
 	for _, l := range d.nvme.discovery {
 		cfg.DiscoveryPorts = append(cfg.DiscoveryPorts, nvmePorts(l.Addr(), 0)...)
 	}
+	ports, discovery := d.nvmeElsewhere(s)
+	cfg.Ports = append(cfg.Ports, ports...)
+	cfg.Referrals = append(cfg.Referrals, discovery...)
 	return cfg
 }
 

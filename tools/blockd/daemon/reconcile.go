@@ -36,6 +36,14 @@ func (v *volume) close() error {
 	return v.dev.Close()
 }
 
+// backing is what it is served from; nil when it could not be opened.
+func (v *volume) backing() backing {
+	if v.dev == nil {
+		return nil
+	}
+	return v.dev.backing
+}
+
 // volumeTable is what is open. The reconciler alone changes the list; the lock
 // is for readers.
 type volumeTable struct {
@@ -146,6 +154,10 @@ func (d *Daemon) reconcileLoop(ctx context.Context, after uint64) {
 // reconcile makes the node be what s says. What fails is noted at the volume
 // and tried again with the next change; other volumes go on.
 func (d *Daemon) reconcile(s *catalog.State) {
+	if d.shared != nil {
+		d.shared.follow(s)
+		d.followReservations(s)
+	}
 	want := map[catalog.ID]bool{}
 	for i := range s.Volumes {
 		v := &s.Volumes[i]
@@ -169,7 +181,11 @@ func (d *Daemon) reconcile(s *catalog.State) {
 		if want[v.id] {
 			continue
 		}
-		if err := v.close(); err != nil {
+		err := v.close()
+		if _, ok := v.backing().(*sharedVolume); ok {
+			err = errors.Join(err, d.shared.forget(v.id))
+		}
+		if err != nil {
 			d.events.add(levelError, "volume.close", v.id.String(), err.Error())
 		}
 		d.volumes.drop(v.id)
@@ -192,7 +208,7 @@ func (d *Daemon) reconcileVolume(s *catalog.State, cv *catalog.Volume) {
 	before := v.err
 	v.err = nil
 	if v.dev == nil {
-		b, err := d.openBacking(cv, v.media)
+		b, err := d.openBacking(s, cv, v.media)
 		if err != nil {
 			v.err = fmt.Errorf("open: %w", err)
 		} else {
@@ -250,14 +266,16 @@ func (d *Daemon) configureTarget(s *catalog.State) error {
 	d.configuring.Lock()
 	defer d.configuring.Unlock()
 	err := d.target.Configure(d.targetConfig(s))
+	if d.iscsi != nil {
+		err = errors.Join(err, d.iscsi.Configure(d.iscsiConfig(s)))
+	}
 	return errors.Join(err, d.configureNVMe(s))
 }
 
 // targetConfig is what the catalog says, less what could not be opened.
 func (d *Daemon) targetConfig(s *catalog.State) scsi.TargetConfig {
 	cfg := scsi.TargetConfig{Name: s.IQN, Views: map[string]scsi.View{},
-		Ports: []scsi.PortConfig{{RelativeID: portalGroup, Group: portalGroup,
-			Name: fmt.Sprintf("%s,t,0x%04x", s.IQN, portalGroup)}}}
+		Ports: []scsi.PortConfig{{RelativeID: d.portNumber(), Group: d.portNumber(), Name: d.portName(s.IQN)}}}
 	open := map[catalog.ID]bool{}
 	for i := range s.Volumes {
 		cv := &s.Volumes[i]
@@ -288,7 +306,3 @@ func (d *Daemon) targetConfig(s *catalog.State) scsi.TargetConfig {
 	}
 	return cfg
 }
-
-// portalGroup is the one target portal group, and the one target port in it:
-// every portal reaches every volume.
-const portalGroup = 1

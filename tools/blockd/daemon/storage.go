@@ -108,11 +108,16 @@ func (d *Daemon) openDisk(path string) (*storage, error) {
 
 // diskOf is the disk of this node that keeps a volume; nil when none does.
 func (d *Daemon) diskOf(v *catalog.Volume) *storage {
-	if v.Home.IsZero() && len(d.disks) > 0 {
+	if v.Home.IsZero() && len(d.disks) > 0 && d.plane.creds == nil {
 		return d.disks[0] // from before volumes knew their disk; there was one
 	}
+	return d.diskWith(v.Home)
+}
+
+// diskWith is the disk of this node with an identifier; nil when there is none.
+func (d *Daemon) diskWith(id catalog.ID) *storage {
 	for _, s := range d.disks {
-		if catalog.ID(s.store.Info().UUID) == v.Home {
+		if catalog.ID(s.store.Info().UUID) == id {
 			return s
 		}
 	}

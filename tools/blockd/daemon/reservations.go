@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"connectrpc.com/connect"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/target/reservation"
+)
+
+// reservations keeps the tables of volumes that one node serves in files of that node, and
+// those of volumes that all nodes serve in the catalog.
+type reservations struct {
+	local  *reservation.Local
+	shared *reservation.Shared
+	// isShared reports which of the two a volume is.
+	isShared func(reservation.VolumeID) bool
+}
+
+func (r *reservations) of(id reservation.VolumeID) reservation.Backend {
+	if r.isShared(id) {
+		return r.shared
+	}
+	return r.local
+}
+
+// Volume implements reservation.Backend.
+func (r *reservations) Volume(id reservation.VolumeID) (*reservation.Volume, error) {
+	return r.of(id).Volume(id)
+}
+
+// Apply implements reservation.Backend.
+func (r *reservations) Apply(ctx context.Context, id reservation.VolumeID, c *reservation.Command) (reservation.Result, error) {
+	return r.of(id).Apply(ctx, id, c)
+}
+
+// Remove implements reservation.Backend.
+func (r *reservations) Remove(id reservation.VolumeID) error {
+	return errors.Join(r.local.Remove(id), r.shared.Remove(id))
+}
+
+// openReservations opens the tables of both kinds.
+func (d *Daemon) openReservations() error {
+	local, err := reservation.OpenLocal(d.data.join("reservations"))
+	if err != nil {
+		return err
+	}
+	d.reservations = &reservations{local: local, shared: reservation.NewShared(reservationLog{d}),
+		isShared: func(id reservation.VolumeID) bool {
+			s := d.catalog.State()
+			v := s.VolumeByID(catalog.ID(id))
+			return v != nil && shared(s, v)
+		}}
+	return nil
+}
+
+// reservationLog is the catalog as the log of the shared tables.
+type reservationLog struct{ d *Daemon }
+
+// Table implements reservation.Log.
+func (l reservationLog) Table(id reservation.VolumeID) (generation uint64, record []byte) {
+	r := l.d.catalog.State().Reservation(catalog.ID(id))
+	return r.Generation, []byte(r.Blob)
+}
+
+// Replace implements reservation.Log.
+func (l reservationLog) Replace(ctx context.Context, id reservation.VolumeID, expect uint64, record []byte) error {
+	_, err := l.d.doContext(ctx, nil, &catalogpb.Command{Kind: &catalogpb.Command_SetReservation{SetReservation: &catalogpb.SetReservation{
+		Volume: id[:], ExpectGeneration: expect, Blob: record}}})
+	if !errors.Is(err, catalog.ErrConflict) {
+		return err
+	}
+	if err := l.d.catalog.Barrier(ctx); err != nil {
+		return err
+	}
+	return reservation.ErrOutdated
+}
+
+// Spread implements reservation.Log. A node that is down serves nobody: what it
+// forwards carries the generation that it knew, and the owner refuses older ones than its own.
+func (l reservationLog) Spread(ctx context.Context, id reservation.VolumeID, generation uint64) error {
+	d := l.d
+	s := d.catalog.State()
+	var nodes []catalog.Node
+	for i := range s.Nodes {
+		if n := &s.Nodes[i]; n.ID != d.plane.id() && slices.Contains(n.Roles, "target") && d.shared.reachable(n.ID) {
+			nodes = append(nodes, *n)
+		}
+	}
+	errs := make([]error, len(nodes))
+	var asking sync.WaitGroup
+	for i := range nodes {
+		asking.Go(func() {
+			p := d.plane.peers.At(nodes[i].ID.String(), nodes[i].Address)
+			_, errs[i] = blockdv1connect.NewPeerServiceClient(p, p.URL).EnforceReservation(ctx,
+				connect.NewRequest(&blockdv1.EnforceReservationRequest{Volume: id[:], Generation: generation}))
+		})
+	}
+	asking.Wait()
+	for i, err := range errs {
+		if err != nil {
+			return fmt.Errorf("%w: node %s: %w", reservation.ErrUnfinished, nodes[i].Name, err)
+		}
+	}
+	return nil
+}
+
+// EnforceReservation implements blockdv1connect.PeerServiceHandler.
+func (a api) EnforceReservation(ctx context.Context, req *connect.Request[blockdv1.EnforceReservationRequest]) (*connect.Response[blockdv1.EnforceReservationResponse], error) {
+	id := reservation.VolumeID(parseVolume(req.Msg.GetVolume()))
+	s := a.d.catalog.State()
+	for s.Reservation(catalog.ID(id)).Generation < req.Msg.GetGeneration() {
+		var err error
+		if s, err = a.d.catalog.Wait(ctx, s.Revision); err != nil {
+			return nil, apiError(err)
+		}
+	}
+	if err := a.d.reservations.shared.Ended(ctx, id, req.Msg.GetGeneration()); err != nil {
+		return nil, apiError(err)
+	}
+	return connect.NewResponse(&blockdv1.EnforceReservationResponse{}), nil
+}
+
+// parseVolume reads an identifier of a message; zero for what is none.
+func parseVolume(b []byte) (id catalog.ID) {
+	if len(b) == len(id) {
+		copy(id[:], b)
+	}
+	return id
+}
+
+// followReservations publishes what has changed in the tables of the volumes
+// that this node shares.
+func (d *Daemon) followReservations(s *catalog.State) {
+	for i := range s.Volumes {
+		v := &s.Volumes[i]
+		if !shared(s, v) || v.Retired {
+			continue
+		}
+		if _, err := d.reservations.shared.Follow(reservation.VolumeID(v.ID)); err != nil && d.errorGate.pass("reservations "+v.Name) {
+			d.events.add(levelError, "volume.reservations", v.Name, err.Error())
+		}
+	}
+}

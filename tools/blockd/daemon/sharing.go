@@ -1,0 +1,567 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"blockd.dev/blockdev/store"
+	"blockd.dev/internal/clock"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/extmap"
+	"blockd.dev/raftmeta/lease"
+	"blockd.dev/raftmeta/membership"
+	"blockd.dev/raftmeta/pulse"
+	"blockd.dev/replication/device"
+	"blockd.dev/replication/message"
+	"blockd.dev/replication/serve"
+	replicated "blockd.dev/replication/volume"
+	"blockd.dev/replication/wire/endpoint"
+	"blockd.dev/target/access"
+)
+
+// sharing is the node's part of the volumes that have copies on several nodes:
+// the network between nodes, the store role for owners elsewhere, and the
+// leases that make this node the owner of some. A node that belongs to no
+// cluster has none.
+//
+// Who owns a volume is in the catalog, and for how long is between this node
+// and the leader of the group (package pulse). Both are level-triggered:
+// settle makes a volume be what they say, whichever has changed.
+type sharing struct {
+	d           *Daemon
+	ctx         context.Context // ends with the node
+	incarnation uint64
+	network     *network
+	stores      *serve.Service
+	transport   *serve.Transport
+	routes      atomic.Pointer[diskRoutes]
+	pulse       *pulse.Node
+	stopPulse   context.CancelFunc
+	running     sync.WaitGroup
+
+	mu      sync.Mutex
+	volumes map[catalog.ID]*sharedVolume
+	leases  map[catalog.ID]heldLease // also of volumes that are not open yet
+	dirty   chan struct{}            // a volume's access state may have changed
+}
+
+// heldLease is a lease that this node has.
+type heldLease struct {
+	*lease.Lease
+	waits    clock.Mono // by when every earlier one has surely ended
+	recalled bool
+}
+
+// sharedVolume is a volume of several copies on this node. It is a backing.
+type sharedVolume struct {
+	*device.Volume
+	d  *Daemon
+	id catalog.ID
+
+	turn     sync.Mutex // held by settle
+	epoch    uint64     // of the lease under which this node owns it; 0 when it does not
+	draining uint64     // of the lease that is being given back
+	revision uint64     // of the catalog that the device has seen
+}
+
+// startSharing opens what the node shares volumes with. They are opened later, by the
+// reconciler.
+func (d *Daemon) startSharing(ctx context.Context) error {
+	if d.plane.creds == nil {
+		return nil
+	}
+	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1)}
+	var err error
+	if s.incarnation, err = pulse.NextIncarnation(d.data.join(fileIncarnation)); err != nil {
+		return err
+	}
+	if err := s.openStores(); err != nil {
+		return err
+	}
+	d.shared = s
+	if s.network, err = d.openNetwork(s.stores.Handle, s.networkEvent); err != nil {
+		return err
+	}
+	id := d.plane.id().String()
+	s.pulse, err = pulse.New(pulse.Config{Node: id, Incarnation: s.incarnation, Catalog: d.catalog, Leader: d.plane.group.WatchLeader,
+		Call: pulse.Caller(id, pulses{d}, d.plane.peers), Events: s})
+	if err != nil {
+		return err
+	}
+	d.background.Go(func() { s.tellHosts(ctx) })
+	return nil
+}
+
+// run has the node take part, now that its portals listen.
+func (s *sharing) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stopPulse = cancel
+	s.running.Go(func() {
+		if err := s.pulse.Run(ctx); err != nil {
+			s.d.events.add(levelError, "node.pulse", s.d.nodeName(), err.Error())
+		}
+	})
+}
+
+// openStores makes the store role of the node, and the way to those of others.
+func (s *sharing) openStores() (err error) {
+	s.route(s.d.catalog.State())
+	s.stores, err = serve.New(serve.Config{
+		Boot:  s.incarnation,
+		Disks: func(number uint16) *store.Store { return s.routes.Load().stores[number] },
+		Known: s.known, Volume: s.served,
+		Log: func(t message.Target, err error) {
+			if s.d.errorGate.pass("store " + catalog.ID(t.Volume).String()) {
+				s.d.events.add(levelWarning, "replica.refused", s.name(t.Volume), err.Error())
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.transport = serve.NewTransport(serve.TransportConfig{
+		Service: s.stores,
+		Local:   func(number uint16) bool { return s.routes.Load().stores[number] != nil },
+		NodeOf:  func(number uint16) string { return s.routes.Load().nodes[number] },
+		Peer:    func(node string) *endpoint.Peer { return s.network.peer(parseID(node)) },
+	})
+	return nil
+}
+
+// diskRoutes say where disks are, by their numbers.
+type diskRoutes struct {
+	stores map[uint16]*store.Store // on this node
+	nodes  map[uint16]string       // all
+}
+
+func (s *sharing) route(state *catalog.State) {
+	r := &diskRoutes{map[uint16]*store.Store{}, map[uint16]string{}}
+	for i := range state.Disks {
+		d := &state.Disks[i]
+		if d.Number == 0 {
+			continue // before nodes and disks had numbers
+		}
+		r.nodes[uint16(d.Number)] = d.Node.String()
+		if on := s.d.diskWith(d.ID); on != nil {
+			r.stores[uint16(d.Number)] = on.store
+		}
+	}
+	s.routes.Store(r)
+}
+
+// known reports whether a disk keeps a volume, by the catalog.
+func (s *sharing) known(id [16]byte, disk uint16) bool {
+	v := s.d.catalog.State().Map().Volume(id)
+	return v != nil && slices.Contains(v.Disks(), extmap.Disk(disk))
+}
+
+// served is an open volume, for requests of other nodes' hosts.
+func (s *sharing) served(id [16]byte) serve.Volume {
+	if v := s.sharedVolume(id); v != nil {
+		return v
+	}
+	return nil
+}
+
+// open makes a volume that hosts can use at this node, whoever owns it.
+func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume, error) {
+	layout := state.Map().Volume(cv.ID).Layout()
+	id := cv.ID
+	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
+		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s,
+		Guard:  func() uint64 { return s.d.catalog.State().Reservation(id).Generation },
+		GiveUp: func(epoch uint64) { s.giveUp(id, epoch) }})
+	if err != nil {
+		return nil, err
+	}
+	v := &sharedVolume{Volume: dev, d: s.d, id: id}
+	s.mu.Lock()
+	s.volumes[id] = v
+	s.mu.Unlock()
+	s.settle(state, v)
+	return v, nil
+}
+
+// Close ends the volume on this node.
+func (v *sharedVolume) Close() error {
+	s := v.d.shared
+	s.mu.Lock()
+	delete(s.volumes, v.id)
+	s.mu.Unlock()
+	return v.Volume.Close()
+}
+
+// Resize implements backing.
+func (v *sharedVolume) Resize(sizeBytes int64) error {
+	m := v.d.catalog.State().Map().Volume(v.id)
+	if m == nil {
+		return errors.New("it is being deleted")
+	}
+	return v.Grow(sizeBytes, m.Layout())
+}
+
+// NextMapped implements blockdev.Mapper: which blocks exist is known to the
+// stores, and not asked; so all of them may.
+func (v *sharedVolume) NextMapped(_, limit int64) (mapped bool, runBytes int64, err error) {
+	return true, limit, nil
+}
+
+// Provisioning implements blockdev.Provisioner by the copy that this node has.
+// Without one it tells of the whole volume.
+func (v *sharedVolume) Provisioning() (usedBytes, availableBytes int64) {
+	state := v.d.catalog.State()
+	for _, r := range state.Replicas(v.id) {
+		if on := v.d.diskWith(r.DiskID); on != nil {
+			if vol, err := on.store.OpenVolume(v.id); err == nil {
+				defer on.store.CloseVolume(vol)
+				return on.store.Usage(vol)
+			}
+		}
+	}
+	return 0, v.Geometry().SizeBytes
+}
+
+// follow makes every shared volume be what the catalog says. The reconciler
+// calls it with each revision.
+func (s *sharing) follow(state *catalog.State) {
+	s.route(state)
+	if err := s.network.follow(state, s.d.plane.id()); err != nil && s.d.errorGate.pass("network") {
+		s.d.events.add(levelError, "network.peers", s.network.local.String(), err.Error())
+	}
+	for _, v := range s.all() {
+		s.settle(state, v)
+	}
+}
+
+func (s *sharing) all() []*sharedVolume {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*sharedVolume, 0, len(s.volumes))
+	for _, v := range s.volumes {
+		out = append(out, v)
+	}
+	return out
+}
+
+// settle makes the volume be owned here, or its requests go where they should,
+// by the catalog and by the lease that this node has.
+func (s *sharing) settle(state *catalog.State, v *sharedVolume) {
+	v.turn.Lock()
+	defer v.turn.Unlock()
+	if state.Revision < v.revision {
+		state = s.d.catalog.State() // somebody else was here with a newer one
+	}
+	v.revision = state.Revision
+	members, local, ok := s.members(state, v.id)
+	s.mu.Lock()
+	held, have := s.leases[v.id]
+	s.mu.Unlock()
+	switch {
+	case !have && v.epoch != 0:
+		v.Disown()
+		v.epoch = 0
+	case have && v.epoch != held.Epoch && v.draining != held.Epoch && !held.recalled && ok && members.View.Epoch == held.Epoch:
+		if err := v.Own(held.Lease, held.waits, members, local); err != nil {
+			s.d.events.add(levelError, "volume.own", v.id.String(), err.Error())
+			return
+		}
+		v.epoch = held.Epoch
+	case have && v.epoch == held.Epoch && ok:
+		v.View(members)
+	}
+	if have && held.recalled && v.draining != held.Epoch {
+		v.draining = held.Epoch
+		s.drain(v, held.Epoch)
+	}
+	owner, _ := state.Lease(v.id)
+	if v.epoch == 0 || v.draining == v.epoch {
+		to := ""
+		if owner.Owner != s.d.plane.id() && !owner.Owner.IsZero() {
+			to = owner.Owner.String()
+		}
+		v.Forward(to)
+	}
+	s.mark()
+}
+
+// drain ends the ownership of a volume in good order, and gives its lease back.
+func (s *sharing) drain(v *sharedVolume, epoch uint64) {
+	v.Drain(func() { s.gaveBack(v.id, epoch) })
+}
+
+// gaveBack gives the lease of an epoch back, under which nothing happens any more.
+func (s *sharing) gaveBack(id catalog.ID, epoch uint64) {
+	s.mu.Lock()
+	held, have := s.leases[id]
+	if have && held.Epoch == epoch {
+		delete(s.leases, id)
+	}
+	s.mu.Unlock()
+	if have && held.Epoch == epoch {
+		s.pulse.GaveBack(id)
+	}
+	s.mark()
+}
+
+// giveUp is the device's wish to begin anew with another lease.
+func (s *sharing) giveUp(id catalog.ID, epoch uint64) { s.gaveBack(id, epoch) }
+
+// members are the replicas of a volume as the state machine of its owner takes
+// them, and which of them is on this node, or -1. ok is false while it has none.
+func (s *sharing) members(state *catalog.State, id catalog.ID) (m device.Members, local int, ok bool) {
+	v := state.Map().Volume(id)
+	if v == nil || !state.Allocated(id) {
+		return m, -1, false
+	}
+	owner, _ := state.Lease(id)
+	m.View = replicated.View{Revision: state.Revision, Epoch: owner.Epoch}
+	local = -1
+	disks := v.Disks()
+	for i, number := range disks {
+		sync := v.Sync(number)
+		m.Disks = append(m.Disks, uint16(number))
+		m.View.Members = append(m.View.Members, replicated.Member{Sync: syncStates[sync.State], Gen: sync.Generation})
+		if d := state.DiskByNumber(number); d != nil && d.Node == s.d.plane.id() {
+			local = i
+		}
+	}
+	m.Sets = func(extent int64) []int {
+		e, ok := v.Extent(uint32(extent))
+		if !ok {
+			return nil
+		}
+		set := make([]int, 0, len(e.Disks))
+		for _, number := range e.Disks {
+			if i, found := slices.BinarySearch(disks, number); found {
+				set = append(set, i)
+			}
+		}
+		return set
+	}
+	return m, local, true
+}
+
+var syncStates = map[extmap.SyncState]replicated.Sync{
+	extmap.InSync: replicated.InSync, extmap.OutOfSync: replicated.Out, extmap.Rebuilding: replicated.Rebuilding,
+}
+
+var replicaChanges = map[replicated.Change]catalogpb.ReplicaChange{
+	replicated.MarkOut: catalogpb.ReplicaChange_REPLICA_CHANGE_OUT, replicated.MarkRebuilding: catalogpb.ReplicaChange_REPLICA_CHANGE_REBUILDING,
+	replicated.MarkIn: catalogpb.ReplicaChange_REPLICA_CHANGE_IN, replicated.Keep: catalogpb.ReplicaChange_REPLICA_CHANGE_KEEP,
+}
+
+// proposalTimeout is how long a proposal is carried around before the owner
+// may think of another.
+const proposalTimeout = 5 * time.Second
+
+// Propose implements device.Meta. What comes of it shows in the catalog.
+func (s *sharing) Propose(id [16]byte, p replicated.Proposal) {
+	m := s.d.catalog.State().Map().Volume(id)
+	if m == nil || p.Disk >= len(m.Disks()) {
+		return
+	}
+	cmd := &catalogpb.Command{Kind: &catalogpb.Command_MarkReplica{MarkReplica: &catalogpb.MarkReplica{Volume: id[:], Epoch: p.Epoch,
+		Disk: uint32(m.Disks()[p.Disk]), Generation: p.Gen, Change: replicaChanges[p.Change]}}}
+	s.d.background.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, proposalTimeout)
+		defer cancel()
+		_, err := s.d.doContext(ctx, nil, cmd)
+		if err != nil && !errors.Is(err, catalog.ErrConflict) && s.d.errorGate.pass("replica "+catalog.ID(id).String()) {
+			s.d.events.add(levelWarning, "volume.replica", s.name(id), err.Error())
+		}
+		// Refused or not, the owner looks at what is so now.
+		if v := s.sharedVolume(id); v != nil {
+			s.settle(s.d.catalog.State(), v)
+		}
+	})
+}
+
+func (s *sharing) sharedVolume(id catalog.ID) *sharedVolume {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.volumes[id]
+}
+
+func (s *sharing) name(id catalog.ID) string {
+	if v := s.d.catalog.State().VolumeByID(id); v != nil {
+		return v.Name
+	}
+	return id.String()
+}
+
+// Acquired implements pulse.Events.
+func (s *sharing) Acquired(l *lease.Lease, waits clock.Mono) {
+	id := catalog.ID(l.Volume)
+	s.mu.Lock()
+	s.leases[id] = heldLease{Lease: l, waits: waits}
+	v := s.volumes[id]
+	s.mu.Unlock()
+	if v != nil {
+		s.settle(s.d.catalog.State(), v)
+	}
+	s.d.events.add(levelInfo, "volume.owned", s.name(id), fmt.Sprintf("this node owns it, epoch %d", l.Epoch))
+}
+
+// Lost implements pulse.Events.
+func (s *sharing) Lost(id catalog.ID) {
+	s.mu.Lock()
+	_, had := s.leases[id]
+	delete(s.leases, id)
+	v := s.volumes[id]
+	s.mu.Unlock()
+	if v != nil {
+		s.settle(s.d.catalog.State(), v)
+	}
+	if had {
+		s.d.events.add(levelWarning, "volume.lost", s.name(id), "this node does not own it any more")
+	}
+}
+
+// Recalled implements pulse.Events.
+func (s *sharing) Recalled(id catalog.ID) {
+	s.mu.Lock()
+	held, have := s.leases[id]
+	if have {
+		held.recalled = true
+		s.leases[id] = held
+	}
+	v := s.volumes[id]
+	s.mu.Unlock()
+	switch {
+	case have && v != nil:
+		s.settle(s.d.catalog.State(), v)
+	case have:
+		s.gaveBack(id, held.Epoch)
+	}
+}
+
+// networkEvent follows the connections to other nodes. A process that is gone
+// says so by its port; one that is silent may only be cut off.
+func (s *sharing) networkEvent(e endpoint.Event) {
+	switch e.Kind {
+	case endpoint.PeerUp:
+		s.d.events.add(levelInfo, "network.up", s.d.nodeNamed(e.Peer.Node()), "connected")
+	case endpoint.PeerDown:
+		if !s.d.stopping.Load() {
+			s.d.events.add(levelWarning, "network.down", s.d.nodeNamed(e.Peer.Node()), e.Err.Error())
+		}
+	case endpoint.LinkDown:
+		s.d.events.add(levelError, "network.link", e.Link, e.Err.Error())
+	}
+	s.transport.Event(e)
+}
+
+func (s *sharing) nodeName(id string) string {
+	if n := s.d.catalog.State().NodeByID(parseID(id)); n != nil {
+		return n.Name
+	}
+	return id
+}
+
+// members of the cluster as the leader sees them.
+func (s *sharing) views() []pulse.NodeView {
+	if s == nil {
+		return nil
+	}
+	return s.pulse.Members()
+}
+
+// reachable reports whether a node may be serving hosts.
+func (s *sharing) reachable(id catalog.ID) bool {
+	if s == nil {
+		return false
+	}
+	for _, n := range s.pulse.Members() {
+		if n.Node == id.String() {
+			return n.State != membership.Down && n.State != membership.Left
+		}
+	}
+	return true
+}
+
+// accessOf is how hosts reach a shared volume through this node.
+func (v *sharedVolume) accessOf() access.State {
+	if st := v.Status(); st.Owner {
+		return access.Optimized
+	}
+	return access.NonOptimized
+}
+
+// mark has hosts told how they reach their volumes now.
+func (s *sharing) mark() {
+	select {
+	case s.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// tellHosts tells hosts of volumes that are reached in another way than before,
+// until ctx ends.
+func (s *sharing) tellHosts(ctx context.Context) {
+	for {
+		select {
+		case <-s.dirty:
+		case <-ctx.Done():
+			return
+		}
+		changed := false
+		for _, v := range s.all() {
+			if now := v.accessOf(); now != s.d.volumes.accessOf(v.id) {
+				s.d.volumes.setAccess(v.id, now)
+				changed = true
+			}
+		}
+		if !changed {
+			continue
+		}
+		state := s.d.catalog.State()
+		if err := s.d.configureTarget(state); err != nil {
+			s.d.events.add(levelError, "target.configure", state.IQN, err.Error())
+		}
+	}
+}
+
+// leave gives all volumes to other nodes, before the node stops. What is left
+// when ctx ends is left to the end of its lease.
+func (s *sharing) leave(ctx context.Context) {
+	s.pulse.Leave()
+	for s.pulse.Held() > 0 {
+		select {
+		case <-time.After(leavePoll):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// leavePoll is the time between two looks at what is left to give away.
+const leavePoll = 5 * time.Millisecond
+
+// stop ends the node's part. Volumes were closed before.
+func (s *sharing) stop() error {
+	if s.stopPulse != nil {
+		s.stopPulse()
+	}
+	s.running.Wait()
+	err := s.network.close()
+	s.stores.Close()
+	return err
+}
+
+// forget removes the copies on this node of a volume that was deleted.
+func (s *sharing) forget(id catalog.ID) error {
+	var errs []error
+	errs = append(errs, s.stores.Drop(id))
+	for _, on := range s.d.disks {
+		if slices.ContainsFunc(on.store.Volumes(), func(v store.VolumeInfo) bool { return v.ID == id }) {
+			errs = append(errs, on.store.DeleteVolume(id))
+		}
+	}
+	return errors.Join(errs...)
+}

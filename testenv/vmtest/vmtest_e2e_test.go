@@ -116,7 +116,7 @@ func (r run) script(t *testing.T, name string, v node.Volume) {
 	}
 	c := r.machine
 	c.Script, c.Env = text.String(), env
-	c.Timeout = max(r.time, 10*time.Minute)
+	c.Timeout = max(r.time, 15*time.Minute) // TestAttach took 8 with a load of 25 on two processors
 	step, failed := "before its first step", ""
 	c.OnLine = func(line string) {
 		t.Log(line)

@@ -183,6 +183,7 @@ func BenchmarkBorrow4K(b *testing.B) {
 	d := newDevice(b, Config{SizeBytes: size})
 	write(b, d, 0, fill(size, 1))
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		r := &blockdev.Request{Op: blockdev.OpRead, Borrow: true, Length: 4096, Done: func(*blockdev.Request) {}}
 		batch := []*blockdev.Request{r}

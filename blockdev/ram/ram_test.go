@@ -234,6 +234,7 @@ func bench(b *testing.B, op blockdev.Op, n int) {
 	}
 	b.SetBytes(int64(n))
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		r := &blockdev.Request{Op: op, Length: int64(n), Data: [][]byte{make([]byte, n)}, Done: func(*blockdev.Request) {}}
 		batch := []*blockdev.Request{r}

@@ -56,8 +56,8 @@ func goals(r Report) []Goal {
 // WriteTable prints r for people.
 func WriteTable(w io.Writer, r Report) error {
 	fmt.Fprintf(w, "Requests of 4 KiB (one, many, loss) or 1 MiB (bulk), replies of 64 bytes, veth with an MTU of %d.\n", r.MTU)
-	fmt.Fprintf(w, "Raw AF_XDP: %s there and back with %d bytes; %.0f MB/s one way with %d.\n\n",
-		micros(r.Raw.PingPong), r.Raw.Frame, r.Raw.MBps, r.Raw.Bulk)
+	fmt.Fprintf(w, "Raw AF_XDP: %s there and back with %d bytes; %.0f MB/s one way with %d, %.0f of these per CPU second.\n\n",
+		micros(r.Raw.PingPong), r.Raw.Frame, r.Raw.MBps, r.Raw.Bulk, r.Raw.PerCPU)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "CASE\tKIND\tPOLL\tIN FLIGHT\tMESSAGES/S\tMB/S\tP50\tP99\tPER CPU SECOND\tCPU OF CLIENT (IDLE: BOTH SIDES)")
 	for _, c := range r.Cases {

@@ -44,6 +44,7 @@ type Raw struct {
 	Frame    int           `json:"frame_bytes"`      // of the ping-pong
 	MBps     float64       `json:"megabytes_per_second"`
 	Bulk     int           `json:"bulk_frame_bytes"`
+	PerCPU   float64       `json:"bulk_frames_per_cpu_second"` // of both ends together
 }
 
 // Case is one measurement.
@@ -220,9 +221,13 @@ func (s Suite) raw(lab *netlab.Lab) (raw Raw, err error) {
 		if raw.PingPong == 0 || l.P50 < raw.PingPong {
 			raw.PingPong = l.P50
 		}
+		used := cpuTime()
 		r, err := rawbench.Pump(ends[0], ends[1], raw.Bulk, s.Runtime)
 		if err != nil {
 			return raw, err
+		}
+		if used = cpuTime() - used; used > 0 {
+			raw.PerCPU = max(raw.PerCPU, float64(r.Received)/used.Seconds())
 		}
 		raw.MBps = max(raw.MBps, r.PacketsPerSecond()*float64(raw.Bulk-headers)/1e6)
 	}

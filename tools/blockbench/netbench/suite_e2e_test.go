@@ -30,7 +30,7 @@ func TestSuiteRunsEveryCase(t *testing.T) {
 	if err := json.Unmarshal(out, &r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Cases) < 20 || len(r.Goals) < 9 || r.Raw.PingPong <= 0 || r.Raw.MBps <= 0 {
+	if len(r.Cases) < 20 || len(r.Goals) < 9 || r.Raw.PingPong <= 0 || r.Raw.MBps <= 0 || r.Raw.PerCPU <= 0 {
 		t.Errorf("%d cases, %d goals, raw %+v", len(r.Cases), len(r.Goals), r.Raw)
 	}
 	for _, c := range r.Cases {

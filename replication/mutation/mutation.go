@@ -34,6 +34,7 @@ const (
 	DrainInFlight       // a drain is over before the writes in flight are
 	StableInTakeover    // a replica is told the watermark while extents of it are being taken over
 	GrowOnStale         // new extents are put on disks that are not in sync
+	ScrubTakesFirst     // a scrub takes what the first replica has for right
 	PaceForEver         // resync waits until the hosts are fast enough
 	Count
 )
@@ -47,7 +48,7 @@ var names = [Count]string{
 	"a clear keeps the version of an unclean region", "the copy of a hole leaves what is there",
 	"min_in_sync judged over the volume", "the last in sync of an extent may be marked out",
 	"a drain gives up before writes in flight end", "watermark told during the takeover of other extents",
-	"new extents on disks that are not in sync", "resync waits for fast hosts for ever",
+	"new extents on disks that are not in sync", "a scrub takes what the first replica has", "resync waits for fast hosts for ever",
 }
 
 // String says what the mistake is.

@@ -264,7 +264,7 @@ func (r *Replica) remember(op *Op) {
 // then: what is left grows to at most double before it happens again.
 func (r *Replica) trim() {
 	r.state.Tail = slices.DeleteFunc(r.state.Tail, func(e Entry) bool { return e.Ver.Seq <= r.state.Stable })
-	r.trimAt = 2*len(r.state.Tail) + 64
+	r.trimAt = 2*len(r.state.Tail) + 8
 }
 
 func (r *Replica) answerOp(op *Op) {

@@ -63,7 +63,7 @@ func checkBlock(ops []*record, b int64) string {
 	h := history{dead: map[taken]bool{}}
 	seen := map[uint64]bool{}
 	for _, r := range ops {
-		if b < r.off/blockBytes || b >= r.off/blockBytes+r.blocks || r.mismatch || !r.ok && r.kind == volume.Read {
+		if b < r.off/blockBytes || b >= r.off/blockBytes+r.blocks || r.mismatch || r.kind == volume.Scrub || !r.ok && r.kind == volume.Read {
 			continue
 		}
 		s := step{op: r, call: r.call, ret: r.ret, may: !r.ok}
@@ -77,6 +77,7 @@ func checkBlock(ops []*record, b int64) string {
 			s.writes, s.makes = true, r.value
 		case volume.Unmap, volume.WriteZeroes:
 			s.writes = true
+		case volume.Scrub:
 		}
 		if s.reads && !s.may {
 			seen[s.needs] = true

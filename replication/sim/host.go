@@ -51,12 +51,17 @@ func (h *host) again() {
 			r.kind, r.blocks = volume.Unmap, 1+h.w.rng.Int64N(8)
 		case p < 0.52:
 			r.kind, r.blocks = volume.WriteZeroes, 1+h.w.rng.Int64N(8)
+		case p < 0.55:
+			r.kind, r.blocks = volume.Scrub, 4
 		}
 		span := h.w.meta.bytes() / blockBytes
 		if h.w.chance(0.6) && r.blocks <= 6 {
 			span = 6 // a hot place
 		}
 		r.off = h.w.rng.Int64N(span-r.blocks+1) * blockBytes
+		if r.kind == volume.Scrub {
+			r.off -= r.off % regionBytes
+		}
 		r.expect = h.last[r.off]
 		h.start(r)
 	})
@@ -96,7 +101,7 @@ func (h *host) issue(n *node, r *record, next func()) {
 		for i, v := range r.got {
 			h.last[r.off+int64(i)*blockBytes] = v
 		}
-		if r.ok && r.kind != volume.Read {
+		if r.ok && r.kind != volume.Read && r.kind != volume.Scrub {
 			for i := range r.blocks {
 				h.last[r.off+i*blockBytes] = r.value
 			}
@@ -105,7 +110,7 @@ func (h *host) issue(n *node, r *record, next func()) {
 	}
 	op := &volume.Op{Kind: r.kind, Off: r.off, Tag: r}
 	switch r.kind {
-	case volume.Unmap, volume.WriteZeroes:
+	case volume.Unmap, volume.WriteZeroes, volume.Scrub:
 		op.Len = r.blocks * blockBytes
 	case volume.CompareWrite:
 		op.Compare = binary.LittleEndian.AppendUint64(nil, r.expect)

@@ -191,14 +191,20 @@ func (e ownerEnv) Complete(op *volume.Op) {
 	for i := range op.Data {
 		op.Data[i] = 0xee // the buffer is the host's again
 	}
-	if err == nil && op.Kind != volume.Read {
+	switch {
+	case err != nil || op.Kind == volume.Read:
+	case op.Kind == volume.Scrub:
+		if op.Found.Differ > 0 && !w.rotten {
+			w.fail("a scrub of %d bytes at %d found %d that differ", op.Len, op.Off, op.Found.Differ)
+		}
+	default:
 		for b := op.Off; b < op.Off+r.blocks*blockBytes; b += blockBytes {
 			if n := w.copiesOf(b, r); n < w.minInSync {
 				w.fail("op %d was acknowledged with %d copies of block %d", r.n, n, b/blockBytes)
 			}
 		}
 	}
-	sent := op.Sent || op.Kind == volume.Read
+	sent := op.Sent || op.Kind == volume.Read || op.Kind == volume.Scrub
 	w.after(w.between(20*time.Microsecond, 400*time.Microsecond), func() { r.answered(w, err, sent, data) })
 }
 

@@ -288,33 +288,56 @@ func (w *world) settle() {
 	if n := w.well(); n == nil && len(w.broken) == 0 {
 		w.fail("no owner has all replicas in sync %v after the last fault: %+v", settlesIn, w.meta.view)
 	}
-	left := w.meta.bytes() / blockBytes
-	for b := range left {
-		w.readAtLast(b, func() { left-- })
-	}
-	w.runUntil(end, func() bool { return left == 0 })
-	if left > 0 && len(w.broken) == 0 {
-		w.fail("%d blocks can't be read %v after the last fault", left, settlesIn)
+	w.rot()
+	for _, kind := range []volume.OpKind{volume.Scrub, volume.Read} {
+		each := map[volume.OpKind]int64{volume.Scrub: regionBytes, volume.Read: blockBytes}[kind]
+		left := w.meta.bytes() / each
+		for n := range left {
+			w.atLast(&record{kind: kind, off: n * each, blocks: each / blockBytes}, func() { left-- })
+		}
+		w.runUntil(end, func() bool { return left == 0 })
+		if left > 0 && len(w.broken) == 0 {
+			w.fail("%d ops of kind %d don't end well %v after the last fault", left, kind, settlesIn)
+		}
 	}
 	w.runUntil(w.now+20*time.Millisecond, nil)
 	w.compare()
 }
 
-// readAtLast reads block b until it works: leases may still change hands.
-func (w *world) readAtLast(b int64, done func()) {
+// atLast does what r says until it works: leases may still change hands.
+func (w *world) atLast(r *record, then func()) {
 	n := w.well()
 	if n == nil {
-		w.after(5*time.Millisecond, func() { w.readAtLast(b, done) })
+		w.after(5*time.Millisecond, func() { w.atLast(r, then) })
 		return
 	}
-	r := &record{kind: volume.Read, off: b * blockBytes, blocks: 1}
-	(&host{w: w, last: map[int64]uint64{}}).issue(n, r, func() {
-		if r.ok {
-			done()
+	try := *r
+	(&host{w: w, last: map[int64]uint64{}}).issue(n, &try, func() {
+		if try.ok {
+			then()
 		} else {
-			w.readAtLast(b, done)
+			w.atLast(r, then)
 		}
 	})
+}
+
+// rot changes a block of one replica, or has it go back to what it was before
+// all writes, as a disk does that has lost them. Where there are two copies only
+// the version can tell which is right.
+func (w *world) rot() {
+	w.rotten = true
+	set := w.meta.sets[w.rng.IntN(len(w.meta.sets))]
+	e := slices.IndexFunc(w.meta.sets, func(s []int) bool { return slices.Equal(s, set) })
+	b := int64(e)*extentBytes + w.rng.Int64N(extentBytes/blockBytes)*blockBytes
+	d := w.nodes[set[w.rng.IntN(len(set))]].disk
+	switch v := &d.versions[b/regionBytes]; {
+	case *v == replica.Version{}: // nobody knows better
+	case len(set) == 2 || w.chance(0.5):
+		*v = replica.Version{}
+		clear(d.image[b : b+blockBytes])
+	default:
+		copy(d.image[b:], "rotten!!")
+	}
 }
 
 // well returns the owner if it serves with all replicas in sync.

@@ -44,6 +44,7 @@ type world struct {
 	hosts  []*host
 	cut    [][]bool // from, to; the last index is Meta's
 	calm   bool     // no faults any more
+	rotten bool     // a disk has changed by itself
 	ops    []*record
 	cuts   int
 	lossy  float64 // chance that a message is lost

@@ -23,7 +23,7 @@ func (o *Owner) admits(op *Op) bool {
 	end := op.Off + op.bytes()
 	for off := op.Off; off < end; off += o.cfg.ExtentBytes - off%o.cfg.ExtentBytes {
 		g := o.groupAt(off)
-		if g == nil || g.phase != serving || op.Kind != Read && (!o.enough(g) || o.tailIsFull(g)) {
+		if g == nil || g.phase != serving || op.changes() && (!o.enough(g) || o.tailIsFull(g)) {
 			return false
 		}
 	}
@@ -54,13 +54,15 @@ func (o *Owner) cut(op *Op) {
 		kind = unmap
 	case WriteZeroes:
 		kind = zero
+	case Scrub:
+		kind = scrub
 	case Write:
 	}
 	for off := op.Off; off < end; {
 		n := min(end-off, o.cfg.ExtentBytes-off%o.cfg.ExtentBytes)
 		p := o.blank(kind, off, n)
 		p.op = op
-		if at := off - op.Off; kind != unmap && kind != zero {
+		if at := off - op.Off; len(op.Data) > 0 {
 			p.data = op.Data[at : at+n]
 			if kind == compareWrite {
 				p.old = op.Compare[at : at+n]
@@ -84,13 +86,13 @@ func (o *Owner) move(p *piece) {
 			return
 		}
 		p.started = o.now
-		if p.op != nil {
+		if p.ofHost() {
 			o.stats.lock.add(o.now.Sub(p.op.began))
 		}
 		switch p.kind {
 		case write, unmap, zero:
 			o.write(p)
-		case read, compareWrite, rewrite, compare, copying:
+		case read, compareWrite, rewrite, compare, copying, scrub:
 			p.state = reading
 			o.ask(p)
 		}

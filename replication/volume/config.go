@@ -76,6 +76,7 @@ const (
 	CompareWrite // within one extent
 	Unmap        // the range becomes a hole, which reads as zeroes
 	WriteZeroes  // the range becomes zeroes that keep their space
+	Scrub        // compares all replicas in sync and repairs what differs; within one region
 )
 
 // Op is what a host asks for. The Owner has it, and its buffers, from Submit
@@ -84,12 +85,14 @@ type Op struct {
 	Kind    OpKind
 	Off     int64  // bytes, multiple of BlockBytes
 	Data    []byte // read into, or written; whole blocks, at least one
-	Len     int64  // Unmap, WriteZeroes: bytes, in the place of Data
+	Len     int64  // Unmap, WriteZeroes, Scrub: bytes, in the place of Data
 	Compare []byte // CompareWrite: as long as Data
 	Tag     any
 
 	Err  error
 	Sent bool // a change of it may have reached a replica
+
+	Found Found // Scrub
 
 	pieces   int
 	began    clock.Mono
@@ -97,9 +100,14 @@ type Op struct {
 	done     bool
 }
 
+// changes tells whether op is for data to change.
+func (op *Op) changes() bool { return op.Kind != Read && op.Kind != Scrub }
+
 func (op *Op) bytes() int64 {
-	if op.Kind == Unmap || op.Kind == WriteZeroes {
+	switch op.Kind {
+	case Unmap, WriteZeroes, Scrub:
 		return op.Len
+	case Read, Write, CompareWrite:
 	}
 	return int64(len(op.Data))
 }

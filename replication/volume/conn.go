@@ -158,7 +158,7 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 // took counts how long an answer to a host's request took.
 func (c *conn) took(o *Owner, k call) {
 	switch {
-	case k.piece.op == nil:
+	case !k.piece.ofHost():
 	case k.kind == replica.Read:
 		c.reads.add(o.now.Sub(k.sent))
 	default:

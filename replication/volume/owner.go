@@ -115,7 +115,7 @@ func (o *Owner) end() {
 // Submit takes a host's op. Before takeover is done, and beyond the end of the
 // volume, it waits.
 func (o *Owner) Submit(now clock.Mono, op *Op) {
-	op.done, op.Err, op.Sent, op.pieces = false, nil, false, 0
+	op.done, op.Err, op.Sent, op.Found, op.pieces = false, nil, false, Found{}, 0
 	op.began, op.deadline = now, now.Add(o.cfg.OpTimeout)
 	if !o.enter(now) || o.drain.on {
 		o.finish(op, ErrNotOwner)

@@ -204,6 +204,28 @@ func TestReadRepair(t *testing.T) {
 	}
 }
 
+// A read fails only when a block of it can't be read anywhere: of three replicas
+// that each have another bad block, all three are asked for every block.
+func TestReadOfBlocksThatDifferentReplicasLack(t *testing.T) {
+	b := serves(t)
+	op := &Op{Kind: Read, Data: make([]byte, 32)}
+	b.o.Submit(b.now, op)
+	for len(b.sent) > 0 {
+		list := b.take(replica.Read)
+		for _, s := range list {
+			resp := replica.Response{Status: replica.OK, Data: bytes.Repeat([]byte{'a' + byte(s.q.Off/8)}, int(s.q.Len))}
+			if s.q.Off <= int64(s.disk)*8 && int64(s.disk)*8 < s.q.Off+s.q.Len {
+				resp = replica.Response{Status: replica.Medium}
+			}
+			b.answer(s, resp)
+		}
+	}
+	b.only(op, nil)
+	if want := "aaaaaaaabbbbbbbbccccccccdddddddd"; string(op.Data) != want {
+		t.Errorf("read %q, want %q", op.Data, want)
+	}
+}
+
 // A comparison that fails changes nothing; one that holds writes.
 func TestCompareWrite(t *testing.T) {
 	for _, there := range []string{"expected", "differs!"} {

@@ -16,6 +16,7 @@ const (
 	compareWrite // reads, compares, writes
 	rewrite      // reads from sources, writes that to all: takeover and read repair
 	compare      // asks a source for versions, lets a rebuilding replica compare
+	scrub        // reads a range from everyone in sync, compares
 	copying      // reads a region from a source, copies it to a rebuilding replica
 )
 
@@ -55,6 +56,8 @@ type piece struct {
 	targets disks
 	acked   disks
 
+	copies []replicaCopy // scrub: what has come
+
 	at            int      // index in pieces.all
 	calls         int      // requests without an answer that are for it
 	woken         bool     // is in pieces.ready
@@ -66,12 +69,15 @@ type piece struct {
 
 func (p *piece) isJob() bool { return p.kind == compare || p.kind == copying }
 
+// ofHost tells whether a host waits for p.
+func (p *piece) ofHost() bool { return p.op != nil && p.op.Kind != Scrub }
+
 // changes tells whether the lock is exclusive.
 func (p *piece) changes() bool {
 	switch p.kind {
 	case write, unmap, zero, compareWrite, rewrite:
 		return true
-	case read, compare, copying:
+	case read, compare, copying, scrub:
 	}
 	return false
 }
@@ -116,9 +122,6 @@ func (o *Owner) add(p *piece) {
 
 // remove ends p: its lock is free.
 func (o *Owner) remove(p *piece) {
-	if p.state == done {
-		return
-	}
 	if p.state == writing {
 		o.unstable.remove(p)
 	}

@@ -10,6 +10,10 @@ import (
 // ask sends the read of p to a source: the local replica if it may, else one
 // after the other.
 func (o *Owner) ask(p *piece) {
+	if p.kind == scrub {
+		o.askAll(p)
+		return
+	}
 	from := o.inSync & p.group.disks
 	if p.sources != 0 {
 		from &= p.sources
@@ -44,11 +48,8 @@ func (o *Owner) unreadable(p *piece) {
 	switch {
 	case p.isJob(): // until the data is written again, or the disk thinks better of it
 		p.bad, p.retry = 0, o.now.Add(o.cfg.RetryAfter)
-	case p.kind == rewrite && p.len > o.cfg.BlockBytes: // perhaps one block is to blame
-		for off := p.off; off < p.off+p.len; off += o.cfg.BlockBytes {
-			o.rewrite(off, o.cfg.BlockBytes, p.sources, p.takeover)
-		}
-		o.remove(p)
+	case (p.kind == rewrite || p.kind == read) && p.len > o.cfg.BlockBytes:
+		o.split(p) // perhaps one block is to blame, or one here and another there
 	case p.kind == rewrite && p.sources != 0:
 		// Nobody was told of a write that only these had, so what the others
 		// have will do [I7].
@@ -57,6 +58,24 @@ func (o *Owner) unreadable(p *piece) {
 	default:
 		o.end1(p, ErrMedium)
 	}
+}
+
+// split does block by block what p would do.
+func (o *Owner) split(p *piece) {
+	for at := int64(0); at < p.len; at += o.cfg.BlockBytes {
+		b := o.blank(p.kind, p.off+at, o.cfg.BlockBytes)
+		b.sources, b.takeover = p.sources, p.takeover
+		if b.op = p.op; b.op != nil {
+			b.op.pieces++
+			b.data = p.data[at : at+b.len]
+		}
+		o.add(b)
+	}
+	if p.op != nil {
+		p.op.pieces--
+		p.op = nil
+	}
+	o.remove(p)
 }
 
 // rewrite queues what writes to all replicas what sources have.
@@ -69,7 +88,7 @@ func (o *Owner) rewrite(off, n int64, sources disks, takeover bool) *piece {
 
 // hedge asks a second source.
 func (p *piece) hedge(o *Owner) {
-	if p.state == reading && !p.dropped {
+	if p.state == reading && !p.dropped && p.kind != scrub {
 		o.ask(p)
 	}
 }
@@ -84,9 +103,6 @@ func (o *Owner) write(p *piece) {
 	}
 	for s := p.targets; s != 0; s &= s - 1 {
 		p.send(o, s.first())
-	}
-	if p.targets == 0 {
-		o.wake(p)
 	}
 }
 
@@ -108,7 +124,7 @@ func (p *piece) send(o *Owner, d int) {
 		}
 	case write, compareWrite:
 		q.Data = p.data
-	case read, compare, copying:
+	case read, compare, copying, scrub:
 	}
 	if c.re.phase == comparing {
 		q.Gen = c.re.gen
@@ -118,6 +134,10 @@ func (p *piece) send(o *Owner, d int) {
 
 // lost says that an answer of replica d will not come.
 func (p *piece) lost(o *Owner, d int) {
+	if p.kind == scrub && p.state == reading {
+		o.end1(p, ErrTimeout)
+		return
+	}
 	p.asked &^= one(d)
 	if p.state == reading && p.asked == 0 {
 		o.wake(p)
@@ -127,6 +147,10 @@ func (p *piece) lost(o *Owner, d int) {
 // unreadable says that replica d can't read the data.
 func (p *piece) unreadable(o *Owner, d int) {
 	p.bad |= one(d)
+	if p.kind == scrub && p.state == reading {
+		p.heard(o, d)
+		return
+	}
 	p.lost(o, d)
 }
 
@@ -136,6 +160,8 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 		if p.acked |= one(d); p.targets&^p.acked == 0 {
 			o.wake(p)
 		}
+	case p.state == reading && p.kind == scrub:
+		p.collect(o, d, resp)
 	case p.state == reading && (kind == replica.Read || kind == replica.Versions):
 		p.asked = 0
 		p.arrived(o, resp)
@@ -154,13 +180,6 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 
 // arrived goes on with what a source has sent.
 func (p *piece) arrived(o *Owner, resp replica.Response) {
-	if p.dropped {
-		o.remove(p)
-		return
-	}
-	if len(resp.Data) != 0 && replica.Zeroes(resp.Data) && (p.kind == rewrite || p.kind == copying) {
-		resp.Data = nil
-	}
 	switch p.kind {
 	case read:
 		if len(resp.Data) == 0 {
@@ -189,6 +208,6 @@ func (p *piece) arrived(o *Owner, resp replica.Response) {
 		p.state = sending
 		c := o.conns[p.to]
 		c.request(o, p, replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: slices.Clone(resp.Data), Ver: resp.Vers[0], Gen: c.re.gen})
-	case write, unmap, zero:
+	case write, unmap, zero, scrub:
 	}
 }

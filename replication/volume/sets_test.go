@@ -185,7 +185,7 @@ func TestTakeoverOfOneSet(t *testing.T) {
 	if b.o.Status().Unserved != 64 {
 		t.Errorf("%d bytes are not served, want extent 1 only", b.o.Status().Unserved)
 	}
-	b.answer(reads[0], replica.Response{Status: replica.OK}) // zeroes
+	b.answer(reads[0], replica.Response{Status: replica.OK}) // no data: zeroes
 	clears := b.take(replica.Clear)
 	if len(clears) != 2 || clears[0].disk != 1 || clears[1].disk != 2 || clears[0].q.Ver.Seq != 13 {
 		t.Fatalf("sent %+v, want a clear as write 13 to members 1 and 2", clears)
@@ -380,7 +380,6 @@ func resyncs(t *testing.T, pace time.Duration) time.Duration {
 			switch s.q.Kind {
 			case replica.Versions, replica.Read:
 				resp.Vers = make([]replica.Version, max(1, s.q.Len/cfg.RegionBytes))
-				resp.Data = make([]byte, s.q.Len)
 			case replica.Confirm:
 				for off := s.q.Off; off < s.q.Off+s.q.Len; off += cfg.RegionBytes {
 					resp.Differ = append(resp.Differ, off)
@@ -420,5 +419,57 @@ func TestLatency(t *testing.T) {
 	}
 	if l.Mean() != 500500*time.Microsecond {
 		t.Errorf("mean %v", l.Mean())
+	}
+}
+
+// A scrub asks every replica in sync under the lock, takes what most have, and
+// ends when the others have it.
+func TestScrub(t *testing.T) {
+	b := serves(t)
+	op := &Op{Kind: Scrub, Off: 32, Len: 32}
+	b.o.Submit(b.now, op)
+	for _, s := range b.take(replica.Read) {
+		data := []byte("aaaaaaaabbbbbbbbccccccccdddddddd")
+		if s.disk == 1 {
+			copy(data[8:], "rotten blocks!!!")
+		}
+		b.answer(s, replica.Response{Status: replica.OK, Data: data, Vers: []replica.Version{{Epoch: 1, Seq: 1}}})
+	}
+	repair := b.take(replica.Read)
+	if len(repair) != 1 || repair[0].disk == 1 || repair[0].q.Off != 40 || repair[0].q.Len != 16 || len(b.complete) != 0 {
+		t.Fatalf("reads %+v to repair, want 16 bytes at 40 from a replica that is right", repair)
+	}
+	b.answer(repair[0], replica.Response{Status: replica.OK, Data: []byte("bbbbbbbbcccccccc")})
+	writes := b.take(replica.Write)
+	if len(writes) != 3 || string(writes[0].q.Data) != "bbbbbbbbcccccccc" {
+		t.Fatalf("wrote %+v", writes)
+	}
+	for _, s := range writes {
+		b.answer(s, replica.Response{Status: replica.OK})
+	}
+	b.only(op, nil)
+	if op.Found != (Found{Differ: 16}) || b.o.Status().Repairs != 1 {
+		t.Errorf("found %+v, %d repairs", op.Found, b.o.Status().Repairs)
+	}
+}
+
+// Of two contents with as many replicas each, that of the newer version is taken.
+func TestVote(t *testing.T) {
+	one, two := replica.Version{Epoch: 1, Seq: 1}, replica.Version{Epoch: 1, Seq: 2}
+	for name, c := range map[string]struct {
+		copies []replicaCopy
+		right  disks
+		tied   bool
+	}{
+		"all the same":   {[]replicaCopy{{0, []byte("a"), one}, {1, []byte("a"), two}}, 0b11, false},
+		"majority":       {[]replicaCopy{{0, []byte("b"), two}, {1, []byte("a"), one}, {4, []byte("a"), one}}, 0b10010, false},
+		"newer":          {[]replicaCopy{{0, []byte("b"), one}, {1, []byte("a"), two}}, 0b10, true},
+		"same version":   {[]replicaCopy{{0, []byte("b"), one}, {1, []byte("a"), one}}, 0b01, true},
+		"all different":  {[]replicaCopy{{0, []byte("b"), one}, {1, []byte("a"), one}, {2, []byte("c"), two}}, 0b100, true},
+		"tie, then more": {[]replicaCopy{{0, []byte("b"), two}, {1, []byte("a"), one}, {2, []byte("c"), one}, {3, []byte("c"), one}}, 0b1100, false},
+	} {
+		if right, tied := vote(c.copies, 0, 1); right != c.right || tied != c.tied {
+			t.Errorf("%s: %b are right, tied %v, want %b and %v", name, right, tied, c.right, c.tied)
+		}
 	}
 }

@@ -93,12 +93,13 @@ func (s *stats) finished(o *Owner, op *Op) {
 	took := o.now.Sub(op.began)
 	switch {
 	case op.Err != nil:
+	case op.Kind == Scrub:
 	case op.Kind == Read:
 		s.reads.add(took)
 	default:
 		s.writes.add(took)
 	}
-	if op.Err != ErrNotOwner {
+	if op.Err != ErrNotOwner && op.Kind != Scrub {
 		o.pace.saw(&o.cfg, took)
 	}
 }
@@ -108,7 +109,7 @@ func (s *stats) ended(o *Owner, p *piece) {
 	switch {
 	case p.kind == rewrite && !p.takeover:
 		s.repairs++
-	case p.op != nil && p.changes():
+	case p.ofHost() && p.changes():
 		s.slow.add(o.now.Sub(p.started))
 	}
 }

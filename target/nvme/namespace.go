@@ -18,9 +18,9 @@ type namespace struct {
 	sub    *Subsystem
 	id     VolumeID
 	device blockdev.Device
+	shape  blockdev.Shape // of device
 	conf   atomic.Pointer[NamespaceConfig]
 	shift  uint8 // log2 of the logical block size
-	lends  bool  // Geometry.Lends
 
 	protected atomic.Uint32 // access.Protection
 	rsv       *reservation.Volume
@@ -80,7 +80,7 @@ func newView(list []*attachment) *nsView {
 // openNamespace makes the namespace of n.
 func (s *Subsystem) openNamespace(n *NamespaceConfig) (*namespace, error) {
 	g := n.Device.Geometry()
-	ns := &namespace{sub: s, id: n.ID, device: n.Device, shift: uint8(bits.TrailingZeros(uint(g.BlockSize))), lends: g.Lends}
+	ns := &namespace{sub: s, id: n.ID, device: n.Device, shift: uint8(bits.TrailingZeros(uint(g.BlockSize)))}
 	ns.conf.Store(n)
 	v, err := s.deps.Reservations.Volume(n.ID)
 	if err != nil {
@@ -88,7 +88,9 @@ func (s *Subsystem) openNamespace(n *NamespaceConfig) (*namespace, error) {
 	}
 	ns.protected.Store(uint32(n.Protect))
 	ns.rsv = v
+	ns.shape.Refresh(n.Device) // changed may be called from now on
 	ns.unwatch = []func(){v.Watch(ns.reservationsChanged), n.Device.Watch(ns.changed)}
+	ns.shape.Refresh(n.Device) // what changed before the watch
 	return ns, nil
 }
 
@@ -101,6 +103,7 @@ func (ns *namespace) close() {
 
 // changed is the device's Watch callback.
 func (ns *namespace) changed(c blockdev.Change) {
+	ns.shape.Refresh(ns.device)
 	switch c {
 	case blockdev.ChangeSize, blockdev.ChangeReadOnly:
 		ns.attributesChanged(nil)
@@ -148,11 +151,11 @@ func (ns *namespace) leave(a *attachment) {
 	ns.mu.attached = slices.DeleteFunc(ns.mu.attached, func(o *attachment) bool { return o == a })
 }
 
-func (ns *namespace) blocks() uint64 { return uint64(ns.device.Geometry().SizeBytes) >> ns.shift }
+func (ns *namespace) blocks() uint64 { return uint64(ns.shape.Get().SizeBytes) >> ns.shift }
 
 // readOnly reports whether writes are refused.
 func (ns *namespace) readOnly() bool {
-	return ns.protection().On() || ns.device.Geometry().ReadOnly
+	return ns.protection().On() || ns.shape.Get().ReadOnly
 }
 
 // conflict reports whether a reservation keeps the controller's host from a

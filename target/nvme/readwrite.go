@@ -61,7 +61,7 @@ func (c *Command) durable() bool {
 }
 
 func prepareRead(c *Command) Status {
-	c.Lends = c.state.att.ns.lends
+	c.Lends = c.state.att.ns.shape.Get().Lends
 	return c.transfer(DirIn)
 }
 

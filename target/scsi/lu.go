@@ -15,9 +15,9 @@ type LU struct {
 	target *Target
 	id     UnitID
 	device blockdev.Device
+	shape  blockdev.Shape // of device
 	conf   atomic.Pointer[UnitConfig]
 	shift  uint8 // log2 of the logical block size
-	lends  bool  // Geometry.Lends
 
 	mode    modeState
 	stopped atomic.Bool // START STOP UNIT with START=0
@@ -47,13 +47,15 @@ type itl struct {
 // openUnit makes the LU of u. Called with t.mu.
 func (t *Target) openUnit(u UnitConfig) (*LU, error) {
 	g := u.Device.Geometry()
-	lu := &LU{target: t, id: u.ID, device: u.Device, shift: uint8(bits.TrailingZeros(uint(g.BlockSize))), lends: g.Lends}
+	lu := &LU{target: t, id: u.ID, device: u.Device, shift: uint8(bits.TrailingZeros(uint(g.BlockSize)))}
 	lu.conf.Store(&u)
+	lu.shape.Refresh(u.Device) // changed may be called from the watch on
 	lu.mode.reset(lu)
 	if err := lu.rsv.open(lu); err != nil {
 		return nil, err
 	}
 	lu.unwatch = u.Device.Watch(lu.changed)
+	lu.shape.Refresh(u.Device) // what changed before the watch
 	return lu, nil
 }
 
@@ -68,6 +70,7 @@ func (lu *LU) ID() UnitID { return lu.id }
 
 // changed is the device's Watch callback.
 func (lu *LU) changed(c blockdev.Change) {
+	lu.shape.Refresh(lu.device)
 	switch c {
 	case blockdev.ChangeSize:
 		lu.raise(uaCapacityChanged, nil)
@@ -98,7 +101,7 @@ func (lu *LU) each() []*itl {
 }
 
 // blocks is the unit's capacity in logical blocks.
-func (lu *LU) blocks() uint64 { return uint64(lu.device.Geometry().SizeBytes) >> lu.shift }
+func (lu *LU) blocks() uint64 { return uint64(lu.shape.Get().SizeBytes) >> lu.shift }
 
 func (lu *LU) blockSize() int { return 1 << lu.shift }
 

@@ -99,7 +99,7 @@ func (lu *LU) writable() sense {
 	case p.On():
 		return sense{key: keyDataProtect, asc: ascWriteProtected}
 	}
-	if lu.device.Geometry().ReadOnly {
+	if lu.shape.Get().ReadOnly {
 		return sense{key: keyDataProtect, asc: ascWriteProtected}
 	}
 	return sense{}
@@ -132,7 +132,7 @@ func (t *Task) short() bool {
 
 func prepareRead(t *Task) sense {
 	t.state.fua = len(t.state.cmd.usage) > 6 && t.state.cdb[1]&0x08 != 0
-	t.Lends = t.state.itl.lu.lends
+	t.Lends = t.state.itl.lu.shape.Get().Lends
 	return t.transfer(DirIn)
 }
 

@@ -60,6 +60,10 @@ func (r *Replica) Handle(from int, q Request) {
 		r.startFence(from, q)
 		return
 	}
+	if !r.valid(q) {
+		r.answer(from, q, Response{Status: Failed})
+		return
+	}
 	if !r.first(q) {
 		return
 	}
@@ -89,12 +93,32 @@ func (r *Replica) Handle(from int, q Request) {
 		r.free = append(r.free, op)
 		r.answer(from, q, Response{Status: OK})
 		return
-	default:
-		r.free = append(r.free, op)
-		r.answer(from, q, Response{Status: Failed})
-		return
+	case Fence:
 	}
 	r.submit(op)
+}
+
+// valid tells whether q is a request that an owner could send.
+func (r *Replica) valid(q Request) bool {
+	ranged := q.Off >= 0 && q.Len > 0 && q.Off+q.Len > q.Off
+	whole := q.Off%r.cfg.RegionBytes == 0 && q.Len%r.cfg.RegionBytes == 0
+	data := int64(len(q.Data))
+	switch q.Kind {
+	case Write:
+		return ranged && data == q.Len
+	case Read, Clear, Zero:
+		return ranged && data == 0
+	case Versions:
+		return ranged && whole
+	case Confirm:
+		return ranged && whole && int64(len(q.Vers)) == q.Len/r.cfg.RegionBytes
+	case Copy:
+		return ranged && whole && q.Len == r.cfg.RegionBytes && (data == 0 || data == q.Len)
+	case Stable, Begin:
+		return true
+	case Fence:
+	}
+	return false
 }
 
 // change makes op one of the owner's writes. If it touches regions that are

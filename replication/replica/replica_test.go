@@ -75,6 +75,31 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// What no owner sends is refused, whatever its lengths say.
+func TestInvalidRequests(t *testing.T) {
+	for name, q := range map[string]Request{
+		"no kind":                    {},
+		"unknown kind":               {Kind: 99, Len: 64},
+		"negative length":            {Kind: Read, Len: -1},
+		"negative offset":            {Kind: Clear, Off: -64, Len: 64},
+		"end beyond all numbers":     {Kind: Read, Off: 1<<63 - 1, Len: 64},
+		"write without its data":     {Kind: Write, Len: 64},
+		"versions of part a region":  {Kind: Versions, Len: 63},
+		"versions missing":           {Kind: Confirm, Len: 128, Vers: []Version{{1, 1}}},
+		"copy of two regions":        {Kind: Copy, Len: 128, Data: make([]byte, 128)},
+		"copy with half of its data": {Kind: Copy, Len: 64, Data: make([]byte, 32)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, e := opened(t)
+			q.ID, q.Epoch, q.Session, q.Boot = 2, 3, 1, 7
+			r.Handle(0, q)
+			if resp := e.last(t); resp.Status != Failed || len(e.ops) != 0 {
+				t.Errorf("%+v and %d ops, want it refused", resp, len(e.ops))
+			}
+		})
+	}
+}
+
 // [I1]: what was taken of an older epoch has ended before a Fence is answered,
 // and is in the tail.
 func TestFenceWaitsForWhatIsInTheStore(t *testing.T) {

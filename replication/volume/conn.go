@@ -133,6 +133,9 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 		return
 	}
 	p := k.piece
+	if resp.Status == replica.OK && !complete(k, resp) {
+		resp.Status = replica.Failed
+	}
 	switch {
 	case resp.Status == replica.Medium && p != nil:
 		p.unreadable(o, c.disk)
@@ -152,6 +155,18 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 	if p != nil {
 		p.calls--
 		o.recycle(p)
+	}
+}
+
+// complete tells whether resp has what k asked for.
+func complete(k call, resp replica.Response) bool {
+	switch k.kind {
+	case replica.Read:
+		return len(resp.Vers) > 0 && (len(resp.Data) == 0 || int64(len(resp.Data)) == k.piece.len)
+	case replica.Versions:
+		return len(resp.Vers) > 0
+	default:
+		return true
 	}
 }
 

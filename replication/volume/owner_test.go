@@ -50,6 +50,9 @@ func (b *bench) take(kind replica.Kind) []sent {
 
 func (b *bench) answer(s sent, resp replica.Response) {
 	resp.ID, resp.Epoch, resp.Boot = s.q.ID, s.q.Epoch, 1
+	if s.q.Kind == replica.Read && resp.Vers == nil {
+		resp.Vers = []replica.Version{{Epoch: 1, Seq: 1}}
+	}
 	b.o.Answer(b.now, s.disk, resp)
 }
 

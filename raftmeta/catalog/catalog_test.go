@@ -400,6 +400,7 @@ func FuzzApply(f *testing.F) {
 }
 
 // FuzzReadState: bytes are refused, or are a state that keeps its invariants.
+// Run it with -fuzzminimizetime 1x: see FuzzRead of extmap.
 func FuzzReadState(f *testing.F) {
 	for _, s := range []*State{{}, base(f), three(f), mustApply(f, cluster(f), grantCmd(10, 101, 1, 0), reserveCmd(10, 0, "r"), jobCmd(0, 301, "drain", "n3"))} {
 		f.Add(must(s.Marshal()))

@@ -48,7 +48,7 @@ var (
 	logs = &blockdv1.Volume{Name: "logs-of-the-web-servers-in-the-east", Id: "00b6e09ede2a404086df5c9d4e9d4a35", SizeBytes: 1 << 40, BlockSize: 4096, Lun: 1,
 		Iqn: db1.Iqn, Nqn: db1.Nqn, Nsid: 2, Uuid: "00b6e09e-de2a-4040-86df-5c9d4e9d4a35", Pool: "archive", State: "failed",
 		Reason: "the disk is gone", Created: when, Protection: "permanent", Access: "inaccessible"}
-	pool = &blockdv1.Pool{Name: "default", Id: "aab6e09ede2a404086df5c9d4e9d4a34", Replicas: 1, Media: "disk", Volumes: 2, ProvisionedBytes: 11 << 30, UsedBytes: 3 << 29, CapacityBytes: 16 << 30, Created: when}
+	pool = &blockdv1.Pool{Name: "default", Id: "aab6e09ede2a404086df5c9d4e9d4a34", Replicas: 1, MinInSync: 1, Media: "disk", Volumes: 2, ProvisionedBytes: 11 << 30, UsedBytes: 3 << 29, CapacityBytes: 16 << 30, Created: when}
 	web1 = &blockdv1.Host{Name: "web1", Id: "bbb6e09ede2a404086df5c9d4e9d4a34", Iqn: "iqn.1993-08.org.debian:01:4b2f", ChapUser: "web1", MutualChapUser: "target",
 		Created: when, Mappings: []*blockdv1.Mapping{{Volume: "db1", Host: "web1"}}, Sessions: 2, Dhchap: true}
 	members = []*blockdv1.Member{

@@ -22,7 +22,7 @@ func (a *app) printPool(cmd *cobra.Command, r interface{ GetPool() *blockdv1.Poo
 }
 
 func (a *app) poolCreate() *cobra.Command {
-	var replicas uint32
+	var replicas, minInSync uint32
 	var media string
 	c := &cobra.Command{
 		Use:   "create NAME",
@@ -32,11 +32,12 @@ func (a *app) poolCreate() *cobra.Command {
 			if replicas == 0 {
 				return usageError{errors.New("--replicas 0: there must be at least one copy")}
 			}
-			r, err := ask(a, cmd, a.clients().pool.CreatePool, &blockdv1.CreatePoolRequest{Name: args[0], Replicas: replicas, Media: media})
+			r, err := ask(a, cmd, a.clients().pool.CreatePool, &blockdv1.CreatePoolRequest{Name: args[0], Replicas: replicas, MinInSync: minInSync, Media: media})
 			return a.printPool(cmd, r, err)
 		},
 	}
 	c.Flags().Uint32Var(&replicas, "replicas", 1, "copies of the data; a single node can keep 1")
+	c.Flags().Uint32Var(&minInSync, "min-in-sync", 0, "copies that a write must be on before it is acknowledged, or it waits; the default is most of them, and both of two. With 1, the loss of a disk may lose what was acknowledged")
 	c.Flags().StringVar(&media, "media", "", "disk, or ram (gone when blockd stops); the default is what blockd was started with")
 	complete(c, "media", "disk", "ram")
 	return c

@@ -101,6 +101,7 @@ type poolView struct {
 	ID               string `json:"id"`
 	Media            string `json:"media"`
 	Replicas         uint32 `json:"replicas"`
+	MinInSync        uint32 `json:"min_in_sync"`
 	Volumes          uint32 `json:"volumes"`
 	ProvisionedBytes int64  `json:"provisioned_bytes"`
 	UsedBytes        int64  `json:"used_bytes"`
@@ -109,7 +110,7 @@ type poolView struct {
 }
 
 func viewPool(p *blockdv1.Pool) poolView {
-	return poolView{p.GetName(), p.GetId(), p.GetMedia(), p.GetReplicas(), p.GetVolumes(), p.GetProvisionedBytes(),
+	return poolView{p.GetName(), p.GetId(), p.GetMedia(), p.GetReplicas(), p.GetMinInSync(), p.GetVolumes(), p.GetProvisionedBytes(),
 		p.GetUsedBytes(), p.GetCapacityBytes(), p.GetCreated()}
 }
 
@@ -129,6 +130,7 @@ var poolColumns = []column[poolView]{
 	{"PROVISIONED", func(p poolView) string { return units.FormatBytes(p.ProvisionedBytes) }, fixed},
 	{"USED", func(p poolView) string { return units.FormatBytes(p.UsedBytes) }, fixed},
 	{"CAPACITY", func(p poolView) string { return capacity(p.CapacityBytes) }, fixed},
+	{"MIN IN SYNC", func(p poolView) string { return fmt.Sprint(p.MinInSync) }, wide},
 	{"ID", func(p poolView) string { return p.ID }, wide},
 	{"CREATED", func(p poolView) string { return shortTime(p.Created) }, wide},
 }

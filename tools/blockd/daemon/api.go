@@ -304,7 +304,7 @@ func (d *Daemon) gone(ctx context.Context, id catalog.ID) bool {
 }
 
 func (a api) pool(s *catalog.State, p *catalog.Pool, volumes []*blockdv1.Volume) *blockdv1.Pool {
-	out := &blockdv1.Pool{Name: p.Name, Id: p.ID.String(), Replicas: p.Replicas, Media: string(p.Media), Created: timeText(p.Created)}
+	out := &blockdv1.Pool{Name: p.Name, Id: p.ID.String(), Replicas: p.Replicas, MinInSync: p.MinInSync, Media: string(p.Media), Created: timeText(p.Created)}
 	for _, v := range volumes {
 		if v.GetPool() == p.Name {
 			out.Volumes++
@@ -333,7 +333,7 @@ func (a api) namedPool(ctx context.Context, req connect.AnyRequest, name string)
 func (a api) CreatePool(ctx context.Context, req *connect.Request[blockdv1.CreatePoolRequest]) (*connect.Response[blockdv1.CreatePoolResponse], error) {
 	m := req.Msg
 	id := newID()
-	cmd := &catalogpb.CreatePool{Id: id[:], Name: m.GetName(), Replicas: max(m.GetReplicas(), 1), Media: m.GetMedia()}
+	cmd := &catalogpb.CreatePool{Id: id[:], Name: m.GetName(), Replicas: max(m.GetReplicas(), 1), MinInSync: m.GetMinInSync(), Media: m.GetMedia()}
 	if cmd.Media == "" {
 		cmd.Media = string(a.d.cfg.Media)
 	}

@@ -828,8 +828,10 @@ type Pool struct {
 	UsedBytes        int64  `protobuf:"varint,8,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
 	CapacityBytes    int64  `protobuf:"varint,9,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
 	Created          string `protobuf:"bytes,10,opt,name=created,proto3" json:"created,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// On how many disks a write must be before it is acknowledged.
+	MinInSync     uint32 `protobuf:"varint,11,opt,name=min_in_sync,json=minInSync,proto3" json:"min_in_sync,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -925,6 +927,13 @@ func (x *Pool) GetCreated() string {
 	return ""
 }
 
+func (x *Pool) GetMinInSync() uint32 {
+	if x != nil {
+		return x.MinInSync
+	}
+	return 0
+}
+
 type CreatePoolRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -932,7 +941,10 @@ type CreatePoolRequest struct {
 	// 0 means 1.
 	Replicas uint32 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"`
 	// Empty means the medium the node was started with.
-	Media         string `protobuf:"bytes,5,opt,name=media,proto3" json:"media,omitempty"`
+	Media string `protobuf:"bytes,5,opt,name=media,proto3" json:"media,omitempty"`
+	// On how many disks a write must be before it is acknowledged: 1 to replicas.
+	// 0 means a majority of the copies, and both of two.
+	MinInSync     uint32 `protobuf:"varint,6,opt,name=min_in_sync,json=minInSync,proto3" json:"min_in_sync,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -993,6 +1005,13 @@ func (x *CreatePoolRequest) GetMedia() string {
 		return x.Media
 	}
 	return ""
+}
+
+func (x *CreatePoolRequest) GetMinInSync() uint32 {
+	if x != nil {
+		return x.MinInSync
+	}
+	return 0
 }
 
 type CreatePoolResponse struct {
@@ -3627,7 +3646,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x16\n" +
-	"\x14DeleteVolumeResponse\"\x89\x02\n" +
+	"\x14DeleteVolumeResponse\"\xa9\x02\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
@@ -3639,13 +3658,15 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"used_bytes\x18\b \x01(\x03R\tusedBytes\x12%\n" +
 	"\x0ecapacity_bytes\x18\t \x01(\x03R\rcapacityBytes\x12\x18\n" +
 	"\acreated\x18\n" +
-	" \x01(\tR\acreatedJ\x04\b\x04\x10\x05\"~\n" +
+	" \x01(\tR\acreated\x12\x1e\n" +
+	"\vmin_in_sync\x18\v \x01(\rR\tminInSyncJ\x04\b\x04\x10\x05\"\x9e\x01\n" +
 	"\x11CreatePoolRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
 	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x14\n" +
-	"\x05media\x18\x05 \x01(\tR\x05mediaJ\x04\b\x04\x10\x05\"9\n" +
+	"\x05media\x18\x05 \x01(\tR\x05media\x12\x1e\n" +
+	"\vmin_in_sync\x18\x06 \x01(\rR\tminInSyncJ\x04\b\x04\x10\x05\"9\n" +
 	"\x12CreatePoolResponse\x12#\n" +
 	"\x04pool\x18\x01 \x01(\v2\x0f.blockd.v1.PoolR\x04pool\"\x12\n" +
 	"\x10ListPoolsRequest\":\n" +

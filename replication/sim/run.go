@@ -288,20 +288,25 @@ func (w *world) settle() {
 	if n := w.well(); n == nil && len(w.broken) == 0 {
 		w.fail("no owner has all replicas in sync %v after the last fault: %+v", settlesIn, w.meta.view)
 	}
+	w.everywhere(volume.Read, blockBytes, end) // it waits for writes that go on though hosts gave up
+	w.compare()
 	w.rot()
-	for _, kind := range []volume.OpKind{volume.Scrub, volume.Read} {
-		each := map[volume.OpKind]int64{volume.Scrub: regionBytes, volume.Read: blockBytes}[kind]
-		left := w.meta.bytes() / each
-		for n := range left {
-			w.atLast(&record{kind: kind, off: n * each, blocks: each / blockBytes}, func() { left-- })
-		}
-		w.runUntil(end, func() bool { return left == 0 })
-		if left > 0 && len(w.broken) == 0 {
-			w.fail("%d ops of kind %d don't end well %v after the last fault", left, kind, settlesIn)
-		}
+	w.everywhere(volume.Scrub, regionBytes, end)
+	w.everywhere(volume.Read, blockBytes, end)
+	w.compare()
+}
+
+// everywhere does an op of kind to each part of the volume.
+func (w *world) everywhere(kind volume.OpKind, each int64, end time.Duration) {
+	left := w.meta.bytes() / each
+	for n := range left {
+		w.atLast(&record{kind: kind, off: n * each, blocks: each / blockBytes}, func() { left-- })
+	}
+	w.runUntil(end, func() bool { return left == 0 })
+	if left > 0 && len(w.broken) == 0 {
+		w.fail("%d ops of kind %d don't end well %v after the last fault", left, kind, settlesIn)
 	}
 	w.runUntil(w.now+20*time.Millisecond, nil)
-	w.compare()
 }
 
 // atLast does what r says until it works: leases may still change hands.

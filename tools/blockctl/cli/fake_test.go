@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
@@ -161,8 +163,10 @@ func (f *fake) DeleteVolume(context.Context, *connect.Request[blockdv1.DeleteVol
 	return respond(&blockdv1.DeleteVolumeResponse{})
 }
 
-func (f *fake) CreatePool(context.Context, *connect.Request[blockdv1.CreatePoolRequest]) (*connect.Response[blockdv1.CreatePoolResponse], error) {
-	return respond(&blockdv1.CreatePoolResponse{Pool: pool})
+func (f *fake) CreatePool(_ context.Context, req *connect.Request[blockdv1.CreatePoolRequest]) (*connect.Response[blockdv1.CreatePoolResponse], error) {
+	p := proto.CloneOf(pool)
+	p.Name, p.Replicas, p.MinInSync = req.Msg.GetName(), req.Msg.GetReplicas(), cmp.Or(req.Msg.GetMinInSync(), 1)
+	return respond(&blockdv1.CreatePoolResponse{Pool: p})
 }
 
 func (f *fake) ListPools(context.Context, *connect.Request[blockdv1.ListPoolsRequest]) (*connect.Response[blockdv1.ListPoolsResponse], error) {

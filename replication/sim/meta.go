@@ -32,7 +32,7 @@ func newMeta(w *world) *meta {
 		members-- // the last one comes when the volume grows
 	}
 	for range members {
-		m.view.Members = append(m.view.Members, volume.Member{Sync: volume.InSync, Gen: 1})
+		m.view.Members = append(m.view.Members, volume.Member{Sync: volume.InSync})
 	}
 	m.addExtents(fewExtents)
 	return m
@@ -74,7 +74,7 @@ func (m *meta) grow() {
 	}
 	m.view.Revision++
 	if len(m.view.Members) < m.w.disks {
-		m.view.Members = append(m.view.Members, volume.Member{Sync: volume.InSync, Gen: 1})
+		m.view.Members = append(m.view.Members, volume.Member{Sync: volume.InSync})
 	}
 	m.addExtents(1)
 }

@@ -37,7 +37,7 @@ type conn struct {
 	last  uint64
 	tail  []replica.Entry
 
-	doubt uint64 // MarkOut was proposed for this generation
+	doubt uint64 // MarkOut was proposed for the generation before this one; 0: for none
 
 	re    rebuild
 	reads Latency

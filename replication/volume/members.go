@@ -75,7 +75,7 @@ func (o *Owner) propose() {
 		switch {
 		case o.required.has(d) && c.state != up && o.now >= c.outAt(o):
 			p.Change = MarkOut
-		case c.state == up && c.doubt == m.Gen && m.Sync == InSync:
+		case c.state == up && c.doubt == m.Gen+1 && m.Sync == InSync:
 			p.Change = Keep // it is back, and the MarkOut may have happened or yet happen
 		case c.re.phase == entering && m.Sync == Rebuilding:
 			p.Change = MarkIn
@@ -91,7 +91,7 @@ func (o *Owner) propose() {
 			if o.lastOf(d) {
 				continue // wait for it
 			}
-			c.doubt = m.Gen
+			c.doubt = m.Gen + 1
 			if mutation.On(mutation.AckBeforeMarkOut) {
 				o.required &^= one(d)
 			}

@@ -198,7 +198,7 @@ func (o *Owner) Deadline() clock.Mono {
 	due := o.until
 	for d, c := range o.conns {
 		switch {
-		case c.state != up || c.calls.len() > 0 || c.re.phase != idle || o.view.Members[d].Sync != InSync || c.doubt == o.view.Members[d].Gen:
+		case c.state != up || c.calls.len() > 0 || c.re.phase != idle || o.view.Members[d].Sync != InSync || c.doubt == o.view.Members[d].Gen+1:
 			due = min(due, soon)
 		case c.stable < o.stable(c):
 			due = min(due, max(soon, c.lastUse.Add(o.cfg.StableAfter)))

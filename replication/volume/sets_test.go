@@ -293,6 +293,16 @@ func TestDrainGivesUp(t *testing.T) {
 	}
 }
 
+// [I10]: a generation of 0 is one like any other, not one that is in doubt.
+func TestFirstGeneration(t *testing.T) {
+	in := Member{Sync: InSync}
+	b := begins(t, testConfig, in, in, in)
+	b.fenced(replica.Response{}, 0, 1, 2)
+	if b.pass(0); len(b.proposed) > 0 {
+		t.Errorf("proposed %+v with all replicas in sync", b.proposed)
+	}
+}
+
 // An owner with nothing to do asks for no tick before its lease ends.
 func TestIdle(t *testing.T) {
 	b := serves(t)

@@ -2,8 +2,11 @@ package catalog
 
 import (
 	"bytes"
+	"compress/gzip"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -200,5 +203,43 @@ func TestVersionTwoThroughTheGroup(t *testing.T) {
 	defer m.close(t)
 	if err := m.Barrier(t.Context()); err != nil || m.State().Hash() != want {
 		t.Errorf("after a restart: %v", err)
+	}
+}
+
+// The first release answered commands as testdata/commands1.gz says, which it
+// wrote: 150 random histories, each with the hash of the state at its end. A
+// record is its length in 4 bytes, big-endian, and the bytes: command, answer, ..., nothing, hash.
+func TestAnswersOfVersionOne(t *testing.T) {
+	f, err := os.Open(filepath.Join("testdata", "commands1.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	history, err := io.ReadAll(must(gzip.NewReader(f)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := func() []byte {
+		n := binary.BigEndian.Uint32(history)
+		r := history[4 : 4+n]
+		history = history[4+n:]
+		return r
+	}
+	fsm, histories := NewFSM(), 0
+	for len(history) > 0 {
+		cmd, then := record(), record()
+		if len(cmd) == 0 {
+			if now := fsm.State().Hash(); !bytes.Equal(now[:], then) {
+				t.Errorf("history %d ends in another state", histories)
+			}
+			fsm, histories = NewFSM(), histories+1
+			continue
+		}
+		if now := fsm.Apply(1, 1, 1, cmd); !bytes.Equal(now, then) {
+			t.Fatalf("history %d: now %q, then %q", histories, now, then)
+		}
+	}
+	if histories != 150 {
+		t.Errorf("%d histories", histories)
 	}
 }

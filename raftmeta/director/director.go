@@ -57,6 +57,9 @@ type Group interface {
 	Leads() (term uint64, ok bool)
 	// Verify proves that it led in term at some moment after the call began.
 	Verify(context.Context) (term uint64, err error)
+	// Quiet returns for how long at least no leader of an earlier term was
+	// confirmed, as of its return; 0 is always right.
+	Quiet(context.Context) (time.Duration, error)
 	// WatchLeader returns who leads, and a channel that is closed when that changes.
 	WatchLeader() (group.Leader, <-chan struct{})
 	// TransferLeadership hands the lead over; to any other voter when to is empty.
@@ -145,6 +148,7 @@ func (d *Director) lead(ctx context.Context, changed <-chan struct{}, over uint6
 	d.term, d.decided, d.lost = newTerm(number, d.cfg.Node, d.cfg.Times, d.cfg.Clock.Now()), nil, false
 	d.mu.Unlock()
 	wg.Go(func() { d.follow(ctx) })
+	wg.Go(func() { d.learnOfEarlier(ctx, number) })
 	d.direct(ctx, &wg)
 	d.mu.Lock()
 	lost := d.lost
@@ -155,6 +159,24 @@ func (d *Director) lead(ctx context.Context, changed <-chan struct{}, over uint6
 		_ = d.cfg.Group.TransferLeadership(ctx, "") // if it can't be, this node waits for another term
 	}
 	return number
+}
+
+// learnOfEarlier asks the voters since when the leaders before have promised
+// nothing: a renewal was answered only if it was sent before a majority confirmed its
+// leader. The clocks of the voters may run faster than this one.
+func (d *Director) learnOfEarlier(ctx context.Context, number uint64) {
+	quiet, err := d.cfg.Group.Quiet(ctx)
+	if err != nil {
+		return // then what they have promised lasts as long as it can
+	}
+	now := d.cfg.Clock.Now()
+	quiet -= quiet * time.Duration(d.cfg.Times.Lease.DriftPPM) / 1_000_000
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.term != nil && d.term.number == number {
+		d.term.leases.EarlierEnded(now.Add(-quiet))
+		d.wake()
+	}
 }
 
 // follow wakes Run at each state of the catalog.

@@ -50,7 +50,7 @@ func (t *term) view(now clock.Mono, s *catalog.State) *view {
 	for id, p := range t.peers {
 		v.emptying[id] = v.emptying[id] || p.leaving
 	}
-	v.complete = len(v.eligible) == active || now.Sub(t.start) >= 2*t.times.Every
+	v.complete = len(v.eligible) == active || now >= t.start.Add(t.times.Every/2)
 	for i := range s.Disks {
 		v.nodeOf[s.Disks[i].Number] = s.Disks[i].Node.String()
 	}

@@ -38,6 +38,7 @@ const (
 	noMistake  mistake = iota
 	unverified         // pulses are answered without asking the voters
 	anyTerm            // commands of one term may enter the log in another
+	tooQuiet           // a new leader takes promises of earlier ones for older than they are
 )
 
 // world is a cluster in simulated time. What it does with the group is this:
@@ -58,7 +59,8 @@ type world struct {
 	committed []entry
 	pending   []*attempt
 	truth     *catalog.FSM
-	changed   chan struct{} // closed and replaced when something above changes
+	confirmed map[uint64]time.Time // by term: when a majority last confirmed it
+	changed   chan struct{}        // closed and replaced when something above changes
 	violation string
 	acquired  int
 	done      bool
@@ -263,6 +265,9 @@ func (n *simNode) Verify(ctx context.Context) (uint64, error) {
 	}
 	n.w.mu.Lock()
 	confirmed := n.w.term == term && !n.cut || n.w.wrong == unverified
+	if n.w.term == term && !n.cut {
+		n.w.confirmed[term] = time.Now()
+	}
 	n.w.mu.Unlock()
 	d := n.w.upTo(3 * time.Millisecond)
 	if n.w.chance(5) { // what was confirmed may be over when the answer is read
@@ -272,6 +277,27 @@ func (n *simNode) Verify(ctx context.Context) (uint64, error) {
 		return 0, group.ErrNotLeader
 	}
 	return term, nil
+}
+
+// Quiet implements Group. Those who are asked have clocks of their own.
+func (n *simNode) Quiet(ctx context.Context) (time.Duration, error) {
+	term, leads := n.Leads()
+	if !leads || n.w.chance(20) || !pause(ctx, n.w.upTo(100*time.Millisecond)) {
+		return 0, group.ErrNotLeader
+	}
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	last := n.w.start
+	for t, at := range n.w.confirmed {
+		if t < term && at.After(last) {
+			last = at
+		}
+	}
+	quiet := time.Duration(float64(time.Since(last)) * n.w.nodes[n.w.rng.IntN(simNodes)].rate)
+	if n.w.wrong == tooQuiet {
+		quiet += 500 * time.Millisecond
+	}
+	return quiet, nil
 }
 
 // WatchLeader implements Group.
@@ -641,7 +667,7 @@ func (w *world) isolate(n *simNode, d time.Duration) {
 
 // simulate runs one seed, in a bubble of synctest. It returns what went wrong, or "".
 func simulate(t *testing.T, seed uint64, wrong mistake) string {
-	w := &world{t: t, wrong: wrong, start: time.Now(), rng: rand.New(rand.NewPCG(seed, 7)), truth: catalog.NewFSM(), changed: make(chan struct{})}
+	w := &world{t: t, wrong: wrong, start: time.Now(), rng: rand.New(rand.NewPCG(seed, 7)), truth: catalog.NewFSM(), confirmed: map[uint64]time.Time{}, changed: make(chan struct{})}
 	for i := 1; i <= simNodes; i++ {
 		w.nodes = append(w.nodes, &simNode{w: w, number: i, rate: 0.9955 + 0.009*w.rng.Float64(), dead: true})
 	}
@@ -784,7 +810,7 @@ func TestSimulation(t *testing.T) {
 
 // The simulation finds what it is there to find.
 func TestSimulationFindsMistakes(t *testing.T) {
-	for wrong, name := range map[mistake]string{unverified: "pulses are answered without a majority", anyTerm: "commands count in any term"} {
+	for wrong, name := range map[mistake]string{unverified: "pulses are answered without a majority", anyTerm: "commands count in any term", tooQuiet: "earlier promises are taken for older than they are"} {
 		found := ""
 		for seed := uint64(1); seed <= mistakeSeeds && found == ""; seed++ {
 			synctest.Test(t, func(t *testing.T) { found = simulate(t, seed, wrong) })

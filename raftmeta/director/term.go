@@ -84,6 +84,9 @@ func (t *term) look(now clock.Mono, wall time.Time, s *catalog.State) turn {
 	out := turn{wake: now.Add(t.times.Every)}
 	out.transitions = t.followMembers(now, wall, s)
 	v := t.view(now, s)
+	if !v.complete { // nodes send a pulse at once when another leads
+		out.wake = min(out.wake, t.start.Add(t.times.Every/2))
+	}
 	t.assignExtents(v, &out)
 	t.assignLeases(v, &out)
 	t.carryOn(v, &out)

@@ -30,12 +30,13 @@ type Group struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // watch, keep and the end
 
-	office   atomic.Pointer[office] // nil when this node is not the leader, or not yet in office
-	verifier verifier
-	kick     chan struct{} // keep has something to do
-	contact  contacts
-	marks    marks
-	arranged uint64 // index of this node's last change of the configuration; keep's own
+	office    atomic.Pointer[office] // nil when this node is not the leader, or not yet in office
+	verifier  verifier
+	confirmed confirmations
+	kick      chan struct{} // keep has something to do
+	contact   contacts
+	marks     marks
+	arranged  uint64 // index of this node's last change of the configuration; keep's own
 
 	mu       sync.Mutex
 	leader   Leader
@@ -51,8 +52,9 @@ type Group struct {
 // office is this node's time as leader in one term, from the moment on at which its
 // state has everything that leaders before it had acknowledged.
 type office struct {
-	term  uint64
-	index uint64 // of its TakeOffice
+	term    uint64
+	index   uint64        // of its TakeOffice
+	servers []raft.Server // at that moment: it has changed none yet
 }
 
 // Leader is who leads the group, as far as this member knows.
@@ -76,6 +78,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	g := &Group{cfg: cfg, storage: s, notify: make(chan bool, 8), kick: make(chan struct{}, 1),
 		changed: make(chan struct{}), ended: make(chan struct{})}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.confirmed.began()
 	defer func() {
 		if err != nil {
 			g.abandon()
@@ -86,6 +89,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	}
 	g.machine = newMachine(cfg.FSM, g.id, cfg.Events)
 	g.machine.stop, g.machine.tookOffice, g.machine.membersMove = g.halt, g.tookOffice, g.wake
+	g.machine.votersMove = g.confirmed.began
 	g.machine.hashes.ready = g.hashReady
 	g.machine.persisted = g.snapshotPersisted
 	g.stream = newStream(g)
@@ -199,8 +203,10 @@ func (g *Group) onlySelf() raft.Configuration {
 }
 
 // servers is the library's configuration: who votes, and who only listens.
-func (g *Group) servers() []raft.Server {
-	f := g.raft.GetConfiguration()
+func (g *Group) servers() []raft.Server { return g.serversOf(g.raft) }
+
+func (g *Group) serversOf(r *raft.Raft) []raft.Server {
+	f := r.GetConfiguration()
 	if f.Error() != nil {
 		return nil // it has none
 	}
@@ -418,7 +424,7 @@ func (g *Group) tookOffice(index, term uint64) {
 	if r == nil || r.State() != raft.Leader || r.CurrentTerm() != term {
 		return // an old one, read again at start
 	}
-	g.office.Store(&office{term, index})
+	g.office.Store(&office{term, index, g.serversOf(r)})
 	if r.State() != raft.Leader || r.CurrentTerm() != term {
 		g.office.Store(nil) // deposed in between; watch may have been first
 	}

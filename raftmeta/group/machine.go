@@ -28,6 +28,7 @@ type machine struct {
 	events      func(Event)
 	tookOffice  func(index, term uint64) // this node's TakeOffice was applied
 	membersMove func()                   // meta.Members, or who votes, has changed
+	votersMove  func()                   // who votes has changed, just before applied says so
 	persisted   func()                   // a snapshot was written
 
 	mu      sync.Mutex // guards what follows; the FSM is called without it
@@ -43,7 +44,7 @@ type machine struct {
 func newMachine(fsm FSM, id identity, events func(Event)) *machine {
 	return &machine{
 		fsm: fsm, self: id.Node, version: fsm.MaxVersion(),
-		stop: func(error) {}, events: events, tookOffice: func(uint64, uint64) {}, membersMove: func() {}, persisted: func() {},
+		stop: func(error) {}, events: events, tookOffice: func(uint64, uint64) {}, membersMove: func() {}, votersMove: func() {}, persisted: func() {},
 		meta: newMeta(id.Cluster, id.Incarnation),
 	}
 }
@@ -158,6 +159,7 @@ func (m *machine) applyOrder(l *raft.Log, e *envelope) outcome {
 // StoreConfiguration implements raft.ConfigurationStore: the library's own
 // changes of membership pass here in the order of the log.
 func (m *machine) StoreConfiguration(index uint64, _ raft.Configuration) {
+	m.votersMove()
 	m.mu.Lock()
 	if index > m.applied {
 		m.applied = index
@@ -357,6 +359,7 @@ func (m *machine) Restore(rc io.ReadCloser) error {
 	if err := m.fsm.Restore(r); err != nil {
 		return err
 	}
+	m.votersMove()
 	m.mu.Lock()
 	m.meta, m.applied, m.term = i.meta, i.index, i.term
 	m.wakeLocked()

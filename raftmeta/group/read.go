@@ -130,6 +130,7 @@ func (g *Group) askVoters(term uint64) error {
 	if yes <= voters/2 {
 		return fmt.Errorf("%w any more: %d of %d voters say so", ErrNotLeader, yes, voters)
 	}
+	g.confirmed.asked(term)
 	if g.raft.State() != raft.Leader || g.raft.CurrentTerm() != term {
 		return ErrNotLeader
 	}

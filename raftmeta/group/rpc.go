@@ -27,6 +27,7 @@ const (
 	methodStatus   method = 4 // nothing -> memberStatus
 	methodJoin     method = 5 // Member, the caller's own -> outcome; any member
 	methodTransfer method = 6 // id or nothing -> nothing; only the leader
+	methodQuiet    method = 7 // 8 term, 8 index -> 8 ns: see Quiet; if the member is in that term
 )
 
 const (
@@ -108,6 +109,9 @@ func (g *Group) answer(from string, m method, payload []byte) ([]byte, error) {
 		}
 		return o.encode(), nil
 	case methodVerify:
+		if len(payload) == 8 {
+			g.confirmed.asked(binary.BigEndian.Uint64(payload)) // before it looks at its own term
+		}
 		if len(payload) != 8 || binary.BigEndian.Uint64(payload) != g.raft.CurrentTerm() {
 			return nil, ErrNotLeader
 		}
@@ -133,6 +137,8 @@ func (g *Group) answer(from string, m method, payload []byte) ([]byte, error) {
 		return o.encode(), nil
 	case methodTransfer:
 		return nil, g.leaderTransfer(ctx, string(payload))
+	case methodQuiet:
+		return g.answerQuiet(ctx, payload)
 	}
 	return nil, fmt.Errorf("%w: method %d is not known here; upgrade this node", ErrRefused, m)
 }

@@ -29,6 +29,11 @@ func NewLeader(cfg Config, now clock.Mono) *Leader {
 	}
 }
 
+// EarlierEnded says that all renewals which earlier leaders have answered were
+// sent before a reading, when that becomes known: what they have promised then ends
+// that much sooner than NewLeader had to fear. A reading later than its now is no news.
+func (l *Leader) EarlierEnded(before clock.Mono) { l.start = min(l.start, before) }
+
 // Heard notes that a node's process of this incarnation exists. The word of
 // the node itself is needed, under its own certificate.
 func (l *Leader) Heard(node string, incarnation uint64) {

@@ -1,0 +1,115 @@
+package group
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// What was confirmed of an earlier term counts, by whichever order the
+// questions come in, and what is of this term does not.
+func TestConfirmations(t *testing.T) {
+	const step = 20 * time.Millisecond
+	pass := func() { time.Sleep(step) } // sleep: the clock that counts suspension can't be simulated
+	var c confirmations
+	c.began()
+	pass()
+	if q := c.quiet(5); q < step {
+		t.Errorf("nothing was confirmed since the start, %v ago, and yet it was quiet for %v", step, q)
+	}
+	c.asked(4)
+	if q := c.quiet(5); q >= step {
+		t.Errorf("term 4 was confirmed just now, and yet it was quiet for %v", q)
+	}
+	pass()
+	c.asked(5)
+	if q := c.quiet(5); q < step {
+		t.Errorf("only this term was confirmed since, and yet it was quiet for %v", q)
+	}
+	if q := c.quiet(6); q >= step {
+		t.Errorf("term 5 was confirmed just now, and yet it was quiet for %v", q)
+	}
+	c.asked(3) // of a leader that does not know that it was replaced
+	if q := c.quiet(5); q >= step {
+		t.Errorf("term 3 was asked about just now, and yet it was quiet for %v", q)
+	}
+	pass()
+	c.began()
+	if q := c.quiet(5); q >= step {
+		t.Errorf("voters have changed just now, and yet it was quiet for %v", q)
+	}
+}
+
+// A new leader knows when the one before was confirmed for the last time: never
+// later than it was, and not the time of an election earlier.
+func TestQuietAfterAnElection(t *testing.T) {
+	c := start(t, 3, nil)
+	if _, err := c.followers()[0].Quiet(c.ctx()); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("a follower knows: %v", err)
+	}
+	longest := time.Duration(0)
+	for round := range 3 {
+		old := c.leader()
+		c.apply(old, fmt.Sprint(round))
+		for _, n := range c.nodes { // they know who votes, as was committed before
+			if err := n.Barrier(c.ctx()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		begin := time.Now()
+		if _, err := old.Verify(c.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		ended := time.Now()
+		old.stop()
+		var quiet time.Duration
+		var asked time.Time
+		c.until("a new leader that knows", func() bool {
+			n := c.leading()
+			if n == nil || n == old {
+				return false
+			}
+			asked = time.Now()
+			var err error
+			quiet, err = n.Quiet(c.ctx())
+			return err == nil
+		})
+		if most := time.Since(begin); quiet > most {
+			t.Errorf("quiet for %v, and a Verify began %v ago", quiet, most)
+		}
+		least := asked.Sub(ended)
+		if quiet < least {
+			t.Errorf("round %d: quiet for %v, and the last Verify ended %v before the question", round, quiet, least)
+		}
+		longest = max(longest, least)
+		t.Logf("quiet for %v", quiet)
+		old.mustOpen()
+		c.until("all voters are back", func() bool { return c.settled(3) })
+	}
+	// A leader may have been replaced just before it was stopped, on a busy machine.
+	if longest < testHeartbeat/2 {
+		t.Errorf("no election took longer than %v", longest)
+	}
+}
+
+// A leader of the past is told nothing, nor one whose office a member has not heard of.
+func TestQuietIsForTheLeader(t *testing.T) {
+	c := start(t, 3, nil)
+	l, f := c.leader(), c.followers()[0]
+	term, _ := l.Leads()
+	ask := func(term, index uint64) error {
+		_, err := f.answerQuiet(c.ctx(), binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, term), index))
+		return err
+	}
+	if err := ask(term, 1); err != nil {
+		t.Errorf("this term: %v", err)
+	}
+	if err := ask(term-1, 1); !errors.Is(err, ErrNotLeader) {
+		t.Errorf("an earlier term: %v", err)
+	}
+	if _, err := f.answerQuiet(c.ctx(), nil); err == nil {
+		t.Error("nothing is answered")
+	}
+}

@@ -30,11 +30,11 @@ func (o *Owner) admits(op *Op) bool {
 	return true
 }
 
-// tailIsFull tells whether a replica of g has more unstable writes than an
-// answer to a Fence can list.
+// tailIsFull tells whether a replica of g has as many unstable writes as it may,
+// with those that were admitted and not sent.
 func (o *Owner) tailIsFull(g *group) bool {
 	for s := g.disks & o.targets; s != 0; s &= s - 1 {
-		if o.conns[s.first()].tailed.len() >= o.cfg.TailMax {
+		if o.conns[s.first()].tailed.len()+o.unsent >= o.cfg.TailMax {
 			return true
 		}
 	}
@@ -69,6 +69,9 @@ func (o *Owner) cut(op *Op) {
 			}
 		}
 		op.pieces++
+		if p.unsent = op.changes(); p.unsent {
+			o.unsent++
+		}
 		o.add(p)
 		off += n
 	}

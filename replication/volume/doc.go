@@ -4,13 +4,19 @@
 // docs/REPLICATION.md has the protocol, and numbers the invariants cited here
 // as [I1], [I2] and so on.
 //
-// An Owner is one lease on one replica set: it is made of a Grant and is over
-// when the lease ends, when a newer owner shows up, or on Stop. It is a state
-// machine. Calls bring events with a reading of the clock, actions leave
+// An Owner is one lease on one volume, whose extents may each have replicas of
+// their own: it is made of a Grant and is over when the lease ends, when a newer
+// owner shows up, after Drain, or on Stop. It is a state machine. Calls bring events with a reading of the clock, actions leave
 // through Env, and Tick has to be called when Deadline has come. It starts no
 // goroutine and must be called by one goroutine at a time.
 //
-// Where to read: owner.go has the events, conn.go the sessions with replicas,
-// members.go who is in sync, takeover.go what happens before it serves,
-// piece.go how reads and writes run, resync.go how a replica is brought back.
+// Where to read: config.go has what hosts ask for and owner.go the events; sets.go
+// which replicas keep what, conn.go the sessions with them, members.go who is in
+// sync; takeover.go what happens before an extent is served and drain.go before
+// the end; admit.go how ops begin and end, piece.go and piece_io.go how the parts
+// of them run, locks.go in which order; resync.go and pace.go how a replica is
+// brought back, scrub.go how replicas are held against each other; status.go what
+// can be told of all that.
+//
+// Nothing on the way of a read or a write allocates once it has been gone.
 package volume

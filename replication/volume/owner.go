@@ -38,6 +38,7 @@ type Owner struct {
 	waiting  []*Op // not cut yet, for want of replicas
 	pieces   pieces
 	locks    locks
+	unsent   int     // pieces of hosts' changes that have no sequence number yet
 	unstable seqList // pieces that not all their targets have
 	seq      uint64
 	shift    int // spreads reads

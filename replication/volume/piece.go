@@ -40,6 +40,7 @@ type piece struct {
 	state    pieceState
 	dropped  bool // leaves as soon as it can, if it has not begun to write
 	takeover bool // counts in group.repairs
+	unsent   bool // counts in Owner.unsent
 	unlocked bool // only by mutation
 	group    *group
 	off, len int64
@@ -126,6 +127,7 @@ func (o *Owner) remove(p *piece) {
 		o.unstable.remove(p)
 	}
 	p.state = done
+	o.sent(p)
 	if p.takeover {
 		p.group.repairs--
 	}
@@ -138,6 +140,14 @@ func (o *Owner) remove(p *piece) {
 	}
 	o.release(p, func(*piece) bool { return true })
 	o.recycle(p)
+}
+
+// sent says that p is sent now, or never will be.
+func (o *Owner) sent(p *piece) {
+	if p.unsent {
+		p.unsent = false
+		o.unsent--
+	}
 }
 
 // release lets those go on which waited for p and which pass says.

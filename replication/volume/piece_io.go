@@ -98,6 +98,7 @@ func (o *Owner) write(p *piece) {
 	o.seq++
 	p.seq, p.state, p.targets = o.seq, writing, o.targets&p.group.disks
 	o.unstable.add(p)
+	o.sent(p)
 	if p.op != nil {
 		p.op.Sent = true
 	}

@@ -340,9 +340,12 @@ func TestTailIsBounded(t *testing.T) {
 	cfg.TailMax = 3
 	in := Member{InSync, 1}
 	b := begins(t, cfg, in, in, in)
-	b.fenced(replica.Response{}, 0, 1, 2)
+	fences := b.take(replica.Fence)
 	for i := range int64(5) {
 		b.o.Submit(b.now, writeAt(8*i))
+	}
+	for _, s := range fences {
+		b.answer(s, replica.Response{Status: replica.OK})
 	}
 	writes := b.take(replica.Write)
 	if len(writes) != 9 || b.o.Status().Waiting != 2 {

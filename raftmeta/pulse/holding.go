@@ -113,8 +113,12 @@ func (h *holding) giveBack(v lease.VolumeID, from clock.Mono) {
 	}
 }
 
-// gaveBack is the daemon's word that it has stopped to serve.
+// gaveBack is the daemon's word that it has stopped to serve. It can't mean an
+// epoch that it has not been told of.
 func (h *holding) gaveBack(v lease.VolumeID) {
+	if m := h.mine[v]; m == nil || !m.acquired {
+		return
+	}
 	h.giveBack(v, 0)
 	delete(h.mine, v)
 }

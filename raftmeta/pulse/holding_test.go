@@ -152,6 +152,9 @@ func TestLeaseEndsByTheClock(t *testing.T) {
 		t.Error("it came back in the same epoch")
 	}
 	h.learn(end+2, owned(t, 2))
+	if h.gaveBack(vol); len(h.mine) != 1 {
+		t.Error("what was never acquired is given back")
+	}
 	h.answered(answer(h.pulse(end+3), lease.Renewed))
 	if got := h.tell(); !slices.Equal(got, []string{"acquired"}) || len(h.back) != 0 {
 		t.Errorf("the next epoch: %v", got)

@@ -19,6 +19,7 @@ import (
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/serve"
 	"blockd.dev/replication/volume"
+	"blockd.dev/replication/wire"
 	"blockd.dev/replication/wire/endpoint"
 	"blockd.dev/replication/wire/secure/securetest"
 )
@@ -29,7 +30,6 @@ var pki = securetest.New("east", "1")
 
 const (
 	volumeBytes = 128 << 20
-	leaseTime   = 500 * time.Millisecond
 )
 
 var volumeID = [16]byte{7, 1}
@@ -49,6 +49,7 @@ type options struct {
 	nodes     int
 	blockSize int
 	minInSync int
+	lease     time.Duration // default 10 s, which no busy machine is late for
 	disk      sim.Options
 	change    func(*device.Config)
 }
@@ -120,6 +121,9 @@ func newCluster(t testing.TB, o options) *cluster {
 	if o.minInSync == 0 {
 		o.minInSync = min(2, o.nodes)
 	}
+	if o.lease == 0 {
+		o.lease = 10 * time.Second
+	}
 	c := &cluster{TB: t, o: o}
 	c.meta = newMeta(c)
 	for i := range o.nodes {
@@ -183,7 +187,9 @@ func (n *node) start() {
 	if n.vol, err = device.New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	n.ep, err = endpoint.Open(endpoint.Config{Credentials: pki.Node(n.id), Handler: n.svc.Handle, Events: n.event})
+	n.ep, err = endpoint.Open(endpoint.Config{
+		Credentials: pki.Node(n.id), Handler: n.svc.Handle, Events: n.event, Wire: wire.Config{Alloc: message.Alloc},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +294,7 @@ func (m *meta) stop() {
 
 // renew extends the lease while its owner is not dead.
 func (m *meta) renew() {
-	tick := time.NewTicker(leaseTime / 6)
+	tick := time.NewTicker(m.c.o.lease / 6)
 	defer tick.Stop()
 	for {
 		select {
@@ -298,7 +304,7 @@ func (m *meta) renew() {
 		}
 		m.mu.Lock()
 		if m.lease != nil && !m.owner.dead.Load() && m.lease.until.Load() != 0 {
-			m.lease.until.Store(int64(clock.Boot{}.Now().Add(leaseTime)))
+			m.lease.until.Store(int64(clock.Boot{}.Now().Add(m.c.o.lease)))
 		}
 		m.mu.Unlock()
 	}
@@ -375,7 +381,7 @@ func (m *meta) grantLocked(n *node) {
 	m.view.Revision++
 	now := clock.Boot{}.Now()
 	m.owner, m.lease = n, &testLease{}
-	m.lease.until.Store(int64(now.Add(leaseTime)))
+	m.lease.until.Store(int64(now.Add(m.c.o.lease)))
 	lease, members := m.lease, m.membersLocked()
 	m.mu.Unlock()
 	if err := n.vol.Own(lease, now, members, n.index); err != nil {
@@ -425,7 +431,7 @@ func (m *meta) cutOff(n *node) {
 	defer m.mu.Unlock()
 	if m.owner == n {
 		m.lease = &testLease{}
-		m.lease.until.Store(int64(clock.Boot{}.Now().Add(leaseTime))) // no later than what n has
+		m.lease.until.Store(int64(clock.Boot{}.Now().Add(m.c.o.lease))) // no later than what n has
 	}
 }
 

@@ -43,7 +43,8 @@ type Lease interface {
 // Members are the replicas of a volume as of one revision of the catalog.
 type Members struct {
 	View volume.View
-	// Disks are their disks' numbers, sorted: Disks[i] keeps View.Members[i].
+	// Disks are their disks' numbers: Disks[i] keeps View.Members[i]. During one
+	// lease they keep their places, and new ones come at the end.
 	Disks []uint16
 	// Sets returns the members that keep an extent; nil when all keep all.
 	Sets func(extent int64) []int

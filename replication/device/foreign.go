@@ -2,6 +2,7 @@ package device
 
 import (
 	"errors"
+	"sync"
 
 	"blockd.dev/blockdev"
 	"blockd.dev/replication/message"
@@ -93,8 +94,21 @@ func (s *source) leave() {
 // foreign is a request of another node's host being done.
 type foreign struct {
 	blockdev.Request
-	in  *message.Incoming
-	buf *message.Buffer
+	in   *message.Incoming
+	buf  *message.Buffer
+	segs [1][]byte
+}
+
+var foreigns sync.Pool
+
+func newForeign(in *message.Incoming) *foreign {
+	f, _ := foreigns.Get().(*foreign)
+	if f == nil {
+		f = &foreign{}
+		f.Tag, f.Done = f, answerForeign
+	}
+	f.in, f.Data = in, nil
+	return f
 }
 
 // serve does a request of the current session.
@@ -110,15 +124,14 @@ func (r *run) serve(in *message.Incoming) {
 	r.foreign.Unlock()
 
 	h := &in.Request
-	f := &foreign{in: in}
+	f := newForeign(in)
 	f.Op, f.FUA, f.NoUnmap, f.Offset, f.Length = h.Op, h.FUA, h.NoUnmap, h.Off, h.Len
-	f.Tag, f.Done = f, answerForeign
 	switch h.Op {
 	case blockdev.OpRead:
 		f.buf = message.GetBuffer(int(h.Len))
-		f.Data = [][]byte{f.buf.Bytes()}
+		f.segs[0], f.Data = f.buf.Bytes(), f.segs[:]
 	case blockdev.OpWrite, blockdev.OpCompareAndWrite:
-		f.Data = [][]byte{h.Data}
+		f.segs[0], f.Data = h.Data, f.segs[:]
 	default:
 	}
 	r.v.submit(&f.Request, s)
@@ -136,12 +149,12 @@ func answerForeign(r *blockdev.Request) {
 	default:
 		in.Answer = message.AnswerOf(r)
 	}
-	if f.buf != nil {
-		if r.Err == nil {
-			in.Answer.Data = f.buf.Bytes()
-		}
-		buf := f.buf
-		in.Free = func(*message.Incoming) { buf.Release() }
+	if r.Err == nil && f.buf != nil {
+		in.Answer.Data, in.Buf = f.buf.Bytes(), f.buf
+	} else if f.buf != nil {
+		f.buf.Release()
 	}
+	f.in, f.buf, f.segs[0] = nil, nil, nil
+	foreigns.Put(f)
 	in.Done(in)
 }

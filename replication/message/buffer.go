@@ -4,6 +4,8 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+
+	"blockd.dev/replication/wire"
 )
 
 // Buffer is memory for data on its way, with a count of those who still look
@@ -35,6 +37,9 @@ func GetBuffer(n int) *Buffer {
 	b.refs.Store(1)
 	return b
 }
+
+// Alloc is for wire.Config: memory for messages that arrive.
+func Alloc(n int) wire.Buffer { return GetBuffer(n) }
 
 // Bytes is the memory, until the holder's Release.
 func (b *Buffer) Bytes() []byte { return b.data }

@@ -62,15 +62,15 @@ type Incoming struct {
 	Request Host
 	Done    func(*Incoming) // as of Sent; with Answer set
 	Answer  HostAnswer
-	Free    func(*Incoming)
+	Buf     *Buffer // what Answer.Data is in, if any
 	Tag     any
 }
 
 // Release ends the use of Answer.Data.
 func (in *Incoming) Release() {
-	if free := in.Free; free != nil {
-		in.Free = nil
-		free(in)
+	if in.Buf != nil {
+		in.Buf.Release()
+		in.Buf = nil
 	}
 	in.Request, in.Answer = Host{}, HostAnswer{}
 }

@@ -171,11 +171,11 @@ func (s *Service) Close() {
 
 // serveHost passes a host's request of another node to the volume.
 func (s *Service) serveHost(r *endpoint.Request) {
-	in := &incoming{net: r}
-	in.Tag, in.Done = in, answerHost
+	in := newIncoming(r)
 	var err error
 	if in.Request, err = message.DecodeHost(r.Message.Data); err != nil {
-		_ = r.Reply(nil)
+		in.end()
+		_ = r.Reply(nil) // it fails when the connection is gone, and then nobody waits
 		return
 	}
 	in.From = r.Peer.Node()
@@ -193,14 +193,35 @@ type incoming struct {
 	message.Incoming
 	net    *endpoint.Request
 	gather [2][]byte
+	meta   []byte
+}
+
+var incomings sync.Pool
+
+func newIncoming(r *endpoint.Request) *incoming {
+	in, _ := incomings.Get().(*incoming)
+	if in == nil {
+		in = &incoming{}
+		in.Tag, in.Done = in, answerHost
+	}
+	in.net = r
+	return in
 }
 
 func answerHost(m *message.Incoming) {
 	in := m.Tag.(*incoming)
-	in.gather = [2][]byte{in.Answer.Data, message.AppendAnswer(nil, &in.Answer)}
-	r := in.net
-	r.Done = func(*endpoint.Request, error) { m.Release() }
-	if r.Reply(in.gather[:]) != nil {
-		m.Release()
+	in.meta = message.AppendAnswer(in.meta[:0], &in.Answer)
+	in.gather = [2][]byte{in.Answer.Data, in.meta}
+	in.net.Context, in.net.Done = in, answered
+	if in.net.Reply(in.gather[:]) != nil {
+		in.end()
 	}
+}
+
+func answered(r *endpoint.Request, _ error) { r.Context.(*incoming).end() }
+
+func (in *incoming) end() {
+	in.Release()
+	in.net, in.gather = nil, [2][]byte{}
+	incomings.Put(in)
 }

@@ -1,0 +1,351 @@
+package device_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/internal/clock"
+	"blockd.dev/replication/device"
+	"blockd.dev/replication/message"
+	"blockd.dev/replication/replica"
+	"blockd.dev/replication/volume"
+)
+
+// stage is one volume with everything around it in the test's hands: one
+// replica, which answers at once but to writes, and other nodes.
+type stage struct {
+	t  *testing.T
+	v  *device.Volume
+	mu sync.Mutex
+	// held are writes that wait for the test to let the replica answer.
+	held []*message.Sent
+	// forwarded are requests to other nodes that wait for the test.
+	forwarded []*message.Forwarded
+	guard     uint64
+	gaveUp    chan uint64
+}
+
+func newStage(t *testing.T, patience time.Duration) *stage {
+	s := &stage{t: t, gaveUp: make(chan uint64, 8)}
+	v, err := device.New(device.Config{
+		ID: volumeID, SizeBytes: volumeBytes, BlockSize: 4096, Layout: striped{2}, MinInSync: 1, Transport: s, Meta: s,
+		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.v = v
+	t.Cleanup(func() { v.Close() })
+	return s
+}
+
+func (s *stage) own(epoch uint64) { s.ownFor(epoch, time.Hour) }
+
+func (s *stage) ownFor(epoch uint64, d time.Duration) *testLease {
+	l := &testLease{}
+	l.until.Store(int64(clock.Boot{}.Now().Add(d)))
+	m := device.Members{View: volume.View{Revision: epoch, Epoch: epoch, Members: []volume.Member{{Sync: volume.InSync}}}, Disks: []uint16{10}}
+	if err := s.v.Own(l, 0, m, 0); err != nil {
+		s.t.Fatal(err)
+	}
+	return l
+}
+
+func (s *stage) Propose([16]byte, volume.Proposal) {}
+
+func (s *stage) Send(m *message.Sent) {
+	m.Lost, m.Response = false, replica.Response{ID: m.Request.ID, Status: replica.OK, Epoch: m.Request.Epoch, Boot: 1}
+	if q := &m.Request; q.Kind == replica.Read { // all is zeroes that nobody wrote
+		m.Response.Vers = make([]replica.Version, (q.Off+q.Len-1)>>16-q.Off>>16+1)
+	}
+	if m.Request.Kind.Changes() {
+		s.mu.Lock()
+		s.held = append(s.held, m)
+		s.mu.Unlock()
+		return
+	}
+	m.Done(m)
+}
+
+func (s *stage) Forward(f *message.Forwarded) {
+	f.Lost, f.NotSent = false, false
+	s.mu.Lock()
+	s.forwarded = append(s.forwarded, f)
+	s.mu.Unlock()
+}
+
+// replicaAnswers lets the replica answer the writes that it has.
+func (s *stage) replicaAnswers() {
+	s.mu.Lock()
+	held := s.held
+	s.held = nil
+	s.mu.Unlock()
+	for _, m := range held {
+		m.Done(m)
+	}
+}
+
+// next is the next request that was forwarded.
+func (s *stage) next() *message.Forwarded {
+	s.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; {
+		s.mu.Lock()
+		if len(s.forwarded) > 0 {
+			f := s.forwarded[0]
+			s.forwarded = s.forwarded[1:]
+			s.mu.Unlock()
+			return f
+		}
+		s.mu.Unlock()
+		if time.Now().After(end) {
+			s.t.Fatal("nothing was forwarded")
+		}
+		time.Sleep(time.Millisecond) // sleep: until a timer of the volume has run
+	}
+}
+
+func answer(f *message.Forwarded, status message.HostStatus) {
+	f.Answer = message.HostAnswer{Status: status}
+	f.Done(f)
+}
+
+// serve gives a request of another node to the volume. The result shows its
+// answer: 0 while there is none.
+func (s *stage) serve(h message.Host) *message.HostStatus {
+	var status message.HostStatus
+	h.Volume = volumeID
+	if h.Op == blockdev.OpWrite || h.Op == blockdev.OpCompareAndWrite {
+		h.Len, h.Data = 4096, make([]byte, 4096)
+	}
+	in := &message.Incoming{From: "b", Request: h, Done: func(in *message.Incoming) {
+		status = in.Answer.Status
+		in.Release()
+	}}
+	s.v.Serve(in)
+	return &status
+}
+
+func (s *stage) want(what string, got *message.HostStatus, want message.HostStatus) {
+	s.t.Helper()
+	if *got != want {
+		s.t.Errorf("%s: answered %d, want %d", what, *got, want)
+	}
+}
+
+// submit starts a request of a host here. done shows when it has ended.
+func (s *stage) submit(op blockdev.Op) (r *blockdev.Request, done chan struct{}) {
+	done = make(chan struct{})
+	r = &blockdev.Request{Op: op, Length: 4096, Data: [][]byte{make([]byte, 4096)}, Done: func(*blockdev.Request) { close(done) }}
+	if op == blockdev.OpCompareAndWrite {
+		r.Data = append(r.Data, make([]byte, 4096))
+	}
+	s.v.Submit([]*blockdev.Request{r})
+	return r, done
+}
+
+// A new session is granted when nothing of the older one is under way, and
+// nothing of the older one is taken from then on. So what a node sends again
+// in the new one is not followed by a first copy.
+func TestNewSessionWaitsForTheOld(t *testing.T) {
+	s := newStage(t, time.Hour)
+	s.want("without an owner", s.serve(message.Host{Session: 1}), message.NotOwner)
+	s.own(1)
+	write := message.Host{Op: blockdev.OpWrite, Session: 1}
+	s.want("without a session", s.serve(write), message.NoSession)
+	s.want("first session", s.serve(message.Host{Session: 1}), message.Done)
+	first := s.serve(write)
+	s.want("while the replica has it", first, 0)
+	second := s.serve(message.Host{Session: 2})
+	s.want("second session while a write of the first is under way", second, 0)
+	s.want("late copy of the first session", s.serve(write), message.NoSession)
+	write.Session = 2
+	s.want("in a session that was not granted yet", s.serve(write), message.NoSession)
+	s.want("repeated attempt", s.serve(message.Host{Session: 2}), message.NoSession)
+	s.replicaAnswers()
+	s.want("write of the first session", first, message.Done)
+	s.want("second session", second, message.Done)
+	write.Session = 1
+	s.want("later copy of the first session", s.serve(write), message.NoSession)
+	write.Session = 2
+	again := s.serve(write)
+	s.replicaAnswers()
+	s.want("in the second session", again, message.Done)
+}
+
+// A session ends with the lease: another owner on the same node doesn't know it.
+func TestSessionEndsWithTheLease(t *testing.T) {
+	s := newStage(t, time.Hour)
+	s.own(1)
+	s.want("session", s.serve(message.Host{Session: 1}), message.Done)
+	write := s.serve(message.Host{Op: blockdev.OpWrite, Session: 1})
+	s.own(2)
+	s.want("write that the owner has ended with", write, message.Unresolved)
+	s.replicaAnswers()
+	s.want("in a session of the lease before", s.serve(message.Host{Op: blockdev.OpWrite, Session: 1}), message.NoSession)
+}
+
+// What was let pass by older reservations is refused.
+func TestOldReservationsAreRefused(t *testing.T) {
+	s := newStage(t, time.Hour)
+	s.own(1)
+	s.guard = 5
+	s.want("session", s.serve(message.Host{Session: 1}), message.Done)
+	s.want("older", s.serve(message.Host{Op: blockdev.OpWrite, Session: 1, Guard: 4}), message.Behind)
+	same := s.serve(message.Host{Op: blockdev.OpWrite, Session: 1, Guard: 5})
+	s.replicaAnswers()
+	s.want("the same", same, message.Done)
+
+	s.v.Disown()
+	s.v.Forward("b")
+	r, done := s.submit(blockdev.OpWrite)
+	answer(s.next(), message.Done)
+	f := s.next()
+	if f.Request.Guard != 5 {
+		t.Errorf("forwarded with guard %d, want 5", f.Request.Guard)
+	}
+	answer(f, message.Behind)
+	<-done
+	if !errors.Is(r.Err, blockdev.ErrBusy) {
+		t.Errorf("the host is told %v, want that it should come again", r.Err)
+	}
+}
+
+// What had no answer is sent again, in a newer session only.
+func TestLostRequestsAreSentAgainInANewSession(t *testing.T) {
+	for _, op := range []blockdev.Op{blockdev.OpRead, blockdev.OpWrite, blockdev.OpUnmap} {
+		s := newStage(t, time.Hour)
+		s.v.Forward("b")
+		r, done := s.submit(op)
+		open := s.next()
+		answer(open, message.NotOwner) // it has not heard of its lease yet
+		open = s.next()
+		if open.Request.Op != 0 {
+			t.Fatalf("%v: sent without a session", op)
+		}
+		session := open.Request.Session
+		answer(open, message.Done)
+		f := s.next()
+		if f.Request.Op != op || f.Request.Session != session {
+			t.Fatalf("%v: sent %v in session %d, want %d", op, f.Request.Op, f.Request.Session, session)
+		}
+		f.Lost = true
+		f.Done(f)
+		open = s.next()
+		if open.Request.Op != 0 || open.Request.Session <= session {
+			t.Fatalf("%v: after a loss %v was sent in session %d, want the beginning of one after %d", op, open.Request.Op, open.Request.Session, session)
+		}
+		session = open.Request.Session
+		answer(open, message.Done)
+		f = s.next()
+		if f.Request.Session != session {
+			t.Fatalf("%v: sent again in session %d, want %d", op, f.Request.Session, session)
+		}
+		f.Answer = message.HostAnswer{Status: message.Done}
+		if op == blockdev.OpRead {
+			f.Answer.Data = make([]byte, 4096)
+		}
+		f.Done(f)
+		<-done
+		if r.Err != nil {
+			t.Errorf("%v: %v", op, r.Err)
+		}
+	}
+}
+
+// A compare-and-write is sent again only if the owner can't have done it.
+func TestCompareAndWriteIsNotDoneTwice(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer func(*message.Forwarded)
+		again  bool
+	}{
+		"refused":    {func(f *message.Forwarded) { answer(f, message.NoSession) }, true},
+		"not sent":   {func(f *message.Forwarded) { f.Lost, f.NotSent = true, true; f.Done(f) }, true},
+		"lost":       {func(f *message.Forwarded) { f.Lost = true; f.Done(f) }, false},
+		"unresolved": {func(f *message.Forwarded) { answer(f, message.Unresolved) }, false},
+	} {
+		s := newStage(t, time.Hour)
+		s.v.Forward("b")
+		r, done := s.submit(blockdev.OpCompareAndWrite)
+		answer(s.next(), message.Done)
+		f := s.next()
+		c.answer(f)
+		if c.again {
+			answer(s.next(), message.Done)
+			answer(s.next(), message.Done)
+		}
+		<-done
+		if c.again != (r.Err == nil) || r.Err != nil && !errors.Is(r.Err, blockdev.ErrIO) {
+			t.Errorf("%s: %v", name, r.Err)
+		}
+	}
+
+	// With the owner here: it ends while the replica has the write.
+	s := newStage(t, time.Hour)
+	s.own(1)
+	r, done := s.submit(blockdev.OpCompareAndWrite)
+	if len(s.held) != 1 {
+		t.Fatalf("the replica has %d writes, want that of the compare-and-write: %+v", len(s.held), s.v.Status().Volume.Members)
+	}
+	s.v.Disown()
+	<-done
+	if !errors.Is(r.Err, blockdev.ErrIO) {
+		t.Errorf("after the owner's end: %v", r.Err)
+	}
+	s.replicaAnswers()
+}
+
+// While nobody owns the volume requests wait, not for ever, and go on with the
+// next owner.
+func TestPatience(t *testing.T) {
+	s := newStage(t, 50*time.Millisecond)
+	r, done := s.submit(blockdev.OpWrite)
+	<-done
+	if !errors.Is(r.Err, blockdev.ErrBusy) {
+		t.Errorf("after the end of patience: %v", r.Err)
+	}
+
+	s = newStage(t, time.Hour)
+	r, done = s.submit(blockdev.OpWrite)
+	s.own(1)
+	s.v.Disown() // the write is sent, and not answered
+	if n := s.v.Status().Waiting; n != 1 {
+		t.Errorf("%d requests wait after the end of the owner, want the write", n)
+	}
+	s.own(2)
+	s.replicaAnswers()
+	<-done
+	if r.Err != nil {
+		t.Errorf("with the next owner: %v", r.Err)
+	}
+}
+
+// An owner whose lease is not renewed in time says so, once, and serves no more
+// though a renewal should follow.
+func TestLateRenewalGivesUp(t *testing.T) {
+	s := newStage(t, time.Hour)
+	l := s.ownFor(3, 30*time.Millisecond)
+	select {
+	case epoch := <-s.gaveUp:
+		if epoch != 3 {
+			t.Errorf("gave up epoch %d, want 3", epoch)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("did not give up")
+	}
+	l.until.Store(int64(clock.Boot{}.Now().Add(time.Hour)))
+	r, done := s.submit(blockdev.OpRead)
+	if n := s.v.Status().Waiting; n != 1 {
+		t.Errorf("%d requests wait for the next owner, want 1", n)
+	}
+	s.own(4)
+	<-done
+	if r.Err != nil {
+		t.Errorf("with the next owner: %v", r.Err)
+	}
+	if n := len(s.gaveUp); n != 0 {
+		t.Errorf("gave up %d times more", n)
+	}
+}

@@ -93,7 +93,7 @@ func testBorrow(t *testing.T, mk Make) {
 			changes[0].do(off+n-e.bs, e.bs)
 			e.holds("the second loan", second, now)
 			if rng.IntN(2) == 0 {
-				first, second, was, now = second, first, now, was
+				first, second, now = second, first, was
 			}
 			first.Return()
 			e.holds("the loan that is left", second, now)

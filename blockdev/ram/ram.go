@@ -38,7 +38,6 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"blockd.dev/blockdev"
 )
@@ -104,8 +103,6 @@ type chunk struct {
 	moved  *spare // the spares that pages of this chunk are in
 	loans  [chunkPages]uint16
 }
-
-const _ = uint(64-unsafe.Sizeof(chunk{})) + uint(unsafe.Sizeof(chunk{})-64) // it does
 
 // New makes an empty device. It fails on sizes that make no sense.
 func New(cfg Config) (*Device, error) {

@@ -17,6 +17,7 @@
 //	packet      Ethernet, IP and UDP headers; pure
 //	neigh       how a frame gets to a peer
 //	nic         what an interface can do
+//	alarm       what ends a sleep in poll(2)
 //	rawbench    what AF_XDP itself does on a wire
 //	netlab      small networks for tests
 package afxdp

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"blockd.dev/afxdp/alarm"
 	"blockd.dev/afxdp/link"
 	"blockd.dev/afxdp/neigh"
 	"blockd.dev/afxdp/packet"
@@ -33,10 +34,10 @@ type Link struct {
 	queue    *queue.Queue
 	header   packet.Header // of what is being sent
 	busyPoll bool
-	short    bool          // Reserve found too little
-	pause    time.Duration // how long Wait waited for room last
-	poll     [2]unix.PollFd
-	timeout  unix.Timespec
+	short    bool           // Reserve found too little
+	pause    time.Duration  // how long Wait waited for room last
+	poll     [3]unix.PollFd // socket, eventfd, alarm
+	alarm    *alarm.Alarm
 	lookup   func(netip.Addr) (neigh.Hop, bool)
 
 	// For other goroutines.
@@ -130,6 +131,9 @@ func (d *Device) Link(number int) (_ *Link, err error) {
 	if l.life.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("xdplink: eventfd: %w", err)
 	}
+	if l.alarm, err = alarm.Open(); err != nil {
+		return nil, fmt.Errorf("xdplink: %w", err)
+	}
 	l.describe()
 	if err = d.steer.Register(number, l.socket.FD()); err != nil {
 		return nil, err
@@ -183,6 +187,7 @@ func (l *Link) describe() {
 	l.header = packet.Header{From: l.local}
 	l.poll[0] = unix.PollFd{Fd: int32(l.socket.FD()), Events: unix.POLLIN}
 	l.poll[1] = unix.PollFd{Fd: int32(l.life.event), Events: unix.POLLIN}
+	l.poll[2] = unix.PollFd{Fd: int32(l.alarm.FD()), Events: unix.POLLIN}
 }
 
 // Kind says in which mode the link is.
@@ -264,6 +269,9 @@ func (l *Link) undo() error {
 	}
 	if l.life.event >= 0 {
 		errs = append(errs, unix.Close(l.life.event))
+	}
+	if l.alarm != nil {
+		errs = append(errs, l.alarm.Close())
 	}
 	return errors.Join(append(errs, l.device.drop())...)
 }

@@ -15,8 +15,8 @@ const (
 	completionPauseMax = 10 * time.Millisecond
 )
 
-// Wait sleeps in ppoll(2) on the socket and an eventfd. A poll in copy mode
-// also sends what is left in the TX ring.
+// Wait sleeps in ppoll(2) on the socket, an eventfd and an alarm. A poll in copy
+// mode also sends what is left in the TX ring.
 func (l *Link) Wait(timeout time.Duration) error {
 	if err := l.ended(); err != nil {
 		return err
@@ -51,17 +51,22 @@ func (l *Link) Wait(timeout time.Duration) error {
 
 // sleep polls, and takes from the eventfd what Wake wrote.
 func (l *Link) sleep(timeout time.Duration) error {
-	var until *unix.Timespec
-	if timeout >= 0 {
-		l.timeout = unix.NsecToTimespec(int64(timeout))
-		until = &l.timeout
+	fds, until := l.poll[:2], (*unix.Timespec)(nil)
+	switch {
+	case timeout == 0:
+		until = &atOnce
+	case timeout > 0:
+		if err := l.alarm.Set(timeout); err != nil {
+			return fmt.Errorf("xdplink: %w", err)
+		}
+		fds = l.poll[:]
 	}
 	if timeout != 0 {
 		l.stats.waits.Add(1)
 	}
 	l.stats.syscalls.Add(1)
 	l.poll[0].Revents, l.poll[1].Revents = 0, 0
-	if _, err := unix.Ppoll(l.poll[:], until, nil); err != nil && err != unix.EINTR {
+	if _, err := unix.Ppoll(fds, until, nil); err != nil && err != unix.EINTR {
 		return fmt.Errorf("xdplink: poll: %w", err)
 	}
 	if l.poll[1].Revents != 0 {
@@ -72,6 +77,9 @@ func (l *Link) sleep(timeout time.Duration) error {
 	}
 	return nil
 }
+
+// atOnce is a timeout of 0.
+var atOnce unix.Timespec
 
 // Wake ends the present Wait or the next.
 func (l *Link) Wake() {

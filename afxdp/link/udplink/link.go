@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"blockd.dev/afxdp/alarm"
 	"blockd.dev/afxdp/link"
 )
 
@@ -33,7 +34,8 @@ type Link struct {
 	tx       sender
 	rx       receiver
 	count    counters
-	pollFDs  [2]unix.PollFd
+	pollFDs  [3]unix.PollFd // socket, wakeFD, alarm
+	alarm    *alarm.Alarm
 
 	woken  atomic.Bool // wakeFD is readable
 	closed atomic.Bool
@@ -89,7 +91,7 @@ func (l *Link) ReleaseRx(bufs []link.RxBuf) {
 	}
 }
 
-// Wait blocks in ppoll(2).
+// Wait blocks in ppoll(2), and an alarm ends it in time.
 func (l *Link) Wait(timeout time.Duration) error {
 	if l.closed.Load() {
 		return l.closedError()
@@ -100,6 +102,7 @@ func (l *Link) Wait(timeout time.Duration) error {
 	l.refreshMTU()
 	l.pollFDs[0] = unix.PollFd{Fd: int32(l.socket), Events: unix.POLLIN}
 	l.pollFDs[1] = unix.PollFd{Fd: int32(l.wakeFD), Events: unix.POLLIN}
+	l.pollFDs[2] = unix.PollFd{Fd: int32(l.alarm.FD()), Events: unix.POLLIN}
 	if l.tx.pending.n > 0 {
 		l.pollFDs[0].Events |= unix.POLLOUT
 	}
@@ -107,7 +110,14 @@ func (l *Link) Wait(timeout time.Duration) error {
 	if timeout != 0 {
 		l.count.waits.Add(1)
 	}
-	if err := ppoll(&l.pollFDs, timeout); err != nil && err != unix.EINTR {
+	fds := l.pollFDs[:2]
+	if timeout > 0 {
+		if err := l.alarm.Set(timeout); err != nil {
+			return fmt.Errorf("udplink: %v: %w: %w", l.local, link.ErrClosed, err)
+		}
+		fds = l.pollFDs[:]
+	}
+	if err := ppoll(fds, timeout == 0); err != nil && err != unix.EINTR {
 		return fmt.Errorf("udplink: %v: %w: %w", l.local, link.ErrClosed, os.NewSyscallError("ppoll", err))
 	}
 	if l.pollFDs[1].Revents != 0 {
@@ -173,6 +183,9 @@ func (l *Link) Close() error {
 			unix.Close(*fd)
 			*fd = -1
 		}
+	}
+	if l.alarm != nil {
+		_ = l.alarm.Close() // a timer has nothing to lose
 	}
 	l.tx.close()
 	l.rx.close()

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"blockd.dev/afxdp/alarm"
 	"blockd.dev/afxdp/link"
 )
 
@@ -185,6 +186,9 @@ func open(cfg Config, ifname string, share bool) (l *Link, err error) {
 	}
 	if l.wakeFD, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
 		return l, os.NewSyscallError("eventfd", err)
+	}
+	if l.alarm, err = alarm.Open(); err != nil {
+		return l, err
 	}
 	if err := l.readMTU(); err != nil {
 		return l, err

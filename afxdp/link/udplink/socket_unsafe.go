@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -185,14 +184,13 @@ func (v *receiveVector) message(i int, zone string) (length, segment int, peer n
 	return int(m.length), v.controls[i].groSize(int(m.hdr.Controllen)), peer, true
 }
 
-// ppoll waits for one of fds; a timeout below zero is none.
-func ppoll(fds *[2]unix.PollFd, timeout time.Duration) error {
+// ppoll looks at fds, and waits for one of them unless it is to return at once.
+func ppoll(fds []unix.PollFd, atOnce bool) error {
 	var ts *unix.Timespec
-	if timeout >= 0 {
-		t := unix.NsecToTimespec(int64(timeout))
-		ts = &t
+	if atOnce {
+		ts = &unix.Timespec{}
 	}
-	_, _, errno := unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(fds)), uintptr(len(fds)), uintptr(unsafe.Pointer(ts)), 0, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(fds))), uintptr(len(fds)), uintptr(unsafe.Pointer(ts)), 0, 0, 0)
 	if errno != 0 {
 		return errno
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // Log is where Shared keeps tables: one log, which all nodes follow.
@@ -47,8 +48,8 @@ type Shared struct {
 
 type sharedVolume struct {
 	*Volume
-	mu         sync.Mutex // held while changes are published
-	generation uint64     // published
+	mu         sync.Mutex    // held while changes are published
+	generation atomic.Uint64 // published
 	changes    map[uint64]*Change
 }
 
@@ -75,7 +76,8 @@ func (s *Shared) follow(v *sharedVolume, id VolumeID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	generation, record := s.log.Table(id)
-	if generation <= v.generation {
+	last := v.generation.Load()
+	if generation <= last {
 		return nil
 	}
 	c, err := decodeRecord(record)
@@ -83,15 +85,15 @@ func (s *Shared) follow(v *sharedVolume, id VolumeID) error {
 		return fmt.Errorf("reservations of volume %s, generation %d: %w; the volume is not served, since hosts may be fenced from it", id, generation, err)
 	}
 	switch {
-	case v.generation == 0 && generation > 1:
+	case last == 0 && generation > 1:
 		c.Events, c.Aborts = nil, nil // from before this node served anybody
-	case generation > v.generation+1:
+	case generation > last+1:
 		missed(v.State(), c)
 	}
-	v.generation = generation
 	v.changes[generation] = c
 	delete(v.changes, generation-changesKept)
 	v.Publish(c)
+	v.generation.Store(generation)
 	return nil
 }
 
@@ -111,17 +113,19 @@ func missed(before *State, c *Change) {
 	}
 }
 
-// Follow publishes what the log has of a volume, if that is new, and returns
-// the generation that this node enforces now, 0 when there is no table. It is to
-// be called whenever the log may have something new.
-func (s *Shared) Follow(id VolumeID) (generation uint64, err error) {
-	v, err := s.get(id)
-	if err != nil {
-		return 0, err
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.generation, nil
+// Follow publishes what the log has of a volume, if that is new. It is to be
+// called whenever the log may have something new.
+func (s *Shared) Follow(id VolumeID) error {
+	_, err := s.get(id)
+	return err
+}
+
+// Guard returns a function that tells which generation of a volume's table this
+// node enforces, 0 while there is none. A command that was let pass before the
+// call was let pass by that table or an older one. The function is cheap.
+func (s *Shared) Guard(id VolumeID) func() uint64 {
+	v, _ := s.get(id) // a table that can't be read is told by Volume
+	return v.generation.Load
 }
 
 // Ended returns when this node enforces the generation, which the log here must have, and the tasks that it
@@ -132,7 +136,7 @@ func (s *Shared) Ended(ctx context.Context, id VolumeID, generation uint64) erro
 		return err
 	}
 	v.mu.Lock()
-	have := v.generation
+	have := v.generation.Load()
 	var c *Change
 	for g := generation; g <= have && c == nil; g++ {
 		c = v.changes[g] // the first that has it: see missed

@@ -60,7 +60,7 @@ func (n *sharedNode) catchUp(t testing.TB) {
 	n.log.mu.Lock()
 	n.seen = len(n.log.records)
 	n.log.mu.Unlock()
-	if _, err := n.Follow(vol); err != nil {
+	if err := n.Follow(vol); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -70,7 +70,7 @@ func (n *sharedNode) Spread(ctx context.Context, id VolumeID, generation uint64)
 		n.log.mu.Lock()
 		o.seen = len(n.log.records)
 		n.log.mu.Unlock()
-		if _, err := o.Follow(id); err != nil {
+		if err := o.Follow(id); err != nil {
 			return err
 		}
 		if err := o.Ended(ctx, id, generation); err != nil {

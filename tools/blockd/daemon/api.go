@@ -157,9 +157,15 @@ func (a api) namedVolume(ctx context.Context, req connect.AnyRequest, name strin
 // catalog says since revision.
 func (a api) servedVolume(ctx context.Context, req connect.AnyRequest, name string, revision uint64, did string) (*blockdv1.Volume, error) {
 	v, err := a.namedVolume(ctx, req, name, revision)
-	if err == nil && v.GetReason() != "" && v.GetState() != string(director.Degraded) {
+	s := a.d.catalog.State()
+	if cv := s.Volume(name); err == nil && cv != nil && shared(s, cv) {
+		// How it is depends on other nodes, and is no answer to the request.
+		if open, ok := a.d.volumes.get(cv.ID); !ok || open.err == nil {
+			return v, nil
+		}
+	}
+	if err == nil && v.GetReason() != "" {
 		where := "this node"
-		s := a.d.catalog.State()
 		if cv := s.Volume(name); cv != nil && !a.d.serves(s, cv) {
 			where = "its own"
 		}

@@ -31,7 +31,7 @@ func (d *Daemon) volumeState(cv *catalog.Volume) (state, reason string) {
 	case v.dev == nil:
 		return "failed", reason
 	}
-	if _, ok := v.backing().(*sharedVolume); ok {
+	if _, ok := v.backing().(*sharedVolume); ok && v.err == nil {
 		return d.sharedState(cv)
 	}
 	if disk := d.diskOf(cv); disk != nil {

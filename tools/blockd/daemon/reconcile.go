@@ -181,11 +181,7 @@ func (d *Daemon) reconcile(s *catalog.State) {
 		if want[v.id] {
 			continue
 		}
-		err := v.close()
-		if _, ok := v.backing().(*sharedVolume); ok {
-			err = errors.Join(err, d.shared.forget(v.id))
-		}
-		if err != nil {
+		if err := v.close(); err != nil {
 			d.events.add(levelError, "volume.close", v.id.String(), err.Error())
 		}
 		d.volumes.drop(v.id)
@@ -194,6 +190,9 @@ func (d *Daemon) reconcile(s *catalog.State) {
 		if v := &s.Volumes[i]; v.Retired && d.serves(s, v) {
 			d.removeVolume(s, v)
 		}
+	}
+	if d.shared != nil {
+		d.shared.forgetDeleted(s)
 	}
 	d.expel()
 	d.applied.set(s.Revision)

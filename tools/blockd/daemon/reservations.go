@@ -145,7 +145,7 @@ func (d *Daemon) followReservations(s *catalog.State) {
 		if !shared(s, v) || v.Retired {
 			continue
 		}
-		if _, err := d.reservations.shared.Follow(reservation.VolumeID(v.ID)); err != nil && d.errorGate.pass("reservations "+v.Name) {
+		if err := d.reservations.shared.Follow(reservation.VolumeID(v.ID)); err != nil && d.errorGate.pass("reservations "+v.Name) {
 			d.events.add(levelError, "volume.reservations", v.Name, err.Error())
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	replicated "blockd.dev/replication/volume"
 	"blockd.dev/replication/wire/endpoint"
 	"blockd.dev/target/access"
+	"blockd.dev/target/reservation"
 )
 
 // sharing is the node's part of the volumes that have copies on several nodes:
@@ -49,6 +50,8 @@ type sharing struct {
 	volumes map[catalog.ID]*sharedVolume
 	leases  map[catalog.ID]heldLease // also of volumes that are not open yet
 	dirty   chan struct{}            // a volume's access state may have changed
+
+	kept map[catalog.ID]bool // volumes with a copy on this node; the reconciler's alone
 }
 
 // heldLease is a lease that this node has.
@@ -175,7 +178,7 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	id := cv.ID
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
 		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s,
-		Guard:  func() uint64 { return s.d.catalog.State().Reservation(id).Generation },
+		Guard:  s.d.reservations.shared.Guard(reservation.VolumeID(id)),
 		GiveUp: func(epoch uint64) { s.giveUp(id, epoch) }})
 	if err != nil {
 		return nil, err
@@ -530,6 +533,8 @@ func (s *sharing) tellHosts(ctx context.Context) {
 // leave gives all volumes to other nodes, before the node stops. What is left
 // when ctx ends is left to the end of its lease.
 func (s *sharing) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
 	s.pulse.Leave()
 	for s.pulse.Held() > 0 {
 		select {
@@ -539,6 +544,9 @@ func (s *sharing) leave(ctx context.Context) {
 		}
 	}
 }
+
+// leaveTimeout bounds how long the node waits for others to take its volumes.
+const leaveTimeout = 2 * time.Second
 
 // leavePoll is the time between two looks at what is left to give away.
 const leavePoll = 5 * time.Millisecond
@@ -554,7 +562,38 @@ func (s *sharing) stop() error {
 	return err
 }
 
-// forget removes the copies on this node of a volume that was deleted.
+// forgetDeleted removes the copies on this node of volumes that were deleted:
+// of those that are retired, and of those that the node has seen before and the catalog does
+// not have. What was deleted and forgotten while the node was away stays on its
+// disks, since a catalog that was restored from an old backup looks the same.
+func (s *sharing) forgetDeleted(state *catalog.State) {
+	local := map[catalog.ID]bool{}
+	for id, v := range state.Map().Volumes() {
+		if slices.ContainsFunc(v.Disks(), func(number extmap.Disk) bool { return s.routes.Load().stores[uint16(number)] != nil }) {
+			local[id] = true
+		}
+	}
+	gone := map[catalog.ID]bool{}
+	for id := range s.kept {
+		if state.VolumeByID(id) == nil {
+			gone[id] = true
+		}
+	}
+	for i := range state.Volumes {
+		if v := &state.Volumes[i]; v.Retired && v.Home.IsZero() {
+			gone[v.ID] = true
+		}
+	}
+	s.kept = local
+	for id := range gone {
+		if err := s.forget(id); err != nil {
+			local[id] = true // for another attempt
+			s.d.events.add(levelError, "volume.delete", id.String(), err.Error())
+		}
+	}
+}
+
+// forget removes the copies on this node of a volume.
 func (s *sharing) forget(id catalog.ID) error {
 	var errs []error
 	errs = append(errs, s.stores.Drop(id))

@@ -1,0 +1,200 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	"blockd.dev/blockdev"
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/extmap"
+	"blockd.dev/target/access"
+	"blockd.dev/target/reservation"
+)
+
+// sharedVolumeOn makes a volume with three copies on three nodes.
+func sharedVolumeOn(t *testing.T, a admin, nodes []*testNode, name string) catalog.ID {
+	t.Helper()
+	client, n := a.client(), nodes[0]
+	_, err := blockdv1connect.NewPoolServiceClient(client, n.url()).CreatePool(t.Context(),
+		connect.NewRequest(&blockdv1.CreatePoolRequest{Name: "three", Replicas: 3}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := blockdv1connect.NewVolumeServiceClient(client, n.url()).CreateVolume(t.Context(),
+		connect.NewRequest(&blockdv1.CreateVolumeRequest{Name: name, SizeBytes: 64 << 20, Pool: "three"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := r.Msg.GetVolume(); v.GetNode() == "" {
+		t.Fatalf("created: %v", v)
+	}
+	id := nodes[0].Daemon().catalog.State().Volume(name).ID
+	until(t, "every node has the volume", func() bool {
+		for _, n := range nodes {
+			if v, ok := n.Daemon().volumes.get(id); !ok || v.dev == nil {
+				return false
+			}
+		}
+		return true
+	})
+	return id
+}
+
+// ownerOf is the node that owns a volume, by its own view.
+func ownerOf(t *testing.T, nodes []*testNode, id catalog.ID) *testNode {
+	t.Helper()
+	var found *testNode
+	until(t, "somebody serves the volume", func() bool {
+		for _, n := range nodes {
+			if n.down {
+				continue
+			}
+			if v := n.Daemon().shared.sharedVolume(id); v != nil && v.Status().Volume.Serving {
+				found = n
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+func inSync(n *testNode, id catalog.ID) int {
+	count := 0
+	for _, r := range n.Daemon().catalog.State().Replicas(id) {
+		if r.Sync == extmap.InSync {
+			count++
+		}
+	}
+	return count
+}
+
+// What is written through one node is read through the others, its owner stops
+// and comes back, and all copies are good again; then it is deleted everywhere.
+func TestAVolumeOfThreeCopies(t *testing.T) {
+	t.Parallel()
+	a, nodes := threeNodes(t)
+	id := sharedVolumeOn(t, a, nodes, "v")
+	write := func(n *testNode, off int64, fill byte) {
+		t.Helper()
+		if err := blockdev.WriteAt(volumeDevice(t, n.Daemon(), "v"), bytes.Repeat([]byte{fill}, 8192), off); err != nil {
+			t.Fatalf("write through %s: %v", n.cfg.Name, err)
+		}
+	}
+	read := func(n *testNode, off int64, fill byte) {
+		t.Helper()
+		got := make([]byte, 8192)
+		if err := blockdev.ReadAt(volumeDevice(t, n.Daemon(), "v"), got, off); err != nil {
+			t.Fatalf("read through %s: %v", n.cfg.Name, err)
+		}
+		if !bytes.Equal(got, bytes.Repeat([]byte{fill}, 8192)) {
+			t.Fatalf("read through %s: it begins with %#x, want %#x", n.cfg.Name, got[0], fill)
+		}
+	}
+	for i, n := range nodes {
+		write(n, int64(i)<<20+512, byte(i)+1)
+	}
+	for _, n := range nodes {
+		for i := range nodes {
+			read(n, int64(i)<<20+512, byte(i)+1)
+		}
+	}
+
+	owner := ownerOf(t, nodes, id)
+	for _, n := range nodes {
+		until(t, n.cfg.Name+" says that it is online", func() bool {
+			state, _ := n.Daemon().volumeState(n.Daemon().catalog.State().Volume("v"))
+			return state == "online"
+		})
+		want := access.NonOptimized
+		if n == owner {
+			want = access.Optimized
+		}
+		until(t, fmt.Sprintf("%s says %v", n.cfg.Name, want), func() bool { return n.Daemon().volumes.accessOf(id) == want })
+	}
+
+	// A planned stop of the owner: the others go on where it has ended.
+	owner.stop()
+	rest := make([]*testNode, 0, 2)
+	for _, n := range nodes {
+		if n != owner {
+			rest = append(rest, n)
+		}
+	}
+	write(rest[0], 0, 7)
+	read(rest[1], 0, 7)
+	read(rest[1], 1<<20+512, 2)
+	next := ownerOf(t, rest, id)
+	if next == owner {
+		t.Fatal("the owner has not changed")
+	}
+
+	// It comes back, and gets what it has missed.
+	owner.start()
+	until(t, "three copies are in sync", func() bool { return inSync(next, id) == 3 })
+	read(owner, 0, 7)
+
+	r, err := blockdv1connect.NewVolumeServiceClient(a.client(), next.url()).DeleteVolume(t.Context(), connect.NewRequest(&blockdv1.DeleteVolumeRequest{Name: "v"}))
+	if err != nil {
+		t.Fatal(r, err)
+	}
+	until(t, "nothing is left on the disks", func() bool {
+		for _, n := range nodes {
+			if n.Daemon().disks[0].store.Stats().Volumes != 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Reservations of a volume of several copies hold on every node: a host that is
+// preempted through one can't write through another when the command has answered.
+func TestReservationsHoldOnAllNodes(t *testing.T) {
+	t.Parallel()
+	a, nodes := threeNodes(t)
+	id := sharedVolumeOn(t, a, nodes, "v")
+	host := func(i int) reservation.Identity {
+		return reservation.NVMe(fmt.Sprintf("nqn.2026-01.example:host%d", i), [16]byte{byte(i + 1)})
+	}
+	apply := func(n int, c reservation.Command) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
+		defer cancel()
+		res, err := nodes[n].Daemon().reservations.Apply(ctx, reservation.VolumeID(id), &c)
+		if err != nil || res.Status != reservation.StatusOK {
+			t.Fatalf("%v on %s: %v, %v", c.Op, nodes[n].cfg.Name, res.Status, err)
+		}
+	}
+	allowed := func(n, h int) bool {
+		t.Helper()
+		v, err := nodes[n].Daemon().reservations.Volume(reservation.VolumeID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		who := host(h)
+		return v.Allows(&who, reservation.AccessWrite)
+	}
+	apply(0, reservation.Command{Op: reservation.OpHostRegister, From: host(0), NewKey: 1})
+	apply(1, reservation.Command{Op: reservation.OpHostRegister, From: host(1), NewKey: 2})
+	apply(0, reservation.Command{Op: reservation.OpReserve, From: host(0), Key: 1, Type: reservation.TypeWriteExclusiveRegistrantsOnly})
+	for n := range nodes {
+		if !allowed(n, 0) || !allowed(n, 1) || allowed(n, 2) {
+			t.Errorf("%s: two hosts are registered, and it lets in %v %v %v", nodes[n].cfg.Name, allowed(n, 0), allowed(n, 1), allowed(n, 2))
+		}
+	}
+	apply(2, reservation.Command{Op: reservation.OpHostRegister, From: host(2), NewKey: 3})
+	apply(2, reservation.Command{Op: reservation.OpPreempt, From: host(2), Key: 3, NewKey: 1, Type: reservation.TypeWriteExclusiveRegistrantsOnly})
+	for n := range nodes {
+		if allowed(n, 0) || !allowed(n, 2) {
+			t.Errorf("%s lets the preempted host write", nodes[n].cfg.Name)
+		}
+	}
+
+}

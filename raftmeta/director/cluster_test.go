@@ -333,9 +333,9 @@ func TestKilledOwnerIsReplaced(t *testing.T) {
 	var worst time.Duration
 	for round := range 6 {
 		victim, role := c.leader(), "the leader"
-		if lead := victim; round < 4 {
-			victim, role = c.nodes[lead.number%3], "a follower"
-			if other := c.nodes[(lead.number+1)%3]; len(other.leases) > len(victim.leases) {
+		if first := victim; round < 4 {
+			victim, role = c.nodes[first.number%3], "a follower"
+			if other := c.nodes[(first.number+1)%3]; len(other.leases) > len(victim.leases) {
 				victim = other
 			}
 		}

@@ -62,7 +62,7 @@ type Group interface {
 	Quiet(context.Context) (time.Duration, error)
 	// WatchLeader returns who leads, and a channel that is closed when that changes.
 	WatchLeader() (group.Leader, <-chan struct{})
-	// TransferLeadership hands the lead over; to any other voter when to is empty.
+	// TransferLeadership hands it over; to any other voter when to is empty.
 	TransferLeadership(ctx context.Context, to string) error
 }
 
@@ -111,7 +111,7 @@ func (d *Director) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		leader, changed := d.cfg.Group.WatchLeader()
 		if leader.ID == d.cfg.Node {
-			over = d.lead(ctx, changed, over)
+			over = d.directTerm(ctx, changed, over)
 		}
 		select {
 		case <-changed:
@@ -121,10 +121,10 @@ func (d *Director) Run(ctx context.Context) error {
 	return nil
 }
 
-// lead directs in the term that has begun, until changed is closed. It returns
+// directTerm directs in the term that has begun, until changed is closed. It returns
 // the term; one that is not after over is not directed again, since commands of it may
 // still take effect that nobody remembers.
-func (d *Director) lead(ctx context.Context, changed <-chan struct{}, over uint64) uint64 {
+func (d *Director) directTerm(ctx context.Context, changed <-chan struct{}, over uint64) uint64 {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -155,7 +155,7 @@ func (d *Director) lead(ctx context.Context, changed <-chan struct{}, over uint6
 	d.term = nil
 	d.mu.Unlock()
 	if lost && ctx.Err() == nil {
-		d.cfg.Events(Event{What: "director", Err: errors.New("the outcome of a command is not known, so the lead is handed to another node")})
+		d.cfg.Events(Event{What: "director", Err: errors.New("the outcome of a command is not known, so another node is to lead")})
 		_ = d.cfg.Group.TransferLeadership(ctx, "") // if it can't be, this node waits for another term
 	}
 	return number

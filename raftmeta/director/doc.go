@@ -31,7 +31,7 @@
 // Rule 4: each command names its term, and the state machine refuses it in
 // any other; so what a leader of the past has decided never counts. When the outcome
 // of a command is not known, this node directs nothing more in that term, and
-// hands the lead over if it should still have it.
+// hands leadership over if it should still have it.
 //
 // # Goroutines
 //

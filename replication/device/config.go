@@ -22,13 +22,16 @@ type Layout interface {
 // one. Both methods return at once. Done is called exactly once for each call,
 // from any goroutine, perhaps before it returns.
 type Transport interface {
+	// Send takes a request to a replica.
 	Send(*message.Sent)
+	// Forward takes a host's request to another node.
 	Forward(*message.Forwarded)
 }
 
-// Meta takes the owner's proposals about its replicas. It returns at once; what
-// came of a proposal shows in the next View, or never.
+// Meta takes the owner's proposals about its replicas.
 type Meta interface {
+	// Propose returns at once. What came of a proposal shows in the next View, or
+	// never.
 	Propose(volume [16]byte, p volume.Proposal)
 }
 

@@ -120,7 +120,8 @@ type Status struct {
 	Waiting int           // requests that wait for an owner, or for the way to it
 }
 
-// Status waits for no I/O.
+// Status waits for no I/O. It must not be called from Done of a request, nor from
+// a callback of Config.
 func (v *Volume) Status() Status {
 	v.mu.Lock()
 	s := Status{Waiting: len(v.mu.parked)}

@@ -95,7 +95,11 @@ func (v *Volume) Submit(batch []*blockdev.Request) {
 // submit starts one request, of a host here or of another node's.
 func (v *Volume) submit(r *blockdev.Request, from *source) {
 	if !v.enter() {
-		v.refuse(r, from, blockdev.NewError(blockdev.ErrGone, r, -1, errClosed))
+		var err error = blockdev.NewError(blockdev.ErrGone, r, -1, errClosed)
+		if from != nil {
+			err = errNotOwner // elsewhere the volume is not gone
+		}
+		v.refuse(r, from, err)
 		return
 	}
 	err := blockdev.Validate(*v.geometry.Load(), r)

@@ -183,7 +183,8 @@ func (v *Volume) sweep() {
 }
 
 // Close ends everything: requests end with ErrGone. It waits for those in
-// flight.
+// flight; for forwarded ones that is until their owner has answered, or the
+// connection to it has ended.
 func (v *Volume) Close() error {
 	if v.closed.Swap(true) {
 		return errClosed

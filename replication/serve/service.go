@@ -30,6 +30,7 @@ type Config struct {
 
 // Volume does what hosts of other nodes ask of this one.
 type Volume interface {
+	// Serve does a request, or refuses it, and calls its Done once.
 	Serve(in *message.Incoming)
 }
 

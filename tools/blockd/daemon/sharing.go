@@ -200,13 +200,14 @@ func (v *sharedVolume) Close() error {
 	return v.Volume.Close()
 }
 
-// Resize implements backing.
+// Resize implements backing. The volume grows when all of it has disks, which
+// is another revision of the catalog.
 func (v *sharedVolume) Resize(sizeBytes int64) error {
-	m := v.d.catalog.State().Map().Volume(v.id)
-	if m == nil {
-		return errors.New("it is being deleted")
+	state := v.d.catalog.State()
+	if !state.Allocated(v.id) {
+		return nil
 	}
-	return v.Grow(sizeBytes, m.Layout())
+	return v.Grow(sizeBytes, state.Map().Volume(v.id).Layout())
 }
 
 // NextMapped implements blockdev.Mapper: which blocks exist is known to the

@@ -119,6 +119,17 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 		until(t, fmt.Sprintf("%s says %v", n.cfg.Name, want), func() bool { return n.Daemon().volumes.accessOf(id) == want })
 	}
 
+	// It grows.
+	if _, err := blockdv1connect.NewVolumeServiceClient(a.client(), nodes[1].url()).ResizeVolume(t.Context(),
+		connect.NewRequest(&blockdv1.ResizeVolumeRequest{Name: "v", SizeBytes: 256 << 20})); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		until(t, n.cfg.Name+" has grown it", func() bool { return volumeDevice(t, n.Daemon(), "v").Geometry().SizeBytes == 256<<20 })
+	}
+	write(nodes[2], 255<<20, 9)
+	read(nodes[0], 255<<20, 9)
+
 	// A planned stop of the owner: the others go on where it has ended.
 	owner.stop()
 	rest := make([]*testNode, 0, 2)

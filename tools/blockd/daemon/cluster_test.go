@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -163,6 +164,9 @@ func threeNodes(t *testing.T) (admin, []*testNode) {
 		}
 	}
 	until(t, "three voters are up", func() bool { return healthyVoters(t, leading(nodes)) == 3 })
+	until(t, "all have said where they are reached", func() bool {
+		return !slices.ContainsFunc(nodes[0].Daemon().catalog.State().Nodes, func(n catalog.Node) bool { return n.Number == 0 || n.Portals.Equal(catalog.Portals{}) })
+	})
 	return a, nodes
 }
 

@@ -58,9 +58,8 @@ func New(cfg Config, env Env, g Grant, now clock.Mono) *Owner {
 
 // Renew moves the end of the lease.
 func (o *Owner) Renew(now, until clock.Mono) {
-	if o.enter(now) {
-		o.until = max(o.until, until)
-	}
+	o.until = max(o.until, until) // first: now may be past what was known before
+	o.enter(now)
 }
 
 // Grow makes the volume larger; a smaller size changes nothing. Meta must have

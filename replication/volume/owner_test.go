@@ -185,6 +185,21 @@ func TestLeaseIsCheckedWhenDataComes(t *testing.T) {
 	}
 }
 
+// An idle owner is ticked when its lease ends as far as it knows. A renewal that
+// it hears of at that instant came in time.
+func TestRenewalHeardOfAtTheEnd(t *testing.T) {
+	b := serves(t)
+	b.now = 10e9
+	b.o.Renew(b.now, 11e9)
+	if b.o.Over() {
+		t.Fatal("over though the lease goes on")
+	}
+	b.now = 11e9
+	if b.o.Renew(b.now, 10e9); !b.o.Over() {
+		t.Error("goes on after its lease")
+	}
+}
+
 // Data that one replica can't read is read from another and written to all.
 func TestReadRepair(t *testing.T) {
 	b := serves(t)

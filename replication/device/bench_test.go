@@ -30,7 +30,7 @@ func BenchmarkDevice(b *testing.B) {
 		{"forwarded-read4K-qd1", blockdev.OpRead, 1, 1},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			c := newCluster(b, options{})
+			c := newCluster(b, options{memory: true})
 			c.meta.grant(c.nodes[0])
 			v := c.nodes[bench.at].vol
 			if err := blockdev.WriteAt(v, make([]byte, 1<<20), 0); err != nil {

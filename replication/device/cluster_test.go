@@ -12,6 +12,7 @@ import (
 
 	"blockd.dev/afxdp/link"
 	"blockd.dev/afxdp/link/udplink"
+	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/disk/sim"
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/clock"
@@ -51,6 +52,7 @@ type options struct {
 	minInSync int
 	lease     time.Duration // default 10 s, which no busy machine is late for
 	disk      sim.Options
+	memory    bool // disks that cost nothing, and lose nothing
 	change    func(*device.Config)
 }
 
@@ -68,7 +70,8 @@ type node struct {
 	c     *cluster
 	index int
 	id    string
-	disk  *sim.Sim
+	disk  *sim.Sim // or memory
+	mem   memDisk
 	store *store.Store
 	svc   *serve.Service
 	ep    *endpoint.Endpoint
@@ -129,8 +132,12 @@ func newCluster(t testing.TB, o options) *cluster {
 	for i := range o.nodes {
 		n := &node{c: c, index: i, id: fmt.Sprintf("node%d", i)}
 		c.nodes = append(c.nodes, n)
-		n.disk = sim.New(512<<20, o.disk)
-		if err := store.Format(n.disk, store.FormatOptions{}); err != nil {
+		if o.memory {
+			n.mem = make(memDisk, 512<<20)
+		} else {
+			n.disk = sim.New(512<<20, o.disk)
+		}
+		if err := store.Format(n.anyDisk(), store.FormatOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -157,7 +164,7 @@ func (n *node) start() {
 	n.boot++
 	n.dead.Store(false)
 	var err error
-	if n.store, err = store.Open(n.disk, store.Options{}); err != nil {
+	if n.store, err = store.Open(n.anyDisk(), store.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	n.svc, err = serve.New(serve.Config{
@@ -198,6 +205,13 @@ func (n *node) start() {
 	if err := n.ep.AddLink(n.link); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (n *node) anyDisk() disk.Disk {
+	if n.mem != nil {
+		return n.mem
+	}
+	return n.disk
 }
 
 // event is what a daemon does with the endpoint's events.
@@ -433,6 +447,13 @@ func (m *meta) cutOff(n *node) {
 		m.lease = &testLease{}
 		m.lease.until.Store(int64(clock.Boot{}.Now().Add(m.c.o.lease))) // no later than what n has
 	}
+}
+
+// present is the owner.
+func (m *meta) present() *node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.owner
 }
 
 // release ends the lease at once: its owner has given it back.

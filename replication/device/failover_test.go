@@ -124,6 +124,24 @@ func (w *workload) verify(n *node) {
 	}
 }
 
+// verifyAll has one node after the other own the volume, which reads from its
+// own disk.
+func (w *workload) verifyAll() {
+	for _, n := range w.c.nodes {
+		w.c.handOver(n)
+		w.verify(n)
+	}
+}
+
+// handOver drains the owner and makes n the next one.
+func (c *cluster) handOver(n *node) {
+	drained := make(chan struct{})
+	c.meta.present().vol.Drain(func() { close(drained) })
+	<-drained
+	c.meta.release()
+	c.meta.grant(n)
+}
+
 // until waits for progress: n more acknowledged writes.
 func (w *workload) until(n int64) {
 	w.t.Helper()
@@ -173,10 +191,7 @@ func TestOwnerDies(t *testing.T) {
 		c.await("all replicas to be in sync", c.meta.settled)
 	}
 	w.end()
-	for _, n := range c.nodes {
-		c.meta.grant(n) // which reads from its own disk
-		w.verify(n)
-	}
+	w.verifyAll()
 }
 
 // All nodes lose power at once.
@@ -227,10 +242,26 @@ func TestOwnerIsCutOff(t *testing.T) {
 		c.await("all replicas to be in sync", c.meta.settled)
 	}
 	w.end()
-	for _, n := range c.nodes {
-		c.meta.grant(n)
-		w.verify(n)
+	w.verifyAll()
+}
+
+// Nodes that don't answer for a while, some of them long enough for connections
+// to end and replicas to be marked out, cost time and nothing else.
+func TestPauses(t *testing.T) {
+	c := newCluster(t, options{disk: sim.Options{Mode: sim.Async, Seed: 6}})
+	c.meta.grant(c.nodes[0])
+	w := c.load(t, 6, 4, c.nodes...)
+	rng := rand.New(rand.NewPCG(6, 6))
+	for range 12 {
+		n := c.nodes[rng.IntN(len(c.nodes))]
+		n.link.cut.Store(true)
+		time.Sleep(time.Duration(rng.IntN(700)) * time.Millisecond) // sleep: the pause
+		n.link.cut.Store(false)
+		w.until(20)
 	}
+	c.await("all replicas to be in sync", c.meta.settled)
+	w.end()
+	w.verifyAll()
 }
 
 // The lease moves on purpose, again and again, under load from all nodes.
@@ -239,14 +270,9 @@ func TestDrain(t *testing.T) {
 	c.meta.grant(c.nodes[0])
 	w := c.load(t, 7, 4, c.nodes...)
 	for round := range 12 {
-		old, next := c.nodes[round%3], c.nodes[(round+1)%3]
 		w.until(100)
-		drained := make(chan struct{})
 		began := time.Now()
-		old.vol.Drain(func() { close(drained) })
-		<-drained
-		c.meta.release()
-		c.meta.grant(next)
+		c.handOver(c.nodes[(round+1)%3])
 		w.until(1)
 		t.Logf("handed over in %v", time.Since(began))
 	}

@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"bytes"
 	"errors"
 	"sync"
 	"testing"
@@ -24,6 +25,7 @@ type stage struct {
 	held []*message.Sent
 	// forwarded are requests to other nodes that wait for the test.
 	forwarded []*message.Forwarded
+	atOnce    bool // nothing waits for the test
 	guard     uint64
 	gaveUp    chan uint64
 }
@@ -32,7 +34,7 @@ func newStage(t *testing.T, patience time.Duration) *stage {
 	s := &stage{t: t, gaveUp: make(chan uint64, 8)}
 	v, err := device.New(device.Config{
 		ID: volumeID, SizeBytes: volumeBytes, BlockSize: 4096, Layout: striped{2}, MinInSync: 1, Transport: s, Meta: s,
-		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience,
+		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Timeouts: device.Timeouts{Op: 50 * time.Millisecond, Request: time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +63,7 @@ func (s *stage) Send(m *message.Sent) {
 	if q := &m.Request; q.Kind == replica.Read { // all is zeroes that nobody wrote
 		m.Response.Vers = make([]replica.Version, (q.Off+q.Len-1)>>16-q.Off>>16+1)
 	}
-	if m.Request.Kind.Changes() {
+	if m.Request.Kind.Changes() && !s.atOnce {
 		s.mu.Lock()
 		s.held = append(s.held, m)
 		s.mu.Unlock()
@@ -72,6 +74,10 @@ func (s *stage) Send(m *message.Sent) {
 
 func (s *stage) Forward(f *message.Forwarded) {
 	f.Lost, f.NotSent = false, false
+	if s.atOnce {
+		answer(f, message.Done)
+		return
+	}
 	s.mu.Lock()
 	s.forwarded = append(s.forwarded, f)
 	s.mu.Unlock()
@@ -347,5 +353,36 @@ func TestLateRenewalGivesUp(t *testing.T) {
 	}
 	if n := len(s.gaveUp); n != 0 {
 		t.Errorf("gave up %d times more", n)
+	}
+}
+
+// A host that was told to come again has its memory back, while a replica is
+// still being sent to: what that gets is what was written.
+func TestTimedOutWriteKeepsItsData(t *testing.T) {
+	s := newStage(t, time.Hour)
+	s.own(1)
+	write := func(off int64, fill byte) *blockdev.Request {
+		data := bytes.Repeat([]byte{fill}, 4096)
+		done := make(chan struct{})
+		r := &blockdev.Request{Op: blockdev.OpWrite, Offset: off, Length: 4096, Data: [][]byte{data}, Done: func(*blockdev.Request) { close(done) }}
+		s.v.Submit([]*blockdev.Request{r})
+		<-done
+		clear(data) // it is the host's again
+		return r
+	}
+	for i := range int64(8) {
+		if r := write(i*4096, byte(i+1)); !errors.Is(r.Err, blockdev.ErrBusy) {
+			t.Fatalf("a write that no replica has answered: %v", r.Err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.held) != 8 {
+		t.Fatalf("the replica has %d writes, want 8", len(s.held))
+	}
+	for i, m := range s.held {
+		if want := bytes.Repeat([]byte{byte(i + 1)}, 4096); !bytes.Equal(m.Request.Data, want) {
+			t.Errorf("write %d is sent with other data, which begins with %d", i+1, m.Request.Data[0])
+		}
 	}
 }

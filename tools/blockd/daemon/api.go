@@ -78,7 +78,8 @@ func apiError(err error) error {
 	return connect.NewError(connect.CodeInternal, err)
 }
 
-// change runs a command and waits until the node has become what it says.
+// change runs a command and waits until the node has become what it says, and
+// the others, as far as they answer.
 func (a api) change(ctx context.Context, by *caller, cmd *catalogpb.Command) (catalog.Result, error) {
 	res, err := a.d.doContext(ctx, by, cmd)
 	if err == nil {
@@ -87,6 +88,7 @@ func (a api) change(ctx context.Context, by *caller, cmd *catalogpb.Command) (ca
 	if err != nil {
 		return catalog.Result{}, apiError(err)
 	}
+	a.d.spread(ctx, res.Revision)
 	return res, nil
 }
 

@@ -58,6 +58,26 @@ func askAround[T any](ctx context.Context, d *Daemon, nodes []catalog.Node, ask 
 	return out
 }
 
+// spread waits until the other nodes are what the catalog says at revision, so that a
+// host finds the same at all of them when the change is answered. A node
+// that does not answer in time follows when it can.
+func (d *Daemon) spread(ctx context.Context, revision uint64) {
+	if d.plane.peers == nil {
+		return
+	}
+	s := d.catalog.State()
+	var nodes []catalog.Node
+	for i := range s.Nodes {
+		if n := &s.Nodes[i]; n.ID != d.plane.id() && d.shared.reachable(n.ID) {
+			nodes = append(nodes, *n)
+		}
+	}
+	askAround(control.AtRevision(ctx, revision), d, nodes, func(ctx context.Context, p *control.Peer) (struct{}, error) {
+		_, err := blockdv1connect.NewPoolServiceClient(p, p.URL).GetPool(ctx, connect.NewRequest(&blockdv1.GetPoolRequest{Name: catalog.DefaultPool}))
+		return struct{}{}, err
+	})
+}
+
 // shared reports whether a volume has copies on several nodes, and so is served by all.
 func shared(s *catalog.State, v *catalog.Volume) bool { return s.Map().Volume(v.ID) != nil }
 

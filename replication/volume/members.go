@@ -94,6 +94,7 @@ func (o *Owner) propose() {
 			c.doubt = m.Gen + 1
 			if mutation.On(mutation.AckBeforeMarkOut) {
 				o.required &^= one(d)
+				o.retarget()
 			}
 		}
 		c.re.proposed, c.re.change = o.now, p.Change

@@ -38,7 +38,7 @@ func (b *bench) fenced(resp replica.Response, members ...int) {
 	}
 }
 
-// do submits an op, answers all that it leads to with OK, and tells how it ended.
+// do submits an op, answers all that comes of it with OK, and tells how it ended.
 func (b *bench) do(op *Op) error {
 	b.o.Submit(b.now, op)
 	for len(b.sent) > 0 {

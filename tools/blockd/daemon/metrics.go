@@ -9,6 +9,7 @@ import (
 	"blockd.dev/blockdev"
 	"blockd.dev/internal/adaptive"
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/director"
 )
 
 // collector turns the Stats of every part into metrics when they are scraped.
@@ -30,6 +31,8 @@ type collector struct {
 	storeLog, storeLogUsed, storeDirty, storeHost, storeDisk        *prometheus.Desc
 	storeAmplification, storeCheckpoints, storeBatches, storeBad    *prometheus.Desc
 	scrubRunning, scrubBytes, scrubErrors, scrubRounds, scrubFinish *prometheus.Desc
+
+	sharing sharingMetrics
 }
 
 func newCollector(d *Daemon) *collector {
@@ -38,6 +41,7 @@ func newCollector(d *Daemon) *collector {
 	}
 	return &collector{
 		d:               d,
+		sharing:         newSharingMetrics(desc),
 		info:            desc("info", "Always 1; the labels say what runs.", "version", "iqn", "media"),
 		catalogRevision: desc("catalog_revision", "Changes that the catalog has seen."),
 		events:          desc("events_total", "Events by level.", "level"),
@@ -138,6 +142,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.d.disks {
 		c.collectDisk(m, s)
 	}
+	if c.d.shared != nil {
+		c.sharing.collect(m, c.d.shared, s)
+	}
 }
 
 // collectPoll tells how a frontend's connections wait for their hosts.
@@ -178,7 +185,7 @@ func (c *collector) collectNVMe(m sink) {
 
 func (c *collector) collectVolume(m sink, cv *catalog.Volume) {
 	up := 0.0
-	if state, _ := c.d.volumeState(cv); state == "online" {
+	if state, _ := c.d.volumeState(cv); state == "online" || state == string(director.Degraded) {
 		up = 1
 	}
 	m.gauge(c.volumeState, up, cv.Name)

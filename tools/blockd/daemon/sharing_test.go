@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"blockd.dev/blockdev"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
@@ -117,6 +118,23 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 			want = access.Optimized
 		}
 		until(t, fmt.Sprintf("%s says %v", n.cfg.Name, want), func() bool { return n.Daemon().volumes.accessOf(id) == want })
+	}
+
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(newCollector(owner.Daemon()))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			told[f.GetName()] += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	if told["blockd_volume_replicas"] != 3 || told["blockd_volume_owned"] != 1 || told["blockd_network_peer_up"] != 2 || told["blockd_volume_leases"] != 1 ||
+		told["blockd_volume_owner_requests_total"] == 0 || told["blockd_network_link_packets_total"] == 0 {
+		t.Errorf("metrics: %v", told)
 	}
 
 	// It grows.

@@ -13,7 +13,7 @@ protoc \
 	--plugin="$(go tool -n protoc-gen-connect-go)" \
 	--go_out=. --go_opt=module=blockd.dev \
 	--connect-go_out=. --connect-go_opt=module=blockd.dev \
-	-I raftmeta/api raftmeta/api/blockd/v1/blockd.proto raftmeta/api/blockd/v1/cluster.proto raftmeta/api/blockd/v1/peer.proto raftmeta/api/blockd/v1/pulse.proto
+	-I raftmeta/api raftmeta/api/blockd/v1/blockd.proto raftmeta/api/blockd/v1/cluster.proto raftmeta/api/blockd/v1/ops.proto raftmeta/api/blockd/v1/peer.proto raftmeta/api/blockd/v1/pulse.proto
 protoc \
 	--plugin="$(go tool -n protoc-gen-go)" \
 	--go_out=. --go_opt=module=blockd.dev \

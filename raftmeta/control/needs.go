@@ -52,6 +52,18 @@ var Needs = map[string]Need{
 	blockdv1connect.VolumeServiceProtectVolumeProcedure: NeedOperator,
 	blockdv1connect.VolumeServiceDeleteVolumeProcedure:  NeedOperator,
 
+	blockdv1connect.VolumeServiceGetVolumeLatencyProcedure: NeedViewer,
+	blockdv1connect.ExplainServiceExplainVolumeProcedure:   NeedViewer,
+
+	blockdv1connect.LeaseServiceListLeasesProcedure: NeedViewer,
+	blockdv1connect.LeaseServiceMoveLeaseProcedure:  NeedOperator,
+
+	blockdv1connect.JobServiceListJobsProcedure:  NeedViewer,
+	blockdv1connect.JobServiceGetJobProcedure:    NeedViewer,
+	blockdv1connect.JobServicePauseJobProcedure:  NeedOperator,
+	blockdv1connect.JobServiceResumeJobProcedure: NeedOperator,
+	blockdv1connect.JobServiceCancelJobProcedure: NeedOperator,
+
 	blockdv1connect.PoolServiceCreatePoolProcedure: NeedAdmin,
 	blockdv1connect.PoolServiceListPoolsProcedure:  NeedViewer,
 	blockdv1connect.PoolServiceGetPoolProcedure:    NeedViewer,
@@ -85,6 +97,11 @@ var Needs = map[string]Need{
 
 	blockdv1connect.MembershipServiceSetNodeLabelsProcedure: NeedAdmin,
 	blockdv1connect.MembershipServiceRemoveNodeProcedure:    NeedAdmin,
+	blockdv1connect.MembershipServiceDrainNodeProcedure:     NeedOperator,
+	blockdv1connect.MembershipServiceResumeNodeProcedure:    NeedOperator,
+	blockdv1connect.MembershipServiceDrainDiskProcedure:     NeedOperator,
+	blockdv1connect.MembershipServiceResumeDiskProcedure:    NeedOperator,
+	blockdv1connect.MembershipServiceRemoveDiskProcedure:    NeedAdmin,
 
 	blockdv1connect.PulseServicePulseProcedure:             NeedNode,
 	blockdv1connect.PeerServiceEnforceReservationProcedure: NeedNode,

@@ -52,7 +52,7 @@ func TestNeedsFollowTheVerb(t *testing.T) {
 	open := map[string]bool{"AdmitNode": true} // its token is the credential
 	for m, need := range Needs {
 		verb := m[lastSlash(m)+1:]
-		reads := hasPrefix(verb, "List", "Get", "Watch", "Diagnose")
+		reads := hasPrefix(verb, "List", "Get", "Watch", "Diagnose", "Explain")
 		switch {
 		case open[verb]:
 			if need != NeedNothing {

@@ -12,7 +12,7 @@
 //
 // # Goroutines
 //
-// The package starts none of its own.
+// None outlives the command that starts it: top asks the nodes in one each.
 package cli
 
 import (
@@ -68,7 +68,7 @@ Exit codes:
 func New() *cobra.Command {
 	a := &app{}
 	root := group("blockctl", "Administer blockd", a.volume(), a.pool(), a.host(), a.mapCommand(), a.unmapCommand(), a.mapping(),
-		a.cluster(), a.node(), a.disk(), a.session(), a.certificate(), a.events(), a.audit(), a.top(), a.doctor(), a.store())
+		a.cluster(), a.node(), a.disk(), a.lease(), a.job(), a.explain(), a.session(), a.certificate(), a.events(), a.audit(), a.top(), a.doctor(), a.store())
 	root.Long = long
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.PersistentPreRunE = func(*cobra.Command, []string) error {
@@ -105,6 +105,13 @@ func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 // required marks a flag of c that must be given.
 func required(c *cobra.Command, flag string) {
 	if err := c.MarkFlagRequired(flag); err != nil {
+		panic(err) // no such flag: a mistake in this package
+	}
+}
+
+// hide keeps a flag of c out of its help: one that is only refused, with a reason.
+func hide(c *cobra.Command, flag string) {
+	if err := c.Flags().MarkHidden(flag); err != nil {
 		panic(err) // no such flag: a mistake in this package
 	}
 }

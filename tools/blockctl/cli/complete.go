@@ -69,3 +69,17 @@ func (a *app) nodeNames(cmd *cobra.Command) ([]string, error) {
 	r, err := ask(a, cmd, a.clients().cluster.GetCluster, &blockdv1.GetClusterRequest{})
 	return namesOf(r.GetCluster().GetMembers(), err)
 }
+
+func (a *app) jobNames(cmd *cobra.Command) ([]string, error) {
+	r, err := ask(a, cmd, a.clients().job.ListJobs, &blockdv1.ListJobsRequest{})
+	var out []string
+	for _, j := range r.GetJobs() {
+		out = append(out, j.GetId())
+	}
+	return out, err
+}
+
+func (a *app) diskNames(cmd *cobra.Command) ([]string, error) {
+	r, err := ask(a, cmd, a.clients().node.ListDisks, &blockdv1.ListDisksRequest{})
+	return namesOf(r.GetDisks(), err)
+}

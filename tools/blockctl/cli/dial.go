@@ -210,6 +210,9 @@ type clients struct {
 	event      blockdv1connect.EventServiceClient
 	cluster    blockdv1connect.ClusterServiceClient
 	membership blockdv1connect.MembershipServiceClient
+	job        blockdv1connect.JobServiceClient
+	lease      blockdv1connect.LeaseServiceClient
+	explain    blockdv1connect.ExplainServiceClient
 }
 
 // clients returns the services by the link. An error of the link itself is for ask to find.
@@ -228,5 +231,8 @@ func (a *app) clients() clients {
 		event:      blockdv1connect.NewEventServiceClient(h, baseURL, with),
 		cluster:    blockdv1connect.NewClusterServiceClient(h, baseURL, with),
 		membership: blockdv1connect.NewMembershipServiceClient(h, baseURL, with),
+		job:        blockdv1connect.NewJobServiceClient(h, baseURL, with),
+		lease:      blockdv1connect.NewLeaseServiceClient(h, baseURL, with),
+		explain:    blockdv1connect.NewExplainServiceClient(h, baseURL, with),
 	}
 }

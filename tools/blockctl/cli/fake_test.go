@@ -30,6 +30,9 @@ type fake struct {
 	blockdv1connect.UnimplementedEventServiceHandler
 	blockdv1connect.UnimplementedClusterServiceHandler
 	blockdv1connect.UnimplementedMembershipServiceHandler
+	blockdv1connect.UnimplementedJobServiceHandler
+	blockdv1connect.UnimplementedLeaseServiceHandler
+	blockdv1connect.UnimplementedExplainServiceHandler
 
 	mu      sync.Mutex
 	asked   []connect.AnyRequest
@@ -38,6 +41,7 @@ type fake struct {
 	scrapes int
 	issue   func(*blockdv1.IssueClientCertificateRequest) *blockdv1.IssueClientCertificateResponse
 	init    *blockdv1.InitClusterResponse
+	jobs    []*blockdv1.Job // what looks at a job see, one after the other; then drainJob
 }
 
 const when = "2026-03-04T05:06:07Z"
@@ -45,17 +49,18 @@ const when = "2026-03-04T05:06:07Z"
 var (
 	db1 = &blockdv1.Volume{Name: "db1", Id: "4ab6e09ede2a404086df5c9d4e9d4a34", SizeBytes: 10 << 30, UsedBytes: 3 << 29, BlockSize: 512,
 		Iqn: "iqn.2026-01.dev.blockd:e5b131bdd7ad", Nqn: "nqn.2014-08.org.nvmexpress:uuid:e5b131bd-d7ad-48c0-b3fa-ba94cd8929f0", Nsid: 1,
-		Uuid: "4ab6e09e-de2a-4040-86df-5c9d4e9d4a34", Pool: "default", State: "online", Created: when, Protection: "none", Access: "optimized", Node: "n2",
+		Uuid: "4ab6e09e-de2a-4040-86df-5c9d4e9d4a34", Pool: "default", State: "online", Created: when, Protection: "none", Access: "optimized", Node: "n2", Epoch: 4, MovingTo: "n1",
+		Replicas: []*blockdv1.Replica{{Disk: "ccb6e09ede2a404086df5c9d4e9d4a34", Number: 1, Node: "n1", State: "in-sync"}, {Disk: "ddb6e09ede2a404086df5c9d4e9d4a34", Number: 2, Node: "n2", State: "rebuilding"}},
 		Mappings: []*blockdv1.Mapping{{Volume: "db1", Host: "web1"}, {Volume: "db1", Host: "web2", Lun: 7}}}
 	logs = &blockdv1.Volume{Name: "logs-of-the-web-servers-in-the-east", Id: "00b6e09ede2a404086df5c9d4e9d4a35", SizeBytes: 1 << 40, BlockSize: 4096, Lun: 1,
 		Iqn: db1.Iqn, Nqn: db1.Nqn, Nsid: 2, Uuid: "00b6e09e-de2a-4040-86df-5c9d4e9d4a35", Pool: "archive", State: "failed",
 		Reason: "the disk is gone", Created: when, Protection: "permanent", Access: "inaccessible"}
-	pool = &blockdv1.Pool{Name: "default", Id: "aab6e09ede2a404086df5c9d4e9d4a34", Replicas: 1, MinInSync: 1, Media: "disk", Volumes: 2, ProvisionedBytes: 11 << 30, UsedBytes: 3 << 29, CapacityBytes: 16 << 30, Created: when}
+	pool = &blockdv1.Pool{Name: "default", Id: "aab6e09ede2a404086df5c9d4e9d4a34", Replicas: 1, MinInSync: 1, Domain: "host", Media: "disk", Volumes: 2, ProvisionedBytes: 11 << 30, UsedBytes: 3 << 29, CapacityBytes: 16 << 30, Created: when}
 	web1 = &blockdv1.Host{Name: "web1", Id: "bbb6e09ede2a404086df5c9d4e9d4a34", Iqn: "iqn.1993-08.org.debian:01:4b2f", ChapUser: "web1", MutualChapUser: "target",
 		Created: when, Mappings: []*blockdv1.Mapping{{Volume: "db1", Host: "web1"}}, Sessions: 2, Dhchap: true}
 	members = []*blockdv1.Member{
 		{Name: "n1", Id: "f2a3e4dfb06648e8bd868e68e9604f36", Address: "10.0.0.1:7480", Suffrage: "voter", State: "up", Leader: true, Labels: map[string]string{"zone": "east", "rack": "r1"},
-			Roles: []string{"meta", "store"}, Version: "1.2.3", AppliedIndex: 1234, CertificateExpires: "2027-03-04T05:06:07Z"},
+			Roles: []string{"meta", "store"}, Version: "1.2.3", Service: "draining", AppliedIndex: 1234, CertificateExpires: "2027-03-04T05:06:07Z"},
 		{Name: "n2", Id: "8f4efeaccfd24ef9b07202285499a841", Address: "10.0.0.2:7480", Suffrage: "voter", State: "down", Reason: "silent for 12s; the leader has sent it heartbeats at 10.0.0.2:7480 in vain",
 			Roles: []string{"meta"}, Version: "1.2.3", AppliedIndex: 1200, LastHeard: when},
 	}
@@ -76,6 +81,9 @@ func (f *fake) start(t *testing.T, l net.Listener) string {
 	mux.Handle(blockdv1connect.NewEventServiceHandler(f, with))
 	mux.Handle(blockdv1connect.NewClusterServiceHandler(f, with))
 	mux.Handle(blockdv1connect.NewMembershipServiceHandler(f, with))
+	mux.Handle(blockdv1connect.NewJobServiceHandler(f, with))
+	mux.Handle(blockdv1connect.NewLeaseServiceHandler(f, with))
+	mux.Handle(blockdv1connect.NewExplainServiceHandler(f, with))
 	mux.HandleFunc("GET /metrics", f.metrics)
 	s := &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}
 	done := make(chan struct{})
@@ -137,6 +145,9 @@ func missing(name string) error {
 }
 
 func (f *fake) CreateVolume(_ context.Context, r *connect.Request[blockdv1.CreateVolumeRequest]) (*connect.Response[blockdv1.CreateVolumeResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.CreateVolumeResponse{Changes: []string{"volume.create " + r.Msg.GetName()}})
+	}
 	return respond(&blockdv1.CreateVolumeResponse{Volume: db1})
 }
 
@@ -151,19 +162,34 @@ func (f *fake) GetVolume(_ context.Context, r *connect.Request[blockdv1.GetVolum
 	return respond(&blockdv1.GetVolumeResponse{Volume: db1})
 }
 
-func (f *fake) ResizeVolume(context.Context, *connect.Request[blockdv1.ResizeVolumeRequest]) (*connect.Response[blockdv1.ResizeVolumeResponse], error) {
+func (f *fake) ResizeVolume(_ context.Context, r *connect.Request[blockdv1.ResizeVolumeRequest]) (*connect.Response[blockdv1.ResizeVolumeResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.ResizeVolumeResponse{Changes: []string{"ResizeVolume " + r.Msg.GetName()}})
+	}
 	return respond(&blockdv1.ResizeVolumeResponse{Volume: db1})
 }
 
-func (f *fake) ProtectVolume(context.Context, *connect.Request[blockdv1.ProtectVolumeRequest]) (*connect.Response[blockdv1.ProtectVolumeResponse], error) {
+func (f *fake) ProtectVolume(_ context.Context, r *connect.Request[blockdv1.ProtectVolumeRequest]) (*connect.Response[blockdv1.ProtectVolumeResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.ProtectVolumeResponse{Changes: []string{"ProtectVolume " + r.Msg.GetName()}})
+	}
 	return respond(&blockdv1.ProtectVolumeResponse{Volume: logs})
 }
 
-func (f *fake) DeleteVolume(context.Context, *connect.Request[blockdv1.DeleteVolumeRequest]) (*connect.Response[blockdv1.DeleteVolumeResponse], error) {
+func (f *fake) DeleteVolume(_ context.Context, r *connect.Request[blockdv1.DeleteVolumeRequest]) (*connect.Response[blockdv1.DeleteVolumeResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.DeleteVolumeResponse{Changes: []string{"DeleteVolume " + r.Msg.GetName()}})
+	}
 	return respond(&blockdv1.DeleteVolumeResponse{})
 }
 
 func (f *fake) CreatePool(_ context.Context, req *connect.Request[blockdv1.CreatePoolRequest]) (*connect.Response[blockdv1.CreatePoolResponse], error) {
+	switch {
+	case req.Msg.GetDryRun():
+		return respond(&blockdv1.CreatePoolResponse{Changes: []string{"pool.create " + req.Msg.GetName() + " across " + req.Msg.GetDomain() + "s"}})
+	case req.Msg.GetEc() != "":
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("erasure coding %s: no node can serve it", req.Msg.GetEc()))
+	}
 	p := proto.CloneOf(pool)
 	p.Name, p.Replicas, p.MinInSync = req.Msg.GetName(), req.Msg.GetReplicas(), cmp.Or(req.Msg.GetMinInSync(), 1)
 	return respond(&blockdv1.CreatePoolResponse{Pool: p})
@@ -177,7 +203,10 @@ func (f *fake) GetPool(context.Context, *connect.Request[blockdv1.GetPoolRequest
 	return respond(&blockdv1.GetPoolResponse{Pool: pool})
 }
 
-func (f *fake) CreateHost(context.Context, *connect.Request[blockdv1.CreateHostRequest]) (*connect.Response[blockdv1.CreateHostResponse], error) {
+func (f *fake) CreateHost(_ context.Context, r *connect.Request[blockdv1.CreateHostRequest]) (*connect.Response[blockdv1.CreateHostResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.CreateHostResponse{Changes: []string{"CreateHost " + r.Msg.GetName()}})
+	}
 	return respond(&blockdv1.CreateHostResponse{Host: web1})
 }
 
@@ -189,19 +218,31 @@ func (f *fake) GetHost(context.Context, *connect.Request[blockdv1.GetHostRequest
 	return respond(&blockdv1.GetHostResponse{Host: web1})
 }
 
-func (f *fake) UpdateHost(context.Context, *connect.Request[blockdv1.UpdateHostRequest]) (*connect.Response[blockdv1.UpdateHostResponse], error) {
+func (f *fake) UpdateHost(_ context.Context, r *connect.Request[blockdv1.UpdateHostRequest]) (*connect.Response[blockdv1.UpdateHostResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.UpdateHostResponse{Changes: []string{"UpdateHost " + r.Msg.GetName()}})
+	}
 	return respond(&blockdv1.UpdateHostResponse{Host: web1})
 }
 
-func (f *fake) DeleteHost(context.Context, *connect.Request[blockdv1.DeleteHostRequest]) (*connect.Response[blockdv1.DeleteHostResponse], error) {
+func (f *fake) DeleteHost(_ context.Context, r *connect.Request[blockdv1.DeleteHostRequest]) (*connect.Response[blockdv1.DeleteHostResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.DeleteHostResponse{Changes: []string{"DeleteHost " + r.Msg.GetName()}})
+	}
 	return respond(&blockdv1.DeleteHostResponse{})
 }
 
 func (f *fake) MapVolume(_ context.Context, r *connect.Request[blockdv1.MapVolumeRequest]) (*connect.Response[blockdv1.MapVolumeResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.MapVolumeResponse{Changes: []string{"map " + r.Msg.GetVolume() + " " + r.Msg.GetHost()}})
+	}
 	return respond(&blockdv1.MapVolumeResponse{Mapping: &blockdv1.Mapping{Volume: r.Msg.GetVolume(), Host: r.Msg.GetHost(), Lun: r.Msg.GetLun()}})
 }
 
-func (f *fake) UnmapVolume(context.Context, *connect.Request[blockdv1.UnmapVolumeRequest]) (*connect.Response[blockdv1.UnmapVolumeResponse], error) {
+func (f *fake) UnmapVolume(_ context.Context, r *connect.Request[blockdv1.UnmapVolumeRequest]) (*connect.Response[blockdv1.UnmapVolumeResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.UnmapVolumeResponse{Changes: []string{"unmap " + r.Msg.GetVolume() + " " + r.Msg.GetHost()}})
+	}
 	return respond(&blockdv1.UnmapVolumeResponse{})
 }
 
@@ -216,7 +257,7 @@ func (f *fake) ListNodes(context.Context, *connect.Request[blockdv1.ListNodesReq
 
 func (f *fake) ListDisks(context.Context, *connect.Request[blockdv1.ListDisksRequest]) (*connect.Response[blockdv1.ListDisksResponse], error) {
 	return respond(&blockdv1.ListDisksResponse{Disks: []*blockdv1.Disk{{Name: "disk0", Path: "/var/lib/blockd/disk0", Uuid: "ccb6e09ede2a404086df5c9d4e9d4a34", State: "online", Driver: "io_uring", Direct: true,
-		CapacityBytes: 16 << 30, UsedBytes: 1 << 30, LogBytes: 1 << 28, WriteAmplification: 1.25, Checkpoints: 3, Scrub: &blockdv1.Scrub{LastFinished: when, Rounds: 1}}}})
+		CapacityBytes: 16 << 30, UsedBytes: 1 << 30, LogBytes: 1 << 28, WriteAmplification: 1.25, Checkpoints: 3, Scrub: &blockdv1.Scrub{LastFinished: when, Rounds: 1}, Node: "n1", Service: "active"}}})
 }
 
 func (f *fake) ListSessions(context.Context, *connect.Request[blockdv1.ListSessionsRequest]) (*connect.Response[blockdv1.ListSessionsResponse], error) {

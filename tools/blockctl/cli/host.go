@@ -100,6 +100,9 @@ func (a *app) printHost(cmd *cobra.Command, r interface{ GetHost() *blockdv1.Hos
 	if err != nil {
 		return err
 	}
+	if tried, ok := r.(interface{ GetChanges() []string }); ok && a.dry {
+		return a.printChanges(cmd, tried.GetChanges())
+	}
 	h := viewHost(r.GetHost())
 	return a.print(cmd, h, hostDetail(h))
 }
@@ -149,7 +152,7 @@ func (a *app) hostAdd() *cobra.Command {
 		},
 	}
 	f.add(c)
-	return c
+	return a.dryRun(c, &blockdv1.CreateHostRequest{})
 }
 
 func (a *app) hostList() *cobra.Command {
@@ -223,7 +226,7 @@ func (a *app) hostSet() *cobra.Command {
 	c.MarkFlagsMutuallyExclusive("no-chap", "mutual-chap-user")
 	c.MarkFlagsMutuallyExclusive("no-mutual-chap", "mutual-chap-user")
 	c.MarkFlagsOneRequired("iqn", "nqn", "chap-user", "mutual-chap-user", "no-chap", "no-mutual-chap", "dhchap-key-file", "no-dhchap")
-	return c
+	return a.dryRun(c, &blockdv1.UpdateHostRequest{})
 }
 
 func (a *app) hostDelete() *cobra.Command {
@@ -237,12 +240,16 @@ func (a *app) hostDelete() *cobra.Command {
 			if err := a.confirm(cmd, yes, fmt.Sprintf("deleting host %q takes its volumes from it at once", args[0])); err != nil {
 				return err
 			}
-			if _, err := ask(a, cmd, a.clients().host.DeleteHost, &blockdv1.DeleteHostRequest{Name: args[0]}); err != nil {
+			r, err := ask(a, cmd, a.clients().host.DeleteHost, &blockdv1.DeleteHostRequest{Name: args[0]})
+			if err != nil {
 				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
 			}
 			return a.done(cmd, "host", args[0], "deleted")
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "yes, take its volumes from it")
-	return c
+	return a.dryRun(c, &blockdv1.DeleteHostRequest{})
 }

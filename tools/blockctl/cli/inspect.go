@@ -10,7 +10,7 @@ import (
 )
 
 func (a *app) disk() *cobra.Command {
-	return group("disk", "Show disks", &cobra.Command{
+	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the disks that hold extents",
 		Args:  cobra.NoArgs,
@@ -21,7 +21,8 @@ func (a *app) disk() *cobra.Command {
 			}
 			return printList(a, cmd, views(r.GetDisks(), viewDisk), diskColumns)
 		},
-	})
+	}
+	return group("disk", "Show disks, drain and remove them", list, a.diskDrain(), a.diskResume(), a.diskRemove())
 }
 
 func (a *app) session() *cobra.Command {

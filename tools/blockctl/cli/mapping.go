@@ -23,27 +23,34 @@ func (a *app) mapCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
 			v := viewMapping(r.GetMapping())
 			return printTable(a, cmd, v, []mappingView{v}, mappingColumns)
 		},
 	}
 	c.Flags().Uint32Var(&lun, "lun", 0, "LUN to show it at, 0 to 16383 (the volume's own)")
-	return c
+	return a.dryRun(c, &blockdv1.MapVolumeRequest{})
 }
 
 func (a *app) unmapCommand() *cobra.Command {
-	return &cobra.Command{
+	return a.dryRun(&cobra.Command{
 		Use:               "unmap VOLUME HOST",
 		Short:             "Take a volume from a host, or from `any`",
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeArgs(a.volumeNames, a.hostNamesAndAny),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := ask(a, cmd, a.clients().mapping.UnmapVolume, &blockdv1.UnmapVolumeRequest{Volume: args[0], Host: args[1]}); err != nil {
+			r, err := ask(a, cmd, a.clients().mapping.UnmapVolume, &blockdv1.UnmapVolumeRequest{Volume: args[0], Host: args[1]})
+			if err != nil {
 				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
 			}
 			return a.done(cmd, "volume", args[0], "unmapped from "+args[1])
 		},
-	}
+	}, &blockdv1.UnmapVolumeRequest{})
 }
 
 func (a *app) mapping() *cobra.Command {

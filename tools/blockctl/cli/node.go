@@ -13,8 +13,8 @@ import (
 )
 
 func (a *app) node() *cobra.Command {
-	return group("node", "Let nodes in, show them, label and remove them",
-		a.nodeList(), a.nodeShow(), a.nodeToken(), a.nodeJoin(), a.nodeLabel(), a.nodeRemove())
+	return group("node", "Let nodes in, show them, label, drain and remove them",
+		a.nodeList(), a.nodeShow(), a.nodeToken(), a.nodeJoin(), a.nodeLabel(), a.nodeDrain(), a.nodeResume(), a.nodeRemove())
 }
 
 // nodes returns all nodes: what each says of itself, where it can be asked, and

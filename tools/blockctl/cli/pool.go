@@ -17,13 +17,16 @@ func (a *app) printPool(cmd *cobra.Command, r interface{ GetPool() *blockdv1.Poo
 	if err != nil {
 		return err
 	}
+	if tried, ok := r.(interface{ GetChanges() []string }); ok && a.dry {
+		return a.printChanges(cmd, tried.GetChanges())
+	}
 	p := viewPool(r.GetPool())
 	return printTable(a, cmd, p, []poolView{p}, poolColumns)
 }
 
 func (a *app) poolCreate() *cobra.Command {
 	var replicas, minInSync uint32
-	var media string
+	var media, domain, ec string
 	c := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a pool",
@@ -32,15 +35,20 @@ func (a *app) poolCreate() *cobra.Command {
 			if replicas == 0 {
 				return usageError{errors.New("--replicas 0: there must be at least one copy")}
 			}
-			r, err := ask(a, cmd, a.clients().pool.CreatePool, &blockdv1.CreatePoolRequest{Name: args[0], Replicas: replicas, MinInSync: minInSync, Media: media})
+			r, err := ask(a, cmd, a.clients().pool.CreatePool, &blockdv1.CreatePoolRequest{Name: args[0], Replicas: replicas, MinInSync: minInSync, Media: media, Domain: domain, Ec: ec})
 			return a.printPool(cmd, r, err)
 		},
 	}
 	c.Flags().Uint32Var(&replicas, "replicas", 1, "copies of the data; a single node can keep 1")
 	c.Flags().Uint32Var(&minInSync, "min-in-sync", 0, "copies that a write must be on before it is acknowledged, or it waits; the default is most of them, and both of two. With 1, the loss of a disk may lose what was acknowledged")
 	c.Flags().StringVar(&media, "media", "", "disk, or ram (gone when blockd stops); the default is what blockd was started with")
+	c.Flags().StringVar(&domain, "domain", "host", "what no two copies may share: host, rack or zone, which are labels of nodes")
+	c.Flags().StringVar(&ec, "ec", "", "erasure coding, such as 4+2; no node can serve that in this version, and it is refused")
+	hide(c, "ec")
+	c.MarkFlagsMutuallyExclusive("ec", "replicas")
 	complete(c, "media", "disk", "ram")
-	return c
+	complete(c, "domain", "host", "rack", "zone")
+	return a.dryRun(c, &blockdv1.CreatePoolRequest{})
 }
 
 func (a *app) poolList() *cobra.Command {

@@ -253,12 +253,7 @@ func writeRows(w io.Writer, t rows) error {
 	for _, line := range t {
 		var b strings.Builder
 		for i, c := range line {
-			c = strings.Map(func(r rune) rune {
-				if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-					return ' '
-				}
-				return r
-			}, c)
+			c = printable(c)
 			b.WriteString(c)
 			if i < len(line)-1 {
 				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)+gap))
@@ -269,6 +264,16 @@ func writeRows(w io.Writer, t rows) error {
 		}
 	}
 	return nil
+}
+
+// printable makes a space of what could confuse a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 // shortTime is a time of the API to the second, as tables have it.

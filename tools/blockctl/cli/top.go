@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -131,11 +132,16 @@ func (a *app) look(cmd *cobra.Command) (look, error) {
 	if asked.bundle == nil || len(c.Members) < 2 {
 		return a.lookAtOne(ctx, out, asked)
 	}
-	for _, m := range c.Members {
-		n := nodeLook{member: m}
-		n.counts, n.err = scrape(ctx, &link{targets: []target{{"tcp", m.API}}, bundle: asked.bundle, named: asked.named})
-		out.nodes = append(out.nodes, n)
+	// All at the same time, so that one that does not answer delays nobody's figures.
+	out.nodes = make([]nodeLook, len(c.Members))
+	var asking sync.WaitGroup
+	for i, m := range c.Members {
+		asking.Go(func() {
+			counts, err := scrape(ctx, &link{targets: []target{{"tcp", m.API}}, bundle: asked.bundle, named: asked.named})
+			out.nodes[i] = nodeLook{m, counts, err}
+		})
 	}
+	asking.Wait()
 	return out, nil
 }
 

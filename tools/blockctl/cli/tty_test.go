@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
 // terminal makes a pseudo terminal of 80 by 24, and returns the person's end and
@@ -306,9 +309,31 @@ func TestDryRun(t *testing.T) {
 			t.Errorf("%v", r.Any())
 		}
 	}
-	if _, _, err := ctl("", "map", "db1", "web1", "--dry-run", "--api", address); ExitCode(err) != exitUsage || len(f.asked) != 2 {
-		t.Errorf("map --dry-run: %v, and asked %d times", err, len(f.asked))
+	if _, _, err := ctl("", "cluster", "transfer", "n1", "--dry-run", "--api", address); ExitCode(err) != exitUsage || len(f.asked) != 2 {
+		t.Errorf("cluster transfer --dry-run: %v, and asked %d times", err, len(f.asked))
 	}
+}
+
+// What changes the catalog can be tried; what makes something that is given away, or
+// changes the group of nodes, can't.
+func TestChangesCanBeTried(t *testing.T) {
+	never := []string{"InitCluster", "JoinCluster", "AdmitNode", "CreateJoinToken", "IssueClientCertificate", "TransferLeadership"}
+	protoregistry.GlobalFiles.RangeFilesByPackage("blockd.v1", func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			methods := f.Services().Get(i).Methods()
+			for j := range methods.Len() {
+				m := methods.Get(j)
+				changes := m.Input().Fields().ByName("request_id") != nil && !slices.Contains(never, string(m.Name()))
+				if tried := m.Input().Fields().ByName("dry_run") != nil; tried != changes {
+					t.Errorf("%s: it changes something: %v, it can be tried: %v", m.Name(), changes, tried)
+				}
+				if changes && m.Output().Fields().ByName("changes") == nil {
+					t.Errorf("%s does not say what it would change", m.Name())
+				}
+			}
+		}
+		return true
+	})
 }
 
 // TestCompletion offers the names that the API has.

@@ -47,12 +47,40 @@ type volumeView struct {
 	Protection string        `json:"protection"`
 	Access     string        `json:"access"`
 	Node       string        `json:"node"`
+	Epoch      uint64        `json:"epoch"`
+	MovingTo   string        `json:"moving_to,omitempty"`
+	Replicas   []replicaView `json:"replicas"`
+}
+
+type replicaView struct {
+	Disk   string `json:"disk"`
+	Number uint32 `json:"number"`
+	Node   string `json:"node"`
+	State  string `json:"state"`
+}
+
+func viewReplica(r *blockdv1.Replica) replicaView {
+	return replicaView{r.GetDisk(), r.GetNumber(), r.GetNode(), r.GetState()}
+}
+
+// inSync is how many copies are good, of how many.
+func (v volumeView) inSync() string {
+	good := 0
+	for _, r := range v.Replicas {
+		if r.State == "in-sync" {
+			good++
+		}
+	}
+	if len(v.Replicas) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", good, len(v.Replicas))
 }
 
 func viewVolume(v *blockdv1.Volume) volumeView {
 	return volumeView{v.GetName(), v.GetId(), v.GetSizeBytes(), v.GetUsedBytes(), v.GetBlockSize(), v.GetIqn(), v.GetLun(),
 		v.GetNqn(), v.GetNsid(), v.GetUuid(), v.GetPool(), v.GetState(), v.GetReason(), v.GetCreated(), mappingViews(v.GetMappings()),
-		v.GetProtection(), v.GetAccess(), v.GetNode()}
+		v.GetProtection(), v.GetAccess(), v.GetNode(), v.GetEpoch(), v.GetMovingTo(), views(v.GetReplicas(), viewReplica)}
 }
 
 func hostsOf(list []mappingView) string {
@@ -74,6 +102,8 @@ var volumeColumns = []column[volumeView]{
 	{"MAPPED TO", func(v volumeView) string { return hostsOf(v.Mappings) }, plain},
 	{"NSID", func(v volumeView) string { return fmt.Sprint(v.NSID) }, wide},
 	{"NODE", func(v volumeView) string { return v.Node }, wide},
+	{"IN SYNC", volumeView.inSync, wide},
+	{"EPOCH", func(v volumeView) string { return fmt.Sprint(v.Epoch) }, wide},
 	{"PROTECTION", func(v volumeView) string { return v.Protection }, wide},
 	{"ACCESS", func(v volumeView) string { return v.Access }, wide},
 	{"UUID", func(v volumeView) string { return v.UUID }, wide},
@@ -88,6 +118,15 @@ func volumeDetail(v volumeView) rows {
 	}
 	if v.Node != "" {
 		t = append(t, []string{"node", v.Node})
+	}
+	if v.Epoch > 0 {
+		t = append(t, []string{"epoch", fmt.Sprint(v.Epoch)})
+	}
+	if v.MovingTo != "" {
+		t = append(t, []string{"moving to", v.MovingTo})
+	}
+	for _, r := range v.Replicas {
+		t = append(t, []string{"copy", fmt.Sprintf("%s on node %s, disk %d (%s)", r.State, r.Node, r.Number, r.Disk)})
 	}
 	return append(t, []string{"size", units.FormatBytes(v.SizeBytes)}, []string{"used", units.FormatBytes(v.UsedBytes)},
 		[]string{"block size", fmt.Sprint(v.BlockSize)}, []string{"pool", v.Pool},
@@ -107,11 +146,12 @@ type poolView struct {
 	UsedBytes        int64  `json:"used_bytes"`
 	CapacityBytes    int64  `json:"capacity_bytes"`
 	Created          string `json:"created"`
+	Domain           string `json:"domain"`
 }
 
 func viewPool(p *blockdv1.Pool) poolView {
 	return poolView{p.GetName(), p.GetId(), p.GetMedia(), p.GetReplicas(), p.GetMinInSync(), p.GetVolumes(), p.GetProvisionedBytes(),
-		p.GetUsedBytes(), p.GetCapacityBytes(), p.GetCreated()}
+		p.GetUsedBytes(), p.GetCapacityBytes(), p.GetCreated(), p.GetDomain()}
 }
 
 // capacity is empty for a pool that has none of its own.
@@ -130,6 +170,7 @@ var poolColumns = []column[poolView]{
 	{"PROVISIONED", func(p poolView) string { return units.FormatBytes(p.ProvisionedBytes) }, fixed},
 	{"USED", func(p poolView) string { return units.FormatBytes(p.UsedBytes) }, fixed},
 	{"CAPACITY", func(p poolView) string { return capacity(p.CapacityBytes) }, fixed},
+	{"DOMAIN", func(p poolView) string { return p.Domain }, wide},
 	{"MIN IN SYNC", func(p poolView) string { return fmt.Sprint(p.MinInSync) }, wide},
 	{"ID", func(p poolView) string { return p.ID }, wide},
 	{"CREATED", func(p poolView) string { return shortTime(p.Created) }, wide},

@@ -44,8 +44,12 @@ func (n nodeView) member() memberView {
 // state is what the node says of itself, and beside it what the cluster says
 // where it is not the same good news.
 func (n nodeView) state() string {
-	if m := n.member(); m.State != "" && m.State != "up" && m.State != n.State {
+	m := n.member()
+	if m.State != "" && m.State != "up" && m.State != n.State {
 		return m.State
+	}
+	if m.Service != "" && m.Service != "active" {
+		return m.Service
 	}
 	return n.State
 }
@@ -90,11 +94,12 @@ type memberView struct {
 	AppliedIndex       uint64            `json:"applied_index"`
 	VolumesOwned       uint32            `json:"volumes_owned"`
 	CertificateExpires string            `json:"certificate_expires"`
+	Service            string            `json:"service"`
 }
 
 func viewMember(m *blockdv1.Member) memberView {
 	v := memberView{m.GetName(), m.GetId(), m.GetAddress(), m.GetSuffrage(), m.GetLeader(), m.GetState(), m.GetReason(), m.GetLabels(),
-		m.GetRoles(), m.GetVersion(), m.GetLastHeard(), m.GetAppliedIndex(), m.GetVolumesOwned(), m.GetCertificateExpires()}
+		m.GetRoles(), m.GetVersion(), m.GetLastHeard(), m.GetAppliedIndex(), m.GetVolumesOwned(), m.GetCertificateExpires(), m.GetService()}
 	if v.Labels == nil {
 		v.Labels = map[string]string{}
 	}
@@ -130,6 +135,9 @@ var memberColumns = []column[memberView]{
 func memberDetail(m memberView) rows {
 	t := rows{{"name", m.Name}, {"state", m.State}, {"raft", m.raft()}, {"id", m.ID}, {"member at", m.API}, {"labels", labelsText(m.Labels)},
 		{"last heard", m.LastHeard}, {"applied", fmt.Sprint(m.AppliedIndex)}}
+	if m.Service != "" && m.Service != "active" {
+		t = append(t, []string{"service", m.Service})
+	}
 	if m.Reason != "" {
 		t = append(t, []string{"reason", m.Reason})
 	}

@@ -33,6 +33,8 @@ type diskView struct {
 	WriteAmplification float64   `json:"write_amplification"`
 	Checkpoints        uint64    `json:"checkpoints"`
 	Scrub              scrubView `json:"scrub"`
+	Node               string    `json:"node"`
+	Service            string    `json:"service"`
 }
 
 func viewDisk(d *blockdv1.Disk) diskView {
@@ -40,7 +42,7 @@ func viewDisk(d *blockdv1.Disk) diskView {
 	return diskView{d.GetName(), d.GetPath(), d.GetUuid(), d.GetState(), d.GetReason(), d.GetDriver(), d.GetDirect(),
 		d.GetDriverReason(), d.GetCapacityBytes(), d.GetUsedBytes(), d.GetLogBytes(), d.GetLogUsedBytes(),
 		d.GetWriteAmplification(), d.GetCheckpoints(),
-		scrubView{s.GetRunning(), s.GetBytes(), s.GetErrors(), s.GetRounds(), s.GetLastFinished(), s.GetLastError()}}
+		scrubView{s.GetRunning(), s.GetBytes(), s.GetErrors(), s.GetRounds(), s.GetLastFinished(), s.GetLastError()}, d.GetNode(), d.GetService()}
 }
 
 type sessionView struct {
@@ -82,10 +84,18 @@ type findingView struct {
 	Advice  string `json:"advice,omitempty"`
 }
 
+// state is what the disk does, and where it does well, what an administrator wants of it.
+func (d diskView) state() string {
+	if d.State == "online" && d.Service != "" && d.Service != "active" {
+		return d.Service
+	}
+	return d.State
+}
+
 var diskColumns = []column[diskView]{
 	{"NAME", func(d diskView) string { return d.Name }, plain},
 	{"PATH", func(d diskView) string { return d.Path }, plain},
-	{"STATE", func(d diskView) string { return d.State }, plain},
+	{"STATE", diskView.state, plain},
 	{"DRIVER", func(d diskView) string { return d.Driver }, plain},
 	{"USED", func(d diskView) string { return units.FormatBytes(d.UsedBytes) }, fixed},
 	{"CAPACITY", func(d diskView) string { return units.FormatBytes(d.CapacityBytes) }, fixed},

@@ -11,7 +11,7 @@ import (
 
 func (a *app) volume() *cobra.Command {
 	return group("volume", "Create, show, resize, protect and delete volumes",
-		a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeResize(),
+		a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeLatency(), a.volumeResize(),
 		a.volumeProtect(), a.volumeUnprotect(), a.volumeDelete())
 }
 
@@ -19,6 +19,9 @@ func (a *app) volume() *cobra.Command {
 func (a *app) printVolume(cmd *cobra.Command, r interface{ GetVolume() *blockdv1.Volume }, err error) error {
 	if err != nil {
 		return err
+	}
+	if tried, ok := r.(interface{ GetChanges() []string }); ok && a.dry {
+		return a.printChanges(cmd, tried.GetChanges())
 	}
 	v := viewVolume(r.GetVolume())
 	return a.print(cmd, v, volumeDetail(v))
@@ -48,7 +51,7 @@ func (a *app) volumeCreate() *cobra.Command {
 	required(c, "size")
 	complete(c, "block-size", "512", "4096")
 	a.completeFlag(c, "pool", a.poolNames)
-	return c
+	return a.dryRun(c, &blockdv1.CreateVolumeRequest{})
 }
 
 func (a *app) volumeList() *cobra.Command {
@@ -98,7 +101,7 @@ func (a *app) volumeResize() *cobra.Command {
 	}
 	c.Flags().StringVar(&size, "size", "", "new size, such as 20GiB; a multiple of 4096")
 	required(c, "size")
-	return c
+	return a.dryRun(c, &blockdv1.ResizeVolumeRequest{})
 }
 
 func (a *app) volumeProtect() *cobra.Command {
@@ -127,17 +130,17 @@ func (a *app) volumeProtect() *cobra.Command {
 	c.Flags().BoolVar(&permanent, "permanent", false, "for ever")
 	c.Flags().BoolVar(&yes, "yes", false, "yes, for ever")
 	c.MarkFlagsMutuallyExclusive("until-power-cycle", "permanent")
-	return c
+	return a.dryRun(c, &blockdv1.ProtectVolumeRequest{})
 }
 
 func (a *app) volumeUnprotect() *cobra.Command {
-	return &cobra.Command{
+	return a.dryRun(&cobra.Command{
 		Use:               "unprotect NAME",
 		Short:             "Allow writes to a volume again",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.volumeNames),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.protect(cmd, args[0], "none") },
-	}
+	}, &blockdv1.ProtectVolumeRequest{})
 }
 
 func (a *app) protect(cmd *cobra.Command, name, state string) error {
@@ -156,12 +159,16 @@ func (a *app) volumeDelete() *cobra.Command {
 			if err := a.confirm(cmd, yes, fmt.Sprintf("deleting volume %q destroys its data", args[0])); err != nil {
 				return err
 			}
-			if _, err := ask(a, cmd, a.clients().volume.DeleteVolume, &blockdv1.DeleteVolumeRequest{Name: args[0]}); err != nil {
+			r, err := ask(a, cmd, a.clients().volume.DeleteVolume, &blockdv1.DeleteVolumeRequest{Name: args[0]})
+			if err != nil {
 				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
 			}
 			return a.done(cmd, "volume", args[0], "deleted")
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "yes, destroy the data")
-	return c
+	return a.dryRun(c, &blockdv1.DeleteVolumeRequest{})
 }

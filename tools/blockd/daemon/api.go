@@ -51,6 +51,9 @@ func (a api) register(mux *http.ServeMux) {
 	mux.Handle(blockdv1connect.NewEventServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewClusterServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewMembershipServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewJobServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewLeaseServiceHandler(a, limit))
+	mux.Handle(blockdv1connect.NewExplainServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewPeerServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewPulseServiceHandler(pulse.Serve(pulses{a.d}), limit))
 }
@@ -111,7 +114,12 @@ func (a api) volume(s *catalog.State, v *catalog.Volume) *blockdv1.Volume {
 		if n := s.NodeByID(l.Owner); n != nil {
 			out.Node = n.Name
 		}
+		if n := s.NodeByID(l.MoveTo); n != nil {
+			out.MovingTo = n.Name
+		}
+		out.Epoch = l.Epoch
 	}
+	out.Replicas = replicas(s, v)
 	out.Protection, out.Access = protections[v.Protection].String(), a.d.volumes.accessOf(v.ID).String()
 	if open, ok := a.d.volumes.get(v.ID); ok && open.dev != nil {
 		out.UsedBytes, _ = open.dev.Provisioning()
@@ -187,7 +195,12 @@ func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.Cre
 	if cmd.Pool == "" {
 		cmd.Pool = catalog.DefaultPool
 	}
-	res, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}})
+	by, create := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateVolume{CreateVolume: cmd}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, create)
+		return tried(&blockdv1.CreateVolumeResponse{Changes: changes}, err)
+	}
+	res, err := a.change(ctx, by, create)
 	if err != nil {
 		return nil, err
 	}
@@ -218,8 +231,13 @@ func (a api) GetVolume(ctx context.Context, req *connect.Request[blockdv1.GetVol
 // ResizeVolume implements blockdv1connect.VolumeServiceHandler.
 func (a api) ResizeVolume(ctx context.Context, req *connect.Request[blockdv1.ResizeVolumeRequest]) (*connect.Response[blockdv1.ResizeVolumeResponse], error) {
 	m := req.Msg
-	res, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_ResizeVolume{
-		ResizeVolume: &catalogpb.ResizeVolume{Name: m.GetName(), SizeBytes: m.GetSizeBytes()}}})
+	by, cmd := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_ResizeVolume{
+		ResizeVolume: &catalogpb.ResizeVolume{Name: m.GetName(), SizeBytes: m.GetSizeBytes()}}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, cmd)
+		return tried(&blockdv1.ResizeVolumeResponse{Changes: changes}, err)
+	}
+	res, err := a.change(ctx, by, cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +255,12 @@ func (a api) ProtectVolume(ctx context.Context, req *connect.Request[blockdv1.Pr
 	if cmd.Protection == access.Unprotected.String() {
 		cmd.Protection = string(catalog.Unprotected)
 	}
-	res, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), protectCommand(cmd))
+	by := callerOf(ctx, req, m.GetRequestId())
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, protectCommand(cmd))
+		return tried(&blockdv1.ProtectVolumeResponse{Changes: changes}, err)
+	}
+	res, err := a.change(ctx, by, protectCommand(cmd))
 	if err != nil {
 		return nil, err
 	}
@@ -253,8 +276,13 @@ func (a api) DeleteVolume(ctx context.Context, req *connect.Request[blockdv1.Del
 	m := req.Msg
 	s := a.d.catalog.State()
 	v := s.Volume(m.GetName())
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_RetireVolume{
-		RetireVolume: &catalogpb.RetireVolume{Name: m.GetName()}}}); err != nil {
+	by, cmd := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_RetireVolume{
+		RetireVolume: &catalogpb.RetireVolume{Name: m.GetName()}}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, cmd)
+		return tried(&blockdv1.DeleteVolumeResponse{Changes: changes}, err)
+	}
+	if _, err := a.change(ctx, by, cmd); err != nil {
 		return nil, err
 	}
 	if v != nil && (!a.d.serves(s, v) || shared(s, v)) && !a.d.gone(ctx, v.ID) {
@@ -312,7 +340,7 @@ func (d *Daemon) gone(ctx context.Context, id catalog.ID) bool {
 }
 
 func (a api) pool(s *catalog.State, p *catalog.Pool, volumes []*blockdv1.Volume) *blockdv1.Pool {
-	out := &blockdv1.Pool{Name: p.Name, Id: p.ID.String(), Replicas: p.Replicas, MinInSync: p.MinInSync, Media: string(p.Media), Created: timeText(p.Created)}
+	out := &blockdv1.Pool{Name: p.Name, Id: p.ID.String(), Replicas: p.Replicas, MinInSync: p.MinInSync, Domain: p.Domain, Media: string(p.Media), Created: timeText(p.Created)}
 	for _, v := range volumes {
 		if v.GetPool() == p.Name {
 			out.Volumes++
@@ -341,14 +369,22 @@ func (a api) namedPool(ctx context.Context, req connect.AnyRequest, name string)
 func (a api) CreatePool(ctx context.Context, req *connect.Request[blockdv1.CreatePoolRequest]) (*connect.Response[blockdv1.CreatePoolResponse], error) {
 	m := req.Msg
 	id := newID()
-	cmd := &catalogpb.CreatePool{Id: id[:], Name: m.GetName(), Replicas: max(m.GetReplicas(), 1), MinInSync: m.GetMinInSync(), Media: m.GetMedia()}
+	cmd := &catalogpb.CreatePool{Id: id[:], Name: m.GetName(), Replicas: max(m.GetReplicas(), 1), MinInSync: m.GetMinInSync(), Domain: m.GetDomain(), Media: m.GetMedia()}
+	if m.GetEc() != "" {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("erasure coding %s: no node can serve it in this version; use --replicas, which keeps whole copies", m.GetEc()))
+	}
 	if cmd.Media == "" {
 		cmd.Media = string(a.d.cfg.Media)
 	}
 	if cmd.Media == string(catalog.MediaDisk) && len(a.d.disks) == 0 {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("this node has no disk; start it with --disks, or use --media ram"))
 	}
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreatePool{CreatePool: cmd}}); err != nil {
+	by, create := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreatePool{CreatePool: cmd}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, create)
+		return tried(&blockdv1.CreatePoolResponse{Changes: changes}, err)
+	}
+	if _, err := a.change(ctx, by, create); err != nil {
 		return nil, err
 	}
 	p, err := a.namedPool(ctx, req, m.GetName())
@@ -431,9 +467,14 @@ func (a api) CreateHost(ctx context.Context, req *connect.Request[blockdv1.Creat
 		return nil, err
 	}
 	id := newID()
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateHost{CreateHost: &catalogpb.CreateHost{
+	by, cmd := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_CreateHost{CreateHost: &catalogpb.CreateHost{
 		Id: id[:], Name: m.GetName(), Iqn: m.GetIqn(), Nqn: m.GetNqn(),
-		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap()), Dhchap: dhchap}}}); err != nil {
+		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap()), Dhchap: dhchap}}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, cmd)
+		return tried(&blockdv1.CreateHostResponse{Changes: changes}, err)
+	}
+	if _, err := a.change(ctx, by, cmd); err != nil {
 		return nil, err
 	}
 	h, err := a.namedHost(m.GetName())
@@ -469,9 +510,14 @@ func (a api) UpdateHost(ctx context.Context, req *connect.Request[blockdv1.Updat
 	if err != nil {
 		return nil, err
 	}
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UpdateHost{UpdateHost: &catalogpb.UpdateHost{
+	by, cmd := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UpdateHost{UpdateHost: &catalogpb.UpdateHost{
 		Name: m.GetName(), Iqn: m.Iqn, Nqn: m.Nqn,
-		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap()), Dhchap: dhchap}}}); err != nil {
+		Chap: chapMessage(m.GetChap()), MutualChap: chapMessage(m.GetMutualChap()), Dhchap: dhchap}}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, cmd)
+		return tried(&blockdv1.UpdateHostResponse{Changes: changes}, err)
+	}
+	if _, err := a.change(ctx, by, cmd); err != nil {
 		return nil, err
 	}
 	h, err := a.namedHost(m.GetName())
@@ -483,8 +529,14 @@ func (a api) UpdateHost(ctx context.Context, req *connect.Request[blockdv1.Updat
 
 // DeleteHost implements blockdv1connect.HostServiceHandler.
 func (a api) DeleteHost(ctx context.Context, req *connect.Request[blockdv1.DeleteHostRequest]) (*connect.Response[blockdv1.DeleteHostResponse], error) {
-	if _, err := a.change(ctx, callerOf(ctx, req, req.Msg.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_DeleteHost{
-		DeleteHost: &catalogpb.DeleteHost{Name: req.Msg.GetName()}}}); err != nil {
+	m := req.Msg
+	by, cmd := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_DeleteHost{
+		DeleteHost: &catalogpb.DeleteHost{Name: m.GetName()}}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, cmd)
+		return tried(&blockdv1.DeleteHostResponse{Changes: changes}, err)
+	}
+	if _, err := a.change(ctx, by, cmd); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&blockdv1.DeleteHostResponse{}), nil
@@ -493,8 +545,13 @@ func (a api) DeleteHost(ctx context.Context, req *connect.Request[blockdv1.Delet
 // MapVolume implements blockdv1connect.MappingServiceHandler.
 func (a api) MapVolume(ctx context.Context, req *connect.Request[blockdv1.MapVolumeRequest]) (*connect.Response[blockdv1.MapVolumeResponse], error) {
 	m := req.Msg
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_MapVolume{MapVolume: &catalogpb.MapVolume{
-		Volume: m.GetVolume(), Host: m.GetHost(), Lun: m.Lun}}}); err != nil {
+	by, cmd := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_MapVolume{MapVolume: &catalogpb.MapVolume{
+		Volume: m.GetVolume(), Host: m.GetHost(), Lun: m.Lun}}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, cmd)
+		return tried(&blockdv1.MapVolumeResponse{Changes: changes}, err)
+	}
+	if _, err := a.change(ctx, by, cmd); err != nil {
 		return nil, err
 	}
 	s := a.d.catalog.State()
@@ -509,8 +566,13 @@ func (a api) MapVolume(ctx context.Context, req *connect.Request[blockdv1.MapVol
 // UnmapVolume implements blockdv1connect.MappingServiceHandler.
 func (a api) UnmapVolume(ctx context.Context, req *connect.Request[blockdv1.UnmapVolumeRequest]) (*connect.Response[blockdv1.UnmapVolumeResponse], error) {
 	m := req.Msg
-	if _, err := a.change(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UnmapVolume{UnmapVolume: &catalogpb.UnmapVolume{
-		Volume: m.GetVolume(), Host: m.GetHost()}}}); err != nil {
+	by, cmd := callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_UnmapVolume{UnmapVolume: &catalogpb.UnmapVolume{
+		Volume: m.GetVolume(), Host: m.GetHost()}}}
+	if m.GetDryRun() {
+		changes, err := a.try(ctx, by, cmd)
+		return tried(&blockdv1.UnmapVolumeResponse{Changes: changes}, err)
+	}
+	if _, err := a.change(ctx, by, cmd); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&blockdv1.UnmapVolumeResponse{}), nil

@@ -62,18 +62,31 @@ func (a api) RemoveNode(ctx context.Context, req *connect.Request[blockdv1.Remov
 // changeOrTry runs a command, or only says what it would change.
 func (a api) changeOrTry(ctx context.Context, by *caller, cmd *catalogpb.Command, dry bool) ([]string, error) {
 	if dry {
-		a.d.sign(by, cmd)
-		changes, err := a.d.catalog.DryRun(ctx, cmd)
-		if err != nil {
-			return nil, apiError(err)
-		}
-		return changes, nil
+		return a.try(ctx, by, cmd)
 	}
 	res, err := a.change(ctx, by, cmd)
 	if err != nil {
 		return nil, err
 	}
 	return []string{changeText(res.Audit)}, nil
+}
+
+// try says what a command would change.
+func (a api) try(ctx context.Context, by *caller, cmd *catalogpb.Command) ([]string, error) {
+	a.d.sign(by, cmd)
+	changes, err := a.d.catalog.DryRun(ctx, cmd)
+	if err != nil {
+		return nil, apiError(err)
+	}
+	return changes, nil
+}
+
+// tried is the response to a request that was only tried.
+func tried[T any](m *T, err error) (*connect.Response[T], error) {
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(m), nil
 }
 
 func changeText(e catalog.Audit) string {

@@ -129,6 +129,9 @@ func (a api) disks() []*blockdv1.Disk {
 		out = append(out, &blockdv1.Disk{Name: a.d.diskName(lost.disk.ID), Path: lost.disk.Path, State: "failed",
 			Reason: lost.reason, CapacityBytes: lost.disk.CapacityBytes, Uuid: lost.disk.ID.String()})
 	}
+	for _, d := range out {
+		a.placeDisk(d)
+	}
 	return out
 }
 
@@ -187,7 +190,7 @@ func unheardDisks(s *catalog.State, n *catalog.Node, err error) []*blockdv1.Disk
 	for i := range s.Disks {
 		if d := &s.Disks[i]; d.Node == n.ID {
 			out = append(out, &blockdv1.Disk{Name: n.Name + "/" + diskNameIn(s, d.ID), Path: d.Path, State: "unknown", CapacityBytes: d.CapacityBytes,
-				Reason: fmt.Sprintf("node %s does not answer: %v", n.Name, err), Uuid: d.ID.String()})
+				Reason: fmt.Sprintf("node %s does not answer: %v", n.Name, err), Uuid: d.ID.String(), Node: n.Name, Service: string(d.State)})
 		}
 	}
 	return out

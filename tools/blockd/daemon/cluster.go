@@ -53,7 +53,7 @@ func (d *Daemon) clusterState(st *group.Stats, voters, up int) (state, reason st
 func (d *Daemon) member(n *catalog.Node, st *group.Stats) *blockdv1.Member {
 	id := n.ID.String()
 	out := &blockdv1.Member{Name: n.Name, Id: id, Address: n.Address, Suffrage: "none", State: "joining", Labels: labelMap(n.Labels),
-		Roles: n.Roles, Version: n.Release, Leader: st.Leader.ID == id}
+		Roles: n.Roles, Version: n.Release, Leader: st.Leader.ID == id, Service: string(n.State)}
 	i := slices.IndexFunc(st.Members, func(m group.MemberStats) bool { return m.ID == id })
 	if i < 0 {
 		out.Reason = "it was let in, and has not become a member yet"

@@ -3,7 +3,9 @@
 //
 // Every request that changes something carries a request_id, chosen by the
 // client. Repeating a request with the same id gives the first answer and
-// changes nothing again; using an id for another request is refused.
+// changes nothing again; using an id for another request is refused. With
+// dry_run set, a request is checked as if it were carried out, answered with
+// what would change, one sentence each in changes, and changes nothing.
 //
 // Times are strings in RFC 3339 form, in UTC; empty means never.
 
@@ -49,7 +51,8 @@ type Volume struct {
 	// The identity that hosts read, RFC 9562 form.
 	Uuid string `protobuf:"bytes,9,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	Pool string `protobuf:"bytes,10,opt,name=pool,proto3" json:"pool,omitempty"`
-	// online, failed, read-only or deleting.
+	// online, failed, read-only or deleting; of a volume of several copies also
+	// degraded or stuck.
 	State string `protobuf:"bytes,11,opt,name=state,proto3" json:"state,omitempty"`
 	// Why, when the state is not online.
 	Reason  string `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -62,9 +65,15 @@ type Volume struct {
 	// How hosts reach it through this node: optimized, non-optimized,
 	// inaccessible or transition. A node alone is always optimized.
 	Access string `protobuf:"bytes,17,opt,name=access,proto3" json:"access,omitempty"`
-	// The node that has its data, and serves it. Empty when none is known: always
-	// on a node that is in no cluster.
-	Node          string `protobuf:"bytes,18,opt,name=node,proto3" json:"node,omitempty"`
+	// The node that serves it: that has its data or, of several copies, that owns
+	// it. Empty when none is known: always on a node that is in no cluster.
+	Node string `protobuf:"bytes,18,opt,name=node,proto3" json:"node,omitempty"`
+	// Where its data is; empty on a node that is in no cluster.
+	Replicas []*Replica `protobuf:"bytes,19,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// Of the lease under which it is owned, when it has several copies.
+	Epoch uint64 `protobuf:"varint,20,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The node that it moves to; empty when it does not.
+	MovingTo      string `protobuf:"bytes,21,opt,name=moving_to,json=movingTo,proto3" json:"moving_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -225,6 +234,98 @@ func (x *Volume) GetNode() string {
 	return ""
 }
 
+func (x *Volume) GetReplicas() []*Replica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *Volume) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Volume) GetMovingTo() string {
+	if x != nil {
+		return x.MovingTo
+	}
+	return ""
+}
+
+// A Replica is one copy of a volume, on one disk.
+type Replica struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Disk   string                 `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`      // its uuid
+	Number uint32                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // what messages call the disk; 0 before it has one
+	Node   string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// in-sync, rebuilding (takes new writes, and the others are copied to it) or
+	// out (it has missed writes).
+	State         string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Replica) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *Replica) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Replica) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Replica) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 type CreateVolumeRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -234,13 +335,14 @@ type CreateVolumeRequest struct {
 	BlockSize int32 `protobuf:"varint,4,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
 	// Empty means the pool called default.
 	Pool          string `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
+	DryRun        bool   `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[1]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -252,7 +354,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[1]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -265,7 +367,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{1}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CreateVolumeRequest) GetRequestId() string {
@@ -303,16 +405,24 @@ func (x *CreateVolumeRequest) GetPool() string {
 	return ""
 }
 
+func (x *CreateVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type CreateVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[2]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +434,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[2]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,12 +447,19 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{2}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
 	if x != nil {
 		return x.Volume
+	}
+	return nil
+}
+
+func (x *CreateVolumeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
 	}
 	return nil
 }
@@ -355,7 +472,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +484,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +497,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{3}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{4}
 }
 
 type ListVolumesResponse struct {
@@ -392,7 +509,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +521,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +534,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{4}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -436,7 +553,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +565,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +578,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{5}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetVolumeRequest) GetName() string {
@@ -480,7 +597,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +609,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +622,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{6}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -521,13 +638,14 @@ type ResizeVolumeRequest struct {
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Must not be smaller than the present size.
 	SizeBytes     int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	DryRun        bool  `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +657,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +670,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{7}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResizeVolumeRequest) GetRequestId() string {
@@ -576,16 +694,24 @@ func (x *ResizeVolumeRequest) GetSizeBytes() int64 {
 	return 0
 }
 
+func (x *ResizeVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type ResizeVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResizeVolumeResponse) Reset() {
 	*x = ResizeVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +723,7 @@ func (x *ResizeVolumeResponse) String() string {
 func (*ResizeVolumeResponse) ProtoMessage() {}
 
 func (x *ResizeVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,12 +736,19 @@ func (x *ResizeVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{8}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ResizeVolumeResponse) GetVolume() *Volume {
 	if x != nil {
 		return x.Volume
+	}
+	return nil
+}
+
+func (x *ResizeVolumeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
 	}
 	return nil
 }
@@ -627,13 +760,14 @@ type ProtectVolumeRequest struct {
 	// none, write-protect, until-power-cycle (ends when blockd starts again, not
 	// before) or permanent (never ends).
 	Protection    string `protobuf:"bytes,3,opt,name=protection,proto3" json:"protection,omitempty"`
+	DryRun        bool   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProtectVolumeRequest) Reset() {
 	*x = ProtectVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +779,7 @@ func (x *ProtectVolumeRequest) String() string {
 func (*ProtectVolumeRequest) ProtoMessage() {}
 
 func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +792,7 @@ func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ProtectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProtectVolumeRequest) GetRequestId() string {
@@ -682,16 +816,24 @@ func (x *ProtectVolumeRequest) GetProtection() string {
 	return ""
 }
 
+func (x *ProtectVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type ProtectVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProtectVolumeResponse) Reset() {
 	*x = ProtectVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +845,7 @@ func (x *ProtectVolumeResponse) String() string {
 func (*ProtectVolumeResponse) ProtoMessage() {}
 
 func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +858,7 @@ func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ProtectVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ProtectVolumeResponse) GetVolume() *Volume {
@@ -726,17 +868,225 @@ func (x *ProtectVolumeResponse) GetVolume() *Volume {
 	return nil
 }
 
+func (x *ProtectVolumeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type GetVolumeLatencyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVolumeLatencyRequest) Reset() {
+	*x = GetVolumeLatencyRequest{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVolumeLatencyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVolumeLatencyRequest) ProtoMessage() {}
+
+func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVolumeLatencyRequest.ProtoReflect.Descriptor instead.
+func (*GetVolumeLatencyRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GetVolumeLatencyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GetVolumeLatencyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`    // its owner, who counts
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // since the begin of which it counts
+	Stages        []*LatencyStage        `protobuf:"bytes,4,rep,name=stages,proto3" json:"stages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetVolumeLatencyResponse) Reset() {
+	*x = GetVolumeLatencyResponse{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetVolumeLatencyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetVolumeLatencyResponse) ProtoMessage() {}
+
+func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetVolumeLatencyResponse.ProtoReflect.Descriptor instead.
+func (*GetVolumeLatencyResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GetVolumeLatencyResponse) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *GetVolumeLatencyResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *GetVolumeLatencyResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *GetVolumeLatencyResponse) GetStages() []*LatencyStage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+// A LatencyStage is a part of the way of a volume's requests.
+type LatencyStage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// read and write: the whole way at the owner. lock: from a request's arrival until
+	// no earlier one stands in its way. copy: from there until the slowest copy
+	// that must have a write has it.
+	Name          string  `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Count         uint64  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	MeanMs        float64 `protobuf:"fixed64,3,opt,name=mean_ms,json=meanMs,proto3" json:"mean_ms,omitempty"`
+	P50Ms         float64 `protobuf:"fixed64,4,opt,name=p50_ms,json=p50Ms,proto3" json:"p50_ms,omitempty"`
+	P99Ms         float64 `protobuf:"fixed64,5,opt,name=p99_ms,json=p99Ms,proto3" json:"p99_ms,omitempty"`
+	MaxMs         float64 `protobuf:"fixed64,6,opt,name=max_ms,json=maxMs,proto3" json:"max_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LatencyStage) Reset() {
+	*x = LatencyStage{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LatencyStage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LatencyStage) ProtoMessage() {}
+
+func (x *LatencyStage) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LatencyStage.ProtoReflect.Descriptor instead.
+func (*LatencyStage) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *LatencyStage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LatencyStage) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *LatencyStage) GetMeanMs() float64 {
+	if x != nil {
+		return x.MeanMs
+	}
+	return 0
+}
+
+func (x *LatencyStage) GetP50Ms() float64 {
+	if x != nil {
+		return x.P50Ms
+	}
+	return 0
+}
+
+func (x *LatencyStage) GetP99Ms() float64 {
+	if x != nil {
+		return x.P99Ms
+	}
+	return 0
+}
+
+func (x *LatencyStage) GetMaxMs() float64 {
+	if x != nil {
+		return x.MaxMs
+	}
+	return 0
+}
+
 type DeleteVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +1098,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +1111,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteVolumeRequest) GetRequestId() string {
@@ -778,15 +1128,23 @@ func (x *DeleteVolumeRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type DeleteVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +1156,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +1169,14 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DeleteVolumeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
 }
 
 // A Pool says how the data of its volumes is kept.
@@ -821,6 +1186,8 @@ type Pool struct {
 	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	// Copies of each extent; 1 on a single node.
 	Replicas uint32 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	// No two copies of an extent are in the same one: host, rack or zone.
+	Domain string `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
 	// disk or ram.
 	Media            string `protobuf:"bytes,5,opt,name=media,proto3" json:"media,omitempty"`
 	Volumes          uint32 `protobuf:"varint,6,opt,name=volumes,proto3" json:"volumes,omitempty"`
@@ -836,7 +1203,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1215,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1228,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pool) GetName() string {
@@ -883,6 +1250,13 @@ func (x *Pool) GetReplicas() uint32 {
 		return x.Replicas
 	}
 	return 0
+}
+
+func (x *Pool) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
 }
 
 func (x *Pool) GetMedia() string {
@@ -940,18 +1314,23 @@ type CreatePoolRequest struct {
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// 0 means 1.
 	Replicas uint32 `protobuf:"varint,3,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	// Where no two copies may be together: host, rack or zone. Empty means host.
+	Domain string `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
 	// Empty means the medium the node was started with.
 	Media string `protobuf:"bytes,5,opt,name=media,proto3" json:"media,omitempty"`
 	// On how many disks a write must be before it is acknowledged: 1 to replicas.
 	// 0 means a majority of the copies, and both of two.
-	MinInSync     uint32 `protobuf:"varint,6,opt,name=min_in_sync,json=minInSync,proto3" json:"min_in_sync,omitempty"`
+	MinInSync uint32 `protobuf:"varint,6,opt,name=min_in_sync,json=minInSync,proto3" json:"min_in_sync,omitempty"`
+	// Erasure coding, DATA+PARITY such as 4+2. Refused: no node serves it yet.
+	Ec            string `protobuf:"bytes,8,opt,name=ec,proto3" json:"ec,omitempty"`
+	DryRun        bool   `protobuf:"varint,9,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1342,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1355,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreatePoolRequest) GetRequestId() string {
@@ -1000,6 +1379,13 @@ func (x *CreatePoolRequest) GetReplicas() uint32 {
 	return 0
 }
 
+func (x *CreatePoolRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
 func (x *CreatePoolRequest) GetMedia() string {
 	if x != nil {
 		return x.Media
@@ -1014,16 +1400,31 @@ func (x *CreatePoolRequest) GetMinInSync() uint32 {
 	return 0
 }
 
+func (x *CreatePoolRequest) GetEc() string {
+	if x != nil {
+		return x.Ec
+	}
+	return ""
+}
+
+func (x *CreatePoolRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type CreatePoolResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreatePoolResponse) Reset() {
 	*x = CreatePoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1436,7 @@ func (x *CreatePoolResponse) String() string {
 func (*CreatePoolResponse) ProtoMessage() {}
 
 func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,12 +1449,19 @@ func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolResponse.ProtoReflect.Descriptor instead.
 func (*CreatePoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreatePoolResponse) GetPool() *Pool {
 	if x != nil {
 		return x.Pool
+	}
+	return nil
+}
+
+func (x *CreatePoolResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
 	}
 	return nil
 }
@@ -1066,7 +1474,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1486,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1499,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 type ListPoolsResponse struct {
@@ -1103,7 +1511,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1523,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1536,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -1147,7 +1555,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1567,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1580,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -1191,7 +1599,7 @@ type GetPoolResponse struct {
 
 func (x *GetPoolResponse) Reset() {
 	*x = GetPoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1611,7 @@ func (x *GetPoolResponse) String() string {
 func (*GetPoolResponse) ProtoMessage() {}
 
 func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1624,7 @@ func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolResponse.ProtoReflect.Descriptor instead.
 func (*GetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetPoolResponse) GetPool() *Pool {
@@ -1237,7 +1645,7 @@ type Chap struct {
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1657,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1670,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Chap) GetUser() string {
@@ -1305,7 +1713,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1725,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1738,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Host) GetName() string {
@@ -1422,7 +1830,7 @@ type DhChap struct {
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1842,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1855,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DhChap) GetKey() string {
@@ -1473,13 +1881,14 @@ type CreateHostRequest struct {
 	Chap          *Chap                  `protobuf:"bytes,5,opt,name=chap,proto3" json:"chap,omitempty"`
 	MutualChap    *Chap                  `protobuf:"bytes,6,opt,name=mutual_chap,json=mutualChap,proto3" json:"mutual_chap,omitempty"`
 	Dhchap        *DhChap                `protobuf:"bytes,7,opt,name=dhchap,proto3" json:"dhchap,omitempty"`
+	DryRun        bool                   `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateHostRequest) Reset() {
 	*x = CreateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1900,7 @@ func (x *CreateHostRequest) String() string {
 func (*CreateHostRequest) ProtoMessage() {}
 
 func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1913,7 @@ func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostRequest.ProtoReflect.Descriptor instead.
 func (*CreateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateHostRequest) GetRequestId() string {
@@ -1556,16 +1965,24 @@ func (x *CreateHostRequest) GetDhchap() *DhChap {
 	return nil
 }
 
+func (x *CreateHostRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type CreateHostResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateHostResponse) Reset() {
 	*x = CreateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1994,7 @@ func (x *CreateHostResponse) String() string {
 func (*CreateHostResponse) ProtoMessage() {}
 
 func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,12 +2007,19 @@ func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostResponse.ProtoReflect.Descriptor instead.
 func (*CreateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateHostResponse) GetHost() *Host {
 	if x != nil {
 		return x.Host
+	}
+	return nil
+}
+
+func (x *CreateHostResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
 	}
 	return nil
 }
@@ -1608,7 +2032,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1620,7 +2044,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1633,7 +2057,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 type ListHostsResponse struct {
@@ -1645,7 +2069,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2081,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2094,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -1689,7 +2113,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +2125,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +2138,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetHostRequest) GetName() string {
@@ -1733,7 +2157,7 @@ type GetHostResponse struct {
 
 func (x *GetHostResponse) Reset() {
 	*x = GetHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +2169,7 @@ func (x *GetHostResponse) String() string {
 func (*GetHostResponse) ProtoMessage() {}
 
 func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +2182,7 @@ func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
 func (*GetHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetHostResponse) GetHost() *Host {
@@ -1780,13 +2204,14 @@ type UpdateHostRequest struct {
 	MutualChap *Chap `protobuf:"bytes,6,opt,name=mutual_chap,json=mutualChap,proto3,oneof" json:"mutual_chap,omitempty"`
 	// Without a key it removes both.
 	Dhchap        *DhChap `protobuf:"bytes,7,opt,name=dhchap,proto3,oneof" json:"dhchap,omitempty"`
+	DryRun        bool    `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateHostRequest) Reset() {
 	*x = UpdateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +2223,7 @@ func (x *UpdateHostRequest) String() string {
 func (*UpdateHostRequest) ProtoMessage() {}
 
 func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +2236,7 @@ func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostRequest.ProtoReflect.Descriptor instead.
 func (*UpdateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UpdateHostRequest) GetRequestId() string {
@@ -1863,16 +2288,24 @@ func (x *UpdateHostRequest) GetDhchap() *DhChap {
 	return nil
 }
 
+func (x *UpdateHostRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type UpdateHostResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          *Host                  `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateHostResponse) Reset() {
 	*x = UpdateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2317,7 @@ func (x *UpdateHostResponse) String() string {
 func (*UpdateHostResponse) ProtoMessage() {}
 
 func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2330,7 @@ func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostResponse.ProtoReflect.Descriptor instead.
 func (*UpdateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UpdateHostResponse) GetHost() *Host {
@@ -1907,17 +2340,25 @@ func (x *UpdateHostResponse) GetHost() *Host {
 	return nil
 }
 
+func (x *UpdateHostResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 type DeleteHostRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteHostRequest) Reset() {
 	*x = DeleteHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2370,7 @@ func (x *DeleteHostRequest) String() string {
 func (*DeleteHostRequest) ProtoMessage() {}
 
 func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2383,7 @@ func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostRequest.ProtoReflect.Descriptor instead.
 func (*DeleteHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteHostRequest) GetRequestId() string {
@@ -1959,15 +2400,23 @@ func (x *DeleteHostRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteHostRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type DeleteHostResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteHostResponse) Reset() {
 	*x = DeleteHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2428,7 @@ func (x *DeleteHostResponse) String() string {
 func (*DeleteHostResponse) ProtoMessage() {}
 
 func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2441,14 @@ func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostResponse.ProtoReflect.Descriptor instead.
 func (*DeleteHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *DeleteHostResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
 }
 
 // A Mapping shows a volume to a host at a LUN.
@@ -2008,7 +2464,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2476,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2489,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Mapping) GetVolume() string {
@@ -2064,13 +2520,14 @@ type MapVolumeRequest struct {
 	Host      string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
 	// Unset means the volume's own LUN.
 	Lun           *uint32 `protobuf:"varint,4,opt,name=lun,proto3,oneof" json:"lun,omitempty"`
+	DryRun        bool    `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MapVolumeRequest) Reset() {
 	*x = MapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2539,7 @@ func (x *MapVolumeRequest) String() string {
 func (*MapVolumeRequest) ProtoMessage() {}
 
 func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2552,7 @@ func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MapVolumeRequest) GetRequestId() string {
@@ -2126,16 +2583,24 @@ func (x *MapVolumeRequest) GetLun() uint32 {
 	return 0
 }
 
+func (x *MapVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type MapVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Mapping       *Mapping               `protobuf:"bytes,1,opt,name=mapping,proto3" json:"mapping,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MapVolumeResponse) Reset() {
 	*x = MapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2612,7 @@ func (x *MapVolumeResponse) String() string {
 func (*MapVolumeResponse) ProtoMessage() {}
 
 func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2625,7 @@ func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MapVolumeResponse) GetMapping() *Mapping {
@@ -2170,18 +2635,26 @@ func (x *MapVolumeResponse) GetMapping() *Mapping {
 	return nil
 }
 
+func (x *MapVolumeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 type UnmapVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Volume        string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
 	Host          string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	DryRun        bool                   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UnmapVolumeRequest) Reset() {
 	*x = UnmapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2666,7 @@ func (x *UnmapVolumeRequest) String() string {
 func (*UnmapVolumeRequest) ProtoMessage() {}
 
 func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2679,7 @@ func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UnmapVolumeRequest) GetRequestId() string {
@@ -2230,15 +2703,23 @@ func (x *UnmapVolumeRequest) GetHost() string {
 	return ""
 }
 
+func (x *UnmapVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 type UnmapVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UnmapVolumeResponse) Reset() {
 	*x = UnmapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2731,7 @@ func (x *UnmapVolumeResponse) String() string {
 func (*UnmapVolumeResponse) ProtoMessage() {}
 
 func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2744,14 @@ func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *UnmapVolumeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
 }
 
 type ListMappingsRequest struct {
@@ -2274,7 +2762,7 @@ type ListMappingsRequest struct {
 
 func (x *ListMappingsRequest) Reset() {
 	*x = ListMappingsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +2774,7 @@ func (x *ListMappingsRequest) String() string {
 func (*ListMappingsRequest) ProtoMessage() {}
 
 func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +2787,7 @@ func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ListMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 type ListMappingsResponse struct {
@@ -2311,7 +2799,7 @@ type ListMappingsResponse struct {
 
 func (x *ListMappingsResponse) Reset() {
 	*x = ListMappingsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2323,7 +2811,7 @@ func (x *ListMappingsResponse) String() string {
 func (*ListMappingsResponse) ProtoMessage() {}
 
 func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2336,7 +2824,7 @@ func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ListMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListMappingsResponse) GetMappings() []*Mapping {
@@ -2367,7 +2855,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2867,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2880,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Node) GetName() string {
@@ -2480,7 +2968,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2980,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2993,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 type ListNodesResponse struct {
@@ -2517,7 +3005,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +3017,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +3030,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -2574,13 +3062,17 @@ type Disk struct {
 	Checkpoints        uint64  `protobuf:"varint,13,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
 	Scrub              *Scrub  `protobuf:"bytes,14,opt,name=scrub,proto3" json:"scrub,omitempty"`
 	Uuid               string  `protobuf:"bytes,15,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The node that it is on; empty on a node that is in no cluster.
+	Node string `protobuf:"bytes,16,opt,name=node,proto3" json:"node,omitempty"`
+	// As an administrator wants it: active, draining or drained.
+	Service       string `protobuf:"bytes,17,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +3084,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +3097,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Disk) GetName() string {
@@ -2713,6 +3205,20 @@ func (x *Disk) GetUuid() string {
 	return ""
 }
 
+func (x *Disk) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Disk) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
 // Scrub is how far the reading of everything has come.
 type Scrub struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2728,7 +3234,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +3246,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +3259,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -2806,7 +3312,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +3324,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +3337,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
 }
 
 type ListDisksResponse struct {
@@ -2843,7 +3349,7 @@ type ListDisksResponse struct {
 
 func (x *ListDisksResponse) Reset() {
 	*x = ListDisksResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3361,7 @@ func (x *ListDisksResponse) String() string {
 func (*ListDisksResponse) ProtoMessage() {}
 
 func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3374,7 @@ func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksResponse.ProtoReflect.Descriptor instead.
 func (*ListDisksResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListDisksResponse) GetDisks() []*Disk {
@@ -2898,7 +3404,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2910,7 +3416,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2923,7 +3429,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Session) GetId() string {
@@ -2997,7 +3503,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3009,7 +3515,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3528,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
 }
 
 type ListSessionsResponse struct {
@@ -3034,7 +3540,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3552,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3565,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3084,7 +3590,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3096,7 +3602,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3109,7 +3615,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Finding) GetLevel() string {
@@ -3148,7 +3654,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3666,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3679,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
 }
 
 type DiagnoseResponse struct {
@@ -3185,7 +3691,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3197,7 +3703,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3210,7 +3716,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -3236,7 +3742,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3754,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3767,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -3315,7 +3821,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +3833,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +3846,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WatchEventsRequest) GetFollow() bool {
@@ -3359,7 +3865,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3371,7 +3877,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3384,7 +3890,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -3413,7 +3919,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3425,7 +3931,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3438,7 +3944,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AuditEntry) GetRevision() uint64 {
@@ -3505,7 +4011,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3517,7 +4023,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3530,7 +4036,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
 }
 
 type ListAuditResponse struct {
@@ -3542,7 +4048,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +4060,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +4073,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -3581,7 +4087,7 @@ var File_blockd_v1_blockd_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xbf\x03\n" +
+	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xa2\x04\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -3606,7 +4112,15 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"protection\x18\x10 \x01(\tR\n" +
 	"protection\x12\x16\n" +
 	"\x06access\x18\x11 \x01(\tR\x06access\x12\x12\n" +
-	"\x04node\x18\x12 \x01(\tR\x04node\"\x9a\x01\n" +
+	"\x04node\x18\x12 \x01(\tR\x04node\x12.\n" +
+	"\breplicas\x18\x13 \x03(\v2\x12.blockd.v1.ReplicaR\breplicas\x12\x14\n" +
+	"\x05epoch\x18\x14 \x01(\x04R\x05epoch\x12\x1b\n" +
+	"\tmoving_to\x18\x15 \x01(\tR\bmovingTo\"_\n" +
+	"\aReplica\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"\xb3\x01\n" +
 	"\x13CreateVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -3615,42 +4129,65 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x1d\n" +
 	"\n" +
 	"block_size\x18\x04 \x01(\x05R\tblockSize\x12\x12\n" +
-	"\x04pool\x18\x05 \x01(\tR\x04pool\"A\n" +
+	"\x04pool\x18\x05 \x01(\tR\x04pool\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\"[\n" +
 	"\x14CreateVolumeResponse\x12)\n" +
-	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\"\x14\n" +
+	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"\x14\n" +
 	"\x12ListVolumesRequest\"B\n" +
 	"\x13ListVolumesResponse\x12+\n" +
 	"\avolumes\x18\x01 \x03(\v2\x11.blockd.v1.VolumeR\avolumes\"&\n" +
 	"\x10GetVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\">\n" +
 	"\x11GetVolumeResponse\x12)\n" +
-	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\"g\n" +
+	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\"\x80\x01\n" +
 	"\x13ResizeVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"A\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"[\n" +
 	"\x14ResizeVolumeResponse\x12)\n" +
-	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\"i\n" +
+	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"\x82\x01\n" +
 	"\x14ProtectVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
 	"protection\x18\x03 \x01(\tR\n" +
-	"protection\"B\n" +
+	"protection\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\\\n" +
 	"\x15ProtectVolumeResponse\x12)\n" +
-	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\"H\n" +
+	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"-\n" +
+	"\x17GetVolumeLatencyRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x8d\x01\n" +
+	"\x18GetVolumeLatencyResponse\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12/\n" +
+	"\x06stages\x18\x04 \x03(\v2\x17.blockd.v1.LatencyStageR\x06stages\"\x96\x01\n" +
+	"\fLatencyStage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x17\n" +
+	"\amean_ms\x18\x03 \x01(\x01R\x06meanMs\x12\x15\n" +
+	"\x06p50_ms\x18\x04 \x01(\x01R\x05p50Ms\x12\x15\n" +
+	"\x06p99_ms\x18\x05 \x01(\x01R\x05p99Ms\x12\x15\n" +
+	"\x06max_ms\x18\x06 \x01(\x01R\x05maxMs\"a\n" +
 	"\x13DeleteVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x16\n" +
-	"\x14DeleteVolumeResponse\"\xa9\x02\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"0\n" +
+	"\x14DeleteVolumeResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"\xbb\x02\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
-	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x14\n" +
+	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x16\n" +
+	"\x06domain\x18\x04 \x01(\tR\x06domain\x12\x14\n" +
 	"\x05media\x18\x05 \x01(\tR\x05media\x12\x18\n" +
 	"\avolumes\x18\x06 \x01(\rR\avolumes\x12+\n" +
 	"\x11provisioned_bytes\x18\a \x01(\x03R\x10provisionedBytes\x12\x1d\n" +
@@ -3659,16 +4196,20 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x0ecapacity_bytes\x18\t \x01(\x03R\rcapacityBytes\x12\x18\n" +
 	"\acreated\x18\n" +
 	" \x01(\tR\acreated\x12\x1e\n" +
-	"\vmin_in_sync\x18\v \x01(\rR\tminInSyncJ\x04\b\x04\x10\x05\"\x9e\x01\n" +
+	"\vmin_in_sync\x18\v \x01(\rR\tminInSync\"\xd9\x01\n" +
 	"\x11CreatePoolRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
-	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x14\n" +
+	"\breplicas\x18\x03 \x01(\rR\breplicas\x12\x16\n" +
+	"\x06domain\x18\x04 \x01(\tR\x06domain\x12\x14\n" +
 	"\x05media\x18\x05 \x01(\tR\x05media\x12\x1e\n" +
-	"\vmin_in_sync\x18\x06 \x01(\rR\tminInSyncJ\x04\b\x04\x10\x05\"9\n" +
+	"\vmin_in_sync\x18\x06 \x01(\rR\tminInSync\x12\x0e\n" +
+	"\x02ec\x18\b \x01(\tR\x02ec\x12\x17\n" +
+	"\adry_run\x18\t \x01(\bR\x06dryRun\"S\n" +
 	"\x12CreatePoolResponse\x12#\n" +
-	"\x04pool\x18\x01 \x01(\v2\x0f.blockd.v1.PoolR\x04pool\"\x12\n" +
+	"\x04pool\x18\x01 \x01(\v2\x0f.blockd.v1.PoolR\x04pool\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"\x12\n" +
 	"\x10ListPoolsRequest\":\n" +
 	"\x11ListPoolsResponse\x12%\n" +
 	"\x05pools\x18\x01 \x03(\v2\x0f.blockd.v1.PoolR\x05pools\"$\n" +
@@ -3694,7 +4235,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x11dhchap_controller\x18\v \x01(\bR\x10dhchapController\"A\n" +
 	"\x06DhChap\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12%\n" +
-	"\x0econtroller_key\x18\x02 \x01(\tR\rcontrollerKey\"\xec\x01\n" +
+	"\x0econtroller_key\x18\x02 \x01(\tR\rcontrollerKey\"\x85\x02\n" +
 	"\x11CreateHostRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -3704,16 +4245,18 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x04chap\x18\x05 \x01(\v2\x0f.blockd.v1.ChapR\x04chap\x120\n" +
 	"\vmutual_chap\x18\x06 \x01(\v2\x0f.blockd.v1.ChapR\n" +
 	"mutualChap\x12)\n" +
-	"\x06dhchap\x18\a \x01(\v2\x11.blockd.v1.DhChapR\x06dhchap\"9\n" +
+	"\x06dhchap\x18\a \x01(\v2\x11.blockd.v1.DhChapR\x06dhchap\x12\x17\n" +
+	"\adry_run\x18\b \x01(\bR\x06dryRun\"S\n" +
 	"\x12CreateHostResponse\x12#\n" +
-	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\"\x12\n" +
+	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"\x12\n" +
 	"\x10ListHostsRequest\":\n" +
 	"\x11ListHostsResponse\x12%\n" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.blockd.v1.HostR\x05hosts\"$\n" +
 	"\x0eGetHostRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"6\n" +
 	"\x0fGetHostResponse\x12#\n" +
-	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\"\xb9\x02\n" +
+	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\"\xd2\x02\n" +
 	"\x11UpdateHostRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -3723,38 +4266,46 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x04chap\x18\x05 \x01(\v2\x0f.blockd.v1.ChapH\x02R\x04chap\x88\x01\x01\x125\n" +
 	"\vmutual_chap\x18\x06 \x01(\v2\x0f.blockd.v1.ChapH\x03R\n" +
 	"mutualChap\x88\x01\x01\x12.\n" +
-	"\x06dhchap\x18\a \x01(\v2\x11.blockd.v1.DhChapH\x04R\x06dhchap\x88\x01\x01B\x06\n" +
+	"\x06dhchap\x18\a \x01(\v2\x11.blockd.v1.DhChapH\x04R\x06dhchap\x88\x01\x01\x12\x17\n" +
+	"\adry_run\x18\b \x01(\bR\x06dryRunB\x06\n" +
 	"\x04_iqnB\x06\n" +
 	"\x04_nqnB\a\n" +
 	"\x05_chapB\x0e\n" +
 	"\f_mutual_chapB\t\n" +
-	"\a_dhchap\"9\n" +
+	"\a_dhchap\"S\n" +
 	"\x12UpdateHostResponse\x12#\n" +
-	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\"F\n" +
+	"\x04host\x18\x01 \x01(\v2\x0f.blockd.v1.HostR\x04host\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"_\n" +
 	"\x11DeleteHostRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x14\n" +
-	"\x12DeleteHostResponse\"G\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\".\n" +
+	"\x12DeleteHostResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"G\n" +
 	"\aMapping\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x10\n" +
-	"\x03lun\x18\x03 \x01(\rR\x03lun\"|\n" +
+	"\x03lun\x18\x03 \x01(\rR\x03lun\"\x95\x01\n" +
 	"\x10MapVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x12\x15\n" +
-	"\x03lun\x18\x04 \x01(\rH\x00R\x03lun\x88\x01\x01B\x06\n" +
-	"\x04_lun\"A\n" +
+	"\x03lun\x18\x04 \x01(\rH\x00R\x03lun\x88\x01\x01\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRunB\x06\n" +
+	"\x04_lun\"[\n" +
 	"\x11MapVolumeResponse\x12,\n" +
-	"\amapping\x18\x01 \x01(\v2\x12.blockd.v1.MappingR\amapping\"_\n" +
+	"\amapping\x18\x01 \x01(\v2\x12.blockd.v1.MappingR\amapping\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"x\n" +
 	"\x12UnmapVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x12\n" +
-	"\x04host\x18\x03 \x01(\tR\x04host\"\x15\n" +
-	"\x13UnmapVolumeResponse\"\x15\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"/\n" +
+	"\x13UnmapVolumeResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"\x15\n" +
 	"\x13ListMappingsRequest\"F\n" +
 	"\x14ListMappingsResponse\x12.\n" +
 	"\bmappings\x18\x01 \x03(\v2\x12.blockd.v1.MappingR\bmappings\"\x8a\x02\n" +
@@ -3774,7 +4325,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x05media\x18\v \x01(\tR\x05media\"\x12\n" +
 	"\x10ListNodesRequest\":\n" +
 	"\x11ListNodesResponse\x12%\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x0f.blockd.v1.NodeR\x05nodes\"\xc9\x03\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x0f.blockd.v1.NodeR\x05nodes\"\xf7\x03\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
@@ -3792,7 +4343,9 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x13write_amplification\x18\f \x01(\x01R\x12writeAmplification\x12 \n" +
 	"\vcheckpoints\x18\r \x01(\x04R\vcheckpoints\x12&\n" +
 	"\x05scrub\x18\x0e \x01(\v2\x10.blockd.v1.ScrubR\x05scrub\x12\x12\n" +
-	"\x04uuid\x18\x0f \x01(\tR\x04uuid\"\xab\x01\n" +
+	"\x04uuid\x18\x0f \x01(\tR\x04uuid\x12\x12\n" +
+	"\x04node\x18\x10 \x01(\tR\x04node\x12\x18\n" +
+	"\aservice\x18\x11 \x01(\tR\aservice\"\xab\x01\n" +
 	"\x05Scrub\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x16\n" +
@@ -3853,14 +4406,15 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\arefused\x18\b \x01(\tR\arefused\"\x12\n" +
 	"\x10ListAuditRequest\"D\n" +
 	"\x11ListAuditResponse\x12/\n" +
-	"\aentries\x18\x01 \x03(\v2\x15.blockd.v1.AuditEntryR\aentries2\xec\x03\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.blockd.v1.AuditEntryR\aentries2\xc9\x04\n" +
 	"\rVolumeService\x12O\n" +
 	"\fCreateVolume\x12\x1e.blockd.v1.CreateVolumeRequest\x1a\x1f.blockd.v1.CreateVolumeResponse\x12L\n" +
 	"\vListVolumes\x12\x1d.blockd.v1.ListVolumesRequest\x1a\x1e.blockd.v1.ListVolumesResponse\x12F\n" +
 	"\tGetVolume\x12\x1b.blockd.v1.GetVolumeRequest\x1a\x1c.blockd.v1.GetVolumeResponse\x12O\n" +
 	"\fResizeVolume\x12\x1e.blockd.v1.ResizeVolumeRequest\x1a\x1f.blockd.v1.ResizeVolumeResponse\x12R\n" +
 	"\rProtectVolume\x12\x1f.blockd.v1.ProtectVolumeRequest\x1a .blockd.v1.ProtectVolumeResponse\x12O\n" +
-	"\fDeleteVolume\x12\x1e.blockd.v1.DeleteVolumeRequest\x1a\x1f.blockd.v1.DeleteVolumeResponse2\xe2\x01\n" +
+	"\fDeleteVolume\x12\x1e.blockd.v1.DeleteVolumeRequest\x1a\x1f.blockd.v1.DeleteVolumeResponse\x12[\n" +
+	"\x10GetVolumeLatency\x12\".blockd.v1.GetVolumeLatencyRequest\x1a#.blockd.v1.GetVolumeLatencyResponse2\xe2\x01\n" +
 	"\vPoolService\x12I\n" +
 	"\n" +
 	"CreatePool\x12\x1c.blockd.v1.CreatePoolRequest\x1a\x1d.blockd.v1.CreatePoolResponse\x12F\n" +
@@ -3900,151 +4454,159 @@ func file_blockd_v1_blockd_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_blockd_proto_rawDescData
 }
 
-var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_blockd_v1_blockd_proto_goTypes = []any{
-	(*Volume)(nil),                // 0: blockd.v1.Volume
-	(*CreateVolumeRequest)(nil),   // 1: blockd.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),  // 2: blockd.v1.CreateVolumeResponse
-	(*ListVolumesRequest)(nil),    // 3: blockd.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),   // 4: blockd.v1.ListVolumesResponse
-	(*GetVolumeRequest)(nil),      // 5: blockd.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),     // 6: blockd.v1.GetVolumeResponse
-	(*ResizeVolumeRequest)(nil),   // 7: blockd.v1.ResizeVolumeRequest
-	(*ResizeVolumeResponse)(nil),  // 8: blockd.v1.ResizeVolumeResponse
-	(*ProtectVolumeRequest)(nil),  // 9: blockd.v1.ProtectVolumeRequest
-	(*ProtectVolumeResponse)(nil), // 10: blockd.v1.ProtectVolumeResponse
-	(*DeleteVolumeRequest)(nil),   // 11: blockd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),  // 12: blockd.v1.DeleteVolumeResponse
-	(*Pool)(nil),                  // 13: blockd.v1.Pool
-	(*CreatePoolRequest)(nil),     // 14: blockd.v1.CreatePoolRequest
-	(*CreatePoolResponse)(nil),    // 15: blockd.v1.CreatePoolResponse
-	(*ListPoolsRequest)(nil),      // 16: blockd.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 17: blockd.v1.ListPoolsResponse
-	(*GetPoolRequest)(nil),        // 18: blockd.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),       // 19: blockd.v1.GetPoolResponse
-	(*Chap)(nil),                  // 20: blockd.v1.Chap
-	(*Host)(nil),                  // 21: blockd.v1.Host
-	(*DhChap)(nil),                // 22: blockd.v1.DhChap
-	(*CreateHostRequest)(nil),     // 23: blockd.v1.CreateHostRequest
-	(*CreateHostResponse)(nil),    // 24: blockd.v1.CreateHostResponse
-	(*ListHostsRequest)(nil),      // 25: blockd.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),     // 26: blockd.v1.ListHostsResponse
-	(*GetHostRequest)(nil),        // 27: blockd.v1.GetHostRequest
-	(*GetHostResponse)(nil),       // 28: blockd.v1.GetHostResponse
-	(*UpdateHostRequest)(nil),     // 29: blockd.v1.UpdateHostRequest
-	(*UpdateHostResponse)(nil),    // 30: blockd.v1.UpdateHostResponse
-	(*DeleteHostRequest)(nil),     // 31: blockd.v1.DeleteHostRequest
-	(*DeleteHostResponse)(nil),    // 32: blockd.v1.DeleteHostResponse
-	(*Mapping)(nil),               // 33: blockd.v1.Mapping
-	(*MapVolumeRequest)(nil),      // 34: blockd.v1.MapVolumeRequest
-	(*MapVolumeResponse)(nil),     // 35: blockd.v1.MapVolumeResponse
-	(*UnmapVolumeRequest)(nil),    // 36: blockd.v1.UnmapVolumeRequest
-	(*UnmapVolumeResponse)(nil),   // 37: blockd.v1.UnmapVolumeResponse
-	(*ListMappingsRequest)(nil),   // 38: blockd.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil),  // 39: blockd.v1.ListMappingsResponse
-	(*Node)(nil),                  // 40: blockd.v1.Node
-	(*ListNodesRequest)(nil),      // 41: blockd.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 42: blockd.v1.ListNodesResponse
-	(*Disk)(nil),                  // 43: blockd.v1.Disk
-	(*Scrub)(nil),                 // 44: blockd.v1.Scrub
-	(*ListDisksRequest)(nil),      // 45: blockd.v1.ListDisksRequest
-	(*ListDisksResponse)(nil),     // 46: blockd.v1.ListDisksResponse
-	(*Session)(nil),               // 47: blockd.v1.Session
-	(*ListSessionsRequest)(nil),   // 48: blockd.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 49: blockd.v1.ListSessionsResponse
-	(*Finding)(nil),               // 50: blockd.v1.Finding
-	(*DiagnoseRequest)(nil),       // 51: blockd.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),      // 52: blockd.v1.DiagnoseResponse
-	(*Event)(nil),                 // 53: blockd.v1.Event
-	(*WatchEventsRequest)(nil),    // 54: blockd.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),   // 55: blockd.v1.WatchEventsResponse
-	(*AuditEntry)(nil),            // 56: blockd.v1.AuditEntry
-	(*ListAuditRequest)(nil),      // 57: blockd.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),     // 58: blockd.v1.ListAuditResponse
-	nil,                           // 59: blockd.v1.Session.ParametersEntry
+	(*Volume)(nil),                   // 0: blockd.v1.Volume
+	(*Replica)(nil),                  // 1: blockd.v1.Replica
+	(*CreateVolumeRequest)(nil),      // 2: blockd.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),     // 3: blockd.v1.CreateVolumeResponse
+	(*ListVolumesRequest)(nil),       // 4: blockd.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 5: blockd.v1.ListVolumesResponse
+	(*GetVolumeRequest)(nil),         // 6: blockd.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),        // 7: blockd.v1.GetVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 8: blockd.v1.ResizeVolumeRequest
+	(*ResizeVolumeResponse)(nil),     // 9: blockd.v1.ResizeVolumeResponse
+	(*ProtectVolumeRequest)(nil),     // 10: blockd.v1.ProtectVolumeRequest
+	(*ProtectVolumeResponse)(nil),    // 11: blockd.v1.ProtectVolumeResponse
+	(*GetVolumeLatencyRequest)(nil),  // 12: blockd.v1.GetVolumeLatencyRequest
+	(*GetVolumeLatencyResponse)(nil), // 13: blockd.v1.GetVolumeLatencyResponse
+	(*LatencyStage)(nil),             // 14: blockd.v1.LatencyStage
+	(*DeleteVolumeRequest)(nil),      // 15: blockd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 16: blockd.v1.DeleteVolumeResponse
+	(*Pool)(nil),                     // 17: blockd.v1.Pool
+	(*CreatePoolRequest)(nil),        // 18: blockd.v1.CreatePoolRequest
+	(*CreatePoolResponse)(nil),       // 19: blockd.v1.CreatePoolResponse
+	(*ListPoolsRequest)(nil),         // 20: blockd.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),        // 21: blockd.v1.ListPoolsResponse
+	(*GetPoolRequest)(nil),           // 22: blockd.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),          // 23: blockd.v1.GetPoolResponse
+	(*Chap)(nil),                     // 24: blockd.v1.Chap
+	(*Host)(nil),                     // 25: blockd.v1.Host
+	(*DhChap)(nil),                   // 26: blockd.v1.DhChap
+	(*CreateHostRequest)(nil),        // 27: blockd.v1.CreateHostRequest
+	(*CreateHostResponse)(nil),       // 28: blockd.v1.CreateHostResponse
+	(*ListHostsRequest)(nil),         // 29: blockd.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),        // 30: blockd.v1.ListHostsResponse
+	(*GetHostRequest)(nil),           // 31: blockd.v1.GetHostRequest
+	(*GetHostResponse)(nil),          // 32: blockd.v1.GetHostResponse
+	(*UpdateHostRequest)(nil),        // 33: blockd.v1.UpdateHostRequest
+	(*UpdateHostResponse)(nil),       // 34: blockd.v1.UpdateHostResponse
+	(*DeleteHostRequest)(nil),        // 35: blockd.v1.DeleteHostRequest
+	(*DeleteHostResponse)(nil),       // 36: blockd.v1.DeleteHostResponse
+	(*Mapping)(nil),                  // 37: blockd.v1.Mapping
+	(*MapVolumeRequest)(nil),         // 38: blockd.v1.MapVolumeRequest
+	(*MapVolumeResponse)(nil),        // 39: blockd.v1.MapVolumeResponse
+	(*UnmapVolumeRequest)(nil),       // 40: blockd.v1.UnmapVolumeRequest
+	(*UnmapVolumeResponse)(nil),      // 41: blockd.v1.UnmapVolumeResponse
+	(*ListMappingsRequest)(nil),      // 42: blockd.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil),     // 43: blockd.v1.ListMappingsResponse
+	(*Node)(nil),                     // 44: blockd.v1.Node
+	(*ListNodesRequest)(nil),         // 45: blockd.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 46: blockd.v1.ListNodesResponse
+	(*Disk)(nil),                     // 47: blockd.v1.Disk
+	(*Scrub)(nil),                    // 48: blockd.v1.Scrub
+	(*ListDisksRequest)(nil),         // 49: blockd.v1.ListDisksRequest
+	(*ListDisksResponse)(nil),        // 50: blockd.v1.ListDisksResponse
+	(*Session)(nil),                  // 51: blockd.v1.Session
+	(*ListSessionsRequest)(nil),      // 52: blockd.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),     // 53: blockd.v1.ListSessionsResponse
+	(*Finding)(nil),                  // 54: blockd.v1.Finding
+	(*DiagnoseRequest)(nil),          // 55: blockd.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),         // 56: blockd.v1.DiagnoseResponse
+	(*Event)(nil),                    // 57: blockd.v1.Event
+	(*WatchEventsRequest)(nil),       // 58: blockd.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),      // 59: blockd.v1.WatchEventsResponse
+	(*AuditEntry)(nil),               // 60: blockd.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 61: blockd.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 62: blockd.v1.ListAuditResponse
+	nil,                              // 63: blockd.v1.Session.ParametersEntry
 }
 var file_blockd_v1_blockd_proto_depIdxs = []int32{
-	33, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
-	0,  // 1: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 2: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
-	0,  // 3: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 4: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 5: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
-	13, // 6: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
-	13, // 7: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
-	13, // 8: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
-	33, // 9: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
-	20, // 10: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
-	20, // 11: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	22, // 12: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	21, // 13: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
-	21, // 14: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
-	21, // 15: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
-	20, // 16: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
-	20, // 17: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	22, // 18: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	21, // 19: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
-	33, // 20: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
-	33, // 21: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
-	40, // 22: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
-	44, // 23: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
-	43, // 24: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
-	59, // 25: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
-	47, // 26: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
-	50, // 27: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
-	53, // 28: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
-	56, // 29: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
-	1,  // 30: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
-	3,  // 31: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
-	5,  // 32: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
-	7,  // 33: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
-	9,  // 34: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
-	11, // 35: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
-	14, // 36: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
-	16, // 37: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
-	18, // 38: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
-	23, // 39: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
-	25, // 40: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
-	27, // 41: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
-	29, // 42: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
-	31, // 43: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
-	34, // 44: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
-	36, // 45: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
-	38, // 46: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
-	41, // 47: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
-	45, // 48: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
-	48, // 49: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
-	51, // 50: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
-	54, // 51: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
-	57, // 52: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
-	2,  // 53: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
-	4,  // 54: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
-	6,  // 55: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
-	8,  // 56: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
-	10, // 57: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
-	12, // 58: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
-	15, // 59: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
-	17, // 60: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
-	19, // 61: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
-	24, // 62: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
-	26, // 63: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
-	28, // 64: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
-	30, // 65: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
-	32, // 66: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
-	35, // 67: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
-	37, // 68: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
-	39, // 69: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
-	42, // 70: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
-	46, // 71: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
-	49, // 72: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
-	52, // 73: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
-	55, // 74: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
-	58, // 75: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
-	53, // [53:76] is the sub-list for method output_type
-	30, // [30:53] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	37, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
+	1,  // 1: blockd.v1.Volume.replicas:type_name -> blockd.v1.Replica
+	0,  // 2: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 3: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
+	0,  // 4: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 5: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 6: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
+	14, // 7: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
+	17, // 8: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
+	17, // 9: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
+	17, // 10: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
+	37, // 11: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
+	24, // 12: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
+	24, // 13: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	26, // 14: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	25, // 15: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
+	25, // 16: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
+	25, // 17: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
+	24, // 18: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
+	24, // 19: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	26, // 20: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	25, // 21: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
+	37, // 22: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
+	37, // 23: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
+	44, // 24: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
+	48, // 25: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
+	47, // 26: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
+	63, // 27: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
+	51, // 28: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
+	54, // 29: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
+	57, // 30: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
+	60, // 31: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
+	2,  // 32: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
+	4,  // 33: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
+	6,  // 34: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
+	8,  // 35: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
+	10, // 36: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
+	15, // 37: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
+	12, // 38: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
+	18, // 39: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
+	20, // 40: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
+	22, // 41: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
+	27, // 42: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
+	29, // 43: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
+	31, // 44: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
+	33, // 45: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
+	35, // 46: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
+	38, // 47: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
+	40, // 48: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
+	42, // 49: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
+	45, // 50: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
+	49, // 51: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
+	52, // 52: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
+	55, // 53: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
+	58, // 54: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
+	61, // 55: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
+	3,  // 56: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
+	5,  // 57: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
+	7,  // 58: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
+	9,  // 59: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
+	11, // 60: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
+	16, // 61: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
+	13, // 62: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
+	19, // 63: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
+	21, // 64: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
+	23, // 65: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
+	28, // 66: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
+	30, // 67: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
+	32, // 68: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
+	34, // 69: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
+	36, // 70: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
+	39, // 71: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
+	41, // 72: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
+	43, // 73: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
+	46, // 74: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
+	50, // 75: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
+	53, // 76: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
+	56, // 77: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
+	59, // 78: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
+	62, // 79: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
+	56, // [56:80] is the sub-list for method output_type
+	32, // [32:56] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_blockd_proto_init() }
@@ -4052,15 +4614,15 @@ func file_blockd_v1_blockd_proto_init() {
 	if File_blockd_v1_blockd_proto != nil {
 		return
 	}
-	file_blockd_v1_blockd_proto_msgTypes[29].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[34].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[33].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[38].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_blockd_proto_rawDesc), len(file_blockd_v1_blockd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   60,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

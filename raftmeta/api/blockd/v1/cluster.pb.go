@@ -295,8 +295,10 @@ type Member struct {
 	VolumesOwned       uint32            `protobuf:"varint,13,opt,name=volumes_owned,json=volumesOwned,proto3" json:"volumes_owned,omitempty"`
 	Leader             bool              `protobuf:"varint,14,opt,name=leader,proto3" json:"leader,omitempty"`
 	CertificateExpires string            `protobuf:"bytes,15,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// As an administrator wants it: active, held, draining or drained.
+	Service       string `protobuf:"bytes,16,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
@@ -423,6 +425,13 @@ func (x *Member) GetLeader() bool {
 func (x *Member) GetCertificateExpires() string {
 	if x != nil {
 		return x.CertificateExpires
+	}
+	return ""
+}
+
+func (x *Member) GetService() string {
+	if x != nil {
+		return x.Service
 	}
 	return ""
 }
@@ -1468,11 +1477,575 @@ func (x *RemoveNodeResponse) GetChanges() []string {
 	return nil
 }
 
+type DrainNodeRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	DryRun    bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Node      string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// upgrade: only what it serves moves away, for a short stop. remove: its data
+	// too. Empty means upgrade.
+	Purpose       string `protobuf:"bytes,4,opt,name=purpose,proto3" json:"purpose,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DrainNodeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DrainNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetPurpose() string {
+	if x != nil {
+		return x.Purpose
+	}
+	return ""
+}
+
+type DrainNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeResponse) Reset() {
+	*x = DrainNodeResponse{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeResponse) ProtoMessage() {}
+
+func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *DrainNodeResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *DrainNodeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type ResumeNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeNodeRequest) Reset() {
+	*x = ResumeNodeRequest{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeNodeRequest) ProtoMessage() {}
+
+func (x *ResumeNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeNodeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeNodeRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ResumeNodeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ResumeNodeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ResumeNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ResumeNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeNodeResponse) Reset() {
+	*x = ResumeNodeResponse{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeNodeResponse) ProtoMessage() {}
+
+func (x *ResumeNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeNodeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeNodeResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ResumeNodeResponse) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+func (x *ResumeNodeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type DrainDiskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Disk          string                 `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"` // its uuid
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainDiskRequest) Reset() {
+	*x = DrainDiskRequest{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainDiskRequest) ProtoMessage() {}
+
+func (x *DrainDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainDiskRequest.ProtoReflect.Descriptor instead.
+func (*DrainDiskRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DrainDiskRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DrainDiskRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DrainDiskRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+type DrainDiskResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Changes []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// What stays on it, in words; empty when it is drained.
+	Left          string `protobuf:"bytes,2,opt,name=left,proto3" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainDiskResponse) Reset() {
+	*x = DrainDiskResponse{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainDiskResponse) ProtoMessage() {}
+
+func (x *DrainDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainDiskResponse.ProtoReflect.Descriptor instead.
+func (*DrainDiskResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DrainDiskResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *DrainDiskResponse) GetLeft() string {
+	if x != nil {
+		return x.Left
+	}
+	return ""
+}
+
+type ResumeDiskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Disk          string                 `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeDiskRequest) Reset() {
+	*x = ResumeDiskRequest{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeDiskRequest) ProtoMessage() {}
+
+func (x *ResumeDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeDiskRequest.ProtoReflect.Descriptor instead.
+func (*ResumeDiskRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ResumeDiskRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ResumeDiskRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ResumeDiskRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+type ResumeDiskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeDiskResponse) Reset() {
+	*x = ResumeDiskResponse{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeDiskResponse) ProtoMessage() {}
+
+func (x *ResumeDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeDiskResponse.ProtoReflect.Descriptor instead.
+func (*ResumeDiskResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ResumeDiskResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type RemoveDiskRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	DryRun    bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Disk      string                 `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`
+	// Remove it although it is not drained. Never with data on it.
+	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveDiskRequest) Reset() {
+	*x = RemoveDiskRequest{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveDiskRequest) ProtoMessage() {}
+
+func (x *RemoveDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveDiskRequest.ProtoReflect.Descriptor instead.
+func (*RemoveDiskRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RemoveDiskRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RemoveDiskRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RemoveDiskRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *RemoveDiskRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type RemoveDiskResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveDiskResponse) Reset() {
+	*x = RemoveDiskResponse{}
+	mi := &file_blockd_v1_cluster_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveDiskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveDiskResponse) ProtoMessage() {}
+
+func (x *RemoveDiskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_cluster_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveDiskResponse.ProtoReflect.Descriptor instead.
+func (*RemoveDiskResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_cluster_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *RemoveDiskResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 var File_blockd_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x17blockd/v1/cluster.proto\x12\tblockd.v1\"G\n" +
+	"\x17blockd/v1/cluster.proto\x12\tblockd.v1\x1a\x13blockd/v1/ops.proto\"G\n" +
 	"\x12InitClusterRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -1494,7 +2067,7 @@ const file_blockd_v1_cluster_proto_rawDesc = "" +
 	"\x0eformat_version\x18\t \x01(\rR\rformatVersion\x128\n" +
 	"\x18format_version_supported\x18\n" +
 	" \x01(\rR\x16formatVersionSupported\x12 \n" +
-	"\vincarnation\x18\v \x01(\rR\vincarnation\"\xe4\x03\n" +
+	"\vincarnation\x18\v \x01(\rR\vincarnation\"\xfe\x03\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -1510,7 +2083,8 @@ const file_blockd_v1_cluster_proto_rawDesc = "" +
 	"\rapplied_index\x18\f \x01(\x04R\fappliedIndex\x12#\n" +
 	"\rvolumes_owned\x18\r \x01(\rR\fvolumesOwned\x12\x16\n" +
 	"\x06leader\x18\x0e \x01(\bR\x06leader\x12/\n" +
-	"\x13certificate_expires\x18\x0f \x01(\tR\x12certificateExpires\x1a9\n" +
+	"\x13certificate_expires\x18\x0f \x01(\tR\x12certificateExpires\x12\x18\n" +
+	"\aservice\x18\x10 \x01(\tR\aservice\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"7\n" +
@@ -1599,6 +2173,46 @@ const file_blockd_v1_cluster_proto_rawDesc = "" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\".\n" +
 	"\x12RemoveNodeResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"x\n" +
+	"\x10DrainNodeRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x18\n" +
+	"\apurpose\x18\x04 \x01(\tR\apurpose\"O\n" +
+	"\x11DrainNodeResponse\x12 \n" +
+	"\x03job\x18\x01 \x01(\v2\x0e.blockd.v1.JobR\x03job\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"_\n" +
+	"\x11ResumeNodeRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"Y\n" +
+	"\x12ResumeNodeResponse\x12)\n" +
+	"\x06member\x18\x01 \x01(\v2\x11.blockd.v1.MemberR\x06member\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"^\n" +
+	"\x10DrainDiskRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\tR\x04disk\"A\n" +
+	"\x11DrainDiskResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\x12\x12\n" +
+	"\x04left\x18\x02 \x01(\tR\x04left\"_\n" +
+	"\x11ResumeDiskRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\tR\x04disk\".\n" +
+	"\x12ResumeDiskResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"u\n" +
+	"\x11RemoveDiskRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\tR\x04disk\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\".\n" +
+	"\x12RemoveDiskResponse\x12\x18\n" +
 	"\achanges\x18\x01 \x03(\tR\achanges2\xb8\x05\n" +
 	"\x0eClusterService\x12L\n" +
 	"\vInitCluster\x12\x1d.blockd.v1.InitClusterRequest\x1a\x1e.blockd.v1.InitClusterResponse\x12I\n" +
@@ -1610,11 +2224,19 @@ const file_blockd_v1_cluster_proto_rawDesc = "" +
 	"\x16IssueClientCertificate\x12(.blockd.v1.IssueClientCertificateRequest\x1a).blockd.v1.IssueClientCertificateResponse\x12a\n" +
 	"\x12TransferLeadership\x12$.blockd.v1.TransferLeadershipRequest\x1a%.blockd.v1.TransferLeadershipResponse\x12K\n" +
 	"\n" +
-	"BackupMeta\x12\x1c.blockd.v1.BackupMetaRequest\x1a\x1d.blockd.v1.BackupMetaResponse0\x012\xb2\x01\n" +
+	"BackupMeta\x12\x1c.blockd.v1.BackupMetaRequest\x1a\x1d.blockd.v1.BackupMetaResponse0\x012\xa3\x04\n" +
 	"\x11MembershipService\x12R\n" +
 	"\rSetNodeLabels\x12\x1f.blockd.v1.SetNodeLabelsRequest\x1a .blockd.v1.SetNodeLabelsResponse\x12I\n" +
 	"\n" +
-	"RemoveNode\x12\x1c.blockd.v1.RemoveNodeRequest\x1a\x1d.blockd.v1.RemoveNodeResponseB,Z*blockd.dev/raftmeta/api/blockd/v1;blockdv1b\x06proto3"
+	"RemoveNode\x12\x1c.blockd.v1.RemoveNodeRequest\x1a\x1d.blockd.v1.RemoveNodeResponse\x12F\n" +
+	"\tDrainNode\x12\x1b.blockd.v1.DrainNodeRequest\x1a\x1c.blockd.v1.DrainNodeResponse\x12I\n" +
+	"\n" +
+	"ResumeNode\x12\x1c.blockd.v1.ResumeNodeRequest\x1a\x1d.blockd.v1.ResumeNodeResponse\x12F\n" +
+	"\tDrainDisk\x12\x1b.blockd.v1.DrainDiskRequest\x1a\x1c.blockd.v1.DrainDiskResponse\x12I\n" +
+	"\n" +
+	"ResumeDisk\x12\x1c.blockd.v1.ResumeDiskRequest\x1a\x1d.blockd.v1.ResumeDiskResponse\x12I\n" +
+	"\n" +
+	"RemoveDisk\x12\x1c.blockd.v1.RemoveDiskRequest\x1a\x1d.blockd.v1.RemoveDiskResponseB,Z*blockd.dev/raftmeta/api/blockd/v1;blockdv1b\x06proto3"
 
 var (
 	file_blockd_v1_cluster_proto_rawDescOnce sync.Once
@@ -1628,7 +2250,7 @@ func file_blockd_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_cluster_proto_rawDescData
 }
 
-var file_blockd_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_blockd_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_blockd_v1_cluster_proto_goTypes = []any{
 	(*InitClusterRequest)(nil),             // 0: blockd.v1.InitClusterRequest
 	(*InitClusterResponse)(nil),            // 1: blockd.v1.InitClusterResponse
@@ -1652,46 +2274,69 @@ var file_blockd_v1_cluster_proto_goTypes = []any{
 	(*SetNodeLabelsResponse)(nil),          // 19: blockd.v1.SetNodeLabelsResponse
 	(*RemoveNodeRequest)(nil),              // 20: blockd.v1.RemoveNodeRequest
 	(*RemoveNodeResponse)(nil),             // 21: blockd.v1.RemoveNodeResponse
-	nil,                                    // 22: blockd.v1.Member.LabelsEntry
-	nil,                                    // 23: blockd.v1.AdmitNodeRequest.LabelsEntry
-	nil,                                    // 24: blockd.v1.AdmitNodeResponse.MemberAddressesEntry
-	nil,                                    // 25: blockd.v1.SetNodeLabelsRequest.LabelsEntry
+	(*DrainNodeRequest)(nil),               // 22: blockd.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),              // 23: blockd.v1.DrainNodeResponse
+	(*ResumeNodeRequest)(nil),              // 24: blockd.v1.ResumeNodeRequest
+	(*ResumeNodeResponse)(nil),             // 25: blockd.v1.ResumeNodeResponse
+	(*DrainDiskRequest)(nil),               // 26: blockd.v1.DrainDiskRequest
+	(*DrainDiskResponse)(nil),              // 27: blockd.v1.DrainDiskResponse
+	(*ResumeDiskRequest)(nil),              // 28: blockd.v1.ResumeDiskRequest
+	(*ResumeDiskResponse)(nil),             // 29: blockd.v1.ResumeDiskResponse
+	(*RemoveDiskRequest)(nil),              // 30: blockd.v1.RemoveDiskRequest
+	(*RemoveDiskResponse)(nil),             // 31: blockd.v1.RemoveDiskResponse
+	nil,                                    // 32: blockd.v1.Member.LabelsEntry
+	nil,                                    // 33: blockd.v1.AdmitNodeRequest.LabelsEntry
+	nil,                                    // 34: blockd.v1.AdmitNodeResponse.MemberAddressesEntry
+	nil,                                    // 35: blockd.v1.SetNodeLabelsRequest.LabelsEntry
+	(*Job)(nil),                            // 36: blockd.v1.Job
 }
 var file_blockd_v1_cluster_proto_depIdxs = []int32{
 	2,  // 0: blockd.v1.InitClusterResponse.cluster:type_name -> blockd.v1.Cluster
 	3,  // 1: blockd.v1.Cluster.members:type_name -> blockd.v1.Member
-	22, // 2: blockd.v1.Member.labels:type_name -> blockd.v1.Member.LabelsEntry
+	32, // 2: blockd.v1.Member.labels:type_name -> blockd.v1.Member.LabelsEntry
 	2,  // 3: blockd.v1.GetClusterResponse.cluster:type_name -> blockd.v1.Cluster
 	2,  // 4: blockd.v1.JoinClusterResponse.cluster:type_name -> blockd.v1.Cluster
-	23, // 5: blockd.v1.AdmitNodeRequest.labels:type_name -> blockd.v1.AdmitNodeRequest.LabelsEntry
-	24, // 6: blockd.v1.AdmitNodeResponse.member_addresses:type_name -> blockd.v1.AdmitNodeResponse.MemberAddressesEntry
-	25, // 7: blockd.v1.SetNodeLabelsRequest.labels:type_name -> blockd.v1.SetNodeLabelsRequest.LabelsEntry
+	33, // 5: blockd.v1.AdmitNodeRequest.labels:type_name -> blockd.v1.AdmitNodeRequest.LabelsEntry
+	34, // 6: blockd.v1.AdmitNodeResponse.member_addresses:type_name -> blockd.v1.AdmitNodeResponse.MemberAddressesEntry
+	35, // 7: blockd.v1.SetNodeLabelsRequest.labels:type_name -> blockd.v1.SetNodeLabelsRequest.LabelsEntry
 	3,  // 8: blockd.v1.SetNodeLabelsResponse.member:type_name -> blockd.v1.Member
-	0,  // 9: blockd.v1.ClusterService.InitCluster:input_type -> blockd.v1.InitClusterRequest
-	4,  // 10: blockd.v1.ClusterService.GetCluster:input_type -> blockd.v1.GetClusterRequest
-	6,  // 11: blockd.v1.ClusterService.CreateJoinToken:input_type -> blockd.v1.CreateJoinTokenRequest
-	8,  // 12: blockd.v1.ClusterService.JoinCluster:input_type -> blockd.v1.JoinClusterRequest
-	10, // 13: blockd.v1.ClusterService.AdmitNode:input_type -> blockd.v1.AdmitNodeRequest
-	12, // 14: blockd.v1.ClusterService.IssueClientCertificate:input_type -> blockd.v1.IssueClientCertificateRequest
-	14, // 15: blockd.v1.ClusterService.TransferLeadership:input_type -> blockd.v1.TransferLeadershipRequest
-	16, // 16: blockd.v1.ClusterService.BackupMeta:input_type -> blockd.v1.BackupMetaRequest
-	18, // 17: blockd.v1.MembershipService.SetNodeLabels:input_type -> blockd.v1.SetNodeLabelsRequest
-	20, // 18: blockd.v1.MembershipService.RemoveNode:input_type -> blockd.v1.RemoveNodeRequest
-	1,  // 19: blockd.v1.ClusterService.InitCluster:output_type -> blockd.v1.InitClusterResponse
-	5,  // 20: blockd.v1.ClusterService.GetCluster:output_type -> blockd.v1.GetClusterResponse
-	7,  // 21: blockd.v1.ClusterService.CreateJoinToken:output_type -> blockd.v1.CreateJoinTokenResponse
-	9,  // 22: blockd.v1.ClusterService.JoinCluster:output_type -> blockd.v1.JoinClusterResponse
-	11, // 23: blockd.v1.ClusterService.AdmitNode:output_type -> blockd.v1.AdmitNodeResponse
-	13, // 24: blockd.v1.ClusterService.IssueClientCertificate:output_type -> blockd.v1.IssueClientCertificateResponse
-	15, // 25: blockd.v1.ClusterService.TransferLeadership:output_type -> blockd.v1.TransferLeadershipResponse
-	17, // 26: blockd.v1.ClusterService.BackupMeta:output_type -> blockd.v1.BackupMetaResponse
-	19, // 27: blockd.v1.MembershipService.SetNodeLabels:output_type -> blockd.v1.SetNodeLabelsResponse
-	21, // 28: blockd.v1.MembershipService.RemoveNode:output_type -> blockd.v1.RemoveNodeResponse
-	19, // [19:29] is the sub-list for method output_type
-	9,  // [9:19] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	36, // 9: blockd.v1.DrainNodeResponse.job:type_name -> blockd.v1.Job
+	3,  // 10: blockd.v1.ResumeNodeResponse.member:type_name -> blockd.v1.Member
+	0,  // 11: blockd.v1.ClusterService.InitCluster:input_type -> blockd.v1.InitClusterRequest
+	4,  // 12: blockd.v1.ClusterService.GetCluster:input_type -> blockd.v1.GetClusterRequest
+	6,  // 13: blockd.v1.ClusterService.CreateJoinToken:input_type -> blockd.v1.CreateJoinTokenRequest
+	8,  // 14: blockd.v1.ClusterService.JoinCluster:input_type -> blockd.v1.JoinClusterRequest
+	10, // 15: blockd.v1.ClusterService.AdmitNode:input_type -> blockd.v1.AdmitNodeRequest
+	12, // 16: blockd.v1.ClusterService.IssueClientCertificate:input_type -> blockd.v1.IssueClientCertificateRequest
+	14, // 17: blockd.v1.ClusterService.TransferLeadership:input_type -> blockd.v1.TransferLeadershipRequest
+	16, // 18: blockd.v1.ClusterService.BackupMeta:input_type -> blockd.v1.BackupMetaRequest
+	18, // 19: blockd.v1.MembershipService.SetNodeLabels:input_type -> blockd.v1.SetNodeLabelsRequest
+	20, // 20: blockd.v1.MembershipService.RemoveNode:input_type -> blockd.v1.RemoveNodeRequest
+	22, // 21: blockd.v1.MembershipService.DrainNode:input_type -> blockd.v1.DrainNodeRequest
+	24, // 22: blockd.v1.MembershipService.ResumeNode:input_type -> blockd.v1.ResumeNodeRequest
+	26, // 23: blockd.v1.MembershipService.DrainDisk:input_type -> blockd.v1.DrainDiskRequest
+	28, // 24: blockd.v1.MembershipService.ResumeDisk:input_type -> blockd.v1.ResumeDiskRequest
+	30, // 25: blockd.v1.MembershipService.RemoveDisk:input_type -> blockd.v1.RemoveDiskRequest
+	1,  // 26: blockd.v1.ClusterService.InitCluster:output_type -> blockd.v1.InitClusterResponse
+	5,  // 27: blockd.v1.ClusterService.GetCluster:output_type -> blockd.v1.GetClusterResponse
+	7,  // 28: blockd.v1.ClusterService.CreateJoinToken:output_type -> blockd.v1.CreateJoinTokenResponse
+	9,  // 29: blockd.v1.ClusterService.JoinCluster:output_type -> blockd.v1.JoinClusterResponse
+	11, // 30: blockd.v1.ClusterService.AdmitNode:output_type -> blockd.v1.AdmitNodeResponse
+	13, // 31: blockd.v1.ClusterService.IssueClientCertificate:output_type -> blockd.v1.IssueClientCertificateResponse
+	15, // 32: blockd.v1.ClusterService.TransferLeadership:output_type -> blockd.v1.TransferLeadershipResponse
+	17, // 33: blockd.v1.ClusterService.BackupMeta:output_type -> blockd.v1.BackupMetaResponse
+	19, // 34: blockd.v1.MembershipService.SetNodeLabels:output_type -> blockd.v1.SetNodeLabelsResponse
+	21, // 35: blockd.v1.MembershipService.RemoveNode:output_type -> blockd.v1.RemoveNodeResponse
+	23, // 36: blockd.v1.MembershipService.DrainNode:output_type -> blockd.v1.DrainNodeResponse
+	25, // 37: blockd.v1.MembershipService.ResumeNode:output_type -> blockd.v1.ResumeNodeResponse
+	27, // 38: blockd.v1.MembershipService.DrainDisk:output_type -> blockd.v1.DrainDiskResponse
+	29, // 39: blockd.v1.MembershipService.ResumeDisk:output_type -> blockd.v1.ResumeDiskResponse
+	31, // 40: blockd.v1.MembershipService.RemoveDisk:output_type -> blockd.v1.RemoveDiskResponse
+	26, // [26:41] is the sub-list for method output_type
+	11, // [11:26] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_cluster_proto_init() }
@@ -1699,13 +2344,14 @@ func file_blockd_v1_cluster_proto_init() {
 	if File_blockd_v1_cluster_proto != nil {
 		return
 	}
+	file_blockd_v1_ops_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_cluster_proto_rawDesc), len(file_blockd_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

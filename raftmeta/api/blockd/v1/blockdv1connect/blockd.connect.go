@@ -3,7 +3,9 @@
 //
 // Every request that changes something carries a request_id, chosen by the
 // client. Repeating a request with the same id gives the first answer and
-// changes nothing again; using an id for another request is refused.
+// changes nothing again; using an id for another request is refused. With
+// dry_run set, a request is checked as if it were carried out, answered with
+// what would change, one sentence each in changes, and changes nothing.
 //
 // Times are strings in RFC 3339 form, in UTC; empty means never.
 
@@ -69,6 +71,9 @@ const (
 	// VolumeServiceDeleteVolumeProcedure is the fully-qualified name of the VolumeService's
 	// DeleteVolume RPC.
 	VolumeServiceDeleteVolumeProcedure = "/blockd.v1.VolumeService/DeleteVolume"
+	// VolumeServiceGetVolumeLatencyProcedure is the fully-qualified name of the VolumeService's
+	// GetVolumeLatency RPC.
+	VolumeServiceGetVolumeLatencyProcedure = "/blockd.v1.VolumeService/GetVolumeLatency"
 	// PoolServiceCreatePoolProcedure is the fully-qualified name of the PoolService's CreatePool RPC.
 	PoolServiceCreatePoolProcedure = "/blockd.v1.PoolService/CreatePool"
 	// PoolServiceListPoolsProcedure is the fully-qualified name of the PoolService's ListPools RPC.
@@ -119,6 +124,9 @@ type VolumeServiceClient interface {
 	// ProtectVolume says whether hosts may write a volume.
 	ProtectVolume(context.Context, *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
+	// GetVolumeLatency says where the time of a volume's requests goes, by its
+	// owner. Only for volumes of several copies.
+	GetVolumeLatency(context.Context, *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error)
 }
 
 // NewVolumeServiceClient constructs a client for the blockd.v1.VolumeService service. By default,
@@ -168,17 +176,24 @@ func NewVolumeServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(volumeServiceMethods.ByName("DeleteVolume")),
 			connect.WithClientOptions(opts...),
 		),
+		getVolumeLatency: connect.NewClient[v1.GetVolumeLatencyRequest, v1.GetVolumeLatencyResponse](
+			httpClient,
+			baseURL+VolumeServiceGetVolumeLatencyProcedure,
+			connect.WithSchema(volumeServiceMethods.ByName("GetVolumeLatency")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // volumeServiceClient implements VolumeServiceClient.
 type volumeServiceClient struct {
-	createVolume  *connect.Client[v1.CreateVolumeRequest, v1.CreateVolumeResponse]
-	listVolumes   *connect.Client[v1.ListVolumesRequest, v1.ListVolumesResponse]
-	getVolume     *connect.Client[v1.GetVolumeRequest, v1.GetVolumeResponse]
-	resizeVolume  *connect.Client[v1.ResizeVolumeRequest, v1.ResizeVolumeResponse]
-	protectVolume *connect.Client[v1.ProtectVolumeRequest, v1.ProtectVolumeResponse]
-	deleteVolume  *connect.Client[v1.DeleteVolumeRequest, v1.DeleteVolumeResponse]
+	createVolume     *connect.Client[v1.CreateVolumeRequest, v1.CreateVolumeResponse]
+	listVolumes      *connect.Client[v1.ListVolumesRequest, v1.ListVolumesResponse]
+	getVolume        *connect.Client[v1.GetVolumeRequest, v1.GetVolumeResponse]
+	resizeVolume     *connect.Client[v1.ResizeVolumeRequest, v1.ResizeVolumeResponse]
+	protectVolume    *connect.Client[v1.ProtectVolumeRequest, v1.ProtectVolumeResponse]
+	deleteVolume     *connect.Client[v1.DeleteVolumeRequest, v1.DeleteVolumeResponse]
+	getVolumeLatency *connect.Client[v1.GetVolumeLatencyRequest, v1.GetVolumeLatencyResponse]
 }
 
 // CreateVolume calls blockd.v1.VolumeService.CreateVolume.
@@ -211,6 +226,11 @@ func (c *volumeServiceClient) DeleteVolume(ctx context.Context, req *connect.Req
 	return c.deleteVolume.CallUnary(ctx, req)
 }
 
+// GetVolumeLatency calls blockd.v1.VolumeService.GetVolumeLatency.
+func (c *volumeServiceClient) GetVolumeLatency(ctx context.Context, req *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error) {
+	return c.getVolumeLatency.CallUnary(ctx, req)
+}
+
 // VolumeServiceHandler is an implementation of the blockd.v1.VolumeService service.
 type VolumeServiceHandler interface {
 	CreateVolume(context.Context, *connect.Request[v1.CreateVolumeRequest]) (*connect.Response[v1.CreateVolumeResponse], error)
@@ -220,6 +240,9 @@ type VolumeServiceHandler interface {
 	// ProtectVolume says whether hosts may write a volume.
 	ProtectVolume(context.Context, *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
+	// GetVolumeLatency says where the time of a volume's requests goes, by its
+	// owner. Only for volumes of several copies.
+	GetVolumeLatency(context.Context, *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error)
 }
 
 // NewVolumeServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -265,6 +288,12 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(volumeServiceMethods.ByName("DeleteVolume")),
 		connect.WithHandlerOptions(opts...),
 	)
+	volumeServiceGetVolumeLatencyHandler := connect.NewUnaryHandler(
+		VolumeServiceGetVolumeLatencyProcedure,
+		svc.GetVolumeLatency,
+		connect.WithSchema(volumeServiceMethods.ByName("GetVolumeLatency")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blockd.v1.VolumeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case VolumeServiceCreateVolumeProcedure:
@@ -279,6 +308,8 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 			volumeServiceProtectVolumeHandler.ServeHTTP(w, r)
 		case VolumeServiceDeleteVolumeProcedure:
 			volumeServiceDeleteVolumeHandler.ServeHTTP(w, r)
+		case VolumeServiceGetVolumeLatencyProcedure:
+			volumeServiceGetVolumeLatencyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -310,6 +341,10 @@ func (UnimplementedVolumeServiceHandler) ProtectVolume(context.Context, *connect
 
 func (UnimplementedVolumeServiceHandler) DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.VolumeService.DeleteVolume is not implemented"))
+}
+
+func (UnimplementedVolumeServiceHandler) GetVolumeLatency(context.Context, *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.VolumeService.GetVolumeLatency is not implemented"))
 }
 
 // PoolServiceClient is a client for the blockd.v1.PoolService service.

@@ -71,6 +71,21 @@ const (
 	// MembershipServiceRemoveNodeProcedure is the fully-qualified name of the MembershipService's
 	// RemoveNode RPC.
 	MembershipServiceRemoveNodeProcedure = "/blockd.v1.MembershipService/RemoveNode"
+	// MembershipServiceDrainNodeProcedure is the fully-qualified name of the MembershipService's
+	// DrainNode RPC.
+	MembershipServiceDrainNodeProcedure = "/blockd.v1.MembershipService/DrainNode"
+	// MembershipServiceResumeNodeProcedure is the fully-qualified name of the MembershipService's
+	// ResumeNode RPC.
+	MembershipServiceResumeNodeProcedure = "/blockd.v1.MembershipService/ResumeNode"
+	// MembershipServiceDrainDiskProcedure is the fully-qualified name of the MembershipService's
+	// DrainDisk RPC.
+	MembershipServiceDrainDiskProcedure = "/blockd.v1.MembershipService/DrainDisk"
+	// MembershipServiceResumeDiskProcedure is the fully-qualified name of the MembershipService's
+	// ResumeDisk RPC.
+	MembershipServiceResumeDiskProcedure = "/blockd.v1.MembershipService/ResumeDisk"
+	// MembershipServiceRemoveDiskProcedure is the fully-qualified name of the MembershipService's
+	// RemoveDisk RPC.
+	MembershipServiceRemoveDiskProcedure = "/blockd.v1.MembershipService/RemoveDisk"
 )
 
 // ClusterServiceClient is a client for the blockd.v1.ClusterService service.
@@ -350,6 +365,16 @@ type MembershipServiceClient interface {
 	SetNodeLabels(context.Context, *connect.Request[v1.SetNodeLabelsRequest]) (*connect.Response[v1.SetNodeLabelsResponse], error)
 	// RemoveNode forgets a node; its certificate is worth nothing from then on.
 	RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error)
+	// DrainNode moves what a node serves to others, as a job.
+	DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error)
+	// ResumeNode ends a drain: the node takes part again.
+	ResumeNode(context.Context, *connect.Request[v1.ResumeNodeRequest]) (*connect.Response[v1.ResumeNodeResponse], error)
+	// DrainDisk has a disk get nothing new.
+	DrainDisk(context.Context, *connect.Request[v1.DrainDiskRequest]) (*connect.Response[v1.DrainDiskResponse], error)
+	// ResumeDisk ends that.
+	ResumeDisk(context.Context, *connect.Request[v1.ResumeDiskRequest]) (*connect.Response[v1.ResumeDiskResponse], error)
+	// RemoveDisk forgets a disk that has nothing any more.
+	RemoveDisk(context.Context, *connect.Request[v1.RemoveDiskRequest]) (*connect.Response[v1.RemoveDiskResponse], error)
 }
 
 // NewMembershipServiceClient constructs a client for the blockd.v1.MembershipService service. By
@@ -375,6 +400,36 @@ func NewMembershipServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithSchema(membershipServiceMethods.ByName("RemoveNode")),
 			connect.WithClientOptions(opts...),
 		),
+		drainNode: connect.NewClient[v1.DrainNodeRequest, v1.DrainNodeResponse](
+			httpClient,
+			baseURL+MembershipServiceDrainNodeProcedure,
+			connect.WithSchema(membershipServiceMethods.ByName("DrainNode")),
+			connect.WithClientOptions(opts...),
+		),
+		resumeNode: connect.NewClient[v1.ResumeNodeRequest, v1.ResumeNodeResponse](
+			httpClient,
+			baseURL+MembershipServiceResumeNodeProcedure,
+			connect.WithSchema(membershipServiceMethods.ByName("ResumeNode")),
+			connect.WithClientOptions(opts...),
+		),
+		drainDisk: connect.NewClient[v1.DrainDiskRequest, v1.DrainDiskResponse](
+			httpClient,
+			baseURL+MembershipServiceDrainDiskProcedure,
+			connect.WithSchema(membershipServiceMethods.ByName("DrainDisk")),
+			connect.WithClientOptions(opts...),
+		),
+		resumeDisk: connect.NewClient[v1.ResumeDiskRequest, v1.ResumeDiskResponse](
+			httpClient,
+			baseURL+MembershipServiceResumeDiskProcedure,
+			connect.WithSchema(membershipServiceMethods.ByName("ResumeDisk")),
+			connect.WithClientOptions(opts...),
+		),
+		removeDisk: connect.NewClient[v1.RemoveDiskRequest, v1.RemoveDiskResponse](
+			httpClient,
+			baseURL+MembershipServiceRemoveDiskProcedure,
+			connect.WithSchema(membershipServiceMethods.ByName("RemoveDisk")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -382,6 +437,11 @@ func NewMembershipServiceClient(httpClient connect.HTTPClient, baseURL string, o
 type membershipServiceClient struct {
 	setNodeLabels *connect.Client[v1.SetNodeLabelsRequest, v1.SetNodeLabelsResponse]
 	removeNode    *connect.Client[v1.RemoveNodeRequest, v1.RemoveNodeResponse]
+	drainNode     *connect.Client[v1.DrainNodeRequest, v1.DrainNodeResponse]
+	resumeNode    *connect.Client[v1.ResumeNodeRequest, v1.ResumeNodeResponse]
+	drainDisk     *connect.Client[v1.DrainDiskRequest, v1.DrainDiskResponse]
+	resumeDisk    *connect.Client[v1.ResumeDiskRequest, v1.ResumeDiskResponse]
+	removeDisk    *connect.Client[v1.RemoveDiskRequest, v1.RemoveDiskResponse]
 }
 
 // SetNodeLabels calls blockd.v1.MembershipService.SetNodeLabels.
@@ -394,11 +454,46 @@ func (c *membershipServiceClient) RemoveNode(ctx context.Context, req *connect.R
 	return c.removeNode.CallUnary(ctx, req)
 }
 
+// DrainNode calls blockd.v1.MembershipService.DrainNode.
+func (c *membershipServiceClient) DrainNode(ctx context.Context, req *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error) {
+	return c.drainNode.CallUnary(ctx, req)
+}
+
+// ResumeNode calls blockd.v1.MembershipService.ResumeNode.
+func (c *membershipServiceClient) ResumeNode(ctx context.Context, req *connect.Request[v1.ResumeNodeRequest]) (*connect.Response[v1.ResumeNodeResponse], error) {
+	return c.resumeNode.CallUnary(ctx, req)
+}
+
+// DrainDisk calls blockd.v1.MembershipService.DrainDisk.
+func (c *membershipServiceClient) DrainDisk(ctx context.Context, req *connect.Request[v1.DrainDiskRequest]) (*connect.Response[v1.DrainDiskResponse], error) {
+	return c.drainDisk.CallUnary(ctx, req)
+}
+
+// ResumeDisk calls blockd.v1.MembershipService.ResumeDisk.
+func (c *membershipServiceClient) ResumeDisk(ctx context.Context, req *connect.Request[v1.ResumeDiskRequest]) (*connect.Response[v1.ResumeDiskResponse], error) {
+	return c.resumeDisk.CallUnary(ctx, req)
+}
+
+// RemoveDisk calls blockd.v1.MembershipService.RemoveDisk.
+func (c *membershipServiceClient) RemoveDisk(ctx context.Context, req *connect.Request[v1.RemoveDiskRequest]) (*connect.Response[v1.RemoveDiskResponse], error) {
+	return c.removeDisk.CallUnary(ctx, req)
+}
+
 // MembershipServiceHandler is an implementation of the blockd.v1.MembershipService service.
 type MembershipServiceHandler interface {
 	SetNodeLabels(context.Context, *connect.Request[v1.SetNodeLabelsRequest]) (*connect.Response[v1.SetNodeLabelsResponse], error)
 	// RemoveNode forgets a node; its certificate is worth nothing from then on.
 	RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error)
+	// DrainNode moves what a node serves to others, as a job.
+	DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error)
+	// ResumeNode ends a drain: the node takes part again.
+	ResumeNode(context.Context, *connect.Request[v1.ResumeNodeRequest]) (*connect.Response[v1.ResumeNodeResponse], error)
+	// DrainDisk has a disk get nothing new.
+	DrainDisk(context.Context, *connect.Request[v1.DrainDiskRequest]) (*connect.Response[v1.DrainDiskResponse], error)
+	// ResumeDisk ends that.
+	ResumeDisk(context.Context, *connect.Request[v1.ResumeDiskRequest]) (*connect.Response[v1.ResumeDiskResponse], error)
+	// RemoveDisk forgets a disk that has nothing any more.
+	RemoveDisk(context.Context, *connect.Request[v1.RemoveDiskRequest]) (*connect.Response[v1.RemoveDiskResponse], error)
 }
 
 // NewMembershipServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -420,12 +515,52 @@ func NewMembershipServiceHandler(svc MembershipServiceHandler, opts ...connect.H
 		connect.WithSchema(membershipServiceMethods.ByName("RemoveNode")),
 		connect.WithHandlerOptions(opts...),
 	)
+	membershipServiceDrainNodeHandler := connect.NewUnaryHandler(
+		MembershipServiceDrainNodeProcedure,
+		svc.DrainNode,
+		connect.WithSchema(membershipServiceMethods.ByName("DrainNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	membershipServiceResumeNodeHandler := connect.NewUnaryHandler(
+		MembershipServiceResumeNodeProcedure,
+		svc.ResumeNode,
+		connect.WithSchema(membershipServiceMethods.ByName("ResumeNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	membershipServiceDrainDiskHandler := connect.NewUnaryHandler(
+		MembershipServiceDrainDiskProcedure,
+		svc.DrainDisk,
+		connect.WithSchema(membershipServiceMethods.ByName("DrainDisk")),
+		connect.WithHandlerOptions(opts...),
+	)
+	membershipServiceResumeDiskHandler := connect.NewUnaryHandler(
+		MembershipServiceResumeDiskProcedure,
+		svc.ResumeDisk,
+		connect.WithSchema(membershipServiceMethods.ByName("ResumeDisk")),
+		connect.WithHandlerOptions(opts...),
+	)
+	membershipServiceRemoveDiskHandler := connect.NewUnaryHandler(
+		MembershipServiceRemoveDiskProcedure,
+		svc.RemoveDisk,
+		connect.WithSchema(membershipServiceMethods.ByName("RemoveDisk")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blockd.v1.MembershipService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case MembershipServiceSetNodeLabelsProcedure:
 			membershipServiceSetNodeLabelsHandler.ServeHTTP(w, r)
 		case MembershipServiceRemoveNodeProcedure:
 			membershipServiceRemoveNodeHandler.ServeHTTP(w, r)
+		case MembershipServiceDrainNodeProcedure:
+			membershipServiceDrainNodeHandler.ServeHTTP(w, r)
+		case MembershipServiceResumeNodeProcedure:
+			membershipServiceResumeNodeHandler.ServeHTTP(w, r)
+		case MembershipServiceDrainDiskProcedure:
+			membershipServiceDrainDiskHandler.ServeHTTP(w, r)
+		case MembershipServiceResumeDiskProcedure:
+			membershipServiceResumeDiskHandler.ServeHTTP(w, r)
+		case MembershipServiceRemoveDiskProcedure:
+			membershipServiceRemoveDiskHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -441,4 +576,24 @@ func (UnimplementedMembershipServiceHandler) SetNodeLabels(context.Context, *con
 
 func (UnimplementedMembershipServiceHandler) RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.MembershipService.RemoveNode is not implemented"))
+}
+
+func (UnimplementedMembershipServiceHandler) DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.MembershipService.DrainNode is not implemented"))
+}
+
+func (UnimplementedMembershipServiceHandler) ResumeNode(context.Context, *connect.Request[v1.ResumeNodeRequest]) (*connect.Response[v1.ResumeNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.MembershipService.ResumeNode is not implemented"))
+}
+
+func (UnimplementedMembershipServiceHandler) DrainDisk(context.Context, *connect.Request[v1.DrainDiskRequest]) (*connect.Response[v1.DrainDiskResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.MembershipService.DrainDisk is not implemented"))
+}
+
+func (UnimplementedMembershipServiceHandler) ResumeDisk(context.Context, *connect.Request[v1.ResumeDiskRequest]) (*connect.Response[v1.ResumeDiskResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.MembershipService.ResumeDisk is not implemented"))
+}
+
+func (UnimplementedMembershipServiceHandler) RemoveDisk(context.Context, *connect.Request[v1.RemoveDiskRequest]) (*connect.Response[v1.RemoveDiskResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.MembershipService.RemoveDisk is not implemented"))
 }

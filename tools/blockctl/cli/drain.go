@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+)
+
+// drainPurposes are what --for takes.
+var drainPurposes = []string{"upgrade", "remove"}
+
+func (a *app) nodeDrain() *cobra.Command {
+	var purpose string
+	var wait bool
+	c := &cobra.Command{
+		Use:   "drain NODE [--for upgrade | --for remove] [--wait]",
+		Short: "Have other nodes serve what a node does, so that it can be stopped",
+		Long: `Have other nodes serve what a node does, as a job. The node gets nothing new until ` + "`node resume`" + `.
+For an upgrade its data stays: the job is done when no volume of several copies is served by it. To remove it,
+its data has to go too: this version moves none by itself, so the job waits, and says for what.
+Volumes of one copy can't be reached while their node is stopped, drained or not.`,
+		Example:           "  blockctl node drain n2 --wait      # then stop it, upgrade it, start it\n  blockctl node resume n2",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeArgs(a.nodeNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !slices.Contains(drainPurposes, purpose) {
+				return usageError{fmt.Errorf("--for %q: want upgrade or remove", purpose)}
+			}
+			r, err := ask(a, cmd, a.clients().membership.DrainNode, &blockdv1.DrainNodeRequest{Node: args[0], Purpose: purpose})
+			if err != nil {
+				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
+			v := viewJob(r.GetJob())
+			if wait {
+				v, err = a.await(cmd, v)
+			}
+			return errors.Join(a.print(cmd, v, jobDetail(v)), err)
+		},
+	}
+	c.Flags().StringVar(&purpose, "for", "upgrade", "upgrade, which leaves its data, or remove")
+	c.Flags().BoolVar(&wait, "wait", false, "wait until the job has ended, and fail if it was not done")
+	complete(c, "for", drainPurposes...)
+	return a.dryRun(c, &blockdv1.DrainNodeRequest{})
+}
+
+func (a *app) nodeResume() *cobra.Command {
+	c := &cobra.Command{
+		Use:               "resume NODE",
+		Short:             "Have a node take part again that was drained; ends the job that drains it",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeArgs(a.nodeNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := ask(a, cmd, a.clients().membership.ResumeNode, &blockdv1.ResumeNodeRequest{Node: args[0]})
+			if err != nil {
+				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
+			v := viewMember(r.GetMember())
+			return a.print(cmd, v, memberDetail(v))
+		},
+	}
+	return a.dryRun(c, &blockdv1.ResumeNodeRequest{})
+}
+
+// drainedDiskView is what `disk drain` prints as JSON.
+type drainedDiskView struct {
+	Disk   string `json:"disk"`
+	Result string `json:"result"` // drained or draining
+	Left   string `json:"left,omitempty"`
+}
+
+func (a *app) diskDrain() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "drain DISK",
+		Short: "Have a disk get nothing new, so that it can be removed when it is empty",
+		Long: `Have a disk get nothing new, so that it can be removed when it is empty. What it has is not moved by this
+version, and stays until it is deleted; then drain it again. ` + "`disk resume`" + ` ends it. DISK is its name or its UUID.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeArgs(a.diskNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := ask(a, cmd, a.clients().membership.DrainDisk, &blockdv1.DrainDiskRequest{Disk: args[0]})
+			if err != nil {
+				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
+			v := drainedDiskView{args[0], "drained", r.GetLeft()}
+			line := "disk " + args[0] + " is drained; remove it: blockctl disk remove " + args[0]
+			if v.Left != "" {
+				v.Result, line = "draining", "disk "+args[0]+" gets nothing new; "+v.Left
+			}
+			return a.print(cmd, v, rows{{line}})
+		},
+	}
+	return a.dryRun(c, &blockdv1.DrainDiskRequest{})
+}
+
+func (a *app) diskResume() *cobra.Command {
+	c := &cobra.Command{
+		Use:               "resume DISK",
+		Short:             "Have a disk get new data again that was drained",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeArgs(a.diskNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := ask(a, cmd, a.clients().membership.ResumeDisk, &blockdv1.ResumeDiskRequest{Disk: args[0]})
+			if err != nil {
+				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
+			return a.done(cmd, "disk", args[0], "active")
+		},
+	}
+	return a.dryRun(c, &blockdv1.ResumeDiskRequest{})
+}
+
+func (a *app) diskRemove() *cobra.Command {
+	var yes, force bool
+	c := &cobra.Command{
+		Use:   "remove DISK --yes",
+		Short: "Forget a disk that has nothing any more",
+		Long: `Forget a disk that has nothing any more. It is refused, forced or not, while volumes have data on it. Take
+it out of its node's --disks too: a node registers anew what it starts with.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeArgs(a.diskNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.confirm(cmd, yes, fmt.Sprintf("disk %q is forgotten until its node starts with it again", args[0])); err != nil {
+				return err
+			}
+			r, err := ask(a, cmd, a.clients().membership.RemoveDisk, &blockdv1.RemoveDiskRequest{Disk: args[0], Force: force})
+			if err != nil {
+				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
+			return a.done(cmd, "disk", args[0], "removed")
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "yes, forget it")
+	c.Flags().BoolVar(&force, "force", false, "although it is not drained")
+	return a.dryRun(c, &blockdv1.RemoveDiskRequest{})
+}

@@ -1,0 +1,108 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+)
+
+var (
+	drainJob = &blockdv1.Job{Id: "3d1e43b1d0f94c6fb7a2d7f1b0c1a2f3", Kind: "drain", Subject: "n2", State: "running", Reason: "node n2 serves 3 volumes; they move to other nodes, some at a time",
+		StepsDone: 5, StepsTotal: 8, Created: when, Updated: when, EstimatedEnd: "2026-03-04T05:07:07Z", Actor: "alice"}
+	db1Lease = &blockdv1.Lease{Volume: "db1", Owner: "n2", Epoch: 4, State: "moving", Since: when, MovingTo: "n1"}
+)
+
+// jobIn is drainJob in another state.
+func jobIn(state, reason string) *blockdv1.Job {
+	j := proto.CloneOf(drainJob)
+	j.State, j.Reason, j.EstimatedEnd = state, reason, ""
+	return j
+}
+
+func (f *fake) ListJobs(_ context.Context, r *connect.Request[blockdv1.ListJobsRequest]) (*connect.Response[blockdv1.ListJobsResponse], error) {
+	list := []*blockdv1.Job{drainJob}
+	if r.Msg.GetAll() {
+		ended := jobIn("failed", "there is no node \"n2\"")
+		ended.StepsTotal, ended.StepsDone = 0, 0
+		list = append(list, ended)
+	}
+	return respond(&blockdv1.ListJobsResponse{Jobs: list})
+}
+
+func (f *fake) GetJob(context.Context, *connect.Request[blockdv1.GetJobRequest]) (*connect.Response[blockdv1.GetJobResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	j := drainJob
+	if len(f.jobs) > 0 {
+		j, f.jobs = f.jobs[0], f.jobs[1:]
+	}
+	return respond(&blockdv1.GetJobResponse{Job: j})
+}
+
+func (f *fake) PauseJob(_ context.Context, r *connect.Request[blockdv1.PauseJobRequest]) (*connect.Response[blockdv1.PauseJobResponse], error) {
+	return respond(&blockdv1.PauseJobResponse{Job: jobIn("paused", "paused by alice"), Changes: []string{"job " + r.Msg.GetId() + " is paused"}})
+}
+
+func (f *fake) ResumeJob(_ context.Context, r *connect.Request[blockdv1.ResumeJobRequest]) (*connect.Response[blockdv1.ResumeJobResponse], error) {
+	return respond(&blockdv1.ResumeJobResponse{Job: drainJob, Changes: []string{"job " + r.Msg.GetId() + " goes on"}})
+}
+
+func (f *fake) CancelJob(_ context.Context, r *connect.Request[blockdv1.CancelJobRequest]) (*connect.Response[blockdv1.CancelJobResponse], error) {
+	return respond(&blockdv1.CancelJobResponse{Job: jobIn("canceled", "canceled by alice"), Changes: []string{"job " + r.Msg.GetId() + " is canceled"}})
+}
+
+func (f *fake) ListLeases(context.Context, *connect.Request[blockdv1.ListLeasesRequest]) (*connect.Response[blockdv1.ListLeasesResponse], error) {
+	return respond(&blockdv1.ListLeasesResponse{Leases: []*blockdv1.Lease{db1Lease, {Volume: "logs", State: "free", Epoch: 9, Since: when}}})
+}
+
+func (f *fake) MoveLease(_ context.Context, r *connect.Request[blockdv1.MoveLeaseRequest]) (*connect.Response[blockdv1.MoveLeaseResponse], error) {
+	return respond(&blockdv1.MoveLeaseResponse{Lease: db1Lease, Changes: []string{"the lease of " + r.Msg.GetVolume() + " moves to " + r.Msg.GetTo()}})
+}
+
+func (f *fake) ExplainVolume(_ context.Context, r *connect.Request[blockdv1.ExplainVolumeRequest]) (*connect.Response[blockdv1.ExplainVolumeResponse], error) {
+	if r.Msg.GetName() != "db1" {
+		return respond(&blockdv1.ExplainVolumeResponse{Name: r.Msg.GetName(), State: "healthy", Because: []string{"it has one copy, on node n1, which serves it"}})
+	}
+	return respond(&blockdv1.ExplainVolumeResponse{Name: "db1", State: "degraded", Because: []string{"node n2 serves it since 2026-03-04 05:06:07 UTC (epoch 4)",
+		"disk 1 on node n1, which is down since 2026-03-04 05:06:07 UTC (silent for 12 s), is out of sync", "1 of 2 copies are in sync where there are fewest"},
+		Next: []string{"when node n1 is back, what disk 1 has missed is copied to it"}, Advice: []string{"start node n1, or see why it is not heard (blockctl node list)"}})
+}
+
+func (f *fake) GetVolumeLatency(_ context.Context, r *connect.Request[blockdv1.GetVolumeLatencyRequest]) (*connect.Response[blockdv1.GetVolumeLatencyResponse], error) {
+	return respond(&blockdv1.GetVolumeLatencyResponse{Volume: r.Msg.GetName(), Node: "n2", Epoch: 4, Stages: []*blockdv1.LatencyStage{
+		{Name: "read", Count: 1000, MeanMs: 0.1, P50Ms: 0.09, P99Ms: 0.5, MaxMs: 2}, {Name: "copy"}}})
+}
+
+func (f *fake) DrainNode(_ context.Context, r *connect.Request[blockdv1.DrainNodeRequest]) (*connect.Response[blockdv1.DrainNodeResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.DrainNodeResponse{Changes: []string{"node " + r.Msg.GetNode() + " is emptied, to " + r.Msg.GetPurpose()}})
+	}
+	return respond(&blockdv1.DrainNodeResponse{Job: drainJob})
+}
+
+func (f *fake) ResumeNode(_ context.Context, r *connect.Request[blockdv1.ResumeNodeRequest]) (*connect.Response[blockdv1.ResumeNodeResponse], error) {
+	return respond(&blockdv1.ResumeNodeResponse{Member: members[1], Changes: []string{"node " + r.Msg.GetNode() + " is active"}})
+}
+
+func (f *fake) DrainDisk(_ context.Context, r *connect.Request[blockdv1.DrainDiskRequest]) (*connect.Response[blockdv1.DrainDiskResponse], error) {
+	left := ""
+	if r.Msg.GetDisk() == "n1/disk0" {
+		left = "it has a copy of 2 volumes; they stay until they are deleted"
+	}
+	return respond(&blockdv1.DrainDiskResponse{Left: left, Changes: []string{"disk " + r.Msg.GetDisk() + " gets nothing new"}})
+}
+
+func (f *fake) ResumeDisk(_ context.Context, r *connect.Request[blockdv1.ResumeDiskRequest]) (*connect.Response[blockdv1.ResumeDiskResponse], error) {
+	return respond(&blockdv1.ResumeDiskResponse{Changes: []string{"disk " + r.Msg.GetDisk() + " is active"}})
+}
+
+func (f *fake) RemoveDisk(_ context.Context, r *connect.Request[blockdv1.RemoveDiskRequest]) (*connect.Response[blockdv1.RemoveDiskResponse], error) {
+	if !r.Msg.GetForce() {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("disk %s is active, not drained", r.Msg.GetDisk()))
+	}
+	return respond(&blockdv1.RemoveDiskResponse{Changes: []string{"disk " + r.Msg.GetDisk() + " is forgotten"}})
+}

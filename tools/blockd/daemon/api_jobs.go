@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
+)
+
+func jobMessage(j *catalog.Job) *blockdv1.Job {
+	return &blockdv1.Job{Id: j.ID.String(), Kind: j.Kind, Subject: j.Subject, State: string(j.State), Reason: j.Reason,
+		StepsDone: j.StepsDone, StepsTotal: j.StepsTotal, BytesDone: j.BytesDone, BytesTotal: j.BytesTotal, Actor: j.Actor,
+		Created: timeText(j.Created), Updated: timeText(j.Updated), EstimatedEnd: timeText(estimatedEnd(j))}
+}
+
+// estimatedEnd is when a job ends if the rest takes as long, step by step or byte by
+// byte, as what is done has taken; zero when nothing says.
+func estimatedEnd(j *catalog.Job) time.Time {
+	done, total := float64(j.BytesDone), float64(j.BytesTotal)
+	if total == 0 {
+		done, total = float64(j.StepsDone), float64(j.StepsTotal)
+	}
+	if j.State != catalog.JobRunning || done == 0 || done >= total {
+		return time.Time{}
+	}
+	took := j.Updated.Sub(j.Created)
+	return j.Updated.Add(time.Duration(float64(took) * (total - done) / done))
+}
+
+// job finds a job by its id, or by the begin of it if no other begins so.
+func (a api) job(id string) (*catalog.Job, error) {
+	s := a.d.catalog.State()
+	var found *catalog.Job
+	for i := range s.Jobs {
+		if id == "" || !strings.HasPrefix(s.Jobs[i].ID.String(), strings.ToLower(id)) {
+			continue
+		}
+		if found != nil {
+			return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("several jobs begin with %q; give more of the id", id))
+		}
+		found = &s.Jobs[i]
+	}
+	if found == nil {
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("no job %q; see `blockctl job list --all`", id))
+	}
+	return found, nil
+}
+
+// ListJobs implements blockdv1connect.JobServiceHandler.
+func (a api) ListJobs(_ context.Context, req *connect.Request[blockdv1.ListJobsRequest]) (*connect.Response[blockdv1.ListJobsResponse], error) {
+	s := a.d.catalog.State()
+	out := &blockdv1.ListJobsResponse{}
+	for i := range s.Jobs {
+		if req.Msg.GetAll() || !s.Jobs[i].Ended() {
+			out.Jobs = append(out.Jobs, jobMessage(&s.Jobs[i]))
+		}
+	}
+	return connect.NewResponse(out), nil
+}
+
+// GetJob implements blockdv1connect.JobServiceHandler.
+func (a api) GetJob(_ context.Context, req *connect.Request[blockdv1.GetJobRequest]) (*connect.Response[blockdv1.GetJobResponse], error) {
+	j, err := a.job(req.Msg.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.GetJobResponse{Job: jobMessage(j)}), nil
+}
+
+// setJob makes a job go into a state, because by wants it.
+func (a api) setJob(ctx context.Context, by *caller, id string, to catalog.JobState, verb string, dry bool) (*blockdv1.Job, []string, error) {
+	j, err := a.job(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	changes, err := a.changeOrTry(ctx, by, jobCommand(j, to, fmt.Sprintf("%s by %s", verb, by.actor)), dry)
+	if err != nil {
+		return nil, nil, err
+	}
+	if now := a.d.catalog.State().Job(j.ID); now != nil {
+		j = now
+	}
+	return jobMessage(j), changes, nil
+}
+
+func jobCommand(j *catalog.Job, to catalog.JobState, reason string) *catalogpb.Command {
+	return &catalogpb.Command{Kind: &catalogpb.Command_SetJobState{SetJobState: &catalogpb.SetJobState{Id: j.ID[:], State: string(to), Reason: reason}}}
+}
+
+// PauseJob implements blockdv1connect.JobServiceHandler.
+func (a api) PauseJob(ctx context.Context, req *connect.Request[blockdv1.PauseJobRequest]) (*connect.Response[blockdv1.PauseJobResponse], error) {
+	m := req.Msg
+	j, changes, err := a.setJob(ctx, callerOf(ctx, req, m.GetRequestId()), m.GetId(), catalog.JobPaused, "paused", m.GetDryRun())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.PauseJobResponse{Job: j, Changes: changes}), nil
+}
+
+// ResumeJob implements blockdv1connect.JobServiceHandler.
+func (a api) ResumeJob(ctx context.Context, req *connect.Request[blockdv1.ResumeJobRequest]) (*connect.Response[blockdv1.ResumeJobResponse], error) {
+	m := req.Msg
+	j, changes, err := a.setJob(ctx, callerOf(ctx, req, m.GetRequestId()), m.GetId(), catalog.JobRunning, "resumed", m.GetDryRun())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.ResumeJobResponse{Job: j, Changes: changes}), nil
+}
+
+// CancelJob implements blockdv1connect.JobServiceHandler.
+func (a api) CancelJob(ctx context.Context, req *connect.Request[blockdv1.CancelJobRequest]) (*connect.Response[blockdv1.CancelJobResponse], error) {
+	m := req.Msg
+	j, changes, err := a.setJob(ctx, callerOf(ctx, req, m.GetRequestId()), m.GetId(), catalog.JobCanceled, "canceled", m.GetDryRun())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.CancelJobResponse{Job: j, Changes: changes}), nil
+}
+
+// liveJobs are the jobs about a node that have not ended.
+func liveJobs(s *catalog.State, node string) []catalog.Job {
+	return slices.DeleteFunc(slices.Clone(s.Jobs), func(j catalog.Job) bool { return j.Subject != node || j.Ended() })
+}

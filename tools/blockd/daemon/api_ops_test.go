@@ -1,0 +1,274 @@
+package daemon
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/raftmeta/catalog"
+)
+
+// ops are the clients of an administrator.
+type ops struct {
+	volume  blockdv1connect.VolumeServiceClient
+	pool    blockdv1connect.PoolServiceClient
+	host    blockdv1connect.HostServiceClient
+	mapping blockdv1connect.MappingServiceClient
+	node    blockdv1connect.NodeServiceClient
+	lease   blockdv1connect.LeaseServiceClient
+	job     blockdv1connect.JobServiceClient
+	member  blockdv1connect.MembershipServiceClient
+	explain blockdv1connect.ExplainServiceClient
+}
+
+func opsAt(a admin, n *testNode) ops {
+	return opsBy(a.client(), n.url())
+}
+
+func opsBy(c connect.HTTPClient, url string) ops {
+	return ops{blockdv1connect.NewVolumeServiceClient(c, url), blockdv1connect.NewPoolServiceClient(c, url), blockdv1connect.NewHostServiceClient(c, url),
+		blockdv1connect.NewMappingServiceClient(c, url), blockdv1connect.NewNodeServiceClient(c, url), blockdv1connect.NewLeaseServiceClient(c, url),
+		blockdv1connect.NewJobServiceClient(c, url), blockdv1connect.NewMembershipServiceClient(c, url), blockdv1connect.NewExplainServiceClient(c, url)}
+}
+
+// must is the message of an answer without error.
+func must[T any](t *testing.T) func(*connect.Response[T], error) *T {
+	return func(r *connect.Response[T], err error) *T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Msg
+	}
+}
+
+func (o ops) leaseOf(t *testing.T, volume string) *blockdv1.Lease {
+	t.Helper()
+	for _, l := range must[blockdv1.ListLeasesResponse](t)(o.lease.ListLeases(t.Context(), connect.NewRequest(&blockdv1.ListLeasesRequest{}))).GetLeases() {
+		if l.GetVolume() == volume {
+			return l
+		}
+	}
+	t.Fatalf("volume %s has no lease", volume)
+	return nil
+}
+
+func (o ops) explained(t *testing.T, volume string) *blockdv1.ExplainVolumeResponse {
+	t.Helper()
+	return must[blockdv1.ExplainVolumeResponse](t)(o.explain.ExplainVolume(t.Context(), connect.NewRequest(&blockdv1.ExplainVolumeRequest{Name: volume})))
+}
+
+// refusedWith checks code and words of a refusal.
+func refusedWith(t *testing.T, err error, code connect.Code, words string) {
+	t.Helper()
+	if connect.CodeOf(err) != code || !strings.Contains(err.Error(), words) {
+		t.Errorf("refused by %v, want %v and %q", err, code, words)
+	}
+}
+
+// A volume of three copies is moved to another node, its node is drained and
+// resumed, and every node tells the same of it.
+func TestLeasesMoveAndNodesDrain(t *testing.T) {
+	t.Parallel()
+	a, nodes := threeNodes(t)
+	id := sharedVolumeOn(t, a, nodes, "v")
+	owner := ownerOf(t, nodes, id)
+	here, far := opsAt(a, owner), opsAt(a, nodes[0])
+	other := nodes[0]
+	if owner == other {
+		other, far = nodes[1], opsAt(a, nodes[1])
+	}
+
+	// What every node says of it.
+	until(t, "all copies are in sync", func() bool { return inSync(owner, id) == 3 })
+	v := must[blockdv1.GetVolumeResponse](t)(far.volume.GetVolume(t.Context(), connect.NewRequest(&blockdv1.GetVolumeRequest{Name: "v"}))).GetVolume()
+	if len(v.GetReplicas()) != 3 || v.GetEpoch() == 0 || v.GetNode() != owner.cfg.Name {
+		t.Errorf("%v", v)
+	}
+	seen := map[string]bool{}
+	for _, r := range v.GetReplicas() {
+		seen[r.GetNode()] = true
+		if r.GetState() != "in-sync" || len(r.GetDisk()) != 32 || r.GetNumber() == 0 {
+			t.Errorf("%v", r)
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("copies on %v", seen)
+	}
+	if l := far.leaseOf(t, "v"); l.GetOwner() != owner.cfg.Name || l.GetState() != "held" || l.GetSince() == "" || l.GetEpoch() != v.GetEpoch() {
+		t.Errorf("%v", l)
+	}
+	until(t, "it is healthy", func() bool { return far.explained(t, "v").GetState() == "healthy" })
+	stages := must[blockdv1.GetVolumeLatencyResponse](t)(far.volume.GetVolumeLatency(t.Context(), connect.NewRequest(&blockdv1.GetVolumeLatencyRequest{Name: "v"})))
+	if stages.GetNode() != owner.cfg.Name || len(stages.GetStages()) != 4 {
+		t.Errorf("%v", stages)
+	}
+
+	// A move that is tried, one that is done, and those that can't be.
+	move := &blockdv1.MoveLeaseRequest{Volume: "v", To: other.cfg.Name, DryRun: true}
+	if r := must[blockdv1.MoveLeaseResponse](t)(far.lease.MoveLease(t.Context(), connect.NewRequest(move))); len(r.GetChanges()) == 0 || r.GetLease().GetMovingTo() != "" {
+		t.Errorf("%v", r)
+	}
+	move.DryRun = false
+	must[blockdv1.MoveLeaseResponse](t)(far.lease.MoveLease(t.Context(), connect.NewRequest(move)))
+	until(t, "it has moved", func() bool { return here.leaseOf(t, "v").GetOwner() == other.cfg.Name })
+	if l := here.leaseOf(t, "v"); l.GetEpoch() <= v.GetEpoch() || l.GetMovingTo() != "" {
+		t.Errorf("%v", l)
+	}
+	_, err := far.lease.MoveLease(t.Context(), connect.NewRequest(&blockdv1.MoveLeaseRequest{Volume: "v", To: "nobody"}))
+	refusedWith(t, err, connect.CodeNotFound, `no node "nobody"`)
+
+	// Its node is drained for an upgrade, and takes part again.
+	dry := must[blockdv1.DrainNodeResponse](t)(here.member.DrainNode(t.Context(), connect.NewRequest(&blockdv1.DrainNodeRequest{Node: other.cfg.Name, DryRun: true})))
+	if text := strings.Join(dry.GetChanges(), "\n"); dry.GetJob() != nil || !strings.Contains(text, "1 volume that it serves move") {
+		t.Errorf("%v", dry)
+	}
+	job := must[blockdv1.DrainNodeResponse](t)(here.member.DrainNode(t.Context(), connect.NewRequest(&blockdv1.DrainNodeRequest{Node: other.cfg.Name, Purpose: "upgrade", RequestId: "d1"}))).GetJob()
+	if job.GetKind() != "drain" || job.GetSubject() != other.cfg.Name {
+		t.Fatalf("%v", job)
+	}
+	get := func(id string) *blockdv1.Job {
+		t.Helper()
+		return must[blockdv1.GetJobResponse](t)(here.job.GetJob(t.Context(), connect.NewRequest(&blockdv1.GetJobRequest{Id: id}))).GetJob()
+	}
+	until(t, "the job is done", func() bool { return get(job.GetId()).GetState() == "done" })
+	if l := here.leaseOf(t, "v"); l.GetOwner() == other.cfg.Name || l.GetOwner() == "" {
+		t.Errorf("%v", l)
+	}
+	if n := other.Daemon().catalog.State().Node(other.cfg.Name); n.State != catalog.NodeDraining {
+		t.Errorf("the node is %s", n.State)
+	}
+	if list := must[blockdv1.ListJobsResponse](t)(far.job.ListJobs(t.Context(), connect.NewRequest(&blockdv1.ListJobsRequest{}))).GetJobs(); len(list) != 0 {
+		t.Errorf("jobs that have not ended: %v", list)
+	}
+	if list := must[blockdv1.ListJobsResponse](t)(far.job.ListJobs(t.Context(), connect.NewRequest(&blockdv1.ListJobsRequest{All: true}))).GetJobs(); len(list) != 1 {
+		t.Errorf("jobs: %v", list)
+	}
+	if m := must[blockdv1.ResumeNodeResponse](t)(here.member.ResumeNode(t.Context(), connect.NewRequest(&blockdv1.ResumeNodeRequest{Node: other.cfg.Name}))).GetMember(); m.GetService() != "active" {
+		t.Errorf("%v", m)
+	}
+
+	// Its data can't be moved, so a drain for removal waits, is paused and canceled.
+	job = must[blockdv1.DrainNodeResponse](t)(here.member.DrainNode(t.Context(), connect.NewRequest(&blockdv1.DrainNodeRequest{Node: other.cfg.Name, Purpose: "remove"}))).GetJob()
+	until(t, "the job waits", func() bool { return get(job.GetId()).GetState() == "waiting" })
+	if j := get(job.GetId()[:8]); !strings.Contains(j.GetReason(), "keeps copies of") {
+		t.Errorf("%v", j)
+	}
+	_, err = here.member.DrainNode(t.Context(), connect.NewRequest(&blockdv1.DrainNodeRequest{Node: other.cfg.Name, Purpose: "upgrade"}))
+	refusedWith(t, err, connect.CodeFailedPrecondition, "blockctl job cancel "+job.GetId())
+	must[blockdv1.PauseJobResponse](t)(here.job.PauseJob(t.Context(), connect.NewRequest(&blockdv1.PauseJobRequest{Id: job.GetId()})))
+	if j := get(job.GetId()); j.GetState() != "paused" {
+		t.Errorf("%v", j)
+	}
+	must[blockdv1.ResumeJobResponse](t)(here.job.ResumeJob(t.Context(), connect.NewRequest(&blockdv1.ResumeJobRequest{Id: job.GetId()})))
+	// Resuming the node ends the job.
+	resumed := must[blockdv1.ResumeNodeResponse](t)(here.member.ResumeNode(t.Context(), connect.NewRequest(&blockdv1.ResumeNodeRequest{Node: other.cfg.Name})))
+	if j := get(job.GetId()); j.GetState() != "canceled" || len(resumed.GetChanges()) != 2 {
+		t.Errorf("%v, %v", j, resumed)
+	}
+	_, err = here.job.CancelJob(t.Context(), connect.NewRequest(&blockdv1.CancelJobRequest{Id: job.GetId()}))
+	refusedWith(t, err, connect.CodeFailedPrecondition, "has ended")
+	_, err = here.job.GetJob(t.Context(), connect.NewRequest(&blockdv1.GetJobRequest{Id: "ffff"}))
+	refusedWith(t, err, connect.CodeNotFound, "job list --all")
+
+	// A disk gets nothing new, and can't be removed while it has a copy.
+	disk := v.GetReplicas()[0].GetDisk()
+	drained := must[blockdv1.DrainDiskResponse](t)(here.member.DrainDisk(t.Context(), connect.NewRequest(&blockdv1.DrainDiskRequest{Disk: disk})))
+	if !strings.Contains(drained.GetLeft(), "a copy of 1 volume") {
+		t.Errorf("%v", drained)
+	}
+	disks := must[blockdv1.ListDisksResponse](t)(here.node.ListDisks(t.Context(), connect.NewRequest(&blockdv1.ListDisksRequest{}))).GetDisks()
+	i := slices.IndexFunc(disks, func(d *blockdv1.Disk) bool { return d.GetUuid() == disk })
+	if i < 0 || disks[i].GetService() != "draining" || disks[i].GetNode() != v.GetReplicas()[0].GetNode() {
+		t.Fatalf("%v", disks)
+	}
+	_, err = here.member.RemoveDisk(t.Context(), connect.NewRequest(&blockdv1.RemoveDiskRequest{Disk: disks[i].GetName(), Force: true}))
+	refusedWith(t, err, connect.CodeFailedPrecondition, "has a copy of 1 volume")
+	must[blockdv1.ResumeDiskResponse](t)(here.member.ResumeDisk(t.Context(), connect.NewRequest(&blockdv1.ResumeDiskRequest{Disk: disk})))
+
+	// A copy whose node is away is missed.
+	lost := other
+	if l := here.leaseOf(t, "v"); l.GetOwner() == other.cfg.Name {
+		t.Fatalf("%v", l)
+	}
+	lost.stop()
+	rest := opsAt(a, owner)
+	until(t, "it is degraded", func() bool {
+		e := rest.explained(t, "v")
+		return e.GetState() == "degraded" && len(e.GetBecause()) > 0 && len(e.GetAdvice()) > 0
+	})
+	if text := strings.Join(rest.explained(t, "v").GetBecause(), "\n"); !strings.Contains(text, "node "+lost.cfg.Name) {
+		t.Errorf("nothing is said of node %s: %s", lost.cfg.Name, text)
+	}
+}
+
+// What is tried is checked as what is done, and changes nothing.
+func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	d := start(t, testConfig(t.TempDir()))
+	o := opsBy(http.DefaultClient, "http://"+d.APIAddress())
+	must[blockdv1.CreateVolumeResponse](t)(o.volume.CreateVolume(t.Context(), connect.NewRequest(&blockdv1.CreateVolumeRequest{Name: "v", SizeBytes: 1 << 20})))
+	must[blockdv1.CreateHostResponse](t)(o.host.CreateHost(t.Context(), connect.NewRequest(&blockdv1.CreateHostRequest{Name: "h", Iqn: "iqn.2026-01.example:h"})))
+	must[blockdv1.MapVolumeResponse](t)(o.mapping.MapVolume(t.Context(), connect.NewRequest(&blockdv1.MapVolumeRequest{Volume: "v", Host: "h"})))
+	before := d.catalog.State()
+	iqn := "iqn.2026-01.example:other"
+	ctx := t.Context()
+	for name, changes := range map[string][]string{
+		"volume create": must[blockdv1.CreateVolumeResponse](t)(o.volume.CreateVolume(ctx, connect.NewRequest(&blockdv1.CreateVolumeRequest{Name: "w", SizeBytes: 1 << 20, DryRun: true}))).GetChanges(),
+		"resize":        must[blockdv1.ResizeVolumeResponse](t)(o.volume.ResizeVolume(ctx, connect.NewRequest(&blockdv1.ResizeVolumeRequest{Name: "v", SizeBytes: 2 << 20, DryRun: true}))).GetChanges(),
+		"protect":       must[blockdv1.ProtectVolumeResponse](t)(o.volume.ProtectVolume(ctx, connect.NewRequest(&blockdv1.ProtectVolumeRequest{Name: "v", Protection: "permanent", DryRun: true}))).GetChanges(),
+		"volume delete": must[blockdv1.DeleteVolumeResponse](t)(o.volume.DeleteVolume(ctx, connect.NewRequest(&blockdv1.DeleteVolumeRequest{Name: "v", DryRun: true}))).GetChanges(),
+		"pool create":   must[blockdv1.CreatePoolResponse](t)(o.pool.CreatePool(ctx, connect.NewRequest(&blockdv1.CreatePoolRequest{Name: "p", DryRun: true}))).GetChanges(),
+		"host add":      must[blockdv1.CreateHostResponse](t)(o.host.CreateHost(ctx, connect.NewRequest(&blockdv1.CreateHostRequest{Name: "g", Iqn: iqn, DryRun: true}))).GetChanges(),
+		"host set":      must[blockdv1.UpdateHostResponse](t)(o.host.UpdateHost(ctx, connect.NewRequest(&blockdv1.UpdateHostRequest{Name: "h", Iqn: &iqn, DryRun: true}))).GetChanges(),
+		"host delete":   must[blockdv1.DeleteHostResponse](t)(o.host.DeleteHost(ctx, connect.NewRequest(&blockdv1.DeleteHostRequest{Name: "h", DryRun: true}))).GetChanges(),
+		"map":           must[blockdv1.MapVolumeResponse](t)(o.mapping.MapVolume(ctx, connect.NewRequest(&blockdv1.MapVolumeRequest{Volume: "v", Host: "any", DryRun: true}))).GetChanges(),
+		"unmap":         must[blockdv1.UnmapVolumeResponse](t)(o.mapping.UnmapVolume(ctx, connect.NewRequest(&blockdv1.UnmapVolumeRequest{Volume: "v", Host: "h", DryRun: true}))).GetChanges(),
+	} {
+		if len(changes) == 0 {
+			t.Errorf("%s says nothing of what it would change", name)
+		}
+	}
+	if d.catalog.State().Revision != before.Revision {
+		t.Errorf("revision %d has become %d", before.Revision, d.catalog.State().Revision)
+	}
+	_, err := o.volume.CreateVolume(ctx, connect.NewRequest(&blockdv1.CreateVolumeRequest{Name: "v", SizeBytes: 1 << 20, DryRun: true}))
+	refusedWith(t, err, connect.CodeAlreadyExists, `"v"`)
+	_, err = o.pool.CreatePool(ctx, connect.NewRequest(&blockdv1.CreatePoolRequest{Name: "p", Ec: "4+2"}))
+	refusedWith(t, err, connect.CodeFailedPrecondition, "use --replicas")
+
+	// One copy, on this node.
+	if e := o.explained(t, "v"); e.GetState() != "healthy" || len(e.GetBecause()) != 1 {
+		t.Errorf("%v", e)
+	}
+	_, err = o.volume.GetVolumeLatency(ctx, connect.NewRequest(&blockdv1.GetVolumeLatencyRequest{Name: "v"}))
+	refusedWith(t, err, connect.CodeFailedPrecondition, "blockctl top")
+	_, err = o.member.DrainNode(ctx, connect.NewRequest(&blockdv1.DrainNodeRequest{Node: "n1"}))
+	refusedWith(t, err, connect.CodeNotFound, "no node")
+}
+
+func TestEstimatedEnd(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	j := catalog.Job{State: catalog.JobRunning, Created: start, Updated: start.Add(10 * time.Second), StepsDone: 1, StepsTotal: 4}
+	if got := estimatedEnd(&j); !got.Equal(start.Add(40 * time.Second)) {
+		t.Errorf("a quarter took 10 s, and it ends at %v", got)
+	}
+	j.BytesDone, j.BytesTotal = 50, 100
+	if got := estimatedEnd(&j); !got.Equal(start.Add(20 * time.Second)) {
+		t.Errorf("half of the bytes took 10 s, and it ends at %v", got)
+	}
+	for _, change := range []func(*catalog.Job){func(j *catalog.Job) { j.State = catalog.JobWaiting }, func(j *catalog.Job) { j.BytesDone = 0 }, func(j *catalog.Job) { j.BytesDone = 100 }} {
+		other := j
+		change(&other)
+		if got := estimatedEnd(&other); !got.IsZero() {
+			t.Errorf("%+v ends at %v", other, got)
+		}
+	}
+}

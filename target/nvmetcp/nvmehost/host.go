@@ -59,8 +59,10 @@ type Host struct {
 	ident  [4096]byte
 	mdts   int // longest transfer in bytes
 
-	wg   sync.WaitGroup
-	stop chan struct{}
+	wg    sync.WaitGroup
+	stop  chan struct{}
+	gone  chan struct{} // closed when the first connection has ended
+	ended sync.Once
 
 	mu struct {
 		sync.Mutex
@@ -84,7 +86,7 @@ func Dial(cfg Config) (*Host, error) {
 	if cfg.SubNQN == nvme.DiscoveryNQN {
 		cfg.Queues = 0
 	}
-	h := &Host{cfg: cfg, stop: make(chan struct{})}
+	h := &Host{cfg: cfg, stop: make(chan struct{}), gone: make(chan struct{})}
 	h.wg.Add(1)
 	go h.watchSilence()
 	if err := h.dial(); err != nil {
@@ -167,6 +169,10 @@ func (h *Host) Close() {
 	}
 	h.wg.Wait()
 }
+
+// Gone is closed when a connection of the association has ended, for whatever
+// reason: some requests end with blockdev.ErrGone from then on, soon all.
+func (h *Host) Gone() <-chan struct{} { return h.gone }
 
 // CNTLID is the controller's id.
 func (h *Host) CNTLID() uint16 { return h.cntlid }

@@ -38,11 +38,13 @@ type queue struct {
 		err     error // the connection failed
 		taken   bool  // the connection outlives its reader
 	}
-	done chan struct{} // closed when the reader is gone
+	ended func()        // called by the reader when it has ended every call
+	done  chan struct{} // closed when the reader is gone
 }
 
-// openQueue connects and initialises a connection (NVMe TCP 1.0 §3.3.1).
-func openQueue(cfg *Config, depth int) (*queue, error) {
+// openQueue connects and initialises a connection (NVMe TCP 1.0 §3.3.1). ended is
+// called once when the connection has ended.
+func openQueue(cfg *Config, depth int, ended func()) (*queue, error) {
 	nc, err := net.DialTimeout("tcp", cfg.Addr, 10*time.Second)
 	if err != nil {
 		return nil, err
@@ -71,7 +73,7 @@ func openQueue(cfg *Config, depth int) (*queue, error) {
 		_ = tcp.Close()
 		return nil, err
 	}
-	q := &queue{tcp: tcp, sock: sock, h2cMax: int(resp.Limit), in: make([]byte, inputLen), done: make(chan struct{})}
+	q := &queue{tcp: tcp, sock: sock, h2cMax: int(resp.Limit), in: make([]byte, inputLen), ended: ended, done: make(chan struct{})}
 	q.rules = pdu.Rules{HeaderDigest: cfg.HeaderDigest, DataDigest: cfg.DataDigest, Align: req.Align()}
 	q.layout = pdu.Layout{HeaderDigest: cfg.HeaderDigest, DataDigest: cfg.DataDigest, Align: resp.Align()}
 	q.mu.slots = make([]*Call, depth)
@@ -204,6 +206,7 @@ func (q *queue) find(cid uint16) (*Call, error) {
 // run reads until the connection ends, and then ends every call.
 func (q *queue) run() {
 	defer close(q.done)
+	defer q.ended()
 	err := q.loop()
 	q.mu.Lock()
 	if !q.mu.taken {

@@ -72,7 +72,7 @@ func (h *Host) watchSilence() {
 
 // open connects a queue and has it watched.
 func (h *Host) open(depth int) (*queue, error) {
-	q, err := openQueue(&h.cfg, depth)
+	q, err := openQueue(&h.cfg, depth, func() { h.ended.Do(func() { close(h.gone) }) })
 	if err == nil {
 		h.mu.Lock()
 		h.mu.opened = append(h.mu.opened, q)

@@ -114,3 +114,35 @@ func byBlock(ops []Op) map[int64][]Op {
 	}
 	return out
 }
+
+// Next is a recorder for what follows this history, after every block was read:
+// what was read last is what was written before, and what is open and was
+// never seen may still take effect.
+func (r *Recorder) Next() *Recorder {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := &Recorder{began: time.Now(), last: r.last}
+	for _, history := range byBlock(r.ops) {
+		var last Op
+		last.Call = -1
+		seen := map[uint64]bool{}
+		for _, o := range history {
+			if o.Kind == Read {
+				seen[o.Value] = true
+				if o.Call > last.Call {
+					last = o
+				}
+			}
+		}
+		if last.Call >= 0 && last.Value != 0 {
+			next.ops = append(next.ops, Op{Client: last.Client, Kind: Write, Block: last.Block, Value: last.Value})
+		}
+		for _, o := range history {
+			if o.Open && !seen[o.Value] {
+				o.Call = 0
+				next.ops = append(next.ops, o)
+			}
+		}
+	}
+	return next
+}

@@ -1,0 +1,179 @@
+package trial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/testenv/cluster"
+)
+
+// A Fault is something that happens to a cluster.
+type Fault struct {
+	Name string
+	// Lasts is how long it goes on once hosts have got over its begin.
+	Lasts time.Duration
+	// Stuck says that hosts can't work while it lasts, since no majority of the nodes
+	// is there.
+	Stuck bool
+	// Begin does it, and returns what ends it.
+	Begin func(context.Context, *Trial) (end func(context.Context) error, err error)
+}
+
+// lasts is for faults without a reason to last otherwise: leases have ended by then, and
+// the copies differ in thousands of writes.
+const lasts = 3 * time.Second
+
+// Faults are what Run can do.
+var Faults = []Fault{
+	{Name: "owner killed", Lasts: lasts, Begin: onOwner(killed)},
+	{Name: "another node killed", Lasts: lasts, Begin: onReplica(killed)},
+	{Name: "Raft leader killed", Lasts: lasts, Begin: onLeader(killed)},
+	{Name: "owner and one more killed", Lasts: lasts, Stuck: true, Begin: onOwner(func(t *Trial, owner string) ending {
+		return killAll(t, owner, t.others(owner)[0])
+	})},
+	{Name: "all nodes killed at once", Lasts: time.Second, Stuck: true, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
+		return killAll(t, t.names()...)()
+	}},
+	{Name: "owner paused for 30 s", Lasts: 30 * time.Second, Begin: onOwner(func(t *Trial, owner string) ending {
+		return simple(func() error { return t.c.Pause(owner) }, func() error { return t.c.Resume(owner) })
+	})},
+	{Name: "owner cut off from the nodes", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {
+		return cut(t, func() error { return t.c.Partition([]string{owner}, t.others(owner)) })
+	})},
+	{Name: "owner cut off from all, hosts too", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {
+		return cut(t, func() error { return t.c.Partition([]string{owner}, append(t.others(owner), cluster.HostName)) })
+	})},
+	{Name: "owner and Raft leader apart", Lasts: lasts, Begin: ownerAndLeaderApart},
+	{Name: "another node cut off", Lasts: lasts, Begin: onReplica(func(t *Trial, name string) ending {
+		return cut(t, func() error { return t.c.Partition([]string{name}, t.others(name)) })
+	})},
+	{Name: "owner not heard by the nodes", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {
+		return cut(t, func() error { return t.c.PartitionOneWay([]string{owner}, t.others(owner)) })
+	})},
+	{Name: "owner hears no node", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {
+		return cut(t, func() error { return t.c.PartitionOneWay(t.others(owner), []string{owner}) })
+	})},
+	{Name: "5% of the frames between nodes lost", Lasts: lasts, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
+		return cut(t, func() error { return t.c.Loss(5, t.names(), t.names()) })()
+	}},
+	{Name: "another node's disk fails writes", Lasts: lasts, Begin: onReplica(failingWrites)},
+	{Name: "owner's disk fails writes", Lasts: lasts, Begin: onOwner(failingWrites)},
+	{Name: "another node's disk full", Lasts: lasts, Begin: onReplica(fullDisk)},
+}
+
+// An ending begins a fault and returns what ends it.
+type ending func() (func(context.Context) error, error)
+
+// simple is a fault that two calls make.
+func simple(begin, end func() error) ending {
+	return func() (func(context.Context) error, error) {
+		return func(context.Context) error { return end() }, begin()
+	}
+}
+
+// cut is a fault of the network.
+func cut(t *Trial, begin func() error) ending { return simple(begin, t.c.Heal) }
+
+func killed(t *Trial, name string) ending { return killAll(t, name) }
+
+// killAll kills nodes at once, and starts them together.
+func killAll(t *Trial, names ...string) ending {
+	return func() (func(context.Context) error, error) {
+		return func(ctx context.Context) error { return t.c.Restart(ctx, names...) }, t.c.Kill(names...)
+	}
+}
+
+// failingWrites is a disk that gets no better while the node runs.
+func failingWrites(t *Trial, name string) ending {
+	return func() (func(context.Context) error, error) {
+		return func(ctx context.Context) error {
+			return errors.Join(t.c.DiskFaults(name), t.c.Restart(ctx, name))
+		}, t.c.DiskFaults(name, "write err=EIO")
+	}
+}
+
+// fullDisk has no room for blocks that were never written.
+func fullDisk(t *Trial, name string) ending {
+	return func() (func(context.Context) error, error) {
+		return func(ctx context.Context) error {
+			return errors.Join(t.c.DiskFull(name, false), t.c.Restart(ctx, name))
+		}, t.c.DiskFull(name, true)
+	}
+}
+
+type beginning = func(context.Context, *Trial) (func(context.Context) error, error)
+
+// onOwner does it to the owner of the volume.
+func onOwner(f func(*Trial, string) ending) beginning {
+	return func(ctx context.Context, t *Trial) (func(context.Context) error, error) {
+		name, err := t.Owner(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return f(t, name)()
+	}
+}
+
+// onReplica does it to a node that is not the owner, and if it can be not the
+// leader.
+func onReplica(f func(*Trial, string) ending) beginning {
+	return func(ctx context.Context, t *Trial) (func(context.Context) error, error) {
+		owner, err := t.Owner(ctx)
+		if err != nil {
+			return nil, err
+		}
+		leader, err := t.Leader(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return f(t, t.others(owner, leader)[0])()
+	}
+}
+
+// onLeader does it to the leader of the Raft group.
+func onLeader(f func(*Trial, string) ending) beginning {
+	return func(ctx context.Context, t *Trial) (func(context.Context) error, error) {
+		name, err := t.Leader(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return f(t, name)()
+	}
+}
+
+// ownerAndLeaderApart: the third node hears both, and they don't hear each other.
+func ownerAndLeaderApart(ctx context.Context, t *Trial) (func(context.Context) error, error) {
+	owner, err := t.Owner(ctx)
+	if err != nil {
+		return nil, err
+	}
+	leader, err := t.Leader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if leader == owner {
+		leader = t.others(owner)[0]
+		if err := t.transfer(ctx, leader); err != nil {
+			return nil, err
+		}
+	}
+	return cut(t, func() error { return t.c.Partition([]string{owner}, []string{leader}) })()
+}
+
+// transfer makes a node the leader.
+func (t *Trial) transfer(ctx context.Context, to string) error {
+	return t.ask(ctx, "another leader", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
+		r, err := blockdv1connect.NewClusterServiceClient(client, address).TransferLeadership(ctx,
+			connect.NewRequest(&blockdv1.TransferLeadershipRequest{RequestId: fmt.Sprintf("trial-%d", time.Now().UnixNano()), To: to}))
+		if err == nil && r.Msg.GetLeader() != to {
+			err = fmt.Errorf("the leader is %s, not %s", r.Msg.GetLeader(), to)
+		}
+		return err
+	})
+}

@@ -1,0 +1,351 @@
+package trial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/target/nvmetcp/nvmehost"
+	"blockd.dev/testenv/cluster"
+	"blockd.dev/tools/blockbench/history"
+	"blockd.dev/tools/blockbench/multipath"
+)
+
+const (
+	poolName   = "trial"
+	volumeName = "trial"
+	copies     = 3
+)
+
+// volumeBytes has room for the blocks of all windows.
+const volumeBytes = windows * windowBlocks * blockStride
+
+// Timings of the hosts. Linux waits for 30 s until it gives up a path that is
+// silent, unless it is told otherwise; a shorter time has the trial see more of
+// what the target does.
+const (
+	silence       = 3 * time.Second // until a path is given up
+	watcherQuiet  = 2 * time.Minute // the same for watchers, who stay through a pause
+	hostPatience  = 90 * time.Second
+	syncPatience  = 2 * time.Minute // until all copies are good again
+	readyPatience = 90 * time.Second
+	pollEvery     = 50 * time.Millisecond
+	callTimeout   = 5 * time.Second // of one call to a node's API
+)
+
+// Trial is a volume of three copies on a cluster, and its hosts' history.
+type Trial struct {
+	c     *cluster.Cluster
+	nodes []cluster.NodeStatus
+	nqn   string
+	nsid  uint32
+
+	rec    *history.Recorder
+	round  int // how many faults there have been
+	blocks map[int64]bool
+}
+
+// New makes a replicated volume on a cluster of three nodes.
+func New(ctx context.Context, c *cluster.Cluster) (*Trial, error) {
+	st, err := c.Status()
+	if err != nil {
+		return nil, err
+	}
+	t := &Trial{c: c, nodes: st.Nodes, rec: history.NewRecorder(), blocks: map[int64]bool{}}
+	if len(t.nodes) != copies {
+		return nil, fmt.Errorf("trial: %d nodes: want %d", len(t.nodes), copies)
+	}
+	for _, args := range [][]string{
+		{"pool", "create", poolName, "--replicas", fmt.Sprint(copies)},
+		{"volume", "create", volumeName, "--pool", poolName, "--size", fmt.Sprint(volumeBytes)},
+		{"map", volumeName, "any"},
+	} {
+		if _, err := c.Ctl(ctx, cluster.HostName, args...); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := t.AwaitSync(ctx); err != nil {
+		return nil, err
+	}
+	v, err := t.volume(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.nqn, t.nsid = v.GetNqn(), v.GetNsid()
+	return t, nil
+}
+
+// names are the nodes'.
+func (t *Trial) names() (out []string) {
+	for _, n := range t.nodes {
+		out = append(out, n.Name)
+	}
+	return out
+}
+
+// others are the nodes but those.
+func (t *Trial) others(names ...string) []string {
+	return slices.DeleteFunc(t.names(), func(n string) bool { return slices.Contains(names, n) })
+}
+
+// ask calls the nodes' APIs, each for a while, until one gives an answer that
+// f likes, as long as patience lasts.
+func (t *Trial) ask(ctx context.Context, what string, patience time.Duration, f func(ctx context.Context, client connect.HTTPClient, address string) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	var last error
+	for {
+		for _, name := range t.names() {
+			client, address, err := t.c.Client(name)
+			if err != nil {
+				return err
+			}
+			call, done := context.WithTimeout(ctx, callTimeout)
+			err = f(call, client, address)
+			done()
+			client.CloseIdleConnections()
+			if err == nil {
+				return nil
+			}
+			last = fmt.Errorf("%s: %w", name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("trial: waited %v for %s: %w", patience, what, last)
+		case <-tick.C:
+		}
+	}
+}
+
+// volume is what the first node says of it that answers.
+func (t *Trial) volume(ctx context.Context) (v *blockdv1.Volume, err error) {
+	err = t.ask(ctx, "a node that knows the volume", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
+		r, err := blockdv1connect.NewVolumeServiceClient(client, address).GetVolume(ctx, connect.NewRequest(&blockdv1.GetVolumeRequest{Name: volumeName}))
+		if err == nil {
+			v = r.Msg.GetVolume()
+		}
+		return err
+	})
+	return v, err
+}
+
+// Owner waits until a node owns the volume.
+func (t *Trial) Owner(ctx context.Context) (name string, err error) {
+	err = t.ask(ctx, "an owner of the volume", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
+		r, err := blockdv1connect.NewVolumeServiceClient(client, address).GetVolume(ctx, connect.NewRequest(&blockdv1.GetVolumeRequest{Name: volumeName}))
+		if err != nil {
+			return err
+		}
+		if name = r.Msg.GetVolume().GetNode(); name == "" {
+			return errors.New("nobody owns it")
+		}
+		return nil
+	})
+	return name, err
+}
+
+// Leader waits until the nodes have one.
+func (t *Trial) Leader(ctx context.Context) (name string, err error) {
+	err = t.ask(ctx, "a leader", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
+		r, err := blockdv1connect.NewClusterServiceClient(client, address).GetCluster(ctx,
+			connect.NewRequest(&blockdv1.GetClusterRequest{Linearizable: true}))
+		if err != nil {
+			return err
+		}
+		if name = r.Msg.GetCluster().GetLeader(); name == "" {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	return name, err
+}
+
+// AwaitSync waits until every node says that all copies are in sync and who
+// owns the volume, and tells how long that took.
+func (t *Trial) AwaitSync(ctx context.Context) (took time.Duration, err error) {
+	began := time.Now()
+	for _, n := range t.nodes {
+		err := t.ask(ctx, "all copies to be in sync", syncPatience, func(ctx context.Context, _ connect.HTTPClient, _ string) error {
+			client, address, err := t.c.Client(n.Name)
+			if err != nil {
+				return err
+			}
+			defer client.CloseIdleConnections()
+			r, err := blockdv1connect.NewVolumeServiceClient(client, address).GetVolume(ctx, connect.NewRequest(&blockdv1.GetVolumeRequest{Name: volumeName}))
+			if err != nil {
+				return err
+			}
+			return inSync(r.Msg.GetVolume())
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(began), nil
+}
+
+// inSync is nil if the volume is as it should be.
+func inSync(v *blockdv1.Volume) error {
+	if len(v.GetReplicas()) != copies || v.GetNode() == "" {
+		return fmt.Errorf("%d copies, owner %q", len(v.GetReplicas()), v.GetNode())
+	}
+	for _, r := range v.GetReplicas() {
+		if r.GetState() != "in-sync" {
+			return fmt.Errorf("the copy on %s is %s", r.GetNode(), r.GetState())
+		}
+	}
+	return nil
+}
+
+// pathConfig is how hosts connect.
+func (t *Trial) pathConfig(host byte, quiet time.Duration) nvmehost.Config {
+	keepAlive := quiet
+	return nvmehost.Config{SubNQN: t.nqn, HostNQN: fmt.Sprintf("nqn.2026-01.dev.blockd:trial-%d", host), HostID: [16]byte{0: host, 15: 1},
+		Depth: 64, KeepAlive: keepAlive, Timeout: quiet}
+}
+
+// connectTo makes a device of the paths to some nodes. Sockets are where the
+// cluster's initiators are.
+func (t *Trial) connectTo(ctx context.Context, host byte, quiet time.Duration, config multipath.Config, nodes ...string) (*multipath.Device, error) {
+	for _, n := range t.nodes {
+		if slices.Contains(nodes, n.Name) {
+			cfg := t.pathConfig(host, quiet)
+			cfg.Addr = n.NVMe[0]
+			config.Paths = append(config.Paths, multipath.NVMe(cfg, t.nsid, func(f func() error) error { return t.c.Do(cluster.HostName, f) }))
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, readyPatience, fmt.Errorf("no path to %v after %v", nodes, readyPatience))
+	defer cancel()
+	return multipath.New(ctx, config)
+}
+
+// A Result is what came of one fault.
+type Result struct {
+	Fault  string
+	Ops    int
+	Open   int           // operations whose outcome the host was never told
+	Pause  time.Duration // the longest time that an operation took that was acknowledged
+	Sync   time.Duration // from the end of the load until all copies were good again
+	Errors []string      // that hosts were told, other than unknown outcomes
+	history.Verdict
+	ops []history.Op
+}
+
+// Err is nil if nothing is wrong.
+func (r *Result) Err() error {
+	err := r.Verdict.Err(r.ops)
+	if len(r.Errors) > 0 {
+		err = errors.Join(err, fmt.Errorf("trial: %d I/O errors, the first: %s", len(r.Errors), r.Errors[0]))
+	}
+	return err
+}
+
+// Run does one fault to the cluster under load and judges what hosts saw.
+func (t *Trial) Run(ctx context.Context, f Fault) (Result, error) {
+	r := Result{Fault: f.Name}
+	l, err := t.startLoad(ctx)
+	if err != nil {
+		return r, err
+	}
+	err = t.during(ctx, f, l)
+	if stopped := l.stop(); err == nil {
+		err = stopped
+	}
+	r.Pause, r.Errors = l.slowest, l.errors
+	if err != nil {
+		return r, fmt.Errorf("trial: %s: %w", f.Name, err)
+	}
+	if r.Sync, err = t.AwaitSync(ctx); err != nil {
+		return r, fmt.Errorf("trial: after %s: %w", f.Name, err)
+	}
+	if err := t.readAll(ctx); err != nil {
+		return r, fmt.Errorf("trial: after %s: %w", f.Name, err)
+	}
+	r.ops = t.rec.Ops()
+	r.Verdict = history.Check(r.ops)
+	for _, o := range r.ops {
+		if o.Return > 0 {
+			r.Ops++
+		}
+		if o.Open {
+			r.Open++
+		}
+	}
+	t.rec = t.rec.Next()
+	t.round++
+	return r, nil
+}
+
+// during begins the fault, has it last, ends it, and has the hosts go on.
+func (t *Trial) during(ctx context.Context, f Fault, l *load) (err error) {
+	if err := l.progress(ctx); err != nil {
+		return fmt.Errorf("before it: %w", err)
+	}
+	end, err := f.Begin(ctx, t)
+	if err != nil {
+		return err
+	}
+	if !f.Stuck {
+		if err := l.progress(ctx); err != nil {
+			err = fmt.Errorf("while it lasts: %w", err)
+			return errors.Join(err, end(ctx))
+		}
+	}
+	pass(ctx, f.Lasts)
+	if err := end(ctx); err != nil {
+		return err
+	}
+	if err := l.progress(ctx); err != nil {
+		return fmt.Errorf("when it is over: %w", err)
+	}
+	return nil
+}
+
+// pass lets time pass, or ends with ctx.
+func pass(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// readAll reads every block that was ever written by the path of each node.
+func (t *Trial) readAll(ctx context.Context) error {
+	for i, n := range t.nodes {
+		dev, err := t.connectTo(ctx, byte(hosts+watchers+i), silence, multipath.Config{Patience: hostPatience}, n.Name)
+		if err != nil {
+			return err
+		}
+		var readers sync.WaitGroup
+		work := make(chan int64)
+		errs := make([]error, readersMax)
+		for k := range readersMax {
+			readers.Go(func() {
+				h := newHost(t.rec, readerClient+k, dev)
+				for block := range work {
+					if err := h.read(block); err != nil && errs[k] == nil {
+						errs[k] = fmt.Errorf("by the path of %s: block %d: %w", n.Name, block, err)
+					}
+				}
+			})
+		}
+		for block := range t.blocks {
+			work <- block
+		}
+		close(work)
+		readers.Wait()
+		if err := errors.Join(append(errs, dev.Close())...); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -205,11 +205,11 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		d.target.Close()
 	}
 	d.nvme.close()
-	for _, v := range d.volumes.all() {
-		errs = append(errs, v.close())
-	}
 	if d.shared != nil {
 		errs = append(errs, d.shared.stop())
+	}
+	for _, v := range d.volumes.all() {
+		errs = append(errs, v.close())
 	}
 	for _, s := range d.disks {
 		errs = append(errs, s.close())

@@ -15,6 +15,7 @@ import (
 	"blockd.dev/internal/adaptive"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/pki"
+	"blockd.dev/replication/message"
 	"blockd.dev/replication/wire"
 	"blockd.dev/replication/wire/endpoint"
 	"blockd.dev/replication/wire/secure"
@@ -63,12 +64,7 @@ func (d *Daemon) openNetwork(handle func(*endpoint.Request), told func(endpoint.
 	n.endpoint, err = endpoint.Open(endpoint.Config{
 		Credentials: creds, Handler: handle, Events: told, Poll: adaptive.Config{Mode: mode},
 		Accept: func(node string) bool { return d.catalog.State().NodeByID(parseID(node)) != nil },
-		Wire: wire.Config{Alloc: func(size int) wire.Buffer {
-			if b := d.arena.Get(size); b != nil {
-				return b
-			}
-			return nil
-		}},
+		Wire:   wire.Config{Alloc: message.Alloc},
 	})
 	if err != nil {
 		return nil, err

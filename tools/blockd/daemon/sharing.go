@@ -452,6 +452,7 @@ func (s *sharing) networkEvent(e endpoint.Event) {
 	case endpoint.PeerUp:
 		s.d.events.add(levelInfo, "network.up", s.d.nodeNamed(e.Peer.Node()), "connected")
 	case endpoint.PeerDown:
+		s.unreachable(e.Peer.Node())
 		if !s.d.stopping.Load() {
 			s.d.events.add(levelWarning, "network.down", s.d.nodeNamed(e.Peer.Node()), e.Err.Error())
 		}
@@ -466,6 +467,19 @@ func (s *sharing) nodeName(id string) string {
 		return n.Name
 	}
 	return id
+}
+
+// unreachable tells owners here that they can't reach the disks of a node.
+func (s *sharing) unreachable(node string) {
+	var disks []uint16
+	for number, on := range s.routes.Load().nodes {
+		if on == node {
+			disks = append(disks, number)
+		}
+	}
+	for _, v := range s.all() {
+		v.Unreachable(disks...)
+	}
 }
 
 // members of the cluster as the leader sees them.
@@ -552,7 +566,8 @@ const leaveTimeout = 2 * time.Second
 // leavePoll is the time between two looks at what is left to give away.
 const leavePoll = 5 * time.Millisecond
 
-// stop ends the node's part. Volumes were closed before.
+// stop ends the node's part. It comes before the volumes are closed, which
+// wait for what they have forwarded.
 func (s *sharing) stop() error {
 	if s.stopPulse != nil {
 		s.stopPulse()

@@ -38,6 +38,9 @@ func open(t testing.TB, id string, change func(*Config), links ...link.Link) *no
 	t.Helper()
 	n := &node{news: make(chan struct{})}
 	cfg := Config{Credentials: pki.Node(id), Events: n.note, Handler: echo}
+	// A machine that runs other tests beside can keep a pump from its processor
+	// for longer than a peer may be silent by default.
+	cfg.Wire.DeadAfter = patience / 2
 	if change != nil {
 		change(&cfg)
 	}

@@ -1,6 +1,7 @@
 package secure
 
 import (
+	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -11,8 +12,6 @@ import (
 	"hash"
 
 	"golang.org/x/crypto/chacha20poly1305"
-
-	"blockd.dev/replication/wire/secure/aesgcm"
 )
 
 const (
@@ -35,13 +34,21 @@ type suite struct {
 func suiteOf(id uint16) (*suite, error) {
 	switch id {
 	case tls.TLS_AES_128_GCM_SHA256:
-		return &suite{sha256.New, sha256.Size, 16, aesgcm.New, 1 << 52}, nil
+		return &suite{sha256.New, sha256.Size, 16, aesGCM, 1 << 52}, nil
 	case tls.TLS_AES_256_GCM_SHA384:
-		return &suite{sha512.New384, sha512.Size384, 32, aesgcm.New, 1 << 52}, nil
+		return &suite{sha512.New384, sha512.Size384, 32, aesGCM, 1 << 52}, nil
 	case tls.TLS_CHACHA20_POLY1305_SHA256:
 		return &suite{sha256.New, sha256.Size, chacha20poly1305.KeySize, chacha20poly1305.New, 1 << 36}, nil
 	}
 	return nil, fmt.Errorf("%w: cipher suite %s is not known here", ErrHandshake, tls.CipherSuiteName(id))
+}
+
+func aesGCM(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
 }
 
 // expand is HKDF-Expand-Label (RFC 8446 §7.1) with an empty context.

@@ -32,7 +32,7 @@ type Opener struct {
 }
 
 // Open decrypts packet[header:] in place and returns it without the tag. If
-// packet is not the Sealer's, ok is false and its content may be gone.
+// packet is not the Sealer's, ok is false and its content is gone.
 func (o *Opener) Open(packet []byte, header int, number uint64) (payload []byte, ok bool) {
 	if header < 0 || len(packet) < header+tagLen {
 		return nil, false

@@ -41,7 +41,9 @@ type fake struct {
 	scrapes int
 	issue   func(*blockdv1.IssueClientCertificateRequest) *blockdv1.IssueClientCertificateResponse
 	init    *blockdv1.InitClusterResponse
-	jobs    []*blockdv1.Job // what looks at a job see, one after the other; then drainJob
+	cluster *blockdv1.Cluster // theCluster unless it is set
+	meet    chan struct{}     // if set, a scrape waits for another one
+	jobs    []*blockdv1.Job   // what looks at a job see, one after the other; then drainJob
 }
 
 const when = "2026-03-04T05:06:07Z"
@@ -124,7 +126,15 @@ func (f *fake) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 
 // metrics answers as a node that does 100 reads of 4 KiB, each 2 ms long, and
 // one write between two scrapes.
-func (f *fake) metrics(w http.ResponseWriter, _ *http.Request) {
+func (f *fake) metrics(w http.ResponseWriter, r *http.Request) {
+	if f.meet != nil {
+		select {
+		case f.meet <- struct{}{}:
+		case <-f.meet:
+		case <-r.Context().Done():
+			return
+		}
+	}
 	f.mu.Lock()
 	f.scrapes++
 	n := f.scrapes
@@ -301,7 +311,7 @@ func (f *fake) InitCluster(context.Context, *connect.Request[blockdv1.InitCluste
 }
 
 func (f *fake) GetCluster(context.Context, *connect.Request[blockdv1.GetClusterRequest]) (*connect.Response[blockdv1.GetClusterResponse], error) {
-	return respond(&blockdv1.GetClusterResponse{Cluster: theCluster})
+	return respond(&blockdv1.GetClusterResponse{Cluster: cmp.Or(f.cluster, theCluster)})
 }
 
 func (f *fake) CreateJoinToken(context.Context, *connect.Request[blockdv1.CreateJoinTokenRequest]) (*connect.Response[blockdv1.CreateJoinTokenResponse], error) {

@@ -1,8 +1,14 @@
 package cli
 
 import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 )
@@ -33,5 +39,51 @@ func TestDrainWaits(t *testing.T) {
 		if errOut != want {
 			t.Errorf("it says meanwhile\n%swant\n%s", errOut, want)
 		}
+	}
+}
+
+// On a terminal the bar stays on its line, and what nodes say can't move it.
+func TestProgressOnATerminal(t *testing.T) {
+	var b bytes.Buffer
+	p := progressBar{w: &b, live: true}
+	j := viewJob(drainJob)
+	p.show(j)
+	p.show(j) // nothing new
+	j.StepsDone, j.Reason = j.StepsTotal, "bad\nwords\x1b[2J"
+	p.show(j)
+	p.end()
+	want := "\r\x1b[K[############--------]  62% running: " + drainJob.GetReason() + "\r\x1b[K[####################] 100% running: bad words [2J\n"
+	if b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+}
+
+// top asks all nodes at the same time: here each answers only when another is asked too.
+func TestTopAsksAllAtOnce(t *testing.T) {
+	home := alone(t)
+	now := time.Now()
+	ca := authority(t, theCluster.GetId(), now)
+	f := &fake{meet: make(chan struct{}), cluster: proto.CloneOf(theCluster)}
+	var addresses []string
+	for _, m := range f.cluster.GetMembers() {
+		m.Address = f.start(t, secure(t, ca, listen(t)))
+		addresses = append(addresses, m.GetAddress())
+	}
+	file := bundleFile(t, filepath.Join(home, "prod.pem"), ca, now, addresses...)
+	out, _, err := ctl("", "top", "--once", "--interval", "100ms", "--timeout", "10s", "-o", "json", "--cert", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v topView
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range v.Nodes {
+		if n.Error != "" {
+			t.Errorf("node %s: %s", n.Name, n.Error)
+		}
+	}
+	if len(v.Nodes) != 2 {
+		t.Errorf("%d nodes", len(v.Nodes))
 	}
 }

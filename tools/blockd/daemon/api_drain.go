@@ -180,6 +180,9 @@ func (a api) DrainDisk(ctx context.Context, req *connect.Request[blockdv1.DrainD
 	if err != nil {
 		return nil, err
 	}
+	if d.State == catalog.DiskFailed {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("disk %s has failed, and gets nothing new: %s; when nothing is on it any more, remove it with --force", m.GetDisk(), d.Reason))
+	}
 	by := callerOf(ctx, req, m.GetRequestId())
 	to, left := catalog.DiskDrained, leftOn(a.d.catalog.State(), d)
 	if left != "" {

@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"bytes"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/tools/blockctl/cli"
 )
 
 // ops are the clients of an administrator.
@@ -206,6 +209,47 @@ func TestLeasesMoveAndNodesDrain(t *testing.T) {
 	if text := strings.Join(rest.explained(t, "v").GetBecause(), "\n"); !strings.Contains(text, "node "+lost.cfg.Name) {
 		t.Errorf("nothing is said of node %s: %s", lost.cfg.Name, text)
 	}
+
+	// By blockctl, through a node's socket.
+	lost.start()
+	until(t, "all copies are in sync again", func() bool { return inSync(owner, id) == 3 })
+	serving := ownerOf(t, nodes, id)
+	through := "unix:" + filepath.Join(lost.cfg.Data, fileSocket)
+	out := nodeCtl(t, through, "node", "drain", serving.cfg.Name, "--wait")
+	if !strings.Contains(out, "serves no volume; stop it") {
+		t.Errorf("drained: %s", out)
+	}
+	if out := nodeCtl(t, through, "node", "list"); !strings.Contains(out, "draining") {
+		t.Errorf("nodes: %s", out)
+	}
+	nodeCtl(t, through, "node", "resume", serving.cfg.Name)
+	if out := nodeCtl(t, through, "volume", "show", "v"); strings.Count(out, "in-sync on node n") != 3 {
+		t.Errorf("volume: %s", out)
+	}
+
+	// An empty disk is drained at once, and then removed.
+	nodeCtl(t, through, "volume", "delete", "v", "--yes")
+	if out := nodeCtl(t, through, "disk", "drain", "n1/disk0"); !strings.Contains(out, "disk n1/disk0 is drained") {
+		t.Errorf("drained: %s", out)
+	}
+	nodeCtl(t, through, "disk", "remove", "n1/disk0", "--yes")
+	if s := lost.Daemon().catalog.State(); len(s.Disks) != 2 {
+		t.Errorf("%d disks are left", len(s.Disks))
+	}
+}
+
+// nodeCtl runs blockctl against a node, and returns what it prints.
+func nodeCtl(t *testing.T, api string, args ...string) string {
+	t.Helper()
+	var out bytes.Buffer
+	c := cli.New()
+	c.SetOut(&out)
+	c.SetErr(&out)
+	c.SetArgs(append([]string{"--api", api}, args...))
+	if err := c.Execute(); err != nil {
+		t.Fatalf("blockctl %v: %v: %s", args, err, out.String())
+	}
+	return out.String()
 }
 
 // What is tried is checked as what is done, and changes nothing.

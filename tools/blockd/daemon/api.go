@@ -55,7 +55,7 @@ func (a api) register(mux *http.ServeMux) {
 	mux.Handle(blockdv1connect.NewLeaseServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewExplainServiceHandler(a, limit))
 	mux.Handle(blockdv1connect.NewPeerServiceHandler(a, limit))
-	mux.Handle(blockdv1connect.NewPulseServiceHandler(pulse.Serve(pulses{a.d}), limit))
+	mux.Handle(blockdv1connect.NewPulseServiceHandler(pulse.Serve(pulses(a)), limit))
 }
 
 // apiError gives an error the code that clients act on.

@@ -462,13 +462,6 @@ func (s *sharing) networkEvent(e endpoint.Event) {
 	s.transport.Event(e)
 }
 
-func (s *sharing) nodeName(id string) string {
-	if n := s.d.catalog.State().NodeByID(parseID(id)); n != nil {
-		return n.Name
-	}
-	return id
-}
-
 // unreachable tells owners here that they can't reach the disks of a node.
 func (s *sharing) unreachable(node string) {
 	var disks []uint16

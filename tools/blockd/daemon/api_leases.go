@@ -11,6 +11,7 @@ import (
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/director"
 	"blockd.dev/raftmeta/extmap"
 )
 
@@ -67,7 +68,7 @@ func (a api) MoveLease(ctx context.Context, req *connect.Request[blockdv1.MoveLe
 	switch {
 	case !shared(s, v) && !v.Retired:
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("volume %q has one copy, so only the node that has it can serve it; a volume in a pool with --replicas 2 or more can move", v.Name))
-	case !slices.Contains(n.Roles, "target"):
+	case !slices.Contains(n.Roles, director.RoleTarget):
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("node %q does not serve volumes: it has not the role target", n.Name))
 	}
 	changes, err := a.changeOrTry(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_MoveLease{

@@ -110,6 +110,12 @@ type Config struct {
 	// Patience is how long requests wait while no node is known to own the
 	// volume, or the owner can't be reached. Default 15 s.
 	Patience time.Duration
+	// Late is how long after its arrival a host's request that changes data may be
+	// begun, or begun again; after that it ends with ErrBusy, for the host to
+	// send again. It must be less than any host waits before it gives up a path that is
+	// silent and sends its requests by another: what it has sent since is newer.
+	// Default 2 s.
+	Late time.Duration
 	// Pace is the 99th percentile of hosts' latency above which replicas are
 	// brought back more slowly. Default 10 ms.
 	Pace time.Duration
@@ -145,6 +151,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Patience == 0 {
 		c.Patience = 15 * time.Second
+	}
+	if c.Late == 0 {
+		c.Late = 2 * time.Second
 	}
 	if c.Pace == 0 {
 		c.Pace = 10 * time.Millisecond

@@ -19,6 +19,7 @@ var (
 	errBehind     = errors.New("the volume's reservations have changed; the host should try again")
 	errUnresolved = errors.New("the volume's owner changed meanwhile: the data may have been written or not")
 	errNotOwner   = errors.New("this node does not own the volume")
+	errLate       = errors.New("the request has waited for an owner for too long to be done without asking the host again; the data may have been written or not")
 	errTooFew     = errors.New("too few replicas have answered in time; the data may have been written or not")
 )
 
@@ -32,14 +33,17 @@ const piecesMax = 16
 //	lock -> [read edges, or all] -> [compare] -> write, clear or read -> unlock
 //
 // When the owner ends before a request has, all of it is done again with the
-// next one: nothing was told to the host, so nothing of it can be missing or be
-// done too late. Only a compare-and-write whose write was begun is not: it
-// might compare with its own data.
+// next one: nothing was told to the host, so nothing of it can be missing. What
+// changes data is begun only until Config.Late, since the host may have given
+// up this path, have sent the request by another and gone on to newer ones. A
+// compare-and-write whose write was begun is not done again: it might compare
+// with its own data.
 type request struct {
 	v      *Volume
 	r      *blockdev.Request
 	route  *route     // by which it is being tried
 	from   *source    // of another node; nil for a host of this one
+	born   clock.Mono // when it came
 	parked clock.Mono // when it first had to wait for an owner; 0 for never
 	guard  uint64     // Config.Guard as it was submitted
 
@@ -113,7 +117,7 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 		return
 	}
 	q := newRequest()
-	q.v, q.r, q.from, q.parked, q.guard = v, r, from, 0, v.cfg.Guard()
+	q.v, q.r, q.from, q.born, q.parked, q.guard = v, r, from, v.now(), 0, v.cfg.Guard()
 	q.off = r.Offset / blockBytes * blockBytes
 	end := (r.Offset + r.Length + blockBytes - 1) / blockBytes * blockBytes
 	q.n = end - q.off
@@ -124,6 +128,11 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 		return
 	}
 	v.dispatch(q)
+}
+
+// late reports whether it is too late to begin q, by a reading of the clock.
+func (q *request) late(now clock.Mono) bool {
+	return q.r.Op != blockdev.OpRead && now >= q.born.Add(q.v.cfg.Late)
 }
 
 // refuse ends a request that has not begun.

@@ -31,10 +31,14 @@ type stage struct {
 }
 
 func newStage(t *testing.T, patience time.Duration) *stage {
+	return newStageWith(t, patience, time.Hour)
+}
+
+func newStageWith(t *testing.T, patience, late time.Duration) *stage {
 	s := &stage{t: t, gaveUp: make(chan uint64, 8)}
 	v, err := device.New(device.Config{
 		ID: volumeID, SizeBytes: volumeBytes, BlockSize: 4096, Layout: striped{2}, MinInSync: 1, Transport: s, Meta: s,
-		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Timeouts: device.Timeouts{Op: 50 * time.Millisecond, Request: time.Hour},
+		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Late: late, Timeouts: device.Timeouts{Op: 50 * time.Millisecond, Request: time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -325,6 +329,50 @@ func TestPatience(t *testing.T) {
 	<-done
 	if r.Err != nil {
 		t.Errorf("with the next owner: %v", r.Err)
+	}
+}
+
+// A host that has had no answer for long may have sent a write by another path, and
+// newer ones after it: a node that was cut off must not do it then. A read
+// that nobody waits for harms nobody.
+func TestWhatIsLateIsNotBegun(t *testing.T) {
+	for _, op := range []blockdev.Op{blockdev.OpRead, blockdev.OpWrite, blockdev.OpUnmap, blockdev.OpCompareAndWrite} {
+		late := op != blockdev.OpRead
+		s := newStageWith(t, time.Hour, 50*time.Millisecond)
+		s.v.Forward("b")
+		r, done := s.submit(op)
+		open := s.next() // the owner can't be reached
+		if late {
+			<-done
+			if !errors.Is(r.Err, blockdev.ErrBusy) {
+				t.Errorf("%v: waits for a session: %v", op, r.Err)
+			}
+		} else {
+			answer(open, message.Done)
+			f := s.next()
+			f.Answer = message.HostAnswer{Status: message.Done, Data: make([]byte, 4096)}
+			f.Done(f)
+			<-done
+			if r.Err != nil {
+				t.Errorf("%v: %v", op, r.Err)
+			}
+			continue
+		}
+
+		// What was sent, and is lost when it is late.
+		s = newStageWith(t, time.Hour, 50*time.Millisecond)
+		s.v.Forward("b")
+		answerLater := time.After(100 * time.Millisecond)
+		r, done = s.submit(op)
+		answer(s.next(), message.Done)
+		f := s.next()
+		<-answerLater
+		f.Lost, f.NotSent = true, true
+		f.Done(f)
+		<-done
+		if !errors.Is(r.Err, blockdev.ErrBusy) {
+			t.Errorf("%v: lost when it was late: %v", op, r.Err)
+		}
 	}
 }
 

@@ -111,6 +111,10 @@ func (v *Volume) resume(parked []*request) {
 
 // dispatch begins q, or begins it again, wherever requests go now.
 func (v *Volume) dispatch(q *request) {
+	if q.late(v.now()) {
+		q.finish(blockdev.NewError(blockdev.ErrBusy, q.r, -1, errLate))
+		return
+	}
 	to := v.route.Load()
 	q.route = to
 	switch {
@@ -151,7 +155,7 @@ func (v *Volume) sweepAfter() time.Duration {
 	if v.closed.Load() {
 		return 0
 	}
-	return max(v.cfg.Patience/16, time.Millisecond)
+	return max(min(v.cfg.Patience, v.cfg.Late)/16, time.Millisecond)
 }
 
 // sweep ends requests that have waited for too long.
@@ -161,7 +165,7 @@ func (v *Volume) sweep() {
 	kept := v.mu.parked[:0:0]
 	var over []*request
 	for _, q := range v.mu.parked {
-		if v.closed.Load() || now >= q.parked.Add(v.cfg.Patience) {
+		if v.closed.Load() || now >= q.parked.Add(v.cfg.Patience) || q.late(now) {
 			over = append(over, q)
 		} else {
 			kept = append(kept, q)
@@ -175,6 +179,9 @@ func (v *Volume) sweep() {
 	v.mu.Unlock()
 	for _, q := range over {
 		kind, cause := blockdev.ErrBusy, errNobody
+		if q.late(now) {
+			cause = errLate
+		}
 		if v.closed.Load() {
 			kind, cause = blockdev.ErrGone, errClosed
 		}

@@ -116,6 +116,10 @@ type Config struct {
 	// silent and sends its requests by another: what it has sent since is newer.
 	// Default 2 s.
 	Late time.Duration
+	// Since is the reading from which on this node's process has run without a break,
+	// or clock.Never while that is being found out: what hosts sent before it they may have
+	// sent by another path meanwhile, so that is as late. nil means since ever.
+	Since func() clock.Mono
 	// Pace is the 99th percentile of hosts' latency above which replicas are
 	// brought back more slowly. Default 10 ms.
 	Pace time.Duration
@@ -145,6 +149,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Guard == nil {
 		c.Guard = func() uint64 { return 0 }
+	}
+	if c.Since == nil {
+		c.Since = func() clock.Mono { return 0 }
 	}
 	if c.GiveUp == nil {
 		c.GiveUp = func(uint64) {}

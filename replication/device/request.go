@@ -19,7 +19,7 @@ var (
 	errBehind     = errors.New("the volume's reservations have changed; the host should try again")
 	errUnresolved = errors.New("the volume's owner changed meanwhile: the data may have been written or not")
 	errNotOwner   = errors.New("this node does not own the volume")
-	errLate       = errors.New("the request has waited for an owner for too long to be done without asking the host again; the data may have been written or not")
+	errLate       = errors.New("the host may have given up this path and sent the request by another since; it should try again")
 	errTooFew     = errors.New("too few replicas have answered in time; the data may have been written or not")
 )
 
@@ -132,7 +132,7 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 
 // late reports whether it is too late to begin q, by a reading of the clock.
 func (q *request) late(now clock.Mono) bool {
-	return q.r.Op != blockdev.OpRead && now >= q.born.Add(q.v.cfg.Late)
+	return q.r.Op != blockdev.OpRead && (now >= q.born.Add(q.v.cfg.Late) || q.born < q.v.cfg.Since())
 }
 
 // refuse ends a request that has not begun.

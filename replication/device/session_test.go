@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ type stage struct {
 	atOnce    bool // nothing waits for the test
 	guard     uint64
 	gaveUp    chan uint64
+	since     atomic.Int64
 }
 
 func newStage(t *testing.T, patience time.Duration) *stage {
@@ -38,7 +40,7 @@ func newStageWith(t *testing.T, patience, late time.Duration) *stage {
 	s := &stage{t: t, gaveUp: make(chan uint64, 8)}
 	v, err := device.New(device.Config{
 		ID: volumeID, SizeBytes: volumeBytes, BlockSize: 4096, Layout: striped{2}, MinInSync: 1, Transport: s, Meta: s,
-		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Late: late, Timeouts: device.Timeouts{Op: 50 * time.Millisecond, Request: time.Hour},
+		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Late: late, Since: func() clock.Mono { return clock.Mono(s.since.Load()) }, Timeouts: device.Timeouts{Op: 50 * time.Millisecond, Request: time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -373,6 +375,30 @@ func TestWhatIsLateIsNotBegun(t *testing.T) {
 		if !errors.Is(r.Err, blockdev.ErrBusy) {
 			t.Errorf("%v: lost when it was late: %v", op, r.Err)
 		}
+	}
+}
+
+// After a standstill of the process what came before its end is not begun.
+func TestWhatCameBeforeAStandstillIsNotBegun(t *testing.T) {
+	s := newStage(t, time.Hour)
+	r, done := s.submit(blockdev.OpWrite)
+	s.since.Store(int64(clock.Boot{}.Now()))
+	s.own(1)
+	<-done
+	if !errors.Is(r.Err, blockdev.ErrBusy) || len(s.held) != 0 {
+		t.Errorf("%v, and the replica has %d writes", r.Err, len(s.held))
+	}
+	r, done = s.submit(blockdev.OpWrite)
+	s.replicaAnswers()
+	<-done
+	if r.Err != nil {
+		t.Errorf("what came later: %v", r.Err)
+	}
+	s.since.Store(int64(clock.Never))
+	r, done = s.submit(blockdev.OpWrite)
+	<-done
+	if !errors.Is(r.Err, blockdev.ErrBusy) {
+		t.Errorf("while the standstill is dealt with: %v", r.Err)
 	}
 }
 

@@ -42,6 +42,7 @@ type sharing struct {
 	stores      *serve.Service
 	transport   *serve.Transport
 	routes      atomic.Pointer[diskRoutes]
+	standstill  *standstill
 	pulse       *pulse.Node
 	stopPulse   context.CancelFunc
 	running     sync.WaitGroup
@@ -79,7 +80,8 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	if d.plane.creds == nil {
 		return nil
 	}
-	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1)}
+	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1),
+		standstill: newStandstill(clock.Boot{})}
 	var err error
 	if s.incarnation, err = pulse.NextIncarnation(d.data.join(fileIncarnation)); err != nil {
 		return err
@@ -87,16 +89,16 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	if err := s.openStores(); err != nil {
 		return err
 	}
-	d.shared = s
 	if s.network, err = d.openNetwork(s.stores.Handle, s.networkEvent); err != nil {
-		return err
+		return errors.Join(err, s.stop())
 	}
 	id := d.plane.id().String()
 	s.pulse, err = pulse.New(pulse.Config{Node: id, Incarnation: s.incarnation, Catalog: d.catalog, Leader: d.plane.group.WatchLeader,
 		Call: pulse.Caller(id, pulses{d}, d.plane.peers), Events: s})
 	if err != nil {
-		return err
+		return errors.Join(err, s.stop())
 	}
+	d.shared = s
 	d.background.Go(func() { s.tellHosts(ctx) })
 	return nil
 }
@@ -105,6 +107,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 func (s *sharing) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopPulse = cancel
+	s.running.Go(func() { s.standstill.watch(ctx, s.stoodStill, s.dropHosts) })
 	s.running.Go(func() {
 		if err := s.pulse.Run(ctx); err != nil {
 			s.d.events.add(levelError, "node.pulse", s.d.nodeName(), err.Error())
@@ -179,7 +182,7 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
 		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s,
 		Guard:  s.d.reservations.shared.Guard(reservation.VolumeID(id)),
-		GiveUp: func(epoch uint64) { s.giveUp(id, epoch) }})
+		GiveUp: func(epoch uint64) { s.giveUp(id, epoch) }, Since: s.standstill.over})
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,63 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"blockd.dev/internal/clock"
+)
+
+// steps is a clock that a test moves on.
+type steps struct{ now atomic.Int64 }
+
+func (c *steps) Now() clock.Mono         { return clock.Mono(c.now.Load()) }
+func (c *steps) forward(d time.Duration) { c.now.Add(int64(d)) }
+
+// After a break nothing of before it is taken, and nothing at all as long as a
+// connection from before it is left.
+func TestStandstill(t *testing.T) {
+	c := &steps{}
+	c.forward(time.Hour)
+	s := newStandstill(c)
+	if got := s.over(); got != 0 {
+		t.Errorf("at the start: %d, want 0", got)
+	}
+	c.forward(standstillMin)
+	if got := s.over(); got != clock.Never {
+		t.Errorf("after a break that nobody has dealt with: %d, want never", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	var left atomic.Int64
+	left.Store(1)
+	asked, told := make(chan bool), make(chan time.Duration, 1)
+	watching.Go(func() {
+		s.watch(ctx, func(d time.Duration) { told <- d }, func(time.Time) int {
+			select {
+			case asked <- true:
+			case <-ctx.Done():
+			}
+			return int(left.Load())
+		})
+	})
+	<-asked
+	<-asked
+	if got := s.over(); got != clock.Never {
+		t.Errorf("while a connection is left: %d, want never", got)
+	}
+	if d := <-told; d != standstillMin {
+		t.Errorf("told of a break of %v", d)
+	}
+	c.forward(time.Minute)
+	left.Store(0)
+	<-asked
+	until(t, "the break to be dealt with", func() bool { return s.over() != clock.Never })
+	if got := s.over(); got != c.Now() {
+		t.Errorf("afterwards: %d, want %d", got, c.Now())
+	}
+	cancel()
+	watching.Wait()
+}

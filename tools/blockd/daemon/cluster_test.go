@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,7 +40,9 @@ var addresses atomic.Int32
 // else, so that its port stays free while it is down.
 func clusterConfig(t *testing.T, i int) Config {
 	t.Helper()
-	address := fmt.Sprintf("127.1.0.%d:0", addresses.Add(1))
+	// Another process of these tests has other addresses: the wire's port is the same everywhere.
+	pid := os.Getpid()
+	address := fmt.Sprintf("127.%d.%d.%d:0", 1+pid%250, pid/250%250, addresses.Add(1))
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)

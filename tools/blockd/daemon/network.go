@@ -71,11 +71,11 @@ func (d *Daemon) openNetwork(handle func(*endpoint.Request), told func(endpoint.
 	}
 	links, err := n.openLinks(d.cfg.WireMode)
 	if err != nil {
-		return nil, fmt.Errorf("network between nodes, %v: %w; choose another address with --wire, or another mode with --wire-mode", local, err)
+		return nil, errors.Join(fmt.Errorf("network between nodes, %v: %w; choose another address with --wire, or another mode with --wire-mode", local, err), n.close())
 	}
 	for _, l := range links {
 		if err := n.endpoint.AddLink(l); err != nil {
-			return nil, err
+			return nil, errors.Join(err, n.close())
 		}
 	}
 	d.events.add(levelInfo, "network.open", local.String(), cmp.Or(n.reason, "in mode "+n.mode))

@@ -106,6 +106,11 @@ cluster-test: build ## clusters of real nodes in network namespaces, under fault
 	$(GO) test -p 1 -tags e2e -count=1 -timeout 15m -v ./testenv/cluster
 	$(GO) test -tags e2e -count=1 -timeout 5m -run TestNoAcknowledgedChangeIsLost -v ./tools/blockd/daemon
 
+.PHONY: reliability
+reliability: build ## replicated volumes on three real nodes under every fault; needs root
+	@scripts/need.sh cluster
+	$(GO) test -p 1 -tags e2e -count=1 -timeout 20m -v ./testenv/cluster/trial
+
 .PHONY: kernels
 kernels: ## the kernel programs and AF_XDP under Debian's kernels 6.1 and 6.12, in VMs
 	@scripts/need.sh build vm

@@ -71,6 +71,7 @@ phase links make --no-print-directory links
 phase conformance go test -tags e2e -count=1 -timeout 20m -v ./testenv/conformance/...
 phase crash go test -tags e2e -count=1 -timeout 10m -v ./tools/blockbench
 phase cluster make --no-print-directory cluster-test
+phase reliability make --no-print-directory reliability
 phase kernels make --no-print-directory kernels
 phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 45m -v ./testenv/vm ./testenv/vmtest
 finish

@@ -67,7 +67,7 @@ Places are n1, n2 and so on, and host, where initiators and blockctl run.`,
 		nodesCommand(f, "restart", "Start blockd on nodes again, killing it where it runs", func(ctx context.Context, c *cluster.Cluster, names []string) error {
 			return c.Restart(ctx, names...)
 		}),
-		benchCommand(f), partitionCommand(f), healCommand(f), lossCommand(f), delayCommand(f), diskErrorCommand(f), diskFullCommand(f), carryLateCommand(f))
+		benchCommand(f), trialCommand(f), failoverCommand(f), partitionCommand(f), healCommand(f), lossCommand(f), delayCommand(f), diskErrorCommand(f), diskFullCommand(f), carryLateCommand(f))
 	return cmd
 }
 

@@ -29,6 +29,10 @@ type Fault struct {
 // the copies differ in thousands of writes.
 const lasts = 3 * time.Second
 
+// pauseLasts is how long an owner is paused: longer than everything else that
+// has a time in the cluster.
+const pauseLasts = 30 * time.Second
+
 // Faults are what Run can do.
 var Faults = []Fault{
 	{Name: "owner killed", Lasts: lasts, Begin: onOwner(killed)},
@@ -40,7 +44,10 @@ var Faults = []Fault{
 	{Name: "all nodes killed at once", Lasts: time.Second, Stuck: true, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
 		return killAll(t, t.names()...)()
 	}},
-	{Name: "owner paused for 30 s", Lasts: 30 * time.Second, Begin: onOwner(func(t *Trial, owner string) ending {
+	{Name: "owner paused for 30 s", Lasts: pauseLasts, Begin: onOwner(func(t *Trial, owner string) ending {
+		return simple(func() error { return t.c.Pause(owner) }, func() error { return t.c.Resume(owner) })
+	})},
+	{Name: "owner paused until hosts give it up", Lasts: time.Second, Begin: onOwner(func(t *Trial, owner string) ending {
 		return simple(func() error { return t.c.Pause(owner) }, func() error { return t.c.Resume(owner) })
 	})},
 	{Name: "owner cut off from the nodes", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {

@@ -108,6 +108,10 @@ func (h *host) compareAndWrite(block int64) error {
 	if o.Missed = errors.Is(err, blockdev.ErrMiscompare); o.Missed {
 		err = nil
 	}
+	if err != nil {
+		// The target may not know either: nobody may send it again in its place.
+		err = fmt.Errorf("%w: %w", multipath.ErrUnknown, err)
+	}
 	o.Open = err != nil
 	h.rec.Add(o)
 	if !o.Missed {

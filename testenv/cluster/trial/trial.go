@@ -27,11 +27,11 @@ const (
 // volumeBytes has room for the blocks of all windows.
 const volumeBytes = windows * windowBlocks * blockStride
 
-// Timings of the hosts. Linux waits for 30 s until it gives up a path that is
-// silent, unless it is told otherwise; a shorter time has the trial see more of
-// what the target does.
+// Timings of the hosts. Linux waits for 5 s and more until it gives up a path that
+// is silent. Nodes begin no write that is older than 3 s; hosts that wait for
+// less than that are not safe, and more has the trial see less.
 const (
-	silence       = 3 * time.Second // until a path is given up
+	silence       = 4 * time.Second // until a path is given up
 	watcherQuiet  = 2 * time.Minute // the same for watchers, who stay through a pause
 	hostPatience  = 90 * time.Second
 	syncPatience  = 2 * time.Minute // until all copies are good again

@@ -24,9 +24,11 @@ func TestFaults(t *testing.T) {
 		if !strings.Contains(f.Name, only) {
 			continue
 		}
-		ok := t.Run(f.Name, func(t *testing.T) {
+		usable := true
+		t.Run(f.Name, func(t *testing.T) {
 			r, err := tr.Run(t.Context(), f)
 			if err != nil {
+				usable = false
 				t.Fatal(err)
 			}
 			if err := r.Err(); err != nil {
@@ -35,8 +37,27 @@ func TestFaults(t *testing.T) {
 			t.Logf("%d operations, %d of unknown outcome, the longest took %v; all copies in sync %v after the load", r.Ops, r.Open,
 				r.Pause.Round(time.Millisecond), r.Sync.Round(time.Millisecond))
 		})
-		if !ok {
-			break // what follows would fail for the same reason
+		if !usable {
+			break // the cluster did not get over it
 		}
 	}
+}
+
+// TestChangesOfOwner: a few of what `testenv cluster failover` does many times.
+func TestChangesOfOwner(t *testing.T) {
+	c := cluster.New(t, cluster.Config{})
+	tr, err := New(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := func(time.Duration) {}
+	killed, err := tr.Kills(t.Context(), 3, tell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved, err := tr.Moves(t.Context(), 3, tell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("owner killed: %v; volume moved: %v", killed, moved)
 }

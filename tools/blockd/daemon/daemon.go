@@ -176,7 +176,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	}
 	d.ready.Store(false)
 	if d.shared != nil {
-		d.shared.leave(ctx)
+		d.leave(ctx)
 	}
 	d.cancel()
 	var errs []error
@@ -224,6 +224,21 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// leave hands over what other nodes can do, before the node stops: its volumes,
+// and then the leadership of the group. The next owners hear from its leader that they
+// are, and this node, which waits for what it has forwarded to them, soon answers nobody.
+func (d *Daemon) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	d.shared.leave(ctx)
+	if _, leads := d.plane.group.Leads(); leads {
+		_ = d.plane.group.TransferLeadership(ctx, "") // if it can't be, the others elect one
+	}
+}
+
+// leaveTimeout bounds how long the node waits for others to take over.
+const leaveTimeout = 2 * time.Second
 
 // openCatalog waits until the catalog is as new as the group's, takes over that
 // of a blockd without a group, and, at the first start, gives the cluster its

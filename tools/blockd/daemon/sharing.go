@@ -541,13 +541,14 @@ func (s *sharing) tellHosts(ctx context.Context) {
 	}
 }
 
-// leave gives all volumes to other nodes, before the node stops. What is left
-// when ctx ends is left to the end of its lease.
+// leave gives all volumes to other nodes, before the node stops, and has the
+// requests of its hosts go there: nothing follows the catalog after it, and a request
+// without an owner would hold the stop up for its whole patience. What is left when ctx
+// ends is left to the end of its lease.
 func (s *sharing) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	defer cancel()
+	given := s.owned()
 	s.pulse.Leave()
-	for s.pulse.Held() > 0 {
+	for s.pulse.Held() > 0 || !s.forwarded(given) {
 		select {
 		case <-time.After(leavePoll):
 		case <-ctx.Done():
@@ -556,8 +557,15 @@ func (s *sharing) leave(ctx context.Context) {
 	}
 }
 
-// leaveTimeout bounds how long the node waits for others to take its volumes.
-const leaveTimeout = 2 * time.Second
+// owned are the volumes that this node owns.
+func (s *sharing) owned() []*sharedVolume {
+	return slices.DeleteFunc(s.all(), func(v *sharedVolume) bool { return !v.Status().Owner })
+}
+
+// forwarded reports whether each of the volumes has another owner, to whom requests go.
+func (s *sharing) forwarded(volumes []*sharedVolume) bool {
+	return !slices.ContainsFunc(volumes, func(v *sharedVolume) bool { return v.Status().Forward == "" })
+}
 
 // leavePoll is the time between two looks at what is left to give away.
 const leavePoll = 5 * time.Millisecond

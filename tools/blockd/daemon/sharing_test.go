@@ -66,6 +66,19 @@ func ownerOf(t *testing.T, nodes []*testNode, id catalog.ID) *testNode {
 	return found
 }
 
+// lead makes a node the leader of the group.
+func lead(t *testing.T, n *testNode) {
+	t.Helper()
+	group := n.Daemon().plane.group
+	until(t, n.cfg.Name+" leads", func() bool {
+		if _, leads := group.Leads(); leads {
+			return true
+		}
+		_ = group.TransferLeadership(t.Context(), n.Daemon().plane.id().String()) // the next look tells
+		return false
+	})
+}
+
 func inSync(n *testNode, id catalog.ID) int {
 	count := 0
 	for _, r := range n.Daemon().catalog.State().Replicas(id) {
@@ -148,7 +161,23 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 	write(nodes[2], 255<<20, 9)
 	read(nodes[0], 255<<20, 9)
 
-	// A planned stop of the owner: the others go on where it has ended.
+	// A planned stop of the owner: the others go on where it has ended, also with
+	// requests that still come to it.
+	for _, n := range nodes {
+		if n != owner {
+			lead(t, n)
+			break
+		}
+	}
+	owner = ownerOf(t, nodes, id) // a change of leader that takes long moves volumes
+	owner.Daemon().shared.leave(t.Context())
+	if owner.Daemon().shared.sharedVolume(id).Status().Forward == "" {
+		t.Error("the owner has left, and requests wait there")
+	}
+	lead(t, owner)
+	owner.Daemon().leave(t.Context())
+	until(t, "a node that has left does not lead", func() bool { _, leads := owner.Daemon().plane.group.Leads(); return !leads })
+	write(owner, 8192, 8)
 	owner.stop()
 	rest := make([]*testNode, 0, 2)
 	for _, n := range nodes {
@@ -158,6 +187,7 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 	}
 	write(rest[0], 0, 7)
 	read(rest[1], 0, 7)
+	read(rest[1], 8192, 8)
 	read(rest[1], 1<<20+512, 2)
 	next := ownerOf(t, rest, id)
 	if next == owner {

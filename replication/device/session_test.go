@@ -89,8 +89,9 @@ func (s *stage) Forward(f *message.Forwarded) {
 	s.mu.Unlock()
 }
 
-// replicaAnswers lets the replica answer the writes that it has.
+// replicaAnswers lets the replica answer the writes that it has: one at least.
 func (s *stage) replicaAnswers() {
+	s.soon(func() bool { return s.writes() > 0 })
 	s.mu.Lock()
 	held := s.held
 	s.held = nil
@@ -124,26 +125,56 @@ func answer(f *message.Forwarded, status message.HostStatus) {
 	f.Done(f)
 }
 
+// soon waits until ok: a timer of the owner may be at work, and do on its own
+// goroutine what the test has caused.
+func (s *stage) soon(ok func() bool) bool {
+	for end := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			return false
+		}
+		time.Sleep(time.Millisecond) // sleep: until the other goroutine is done
+	}
+	return true
+}
+
+// writes is how many writes the replica has that wait for the test.
+func (s *stage) writes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held)
+}
+
+// waiting waits until n requests wait for an owner.
+func (s *stage) waiting(n int, when string) {
+	s.t.Helper()
+	if !s.soon(func() bool { return s.v.Status().Waiting == n }) {
+		s.t.Errorf("%d requests wait %s, want %d", s.v.Status().Waiting, when, n)
+	}
+}
+
+// status is how a request of another node was answered: 0 while it was not.
+type status struct{ atomic.Uint32 }
+
 // serve gives a request of another node to the volume. The result shows its
-// answer: 0 while there is none.
-func (s *stage) serve(h message.Host) *message.HostStatus {
-	var status message.HostStatus
+// answer.
+func (s *stage) serve(h message.Host) *status {
+	status := &status{}
 	h.Volume = volumeID
 	if h.Op == blockdev.OpWrite || h.Op == blockdev.OpCompareAndWrite {
 		h.Len, h.Data = 4096, make([]byte, 4096)
 	}
 	in := &message.Incoming{From: "b", Request: h, Done: func(in *message.Incoming) {
-		status = in.Answer.Status
+		status.Store(uint32(in.Answer.Status))
 		in.Release()
 	}}
 	s.v.Serve(in)
-	return &status
+	return status
 }
 
-func (s *stage) want(what string, got *message.HostStatus, want message.HostStatus) {
+func (s *stage) want(what string, got *status, want message.HostStatus) {
 	s.t.Helper()
-	if *got != want {
-		s.t.Errorf("%s: answered %d, want %d", what, *got, want)
+	if !s.soon(func() bool { return got.Load() == uint32(want) }) {
+		s.t.Errorf("%s: answered %d, want %d", what, got.Load(), want)
 	}
 }
 
@@ -298,8 +329,8 @@ func TestCompareAndWriteIsNotDoneTwice(t *testing.T) {
 	s := newStage(t, time.Hour)
 	s.own(1)
 	r, done := s.submit(blockdev.OpCompareAndWrite)
-	if len(s.held) != 1 {
-		t.Fatalf("the replica has %d writes, want that of the compare-and-write: %+v", len(s.held), s.v.Status().Volume.Members)
+	if !s.soon(func() bool { return s.writes() == 1 }) {
+		t.Fatalf("the replica has %d writes, want that of the compare-and-write: %+v", s.writes(), s.v.Status().Volume.Members)
 	}
 	s.v.Disown()
 	<-done
@@ -323,10 +354,9 @@ func TestPatience(t *testing.T) {
 	r, done = s.submit(blockdev.OpWrite)
 	s.own(1)
 	s.v.Disown() // the write is sent, and not answered
-	if n := s.v.Status().Waiting; n != 1 {
-		t.Errorf("%d requests wait after the end of the owner, want the write", n)
-	}
+	s.waiting(1, "after the end of the owner")
 	s.own(2)
+	s.soon(func() bool { return s.writes() == 2 }) // that of the first owner, and of this one
 	s.replicaAnswers()
 	<-done
 	if r.Err != nil {
@@ -417,9 +447,7 @@ func TestLateRenewalGivesUp(t *testing.T) {
 	}
 	l.until.Store(int64(clock.Boot{}.Now().Add(time.Hour)))
 	r, done := s.submit(blockdev.OpRead)
-	if n := s.v.Status().Waiting; n != 1 {
-		t.Errorf("%d requests wait for the next owner, want 1", n)
-	}
+	s.waiting(1, "for the next owner")
 	s.own(4)
 	<-done
 	if r.Err != nil {

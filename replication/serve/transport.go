@@ -34,7 +34,7 @@ type Transport struct {
 	cfg TransportConfig
 
 	mu      sync.Mutex
-	backlog map[*endpoint.Peer][]*call // for which its send queue had no room
+	backlog map[*endpoint.Peer]*backlog
 }
 
 // NewTransport returns a Transport. Its Event wants to be told of what happens
@@ -43,7 +43,7 @@ func NewTransport(cfg TransportConfig) *Transport {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 2 * time.Second
 	}
-	return &Transport{cfg: cfg, backlog: map[*endpoint.Peer][]*call{}}
+	return &Transport{cfg: cfg, backlog: map[*endpoint.Peer]*backlog{}}
 }
 
 // call is one message on its way: of a Sent, or of a Forwarded.
@@ -119,34 +119,23 @@ func (c *call) start(node string, data []byte) {
 // the attempt that follows here finds it.
 func (t *Transport) wait(p *endpoint.Peer, c *call) {
 	t.mu.Lock()
-	t.backlog[p] = append(t.backlog[p], c)
+	b := t.backlog[p]
+	if b == nil {
+		b = &backlog{}
+		t.backlog[p] = b
+	}
+	b.calls = append(b.calls, c)
 	t.mu.Unlock()
 	t.sendBacklog(p)
 }
 
 func (t *Transport) sendBacklog(p *endpoint.Peer) {
-	for {
-		t.mu.Lock()
-		waiting := t.backlog[p]
-		if len(waiting) == 0 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b := t.backlog[p]; b != nil {
+		b.send(&t.mu, func(c *call) error { return p.Go(&c.Call) })
+		if len(b.calls) == 0 && !b.sending {
 			delete(t.backlog, p)
-			t.mu.Unlock()
-			return
-		}
-		c := waiting[0]
-		waiting[0] = nil
-		t.backlog[p] = waiting[1:]
-		t.mu.Unlock()
-		err := p.Go(&c.Call)
-		switch {
-		case errors.Is(err, wire.ErrQueueFull):
-			t.mu.Lock()
-			t.backlog[p] = append([]*call{c}, t.backlog[p]...)
-			t.mu.Unlock()
-			return
-		case err != nil:
-			c.Err = errors.Join(err, wire.ErrNotSent)
-			c.done()
 		}
 	}
 }

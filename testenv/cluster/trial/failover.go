@@ -108,7 +108,7 @@ func (t *Trial) change(ctx context.Context, begin func(ctx context.Context, owne
 	if err != nil {
 		return 0, err
 	}
-	s := &single{h: newHost(t.rec, 0, dev), stop: make(chan struct{}), grew: make(chan struct{}, 1)}
+	s := &single{h: t.newHost(0, dev), stop: make(chan struct{}), grew: make(chan struct{}, 1)}
 	var working sync.WaitGroup
 	working.Go(func() { s.work(t) })
 	err = s.progress(ctx)

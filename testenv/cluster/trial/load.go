@@ -69,10 +69,38 @@ type host struct {
 	rng    *rand.Rand
 	buf    []byte
 	last   map[int64]uint64 // what it saw or wrote last, to compare with
+	again  *resent
 }
 
-func newHost(rec *history.Recorder, client int, dev blockdev.Device) *host {
-	return &host{rec: rec, client: client, dev: dev, rng: rand.New(rand.NewPCG(uint64(client), rand.Uint64())),
+// resent are the writes that were sent again.
+type resent struct {
+	mu sync.Mutex
+	by map[*blockdev.Request]bool
+}
+
+// note is multipath.Config.Again.
+func (s *resent) note(r *blockdev.Request, _ error) {
+	if r.Op != blockdev.OpWrite {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil {
+		s.by = map[*blockdev.Request]bool{}
+	}
+	s.by[r] = true
+}
+
+// took tells whether a request that has ended was among them.
+func (s *resent) took(r *blockdev.Request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer delete(s.by, r)
+	return s.by[r]
+}
+
+func (t *Trial) newHost(client int, dev blockdev.Device) *host {
+	return &host{rec: t.rec, again: &t.again, client: client, dev: dev, rng: rand.New(rand.NewPCG(uint64(client), rand.Uint64())),
 		buf: make([]byte, 2*blockBytes), last: map[int64]uint64{}}
 }
 
@@ -93,8 +121,9 @@ func (h *host) write(block int64) error {
 	o := history.Op{Client: h.client, Kind: history.Write, Block: block, Value: h.rec.NextValue(), Call: h.rec.Now()}
 	b := h.buf[:blockBytes]
 	fill(b, block, o.Value)
-	err := blockdev.WriteAt(h.dev, b, offset(block))
-	o.Open = err != nil
+	r := &blockdev.Request{Op: blockdev.OpWrite, Offset: offset(block), Length: blockBytes, Data: [][]byte{b}}
+	err := blockdev.Do(h.dev, r)
+	o.Open, o.Again = err != nil, h.again.took(r)
 	h.rec.Add(o)
 	h.last[block] = o.Value
 	return err
@@ -150,7 +179,7 @@ func (t *Trial) startLoad(ctx context.Context) (*load, error) {
 	}
 	l.closers = append(l.closers, dev.Close)
 	for i := range hosts {
-		l.running.Go(func() { l.work(run, i, newHost(t.rec, i, dev)) })
+		l.running.Go(func() { l.work(run, i, t.newHost(i, dev)) })
 	}
 	for i, n := range t.nodes {
 		// A watcher's read is not sent again: what it brings must have been so
@@ -160,7 +189,7 @@ func (t *Trial) startLoad(ctx context.Context) (*load, error) {
 			return nil, errors.Join(err, l.stop())
 		}
 		l.closers = append(l.closers, dev.Close)
-		l.running.Go(func() { l.watch(run, newHost(t.rec, hosts+i, dev)) })
+		l.running.Go(func() { l.watch(run, t.newHost(hosts+i, dev)) })
 	}
 	return l, nil
 }

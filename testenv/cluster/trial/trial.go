@@ -48,6 +48,7 @@ type Trial struct {
 	nsid  uint32
 
 	rec    *history.Recorder
+	again  resent
 	round  int // how many faults there have been
 	blocks map[int64]bool
 }
@@ -216,6 +217,7 @@ func (t *Trial) pathConfig(host byte, quiet time.Duration) nvmehost.Config {
 // connectTo makes a device of the paths to some nodes. Sockets are where the
 // cluster's initiators are.
 func (t *Trial) connectTo(ctx context.Context, host byte, quiet time.Duration, config multipath.Config, nodes ...string) (*multipath.Device, error) {
+	config.Again = t.again.note
 	for _, n := range t.nodes {
 		if slices.Contains(nodes, n.Name) {
 			cfg := t.pathConfig(host, quiet)
@@ -330,7 +332,7 @@ func (t *Trial) readAll(ctx context.Context) error {
 		errs := make([]error, readersMax)
 		for k := range readersMax {
 			readers.Go(func() {
-				h := newHost(t.rec, readerClient+k, dev)
+				h := t.newHost(readerClient+k, dev)
 				for block := range work {
 					if err := h.read(block); err != nil && errs[k] == nil {
 						errs[k] = fmt.Errorf("by the path of %s: block %d: %w", n.Name, block, err)

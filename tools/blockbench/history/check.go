@@ -117,26 +117,33 @@ func (v *Verdict) readings(block int64, history []Op) {
 
 // register is one block: its state is the value. What was told to the host is part
 // of the input.
-var register = porcupine.Model{
-	Init: func() any { return uint64(0) },
-	Step: func(state, input, _ any) (bool, any) { return apply(state.(uint64), input.(Op)) },
+var register = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{uint64(0)} },
+	Step: func(state, input, _ any) []any { return apply(state.(uint64), input.(Op)) },
+}).ToModel()
+
+// apply has an operation take effect on a block, and returns what the block may
+// hold then: nothing if that does not agree with what the host was told.
+func apply(held uint64, o Op) (now []any) {
+	switch {
+	case o.Kind == Write && o.Again && o.Value != held:
+		return []any{held, o.Value} // it is not the last time
+	case o.Kind == Write:
+		return []any{o.Value}
+	case o.Kind == Read && o.Value == held, o.Missed && o.Expected != held:
+		return []any{held}
+	case o.Kind == CompareAndWrite && !o.Missed && o.Expected == held:
+		return []any{o.Value}
+	case o.Kind == CompareAndWrite && o.Open:
+		return []any{held}
+	}
+	return nil
 }
 
-// apply has an operation take effect on a block, and tells whether that agrees
-// with what the host was told.
-func apply(held uint64, o Op) (agrees bool, now uint64) {
-	switch {
-	case o.Kind == Read:
-		return o.Value == held, held
-	case o.Kind == Write:
-		return true, o.Value
-	case o.Missed:
-		return o.Expected != held, held
-	case o.Expected == held:
-		return true, o.Value
-	}
-	return o.Open, held
-}
+// againMax is how many more times a write may take effect that was sent again.
+// Hosts send it as often as it is refused, so it could be as many; to tell that
+// from a fault takes as many other writes of the block at the same time.
+const againMax = 2
 
 // operations is the history of one block for the search. What is open could
 // be put at the end of any order, where it changes nothing; so it is left out
@@ -157,7 +164,14 @@ func operations(history []Op) []porcupine.Operation {
 		if o.Open && !seen[o.Value] && !missed {
 			continue
 		}
-		out = append(out, porcupine.Operation{ClientId: 0, Input: o, Call: int64(o.Call), Return: int64(o.Return)})
+		times := 1
+		if o.Again && o.Kind == Write {
+			times += againMax
+		}
+		for ; times > 0; times-- {
+			o.Again = times > 1
+			out = append(out, porcupine.Operation{Input: o, Call: int64(o.Call), Return: int64(o.Return)})
+		}
 	}
 	return out
 }

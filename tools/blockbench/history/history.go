@@ -6,7 +6,9 @@
 // Every block of the volume is a register of its own, and its value is a number
 // that is written once in a history; 0 is what a block holds that was never
 // written. An operation whose outcome is not known stays open: it may take
-// effect at any moment after its call, or never.
+// effect at any moment after its call, or never. A write that its host sent
+// more than once (Again) may take effect several times, all between its call and its
+// return.
 package history
 
 import (
@@ -40,6 +42,7 @@ type Op struct {
 	Value    uint64 // what was read, or is written
 	Missed   bool   // the compare-and-write found something else, and wrote nothing
 	Open     bool   // the outcome is not known
+	Again    bool   // the write was sent more than once
 	Call     time.Duration
 	Return   time.Duration
 }

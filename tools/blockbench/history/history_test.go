@@ -18,6 +18,7 @@ func at(from, to int, o Op) Op {
 
 func write(v uint64) Op             { return Op{Kind: Write, Value: v} }
 func read(v uint64) Op              { return Op{Kind: Read, Value: v} }
+func again(v uint64) Op             { o := write(v); o.Again = true; return o }
 func compare(expected, v uint64) Op { return Op{Kind: CompareAndWrite, Expected: expected, Value: v} }
 func missed(expected, v uint64) Op  { o := compare(expected, v); o.Missed = true; return o }
 func counts(v Verdict) (out [5]int) {
@@ -44,6 +45,8 @@ func TestCheck(t *testing.T) {
 		"an open write shows and goes":       {ops: []Op{at(1, 0, write(1)), at(2, 3, read(1)), at(4, 5, read(0))}, want: [5]int{3: 1}},
 		"a write comes back after a later one": {ops: []Op{at(1, 9, write(1)), at(2, 3, read(1)), at(4, 5, write(2)), at(6, 7, read(2)), at(10, 11, read(1))},
 			want: [5]int{3: 1}},
+		"sent twice and done twice":    {ops: []Op{at(1, 9, again(1)), at(2, 3, read(1)), at(4, 5, write(2)), at(6, 7, read(2)), at(10, 11, read(1))}},
+		"sent twice and done later":    {ops: []Op{at(1, 3, again(1)), at(4, 5, write(2)), at(6, 7, read(2)), at(10, 11, read(1))}, want: [5]int{0: 1, 3: 1}},
 		"compared and written":         {ops: []Op{at(1, 2, write(1)), at(3, 4, compare(1, 2)), at(5, 6, read(2))}},
 		"compared with what was not":   {ops: []Op{at(1, 2, write(1)), at(3, 4, compare(7, 2)), at(5, 6, read(2))}, want: [5]int{3: 1}},
 		"two of the same":              {ops: []Op{at(1, 5, compare(0, 1)), at(1, 5, compare(0, 2)), at(6, 7, read(2))}, want: [5]int{3: 1}},

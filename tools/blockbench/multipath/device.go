@@ -35,9 +35,9 @@ type Config struct {
 	// Pause lies between two attempts, of a path to dial and of a request that was
 	// refused. Default 20 ms.
 	Pause time.Duration
-	// Again is told of each request that is sent again, and why. It must not
-	// block; nil drops it.
-	Again func(path int, why error)
+	// Again is told of each request that is sent again since a path failed or
+	// refused it. It must not block; nil drops it.
+	Again func(r *blockdev.Request, why error)
 }
 
 // Device is the volume by all its paths. Its methods may be called from any
@@ -276,7 +276,7 @@ func (o *op) done() {
 	}
 	o.sent, o.why = true, err
 	if o.dev.cfg.Again != nil {
-		o.dev.cfg.Again(o.path, err)
+		o.dev.cfg.Again(o.caller, err)
 	}
 	o.wait()
 	if errors.Is(err, blockdev.ErrGone) {

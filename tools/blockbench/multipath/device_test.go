@@ -36,6 +36,8 @@ type fakeSession struct {
 	gone chan struct{}
 	once sync.Once
 	held []*blockdev.Request
+
+	closed bool
 }
 
 func (p *path) dial(context.Context) (Session, error) {
@@ -61,7 +63,7 @@ func (s *fakeSession) Close() error {
 	s.once.Do(func() { close(s.gone) })
 	s.path.mu.Lock()
 	held := s.held
-	s.held = nil
+	s.held, s.closed = nil, true
 	s.path.mu.Unlock()
 	for _, r := range held {
 		blockdev.Complete(r, blockdev.NewError(blockdev.ErrGone, r, -1, nil))
@@ -73,7 +75,10 @@ func (s *fakeSession) Submit(batch []*blockdev.Request) {
 	for _, r := range batch {
 		s.path.mu.Lock()
 		s.path.requests++
-		err, hold := s.path.refuse, s.path.hold
+		err, hold := s.path.refuse, s.path.hold && !s.closed
+		if s.closed {
+			err = blockdev.ErrGone
+		}
 		if hold {
 			s.held = append(s.held, r)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -62,6 +63,11 @@ type Config struct {
 
 	// Forwards lets the host connect to the guest, by the first card.
 	Forwards []Forward
+
+	// Command prepares QEMU's command line as a command, for who runs it elsewhere:
+	// in another network namespace, where the guest's connections to the host's
+	// addresses then go. Default: exec.CommandContext.
+	Command func(ctx context.Context, argv ...string) (*exec.Cmd, error)
 
 	// ConsolePath is a file for the kernel's console. Default: none; a failed
 	// run then keeps it in a temporary file that the error names.
@@ -133,6 +139,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Processors < 1 || c.Processors > MaxProcessors {
 		return c, fmt.Errorf("vm: Processors is %d; want 1 to %d", c.Processors, MaxProcessors)
+	}
+	if c.Command == nil {
+		c.Command = func(ctx context.Context, argv ...string) (*exec.Cmd, error) {
+			return exec.CommandContext(ctx, argv[0], argv[1:]...), nil
+		}
 	}
 	if c.CacheDir == "" {
 		dir, err := cacheDir()

@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -126,8 +126,15 @@ func (g *guest) run(ctx context.Context, argv []string) error {
 	}
 	defer func() { _ = output.Close() }()
 
+	// The kernel takes QEMU's parent to be a thread. This one must not go to another
+	// goroutine, which could end it (dieWithParent).
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd, err := g.config.Command(ctx, argv...)
+	if err != nil {
+		return errors.Join(fmt.Errorf("prepare QEMU: %w", err), controlGuest.Close(), outputGuest.Close())
+	}
 	cmd.Stdout, cmd.Stderr = &g.console, &stderr
 	cmd.ExtraFiles = []*os.File{controlGuest, outputGuest}
 	cmd.WaitDelay = 5 * time.Second

@@ -1,0 +1,63 @@
+# iSCSI with dm-multipath.
+portal_of() { echo "$(address "$1"):$PORT"; }
+scsi_disk() { readlink -f "/dev/disk/by-path/ip-$(portal_of "$1")-iscsi-$IQN-lun-$LUN"; }
+path_to() { echo "/sys/block/$(basename "$(scsi_disk "$1")")"; }
+# checked NODE: what multipathd says of the path: its state and its priority
+checked() { multipathd show paths raw format '%d %t %p' 2>/dev/null | awk -v d="$(basename "$(scsi_disk "$1")")" '$1 == d {print $2, $3}'; }
+lost() { [[ $(checked "$1") = failed* ]]; }
+paths_follow() {
+    local n
+    for n in $NODES; do
+        if [ "$n" = "$1" ]; then [ "$(checked "$n")" = 'active 50' ]; else [ "$(checked "$n")" = 'active 10' ]; fi || return
+    done
+}
+view() { iscsiadm -m session 2>&1; multipath -ll; multipathd show paths; }
+
+step 'any node lists the portals of all'
+for n in $NODES; do
+    iscsiadm -m discovery -t sendtargets -p "$(portal_of "$n")" >/tmp/found
+    for m in $NODES; do
+        grep -qx "$(portal_of "$m"),${m#n} $IQN" /tmp/found || { cat /tmp/found; fail "$n does not list the portal of $m"; }
+    done
+done
+cat /tmp/found
+for n in $NODES; do # the same nodes, and out of the guest's reach
+    iscsiadm -m node -T "$IQN" -p "[fd77::${n#n}]:$PORT" --op delete
+done
+
+step 'multipath'
+cat >/etc/multipath.conf <<'END'
+defaults {
+    user_friendly_names yes
+    find_multipaths no
+    polling_interval 2
+    max_polling_interval 2
+    path_grouping_policy group_by_prio
+    prio alua
+    path_checker tur
+    failback immediate
+    no_path_retry queue
+    fast_io_fail_tmo 5
+}
+END
+multipathd
+# A command on a connection that is gone goes to another path after 5 s.
+iscsiadm -m node -T "$IQN" --op update -n node.session.timeo.replacement_timeout -v 5
+iscsiadm -m node -T "$IQN" --op update -n 'node.conn[0].timeo.noop_out_interval' -v 5
+iscsiadm -m node -T "$IQN" --op update -n 'node.conn[0].timeo.noop_out_timeout' -v 30
+iscsiadm -m node -T "$IQN" --login
+until_true [ -b /dev/mapper/mpatha ]
+until_true paths_follow "$(host owner)"
+multipath -ll
+
+step 'ALUA'
+for n in $NODES; do
+    sg_rtpg -d "$(scsi_disk "$n")"
+done
+
+begin /dev/mapper/mpatha
+trials
+multipath -ll
+udevadm settle
+multipath -f mpatha
+iscsiadm -m node -T "$IQN" --logout

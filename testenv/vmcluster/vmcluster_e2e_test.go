@@ -1,0 +1,181 @@
+//go:build e2e
+
+package vmcluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"blockd.dev/testenv/cluster"
+	"blockd.dev/testenv/vm"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestNVMe: native multipath by the ports of all nodes.
+func TestNVMe(t *testing.T) {
+	start(t).script(t, "vmtest/scripts/nvme", "vmcluster/scripts/load", "vmcluster/scripts/nvme")
+}
+
+// TestISCSI: dm-multipath by the portals of all nodes.
+func TestISCSI(t *testing.T) { start(t).script(t, "vmcluster/scripts/load", "vmcluster/scripts/iscsi") }
+
+// volumeName is of the one volume, of three copies.
+const volumeName = "v"
+
+// volume is what blockctl says of it.
+type volume struct {
+	IQN, NQN, UUID, State, Reason, Node string
+	LUN, NSID                           int
+}
+
+// lab is a cluster with a volume.
+type lab struct{ *cluster.Cluster }
+
+func start(t *testing.T) lab {
+	t.Helper()
+	l := lab{cluster.New(t, cluster.Config{DiskSize: 512 << 20})}
+	for _, args := range [][]string{
+		{"pool", "create", "safe", "--replicas", "3"},
+		{"volume", "create", volumeName, "--pool", "safe", "--size", "96MiB", "--block-size", "4096"},
+		{"map", volumeName, "any"},
+	} {
+		if _, err := l.Ctl(t.Context(), cluster.HostName, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l
+}
+
+func (l lab) show(ctx context.Context) (v volume, err error) {
+	out, err := l.Ctl(ctx, cluster.HostName, "-o", "json", "volume", "show", volumeName)
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &v)
+	}
+	return v, err
+}
+
+// patience bounds what a cluster does by itself: choosing an owner, copying what a
+// node has missed.
+const patience = 2 * time.Minute
+
+// stopMax is how long a node may take to end by SIGTERM. It gives hosts 4 s to let
+// go; requests that it keeps without an owner would hold it up for 15 s.
+const stopMax = 14 * time.Second
+
+// await asks about the volume until it is as wanted.
+func (l lab) await(ctx context.Context, what string, wanted func(volume) (bool, error)) (v volume, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		v, err = l.show(ctx)
+		if err == nil {
+			var ok bool
+			if ok, err = wanted(v); ok || err != nil {
+				return v, err
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return v, errors.Join(fmt.Errorf("%s: not within %v; the volume is %s: %s", what, patience, v.State, v.Reason), err)
+		}
+	}
+}
+
+// owner waits until a node that runs serves the volume.
+func (l lab) owner(ctx context.Context) (volume, error) {
+	return l.await(ctx, "an owner that runs", func(v volume) (bool, error) {
+		status, err := l.Status()
+		for _, n := range status.Nodes {
+			if n.Name == v.Node {
+				return n.State == "running", err
+			}
+		}
+		return false, err
+	})
+}
+
+// healthy waits until all three copies are in sync.
+func (l lab) healthy(ctx context.Context) (volume, error) {
+	return l.await(ctx, "three copies in sync", func(v volume) (bool, error) { return v.State == "online", nil })
+}
+
+// call answers `host WORDS` in the guest: owner, healthy, kill NODE, stop NODE, start NODE.
+func (l lab) call(ctx context.Context, words []string) (string, error) {
+	verb, node := words[0], strings.Join(words[1:], " ")
+	switch verb {
+	case "owner":
+		v, err := l.owner(ctx)
+		return v.Node, err
+	case "healthy":
+		_, err := l.healthy(ctx)
+		return "", err
+	case "kill":
+		return "", l.Kill(node)
+	case "stop":
+		began := time.Now()
+		err := l.Stop(patience, node)
+		took := time.Since(began)
+		if err == nil && took > stopMax {
+			err = fmt.Errorf("%s took %v to end by SIGTERM, want at most %v", node, took, stopMax)
+		}
+		return fmt.Sprintf("%s ended after %.1f s", node, took.Seconds()), err
+	case "start":
+		return "", l.Restart(ctx, node)
+	}
+	return "", fmt.Errorf("no such call: %q", words)
+}
+
+// script runs the parts, files of testenv, one after the other in a guest.
+func (l lab) script(t *testing.T, parts ...string) {
+	t.Helper()
+	v, err := l.healthy(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for _, part := range append([]string{"vmtest/scripts/prelude"}, parts...) {
+		b, err := os.ReadFile(filepath.Join("..", filepath.FromSlash(part)+".sh"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.Write(b)
+	}
+	failed := ""
+	result, err := vm.Run(t.Context(), vm.Config{
+		Script:  text.String(),
+		Timeout: 15 * time.Minute, // it takes two or three when the machine has nothing else to do
+		Env: map[string]string{
+			"PORT": "3260", "NVME_PORT": "4420", "DISCOVERY_PORT": "8009", "NODES": "n1 n2 n3", "NETWORK": "10.77.0",
+			"IQN": v.IQN, "LUN": strconv.Itoa(v.LUN), "NQN": v.NQN, "NSID": strconv.Itoa(v.NSID), "UUID": v.UUID,
+		},
+		Command: func(ctx context.Context, argv ...string) (*exec.Cmd, error) {
+			return l.Command(ctx, cluster.HostName, argv...)
+		},
+		OnLine: func(line string) {
+			t.Log(line)
+			if strings.HasPrefix(line, "FAILED: ") && failed == "" {
+				failed = "; " + line
+			}
+		},
+		OnCall: l.call,
+	})
+	t.Logf("boot %.1f s, whole run %.1f s", result.Boot.Seconds(), result.Elapsed.Seconds())
+	if err != nil {
+		t.Errorf("%v%s", err, failed)
+	}
+}

@@ -70,6 +70,11 @@ vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes
 	@scripts/need.sh vm
 	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -tags e2e -count=1 -timeout 60m -v ./testenv/vm ./testenv/vmtest
 
+.PHONY: vm-cluster
+vm-cluster: build ## the Linux initiators in a VM with paths to three nodes, which are killed and restarted; needs root
+	@scripts/need.sh vm cluster
+	$(GO) test -tags e2e -count=1 -timeout 30m -v ./testenv/vmcluster
+
 .PHONY: cluster
 cluster: build ## NODES=3 real nodes in network namespaces, in the foreground; needs root
 	@scripts/need.sh cluster

@@ -275,9 +275,10 @@ func (t *Trial) Run(ctx context.Context, f Fault) (Result, error) {
 	r.ops = t.rec.Ops()
 	r.Verdict = history.Check(r.ops)
 	for _, o := range r.ops {
-		if o.Return > 0 {
-			r.Ops++
+		if o.Call == 0 {
+			continue // of before, see Recorder.Next
 		}
+		r.Ops++
 		if o.Open {
 			r.Open++
 		}

@@ -66,8 +66,8 @@ func ownerOf(t *testing.T, nodes []*testNode, id catalog.ID) *testNode {
 	return found
 }
 
-// lead makes a node the leader of the group.
-func lead(t *testing.T, n *testNode) {
+// elect makes a node the leader of the group.
+func elect(t *testing.T, n *testNode) {
 	t.Helper()
 	group := n.Daemon().plane.group
 	until(t, n.cfg.Name+" leads", func() bool {
@@ -165,7 +165,7 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 	// requests that still come to it.
 	for _, n := range nodes {
 		if n != owner {
-			lead(t, n)
+			elect(t, n)
 			break
 		}
 	}
@@ -174,7 +174,7 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 	if owner.Daemon().shared.sharedVolume(id).Status().Forward == "" {
 		t.Error("the owner has left, and requests wait there")
 	}
-	lead(t, owner)
+	elect(t, owner)
 	owner.Daemon().leave(t.Context())
 	until(t, "a node that has left does not lead", func() bool { _, leads := owner.Daemon().plane.group.Leads(); return !leads })
 	write(owner, 8192, 8)

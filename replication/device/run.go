@@ -54,6 +54,7 @@ type eventKind uint8
 
 const (
 	evSubmit eventKind = iota + 1
+	evScrub
 	evAnswer
 	evView
 	evTick
@@ -68,6 +69,7 @@ const (
 type event struct {
 	kind    eventKind
 	piece   *piece
+	scrub   *scrub
 	send    *send
 	members *Members
 	done    func()
@@ -150,6 +152,8 @@ func (r *run) one(now clock.Mono, e *event) {
 			r.bufs[&p.op.Data[0]] = p.buf
 		}
 		o.Submit(now, &p.op)
+	case evScrub:
+		o.Submit(now, &e.scrub.op)
 	case evAnswer:
 		s := e.send
 		if s.Lost { // nothing of the session can be relied on any more
@@ -212,7 +216,11 @@ func (r *run) act() {
 	r.todo.sends = r.todo.sends[:0]
 	for i, op := range r.todo.complete {
 		r.todo.complete[i] = nil
-		op.Tag.(*piece).completed()
+		if s, ok := op.Tag.(*scrub); ok {
+			s.completed()
+		} else {
+			op.Tag.(*piece).completed()
+		}
 	}
 	r.todo.complete = r.todo.complete[:0]
 	for _, p := range r.todo.proposals {

@@ -12,7 +12,7 @@ import (
 )
 
 // Volume implements blockdev.Device. All methods may be called from any
-// goroutine; none waits for storage but Close.
+// goroutine; none waits for storage but Close, Scrub and ScrubStored.
 type Volume struct {
 	cfg      Config
 	geometry atomic.Pointer[blockdev.Geometry]
@@ -21,6 +21,7 @@ type Volume struct {
 	locks    rangelock.Table // of requests that are served by the owner here
 	route    atomic.Pointer[route]
 	sessions atomic.Uint64 // last one begun with an owner elsewhere
+	scrubbed atomic.Int64  // bytes
 
 	inflight atomic.Int64 // requests, plus one until Close
 	drained  chan struct{}

@@ -8,17 +8,19 @@ import (
 	"blockd.dev/replication/replica"
 )
 
-// Found is what a Scrub saw, in bytes. It repairs all of it but Lost.
+// Found is what a Scrub saw, in bytes. It has repaired all of it.
 type Found struct {
-	Differ     int64 // blocks that replicas in sync had differently
-	Tied       int64 // of these, no content had a majority: the one of the newest version was taken
-	Unreadable int64 // ranges that one replica could not read
+	Differ     int64  // blocks that replicas in sync had differently
+	Tied       int64  // of these, no content had a majority: the one of the newest version was taken
+	Unreadable int64  // ranges that one replica could not read
+	Data       int64  // sent by replicas, in all: nothing where every one has zeroes
+	Wrong      uint64 // who had what was not taken, or could not read it: a bit for each member
 }
 
 // replicaCopy is what one replica has of the range of a Scrub.
 type replicaCopy struct {
 	disk int
-	data []byte
+	data []byte          // nil is zeroes
 	ver  replica.Version // of the first region
 }
 
@@ -36,9 +38,7 @@ func (o *Owner) askAll(p *piece) {
 
 // collect takes the copy of replica d.
 func (p *piece) collect(o *Owner, d int, resp replica.Response) {
-	c := replicaCopy{disk: d, data: make([]byte, p.len), ver: resp.Vers[0]}
-	copy(c.data, resp.Data)
-	p.copies = append(p.copies, c)
+	p.copies = append(p.copies, replicaCopy{disk: d, data: slices.Clone(resp.Data), ver: resp.Vers[0]})
 	p.heard(o, d)
 }
 
@@ -58,11 +58,21 @@ func (o *Owner) compareCopies(p *piece) {
 		return
 	}
 	slices.SortFunc(p.copies, func(a, b replicaCopy) int { return a.disk - b.disk })
+	found := &p.op.Found
 	all := p.bad
 	for _, c := range p.copies {
 		all |= one(c.disk)
+		found.Data += int64(len(c.data))
 	}
-	found := &p.op.Found
+	if found.Data == 0 && p.bad == 0 {
+		o.end1(p, nil)
+		return
+	}
+	for i := range p.copies {
+		if c := &p.copies[i]; len(c.data) == 0 {
+			c.data = make([]byte, p.len)
+		}
+	}
 	if p.bad != 0 {
 		found.Unreadable += p.len
 	}
@@ -70,6 +80,7 @@ func (o *Owner) compareCopies(p *piece) {
 	var repairs []*piece
 	for at := int64(0); at < p.len; at += o.cfg.BlockBytes {
 		right, tied := vote(p.copies, at, at+o.cfg.BlockBytes)
+		found.Wrong |= uint64(all &^ right)
 		if right|p.bad != all {
 			found.Differ += o.cfg.BlockBytes
 			if tied {

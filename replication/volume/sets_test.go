@@ -461,7 +461,7 @@ func TestScrub(t *testing.T) {
 		b.answer(s, replica.Response{Status: replica.OK})
 	}
 	b.only(op, nil)
-	if op.Found != (Found{Differ: 16}) || b.o.Status().Repairs != 1 {
+	if op.Found != (Found{Differ: 16, Data: 96, Wrong: 0b10}) || b.o.Status().Repairs != 1 {
 		t.Errorf("found %+v, %d repairs", op.Found, b.o.Status().Repairs)
 	}
 }

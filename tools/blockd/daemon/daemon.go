@@ -153,12 +153,15 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 	}
 	for _, s := range d.disks {
 		if cfg.ScrubRate > 0 {
-			d.background.Go(func() { d.scrubLoop(ctx, s) })
+			d.background.Go(func() { d.scrubLoop(ctx, func(ctx context.Context) { d.scrubOnce(ctx, s) }) })
 		}
 	}
 	if d.shared != nil {
 		d.shared.run()
 		d.background.Go(func() { d.announceLoop(ctx) })
+		if cfg.ScrubRate > 0 {
+			d.background.Go(func() { d.scrubLoop(ctx, d.shared.scrub) })
+		}
 	}
 	d.ready.Store(true)
 	d.events.add(levelInfo, "node.ready", d.nodeName(), "every portal listens")

@@ -71,6 +71,7 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 		}
 	}
 	add(ok, "volumes", "", "%d of %d online", working, here)
+	d.shared.diagnoseScrubs(add)
 
 	if d.iscsi == nil {
 		add(ok, "iscsi", "", "this node has not the role target")
@@ -132,7 +133,7 @@ func (s *storage) diagnose(add func(lv, subject, advice, format string, args ...
 		add("error", "disk "+s.path, "see `blockctl events`; restore what is named there from a backup, and replace the disk", "%d reads found an error or a wrong checksum", st.BadBlocks)
 	}
 	if scrub := s.scrub.get(); scrub.errors > 0 {
-		add("error", "scrub of "+s.path, "see `blockctl events`; restore what is named there from a backup, and replace the disk", "%d errors, the last: %s", scrub.errors, scrub.lastError)
+		add("error", "scrub of "+s.path, "see `blockctl events`; restore what was not repaired from a backup, and replace the disk", "%d errors, the last: %s", scrub.errors, scrub.lastError)
 	} else {
 		add("ok", "scrub of "+s.path, "", "%d rounds", scrub.rounds)
 	}

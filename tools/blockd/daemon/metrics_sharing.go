@@ -17,6 +17,8 @@ type sharingMetrics struct {
 	frames                                                *prometheus.Desc
 	leases, replicas, owned, waiting, repairs, equalized  *prometheus.Desc
 	ownerSeconds, ownerRequests, rebuildLeft, notWritable *prometheus.Desc
+	scrubRunning, scrubBytes, scrubRounds, scrubFinish    *prometheus.Desc
+	scrubFound                                            *prometheus.Desc
 }
 
 func newSharingMetrics(desc func(name, help string, labels ...string) *prometheus.Desc) sharingMetrics {
@@ -41,6 +43,12 @@ func newSharingMetrics(desc func(name, help string, labels ...string) *prometheu
 		ownerRequests: desc("volume_owner_requests_total", "Requests whose time that is.", "volume", "stage"),
 		rebuildLeft:   desc("volume_rebuild_regions", "Regions of 64 KiB that copies which are brought back still lack.", "volume"),
 		notWritable:   desc("volume_unwritable_bytes", "Bytes with too few copies in sync to be written.", "volume"),
+
+		scrubRunning: desc("volume_scrub_running", "1 while the node compares the copies of the volume.", "volume"),
+		scrubBytes:   desc("volume_scrub_bytes_total", "Bytes of the volume whose copies the node has compared.", "volume"),
+		scrubRounds:  desc("volume_scrub_rounds_total", "Scrubs of the volume by the node that came to the end.", "volume"),
+		scrubFinish:  desc("volume_scrub_last_finished_seconds", "When the last one ended, in seconds since 1970; 0 for never.", "volume"),
+		scrubFound:   desc("volume_scrub_regions_total", "Regions of 64 KiB in which these found something.", "volume", "found"),
 	}
 }
 
@@ -112,6 +120,7 @@ func (c *sharingMetrics) collectVolume(m sink, v *sharedVolume, state *catalog.S
 	}
 	m.gauge(c.owned, owned, cv.Name)
 	m.gauge(c.waiting, float64(st.Waiting+st.Volume.Waiting), cv.Name)
+	c.collectScrub(m, v, cv.Name)
 	if !st.Owner {
 		return
 	}
@@ -134,4 +143,21 @@ func (c *sharingMetrics) collectVolume(m sink, v *sharedVolume, state *catalog.S
 	}
 	m.gauge(c.rebuildLeft, float64(left), cv.Name)
 	m.gauge(c.notWritable, float64(o.Below), cv.Name)
+}
+
+func (c *sharingMetrics) collectScrub(m sink, v *sharedVolume, name string) {
+	running, finished, s := 0.0, 0.0, v.scrub.get()
+	if s.running {
+		running = 1
+	}
+	if !s.lastFinished.IsZero() {
+		finished = float64(s.lastFinished.Unix())
+	}
+	m.gauge(c.scrubRunning, running, name)
+	m.gauge(c.scrubFinish, finished, name)
+	m.counter(c.scrubBytes, float64(v.Scrubbed()), name)
+	m.counter(c.scrubRounds, float64(s.rounds), name)
+	m.counter(c.scrubFound, float64(v.scrub.differ.Load()), name, "different")
+	m.counter(c.scrubFound, float64(v.scrub.unreadable.Load()), name, "unreadable")
+	m.counter(c.scrubFound, float64(v.scrub.lost.Load()), name, "lost")
 }

@@ -38,9 +38,9 @@ func (s *scrubStatus) get() scrubInfo {
 	return scrubInfo{s.running, s.bytes, s.errors, s.rounds, s.lastFinished, s.lastError}
 }
 
-// scrubLoop reads everything on a disk, again and again, until ctx ends. The
-// first round begins one interval after the start.
-func (d *Daemon) scrubLoop(ctx context.Context, on *storage) {
+// scrubLoop has rounds of a scrub made, again and again, until ctx ends. The
+// first one begins one interval after the start.
+func (d *Daemon) scrubLoop(ctx context.Context, round func(context.Context)) {
 	timer := time.NewTimer(d.cfg.ScrubInterval)
 	defer timer.Stop()
 	for {
@@ -49,16 +49,41 @@ func (d *Daemon) scrubLoop(ctx context.Context, on *storage) {
 		case <-ctx.Done():
 			return
 		}
-		d.scrubOnce(ctx, on)
+		round(ctx)
 		timer.Reset(d.cfg.ScrubInterval)
 	}
 }
 
-func (d *Daemon) scrubOnce(ctx context.Context, on *storage) {
-	s := &on.scrub
+// begin notes that a round has begun.
+func (s *scrubStatus) begin() {
 	s.mu.Lock()
 	s.running = true
 	s.mu.Unlock()
+}
+
+// found notes an error.
+func (s *scrubStatus) found(text string) {
+	s.mu.Lock()
+	s.errors++
+	s.lastError = text
+	s.mu.Unlock()
+}
+
+// end notes that the round has ended, after bytes, with err or all of it.
+func (s *scrubStatus) end(bytes int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running, s.bytes = false, bytes
+	if err == nil {
+		s.rounds++
+		s.lastFinished = time.Now().UTC()
+	}
+}
+
+// scrubOnce reads everything on a disk.
+func (d *Daemon) scrubOnce(ctx context.Context, on *storage) {
+	s := &on.scrub
+	s.begin()
 	before := on.store.Stats().ScrubbedBytes
 	err := on.store.Scrub(ctx, d.cfg.ScrubRate, func(e store.ScrubError) {
 		name := catalog.ID(e.Volume).String()
@@ -66,20 +91,13 @@ func (d *Daemon) scrubOnce(ctx context.Context, on *storage) {
 			name = v.Name
 		}
 		text := fmt.Sprintf("volume %s at byte %d: %v", name, e.Offset, e.Err)
-		s.mu.Lock()
-		s.errors++
-		s.lastError = text
-		s.mu.Unlock()
+		if d.shared != nil {
+			text += d.shared.repair(ctx, e)
+		}
+		s.found(text)
 		d.events.add(levelError, "scrub.error", on.path, text)
 	})
-	s.mu.Lock()
-	s.running = false
-	s.bytes = on.store.Stats().ScrubbedBytes - before
-	if err == nil {
-		s.rounds++
-		s.lastFinished = time.Now().UTC()
-	}
-	s.mu.Unlock()
+	s.end(on.store.Stats().ScrubbedBytes-before, err)
 	if err != nil && !errors.Is(err, context.Canceled) {
 		d.events.add(levelError, "scrub.failed", on.path, err.Error())
 	}

@@ -65,8 +65,9 @@ type heldLease struct {
 // sharedVolume is a volume of several copies on this node. It is a backing.
 type sharedVolume struct {
 	*device.Volume
-	d  *Daemon
-	id catalog.ID
+	d     *Daemon
+	id    catalog.ID
+	scrub sharedScrub
 
 	turn     sync.Mutex // held by settle
 	epoch    uint64     // of the lease under which this node owns it; 0 when it does not

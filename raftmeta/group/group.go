@@ -20,7 +20,7 @@ type Group struct {
 	machine *machine
 	storage *storage
 	stream  *stream
-	trans   *raft.NetworkTransport
+	trans   *transport
 	raft    *raft.Raft
 	running atomic.Pointer[raft.Raft] // raft, for those whom its goroutines may call before Open has it
 	pool    pool
@@ -93,9 +93,9 @@ func Open(cfg Config) (_ *Group, err error) {
 	g.machine.hashes.ready = g.hashReady
 	g.machine.persisted = g.snapshotPersisted
 	g.stream = newStream(g)
-	g.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	g.trans = newTransport(&raft.NetworkTransportConfig{
 		Stream: g.stream, MaxPool: 3, Timeout: max(2*time.Second, 2*cfg.Heartbeat), Logger: logger,
-	})
+	}, g.running.Load)
 	rc := g.raftConfig(logger)
 	if cfg.Bootstrap {
 		if err := g.bootstrap(rc); err != nil {

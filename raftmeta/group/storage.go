@@ -8,12 +8,17 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
 	"golang.org/x/sys/unix"
 )
 
@@ -79,6 +84,9 @@ func openStorage(cfg *Config, log hclog.Logger) (_ *storage, err error) {
 	if why, err := os.ReadFile(filepath.Join(dir, fileHalted)); err == nil {
 		return nil, fmt.Errorf("%w before: %s; see docs/RAFT.md, and then wipe %s and let the node join again", ErrHalted, why, dir)
 	}
+	if err := finishRotation(filepath.Join(dir, dirWAL), cfg.segmentBytes); err != nil {
+		return nil, fmt.Errorf("the Raft log in %s can't be opened: %w", filepath.Join(dir, dirWAL), err)
+	}
 	s.db = &metadb.BoltMetaDB{}
 	s.wal, err = wal.Open(filepath.Join(dir, dirWAL), wal.WithMetaStore(s.db), wal.WithLogger(log), wal.WithSegmentSize(cfg.segmentBytes))
 	if err != nil {
@@ -88,11 +96,46 @@ func openStorage(cfg *Config, log hclog.Logger) (_ *storage, err error) {
 	if cfg.wrapStore != nil {
 		inner = cfg.wrapStore(inner)
 	}
-	s.store = &guarded{store: inner}
+	s.store = &guarded{store: &ordered{store: inner}}
 	if s.snaps, err = raft.NewFileSnapshotStoreWithLogger(dir, snapshotsMax, log); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// finishRotation gives the log a segment to append to, if the process before
+// ended after it had filled the last one, and before it had begun the next.
+// raft-wal 0.4 opens such a log, and then refuses every entry. What is written is what
+// it writes itself at that point.
+func finishRotation(dir string, segmentBytes int) error {
+	db := &metadb.BoltMetaDB{}
+	state, err := db.Load(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }() // what was committed is synced
+	if len(state.Segments) == 0 {
+		return nil
+	}
+	tail := &state.Segments[len(state.Segments)-1]
+	if !tail.SealTime.IsZero() {
+		return nil
+	}
+	w, err := segment.NewFiler(dir, walfs.New()).RecoverTail(*tail)
+	if err != nil {
+		return nil // it is missing, which is normal, or damaged, which opening the log tells
+	}
+	defer func() { _ = w.Close() }() // nothing was written
+	sealed, indexStart, err := w.Sealed()
+	if err != nil || !sealed {
+		return err
+	}
+	now, last := time.Now(), w.LastIndex()
+	tail.SealTime, tail.MaxIndex, tail.IndexStart = now, last, indexStart
+	state.Segments = append(state.Segments, types.SegmentInfo{ID: state.NextSegmentID, BaseIndex: last + 1, MinIndex: last + 1,
+		SizeLimit: uint32(segmentBytes), Codec: tail.Codec, CreateTime: now})
+	state.NextSegmentID++
+	return db.CommitState(state)
 }
 
 func (s *storage) close() {
@@ -154,6 +197,42 @@ func (s *storage) put(name string, text []byte) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// ordered lets one caller at a time write to the log, and none read while it is
+// compacted, which Raft's snapshots do in a goroutine of their own. raft-wal 0.4
+// orders them itself, but by its code, of two writers that wait for a full segment to be
+// rotated, the second may go on before the next rotation, which then seals the wrong segment.
+type ordered struct {
+	store
+	writing sync.Mutex   // one writer at a time
+	compact sync.RWMutex // held by DeleteRange alone
+}
+
+// StoreLogs is raft.LogStore's.
+func (o *ordered) StoreLogs(logs []*raft.Log) error {
+	o.compact.RLock()
+	defer o.compact.RUnlock()
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	return o.store.StoreLogs(logs)
+}
+
+// StoreLog is StoreLogs of one.
+func (o *ordered) StoreLog(log *raft.Log) error { return o.StoreLogs([]*raft.Log{log}) }
+
+// DeleteRange is raft.LogStore's.
+func (o *ordered) DeleteRange(low, high uint64) error {
+	o.compact.Lock()
+	defer o.compact.Unlock()
+	return o.store.DeleteRange(low, high)
+}
+
+// GetLog is raft.LogStore's.
+func (o *ordered) GetLog(index uint64, log *raft.Log) error {
+	o.compact.RLock()
+	defer o.compact.RUnlock()
+	return o.store.GetLog(index, log)
 }
 
 // guarded makes an error of the disk final. The Raft library would try again,

@@ -50,14 +50,20 @@ until_true [ -b /dev/mapper/mpatha ]
 until_true paths_follow "$(host owner)"
 multipath -ll
 
-step 'ALUA'
+step 'ALUA: a target port group per node, by each path that of its node'
+owner=$(host owner)
 for n in $NODES; do
-    sg_rtpg -d "$(scsi_disk "$n")"
+    sg_rtpg -d "$(scsi_disk "$n")" >/tmp/groups
+    same "target port groups by the path to $n" "$(sed -n 's/ *target port group id : \(0x[0-9a-f]*\).*/\1/p' /tmp/groups)" "0x${n#n}"
+    same "relative target ports by the path to $n" "$(sed -n '/Relative/{n;s/ *//;p}' /tmp/groups)" "0x0${n#n}"
+    state='active/non optimized'
+    [ "$n" != "$owner" ] || state='active/optimized'
+    grep "access state : .*($state)" /tmp/groups || { cat /tmp/groups; fail "$n is not $state, and the owner is $owner"; }
 done
 
 begin /dev/mapper/mpatha
 trials
 multipath -ll
 udevadm settle
-multipath -f mpatha
+until_true multipath -f mpatha
 iscsiadm -m node -T "$IQN" --logout

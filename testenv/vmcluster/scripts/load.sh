@@ -91,12 +91,12 @@ loaded_beat() {
     grep -iE 'error=|err=[^ ]*[1-9]' /tmp/fio.beat && fail 'the beat'
     return 0
 }
-# pauses: the longest I/O of the beat per phase, by when it began
+# pauses: the longest I/O of the beat per phase, by when it ended
 pauses() {
     awk -F'[, ]+' '
         FILENAME == "/tmp/phases" {n++; at[n] = substr($0, 1, 16) / 1e6; name[n] = substr($0, 18); next}
-        {took = $2 / 1e9; began = $1 / 1e3 - took; all++
-         for (i = n; i > 1 && at[i] > began; i--);
+        {took = $2 / 1e9; all++
+         for (i = n; i > 1 && at[i] > $1 / 1e3; i--);
          if (took > worst[i]) worst[i] = took}
         END {for (i = 1; i <= n; i++) printf "longest pause: %5.2f s, %s\n", worst[i], name[i]; exit all < 100}
     ' /tmp/phases /tmp/beat_lat.1.log || fail 'the beat has done next to nothing'

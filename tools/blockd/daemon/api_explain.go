@@ -23,8 +23,8 @@ func (a api) ExplainVolume(ctx context.Context, req *connect.Request[blockdv1.Ex
 		return nil, noSuch("volume", req.Msg.GetName())
 	}
 	e := director.Explanation{State: director.Healthy, Because: []string{"it has one copy, on this node, which serves it"}}
-	if a.d.shared != nil {
-		e, _ = director.Explain(s, a.d.shared.views(), v.ID)
+	if a.d.shared.Load() != nil {
+		e, _ = director.Explain(s, a.d.shared.Load().views(), v.ID)
 	}
 	if !shared(s, v) && !v.Retired {
 		addServed(&e, s.DiskByID(v.Home), a.volumeNow(ctx, req, s, v, 0))
@@ -63,8 +63,8 @@ func (a api) GetVolumeLatency(ctx context.Context, req *connect.Request[blockdv1
 	case !shared(s, v):
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("volume %q has one copy, and no stages that are counted; `blockctl top` shows its mean time in storage", v.Name))
 	}
-	if a.d.shared != nil {
-		if open := a.d.shared.sharedVolume(v.ID); open != nil {
+	if a.d.shared.Load() != nil {
+		if open := a.d.shared.Load().sharedVolume(v.ID); open != nil {
 			if st := open.Status(); st.Owner {
 				return connect.NewResponse(a.latency(v, st.Epoch, &st.Volume)), nil
 			}

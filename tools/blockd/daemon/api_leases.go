@@ -31,7 +31,7 @@ func (a api) lease(s *catalog.State, v *catalog.Volume) *blockdv1.Lease {
 		out.Owner = n.Name
 	}
 	switch {
-	case n == nil || !a.d.shared.reachable(n.ID):
+	case n == nil || !a.d.shared.Load().reachable(n.ID):
 		out.State = "expiring"
 	case out.MovingTo != "" || n.State == catalog.NodeDraining:
 		out.State = "moving"

@@ -68,7 +68,7 @@ func (d *Daemon) spread(ctx context.Context, revision uint64) {
 	s := d.catalog.State()
 	var nodes []catalog.Node
 	for i := range s.Nodes {
-		if n := &s.Nodes[i]; n.ID != d.plane.id() && d.shared.reachable(n.ID) {
+		if n := &s.Nodes[i]; n.ID != d.plane.id() && d.shared.Load().reachable(n.ID) {
 			nodes = append(nodes, *n)
 		}
 	}
@@ -86,7 +86,7 @@ func shared(s *catalog.State, v *catalog.Volume) bool { return s.Map().Volume(v.
 // volume without a home is one from before nodes were known, and of this node.
 func (d *Daemon) serves(s *catalog.State, v *catalog.Volume) bool {
 	if shared(s, v) {
-		return d.shared != nil && d.cfg.has("target")
+		return d.shared.Load() != nil && d.cfg.has("target")
 	}
 	n := s.NodeOfVolume(v)
 	return n == nil && d.plane.creds == nil || n != nil && n.ID == d.plane.id()

@@ -128,8 +128,8 @@ func (d *Daemon) renewCertificate(now time.Time) error {
 	if err := errors.Join(files.SaveBundle(bundle), files.SaveCertificate(cert, key), p.creds.Replace(cert, key, bundle)); err != nil {
 		return err
 	}
-	if d.shared != nil {
-		if err := d.shared.network.renew(p.creds); err != nil {
+	if d.shared.Load() != nil {
+		if err := d.shared.Load().network.renew(p.creds); err != nil {
 			return err
 		}
 	}

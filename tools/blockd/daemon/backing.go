@@ -13,7 +13,7 @@ var errNoDisk = errors.New("its pool keeps data on disk, and the disk that it is
 // openBacking opens what a volume is served from.
 func (d *Daemon) openBacking(s *catalog.State, cv *catalog.Volume, media catalog.Media) (backing, error) {
 	if shared(s, cv) {
-		return d.shared.open(s, cv)
+		return d.shared.Load().open(s, cv)
 	}
 	if media == catalog.MediaRAM {
 		b, err := ram.New(ram.Config{SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, HugePages: true})

@@ -37,7 +37,7 @@ type Daemon struct {
 	disks        []*storage // in the order of the configuration; none without the role store
 	lostDisks    []lostDisk
 	reservations *reservations
-	shared       *sharing // nil while the node belongs to no cluster
+	shared       atomic.Pointer[sharing] // nil while the node belongs to no cluster
 	directing    atomic.Pointer[directing]
 	target       *scsi.Target  // nil without the role target
 	iscsi        *iscsi.Server // nil without the role target
@@ -156,11 +156,11 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 			d.background.Go(func() { d.scrubLoop(ctx, func(ctx context.Context) { d.scrubOnce(ctx, s) }) })
 		}
 	}
-	if d.shared != nil {
-		d.shared.run()
+	if d.shared.Load() != nil {
+		d.shared.Load().run()
 		d.background.Go(func() { d.announceLoop(ctx) })
 		if cfg.ScrubRate > 0 {
-			d.background.Go(func() { d.scrubLoop(ctx, d.shared.scrub) })
+			d.background.Go(func() { d.scrubLoop(ctx, d.shared.Load().scrub) })
 		}
 	}
 	d.ready.Store(true)
@@ -178,7 +178,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		return nil
 	}
 	d.ready.Store(false)
-	if d.shared != nil {
+	if d.shared.Load() != nil {
 		d.leave(ctx)
 	}
 	d.cancel()
@@ -208,8 +208,8 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		d.target.Close()
 	}
 	d.nvme.close()
-	if d.shared != nil {
-		errs = append(errs, d.shared.stop())
+	if d.shared.Load() != nil {
+		errs = append(errs, d.shared.Load().stop())
 	}
 	for _, v := range d.volumes.all() {
 		errs = append(errs, v.close())
@@ -234,7 +234,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 func (d *Daemon) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
-	d.shared.leave(ctx)
+	d.shared.Load().leave(ctx)
 	if _, leads := d.plane.group.Leads(); leads {
 		_ = d.plane.group.TransferLeadership(ctx, "") // if it can't be, the others elect one
 	}

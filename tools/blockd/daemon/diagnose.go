@@ -71,7 +71,7 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 		}
 	}
 	add(ok, "volumes", "", "%d of %d online", working, here)
-	d.shared.diagnoseScrubs(add)
+	d.shared.Load().diagnoseScrubs(add)
 
 	if d.iscsi == nil {
 		add(ok, "iscsi", "", "this node has not the role target")

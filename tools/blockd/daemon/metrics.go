@@ -142,8 +142,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.d.disks {
 		c.collectDisk(m, s)
 	}
-	if c.d.shared != nil {
-		c.sharing.collect(m, c.d.shared, s)
+	if c.d.shared.Load() != nil {
+		c.sharing.collect(m, c.d.shared.Load(), s)
 	}
 }
 

@@ -38,8 +38,8 @@ func (d *Daemon) ownPortals() catalog.Portals {
 	for _, l := range d.nvme.discovery {
 		p.Discovery = append(p.Discovery, reachedAt(l.Addr())...)
 	}
-	if d.shared != nil {
-		p.Data = []string{d.shared.network.local.String()}
+	if d.shared.Load() != nil {
+		p.Data = []string{d.shared.Load().network.local.String()}
 	}
 	return p
 }

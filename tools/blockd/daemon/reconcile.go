@@ -154,8 +154,8 @@ func (d *Daemon) reconcileLoop(ctx context.Context, after uint64) {
 // reconcile makes the node be what s says. What fails is noted at the volume
 // and tried again with the next change; other volumes go on.
 func (d *Daemon) reconcile(s *catalog.State) {
-	if d.shared != nil {
-		d.shared.follow(s)
+	if d.shared.Load() != nil {
+		d.shared.Load().follow(s)
 		d.followReservations(s)
 	}
 	want := map[catalog.ID]bool{}
@@ -191,8 +191,8 @@ func (d *Daemon) reconcile(s *catalog.State) {
 			d.removeVolume(s, v)
 		}
 	}
-	if d.shared != nil {
-		d.shared.forgetDeleted(s)
+	if d.shared.Load() != nil {
+		d.shared.Load().forgetDeleted(s)
 	}
 	d.expel()
 	d.applied.set(s.Revision)

@@ -91,7 +91,7 @@ func (l reservationLog) Spread(ctx context.Context, id reservation.VolumeID, gen
 	s := d.catalog.State()
 	var nodes []catalog.Node
 	for i := range s.Nodes {
-		if n := &s.Nodes[i]; n.ID != d.plane.id() && slices.Contains(n.Roles, "target") && d.shared.reachable(n.ID) {
+		if n := &s.Nodes[i]; n.ID != d.plane.id() && slices.Contains(n.Roles, "target") && d.shared.Load().reachable(n.ID) {
 			nodes = append(nodes, *n)
 		}
 	}

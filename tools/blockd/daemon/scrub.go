@@ -91,8 +91,8 @@ func (d *Daemon) scrubOnce(ctx context.Context, on *storage) {
 			name = v.Name
 		}
 		text := fmt.Sprintf("volume %s at byte %d: %v", name, e.Offset, e.Err)
-		if d.shared != nil {
-			text += d.shared.repair(ctx, e)
+		if d.shared.Load() != nil {
+			text += d.shared.Load().repair(ctx, e)
 		}
 		s.found(text)
 		d.events.add(levelError, "scrub.error", on.path, text)

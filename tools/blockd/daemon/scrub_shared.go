@@ -36,7 +36,7 @@ func (s *sharing) scrub(ctx context.Context) {
 }
 
 func (v *sharedVolume) scrubOnce(ctx context.Context) {
-	s, events := v.d.shared, v.d.events
+	s, events := v.d.shared.Load(), v.d.events
 	v.scrub.begin()
 	regions := 0
 	reached, err := v.Scrub(ctx, v.d.cfg.ScrubRate, func(f device.Finding) {

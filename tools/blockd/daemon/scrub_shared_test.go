@@ -137,7 +137,7 @@ func TestWrongCopiesAreRepaired(t *testing.T) {
 	id := sharedVolumeOn(t, a, nodes, "v")
 	owner := ownerOf(t, nodes, id)
 	others := slices.DeleteFunc(slices.Clone(nodes), func(n *testNode) bool { return n == owner })
-	v, dev := owner.Daemon().shared.sharedVolume(id), volumeDevice(t, owner.Daemon(), "v")
+	v, dev := owner.Daemon().shared.Load().sharedVolume(id), volumeDevice(t, owner.Daemon(), "v")
 	block := func(i int) []byte { return bytes.Repeat(fmt.Appendf(nil, "block %010d", i), disk.BlockBytes/16) }
 	const mib = 1 << 20
 	for i := range 3 {
@@ -175,7 +175,7 @@ func TestWrongCopiesAreRepaired(t *testing.T) {
 			writes.Add(1)
 		}
 	})
-	owner.Daemon().shared.scrub(t.Context())
+	owner.Daemon().shared.Load().scrub(t.Context())
 	before := writes.Load()
 	until(t, "hosts go on", func() bool { return writes.Load() > before })
 	stop.Store(true)
@@ -203,7 +203,7 @@ func TestWrongCopiesAreRepaired(t *testing.T) {
 	rot(t, others[0], block(1))
 	others[0].Daemon().scrubOnce(t.Context(), others[0].Daemon().disks[0])
 	wantEvent(t, others[0], "scrub.error", "volume v at byte", "node that owns the volume")
-	owner.Daemon().shared.scrub(t.Context())
+	owner.Daemon().shared.Load().scrub(t.Context())
 	wantEqualCopies(t, nodes, id)
 	if !slices.ContainsFunc(owner.Daemon().diagnose(), func(f *blockdv1.Finding) bool {
 		return f.GetSubject() == "scrub of volume v" && f.GetLevel() == string(levelWarning)

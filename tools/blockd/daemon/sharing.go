@@ -99,7 +99,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, s.stop())
 	}
-	d.shared = s
+	d.shared.Store(s)
 	d.background.Go(func() { s.tellHosts(ctx) })
 	return nil
 }
@@ -197,7 +197,7 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 
 // Close ends the volume on this node.
 func (v *sharedVolume) Close() error {
-	s := v.d.shared
+	s := v.d.shared.Load()
 	s.mu.Lock()
 	delete(s.volumes, v.id)
 	s.mu.Unlock()

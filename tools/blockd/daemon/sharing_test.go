@@ -56,7 +56,7 @@ func ownerOf(t *testing.T, nodes []*testNode, id catalog.ID) *testNode {
 			if n.down {
 				continue
 			}
-			if v := n.Daemon().shared.sharedVolume(id); v != nil && v.Status().Volume.Serving {
+			if v := n.Daemon().shared.Load().sharedVolume(id); v != nil && v.Status().Volume.Serving {
 				found = n
 				return true
 			}
@@ -170,8 +170,8 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 		}
 	}
 	owner = ownerOf(t, nodes, id) // a change of leader that takes long moves volumes
-	owner.Daemon().shared.leave(t.Context())
-	if owner.Daemon().shared.sharedVolume(id).Status().Forward == "" {
+	owner.Daemon().shared.Load().leave(t.Context())
+	if owner.Daemon().shared.Load().sharedVolume(id).Status().Forward == "" {
 		t.Error("the owner has left, and requests wait there")
 	}
 	elect(t, owner)

@@ -52,7 +52,8 @@ type options struct {
 	minInSync int
 	lease     time.Duration // default 10 s, which no busy machine is late for
 	disk      sim.Options
-	memory    bool // disks that cost nothing, and lose nothing
+	diskBytes int64 // default 512 MiB
+	memory    bool  // disks that cost nothing, and lose nothing
 	change    func(*device.Config)
 }
 
@@ -127,15 +128,18 @@ func newCluster(t testing.TB, o options) *cluster {
 	if o.lease == 0 {
 		o.lease = 10 * time.Second
 	}
+	if o.diskBytes == 0 {
+		o.diskBytes = 512 << 20
+	}
 	c := &cluster{TB: t, o: o}
 	c.meta = newMeta(c)
 	for i := range o.nodes {
 		n := &node{c: c, index: i, id: fmt.Sprintf("node%d", i)}
 		c.nodes = append(c.nodes, n)
 		if o.memory {
-			n.mem = make(memDisk, 512<<20)
+			n.mem = make(memDisk, o.diskBytes)
 		} else {
-			n.disk = sim.New(512<<20, o.disk)
+			n.disk = sim.New(o.diskBytes, o.disk)
 		}
 		if err := store.Format(n.anyDisk(), store.FormatOptions{}); err != nil {
 			t.Fatal(err)

@@ -150,6 +150,8 @@ func (p *piece) completed() {
 		again, inDoubt = true, p.op.Sent
 	case errors.Is(opErr, volume.ErrMedium):
 		err = blockdev.NewError(blockdev.ErrMedium, q.r, max(p.off, q.r.Offset), opErr)
+	case errors.Is(opErr, volume.ErrNoSpace):
+		err = blockdev.NewError(blockdev.ErrNoSpace, q.r, max(p.off, q.r.Offset), errFull)
 	case errors.Is(opErr, volume.ErrTimeout) && p.op.Sent && q.r.Op == blockdev.OpCompareAndWrite:
 		err = blockdev.NewError(blockdev.ErrIO, q.r, max(p.off, q.r.Offset), errTooFew)
 	default:

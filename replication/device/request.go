@@ -20,6 +20,7 @@ var (
 	errUnresolved = errors.New("the volume's owner changed meanwhile: the data may have been written or not")
 	errNotOwner   = errors.New("this node does not own the volume")
 	errLate       = errors.New("the host may have given up this path and sent the request by another since; it should try again")
+	errFull       = errors.New("a disk that keeps a copy of this range is full: free space on it, by unmapping data or deleting volumes")
 	errTooFew     = errors.New("too few replicas have answered in time; the data may have been written or not")
 )
 

@@ -33,14 +33,19 @@ type stage struct {
 }
 
 func newStage(t *testing.T, patience time.Duration) *stage {
-	return newStageWith(t, patience, time.Hour)
+	return newStageFor(t, patience, time.Hour, time.Hour)
 }
 
 func newStageWith(t *testing.T, patience, late time.Duration) *stage {
+	return newStageFor(t, patience, late, 50*time.Millisecond)
+}
+
+// newStageFor has hosts wait for the replica for op.
+func newStageFor(t *testing.T, patience, late, op time.Duration) *stage {
 	s := &stage{t: t, gaveUp: make(chan uint64, 8)}
 	v, err := device.New(device.Config{
 		ID: volumeID, SizeBytes: volumeBytes, BlockSize: 4096, Layout: striped{2}, MinInSync: 1, Transport: s, Meta: s,
-		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Late: late, Since: func() clock.Mono { return clock.Mono(s.since.Load()) }, Timeouts: device.Timeouts{Op: 50 * time.Millisecond, Request: time.Hour},
+		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Late: late, Since: func() clock.Mono { return clock.Mono(s.since.Load()) }, Timeouts: device.Timeouts{Op: op, Request: time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -461,7 +466,7 @@ func TestLateRenewalGivesUp(t *testing.T) {
 // A host that was told to come again has its memory back, while a replica is
 // still being sent to: what that gets is what was written.
 func TestTimedOutWriteKeepsItsData(t *testing.T) {
-	s := newStage(t, time.Hour)
+	s := newStageFor(t, time.Hour, time.Hour, 50*time.Millisecond)
 	s.own(1)
 	write := func(off int64, fill byte) *blockdev.Request {
 		data := bytes.Repeat([]byte{fill}, 4096)

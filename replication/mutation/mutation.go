@@ -36,6 +36,9 @@ const (
 	GrowOnStale         // new extents are put on disks that are not in sync
 	ScrubTakesFirst     // a scrub takes what the first replica has for right
 	PaceForEver         // resync waits until the hosts are fast enough
+	RefusedStays        // a write that a full disk has refused stays on the others
+	RefusedInRebuild    // a write that a full disk has refused does not end the rebuild of its replica
+	UndoWithoutPlace    // the watermark passes a write that is being undone
 	Count
 )
 
@@ -49,6 +52,7 @@ var names = [Count]string{
 	"min_in_sync judged over the volume", "the last in sync of an extent may be marked out",
 	"a drain gives up before writes in flight end", "watermark told during the takeover of other extents",
 	"new extents on disks that are not in sync", "a scrub takes what the first replica has", "resync waits for fast hosts for ever",
+	"a write that a full disk has refused stays on the others", "a refused write does not end a rebuild", "the watermark passes a write that is being undone",
 }
 
 // String says what the mistake is.

@@ -76,6 +76,7 @@ const (
 	OldSession        // the request's session, boot or generation is over
 	Medium            // the data can't be read
 	Failed            // the store has failed and takes no more writes
+	NoSpace           // the disk is full: nothing was changed, and the replica goes on
 )
 
 // Response is the answer to the Request of the same ID.

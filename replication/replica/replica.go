@@ -245,14 +245,18 @@ func (r *Replica) submit(op *Op) {
 func (r *Replica) Done(op *Op) {
 	if op.Changes() {
 		r.changes--
-		if op.Err != OK {
+		if op.Err != OK && op.Err != NoSpace {
 			r.failed = true // what is on the disk is not known any more
 		}
 	}
 	switch {
 	case op.Kind == OpFence:
-		if op.Err == OK {
+		switch {
+		case op.Err == OK:
 			r.durable = max(r.durable, op.Epoch)
+		case op.Err == NoSpace && r.waiting: // the owner will try again
+			r.waiting = false
+			r.answer(r.fenceBy, r.fence, Response{Status: NoSpace})
 		}
 	case op.req.Epoch != r.state.Fenced && !mutation.On(mutation.SkipFence):
 		r.remember(op)

@@ -261,3 +261,31 @@ func TestFailedStore(t *testing.T) {
 		t.Errorf("Fence: %+v", resp)
 	}
 }
+
+// A full disk is no failure: nothing was done, it is not in the tail, and what
+// comes after goes on.
+func TestFullStore(t *testing.T) {
+	r, e := opened(t)
+	r.Handle(0, writeOf(2))
+	e.ops[0].Err = NoSpace
+	r.Done(e.ops[0])
+	e.ops = nil
+	if resp := e.last(t); resp.Status != NoSpace {
+		t.Errorf("write: %+v", resp)
+	}
+	r.Handle(0, writeOf(3))
+	e.finish(r)
+	if resp := e.last(t); resp.Status != OK {
+		t.Errorf("next write: %+v", resp)
+	}
+	r.Handle(0, Request{ID: 9, Kind: Fence, Epoch: 4, Session: 1})
+	e.ops[0].Err = NoSpace
+	r.Done(e.ops[0])
+	e.ops = nil
+	if resp := e.last(t); resp.Status != NoSpace {
+		t.Errorf("Fence that could not be stored: %+v", resp)
+	}
+	if resp := e.fence(t, r, Request{ID: 10, Epoch: 4, Session: 2}); resp.Status != OK || len(resp.Tail) != 1 || resp.Tail[0].Ver.Seq != 3 {
+		t.Errorf("Fence: %+v, want the second write in the tail", resp)
+	}
+}

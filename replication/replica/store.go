@@ -32,7 +32,7 @@ type Op struct {
 
 	// Results.
 	Vers []Version // OpRead, OpVersions: one per region touched, of the same instant as the data
-	Err  Status    // OK, Medium or Failed
+	Err  Status    // OK, Medium, NoSpace (then nothing was changed but what Void says) or Failed
 
 	req  Request
 	from int

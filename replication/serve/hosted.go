@@ -219,6 +219,8 @@ func statusOf(op *store.Op) replica.Status {
 		return replica.OK
 	case op.Kind == store.OpRead && errors.Is(op.Err, blockdev.ErrMedium):
 		return replica.Medium
+	case errors.Is(op.Err, blockdev.ErrNoSpace):
+		return replica.NoSpace
 	}
 	return replica.Failed
 }

@@ -17,7 +17,9 @@ type disk struct {
 	held     map[[2]uint64]time.Duration // block, value: when it last took it durably
 	bad      map[int64]bool              // blocks that can't be read
 	slow     time.Duration
-	failing  bool // the next change fails, and so does every one after, until the power is cut
+	present  []bool // blocks that take space, by the region
+	space    int    // regions that it can hold; 0 is any number
+	failing  bool   // the next change fails, and so does every one after, until the power is cut
 	dead     bool
 	pending  map[*diskOp]bool
 	order    uint64
@@ -30,7 +32,7 @@ type diskOp struct {
 }
 
 func newDisk(w *world) *disk {
-	d := &disk{w: w, image: make([]byte, mostBytes), versions: make([]replica.Version, mostBytes/regionBytes),
+	d := &disk{w: w, image: make([]byte, mostBytes), versions: make([]replica.Version, mostBytes/regionBytes), present: make([]bool, mostBlocks),
 		held: map[[2]uint64]time.Duration{}, bad: map[int64]bool{}, pending: map[*diskOp]bool{}}
 	return d
 }
@@ -80,6 +82,10 @@ func (d *disk) apply(x *diskOp) {
 	x.applied = true
 	op := x.op
 	op.Err = replica.OK
+	if !d.fits(op) {
+		op.Err = replica.NoSpace
+		return
+	}
 	if op.Kind == replica.OpRead {
 		for b := op.Off; b < op.Off+op.Len; b += blockBytes {
 			if d.bad[b] {
@@ -113,6 +119,7 @@ func (d *disk) apply(x *diskOp) {
 			clear(d.image[op.Off : op.Off+op.Len])
 		}
 		for b := op.Off; b < op.Off+op.Len; b += blockBytes {
+			d.present[b/blockBytes] = op.Kind != replica.OpClear
 			delete(d.bad, b)
 			d.held[[2]uint64{uint64(b / blockBytes), valueAt(d.image, b)}] = d.w.now
 		}
@@ -129,4 +136,41 @@ func (d *disk) apply(x *diskOp) {
 	s.Stable = max(s.Stable, op.Stable)
 	s.Last = max(s.Last, s.Stable)
 	s.Tail = slices.DeleteFunc(s.Tail, func(e replica.Entry) bool { return e.Ver.Seq <= s.Stable })
+}
+
+// uses tells whether the region at off takes space.
+func (d *disk) uses(off int64) bool {
+	b := off / blockBytes
+	return slices.Contains(d.present[b:b+regionBytes/blockBytes], true)
+}
+
+// fits tells whether there is space for op. On a full disk what is there can be
+// written anew, but not always.
+func (d *disk) fits(op *replica.Op) bool {
+	if d.space == 0 || !op.Writes() || op.Kind == replica.OpClear {
+		return true
+	}
+	free, need := d.space, 0
+	for off := int64(0); off < mostBytes; off += regionBytes {
+		switch {
+		case d.uses(off):
+			free--
+		case off+regionBytes > op.Off && off < op.Off+op.Len:
+			need++
+		}
+	}
+	return need == 0 && (free > 0 || !d.w.chance(0.1)) || need > 0 && need <= free
+}
+
+// fill leaves the disk room for few regions more than it has.
+func (d *disk) fill() {
+	d.space = 1 + d.w.rng.IntN(3)
+	for off := int64(0); off < mostBytes; off += regionBytes {
+		if d.uses(off) {
+			d.space++
+		}
+	}
+	if d.w.chance(0.7) {
+		d.space--
+	}
 }

@@ -24,6 +24,7 @@ type record struct {
 	ret      time.Duration // forever: unknown
 	ok       bool
 	mismatch bool // it surely did not happen
+	refused  bool // for want of space: it happened or not
 	next     func()
 }
 
@@ -140,6 +141,7 @@ func (r *record) answered(w *world, err error, sent bool, data []byte) {
 	if r.next == nil {
 		return
 	}
+	r.refused = errors.Is(err, volume.ErrNoSpace)
 	switch {
 	case err == nil:
 		r.ok, r.ret = true, w.now

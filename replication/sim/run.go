@@ -27,7 +27,7 @@ const (
 var config = volume.Config{
 	BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, MaxData: 3 * blockBytes, OpTimeout: 120 * time.Millisecond, RequestTimeout: 12 * time.Millisecond,
 	HedgeAfter: 3 * time.Millisecond, RetryAfter: 4 * time.Millisecond, OutAfter: 15 * time.Millisecond,
-	GoneAfter: 2 * time.Millisecond, StableAfter: 3 * time.Millisecond, CompareRegions: 3, RebuildJobs: 2, TailMax: 12,
+	GoneAfter: 2 * time.Millisecond, FullAfter: 10 * time.Millisecond, StableAfter: 3 * time.Millisecond, CompareRegions: 3, RebuildJobs: 2, TailMax: 12,
 	Pace: 2 * time.Millisecond, PaceMax: 8 * time.Millisecond,
 }
 
@@ -48,6 +48,7 @@ type Result struct {
 	Epochs  uint64 // owners there were
 	Changes uint64 // of the membership, and refused ones
 	Drains  int    // owners that handed over with nothing to repair
+	Refused int    // ops that failed since a disk was full
 	Broken  string // what went wrong, or ""
 }
 
@@ -88,6 +89,9 @@ func Run(seed uint64) Result {
 		if r.ok {
 			res.OK++
 		}
+		if r.refused {
+			res.Refused++
+		}
 	}
 	if len(w.broken) > 0 {
 		res.Broken = w.broken[0]
@@ -121,7 +125,7 @@ func (w *world) faults() {
 		w.faults()
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		d := w.nodes[w.rng.IntN(w.disks)].disk
-		switch w.rng.IntN(15) {
+		switch w.rng.IntN(18) {
 		case 0, 1: // cut a side off
 			side := w.rng.IntN(1 << len(w.cut))
 			oneWay := w.chance(0.2)
@@ -169,6 +173,14 @@ func (w *world) faults() {
 			w.drain()
 		case 14:
 			w.meta.grow()
+		case 15: // a disk is full
+			d.fill()
+			w.after(w.between(20*time.Millisecond, 300*time.Millisecond), func() { d.space = 0 })
+		case 16, 17: // so are all
+			for _, n := range w.nodes[:w.disks] {
+				n.disk.fill()
+				w.after(w.between(20*time.Millisecond, 500*time.Millisecond), func() { n.disk.space = 0 })
+			}
 		}
 	})
 }
@@ -273,7 +285,7 @@ func (w *world) settle() {
 	for _, n := range w.nodes {
 		n.paused = 0
 		if n.disk != nil {
-			n.disk.bad, n.disk.slow = map[int64]bool{}, 0
+			n.disk.bad, n.disk.slow, n.disk.space = map[int64]bool{}, 0, 0
 			if n.disk.dead || n.disk.failing {
 				n.crash()
 			}
@@ -381,5 +393,5 @@ func (w *world) compare() {
 
 // String is for test logs.
 func (r Result) String() string {
-	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %s", r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Broken)
+	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %d without space, %s", r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Refused, r.Broken)
 }

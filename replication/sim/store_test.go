@@ -2,10 +2,12 @@ package sim
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
 
+	"blockd.dev/blockdev"
 	realdisk "blockd.dev/blockdev/disk"
 	disksim "blockd.dev/blockdev/disk/sim"
 	"blockd.dev/blockdev/store"
@@ -213,5 +215,71 @@ func TestStoreIsLikeItsModel(t *testing.T) {
 	}
 	if happened < 20 || lost < 20 {
 		t.Errorf("of the ops that were cut %d happened and %d did not: want many of both", happened, lost)
+	}
+}
+
+// A full store refuses as its model does: a refused op changes nothing, and needs
+// a region that is a hole.
+func TestFullStoreIsLikeItsModel(t *testing.T) {
+	refused, freed := 0, 0
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		model, real := newDisk(&world{}), newReal(t, seed)
+		real.fillBut(3 + rng.Int64N(5))
+		full := false
+		for n := uint64(1); n <= 150; n++ {
+			op := randomOp(rng, n, model.state)
+			if n == 1 { // of a span that nothing was written to the store knows less
+				op = &replica.Op{Kind: replica.OpWrite, Len: blockBytes, Data: make([]byte, blockBytes), Ver: replica.Version{Epoch: 1, Seq: 1}}
+			}
+			err, ended := error(nil), false
+			real.submit(op, func(e error) { err, ended = e, true })
+			hole := false
+			for off := op.Off - op.Off%regionBytes; off < op.Off+op.Len; off += regionBytes {
+				hole = hole || !model.uses(off)
+			}
+			switch {
+			case !ended:
+				t.Fatalf("seed %d op %d: not done", seed, n)
+			case err == nil:
+				model.apply(&diskOp{op: op})
+				if full && hole && op.Writes() && op.Kind != replica.OpClear {
+					freed++
+				}
+			case !errors.Is(err, blockdev.ErrNoSpace) || !hole || op.Kind != replica.OpWrite && op.Kind != replica.OpZero:
+				t.Fatalf("seed %d op %d %+v: %v", seed, n, op, err)
+			default:
+				refused++
+				full = true
+			}
+			if diff := real.same(model); diff != "" {
+				t.Fatalf("seed %d after op %d %+v (%v): %s differ", seed, n, op, err, diff)
+			}
+		}
+	}
+	if refused < 100 || freed < 50 {
+		t.Errorf("%d ops were refused, and %d found space after one was: want many of both", refused, freed)
+	}
+}
+
+// fillBut fills the disk with another volume, so that n regions are left.
+func (r *realStore) fillBut(n int64) {
+	v, err := r.s.OpenVolume(store.VolumeID{2})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	do := func(op *store.Op) error {
+		op.Vol, op.Len, op.Done = v, store.ChunkBytes, func(o *store.Op) { err = o.Err }
+		r.s.Submit([]*store.Op{op})
+		return err
+	}
+	off, p := int64(0), realdisk.NewAligned(store.ChunkBytes)
+	for ; do(&store.Op{Kind: store.OpWrite, Off: off, Data: [][]byte{p}}) == nil; off += store.ChunkBytes {
+	}
+	for range n {
+		off -= store.ChunkBytes
+		if err := do(&store.Op{Kind: store.OpClear, Off: off}); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 }

@@ -106,12 +106,9 @@ func (o *Owner) move(p *piece) {
 			o.ask(p)
 		}
 	case writing:
-		if p.targets&^p.acked&o.targets != 0 {
-			return
-		}
-		o.unstable.remove(p)
-		p.state = short
-		o.acknowledge(p)
+		o.wrote(p)
+	case undoing:
+		o.undo(p)
 	case short:
 		o.acknowledge(p)
 	case sending:

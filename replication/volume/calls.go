@@ -10,6 +10,7 @@ type call struct {
 	kind   replica.Kind // 0: answered
 	hedged bool
 	piece  *piece
+	seq    uint64 // of a write
 	sent   clock.Mono
 }
 

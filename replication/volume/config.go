@@ -13,6 +13,7 @@ import (
 var (
 	ErrMismatch = errors.New("the data to compare with differs")
 	ErrTimeout  = errors.New("too few replicas answered in time")
+	ErrNoSpace  = errors.New("the disk of a replica is full")
 	ErrMedium   = errors.New("no replica in sync can read the data")
 	ErrNotOwner = errors.New("another node owns the volume, or may own it")
 )
@@ -38,6 +39,7 @@ type Config struct {
 	OutAfter       time.Duration // a required replica without a session for longer is marked out
 	GoneAfter      time.Duration // the same after Owner.Unreachable; 0 is OutAfter
 	StableAfter    time.Duration // an idle owner sends the watermark
+	FullAfter      time.Duration // a rebuild tries again on a disk that was full; 0 is 1 s
 	CompareRegions int64         // regions compared at a time
 	RebuildJobs    int           // comparisons and copies at a time, per replica
 	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 1024
@@ -62,6 +64,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.TailMax == 0 {
 		c.TailMax = tailMax
+	}
+	if c.FullAfter == 0 {
+		c.FullAfter = time.Second
 	}
 	return c
 }

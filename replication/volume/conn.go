@@ -39,6 +39,9 @@ type conn struct {
 
 	doubt uint64 // MarkOut was proposed for the generation before this one; 0: for none
 
+	patient clock.Mono // no rebuild before then: the disk was full
+	refused uint64     // answers that the disk was full
+
 	re    rebuild
 	reads Latency
 	write Latency
@@ -55,7 +58,7 @@ func (o *Owner) addConns() {
 // request sends q within the session.
 func (c *conn) request(o *Owner, p *piece, q replica.Request) {
 	q.ID, q.Epoch, q.Session, q.Boot, q.Stable = c.calls.next(), o.epoch, c.session, c.boot, o.stable(c)
-	c.calls.add(call{kind: q.Kind, piece: p, sent: o.now})
+	c.calls.add(call{kind: q.Kind, piece: p, seq: q.Ver.Seq, sent: o.now})
 	q.Oldest = c.calls.oldest()
 	c.lastUse = o.now
 	if p != nil {
@@ -139,6 +142,8 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 	switch {
 	case resp.Status == replica.Medium && p != nil:
 		p.unreadable(o, c.disk)
+	case resp.Status == replica.NoSpace:
+		c.full(o, k)
 	case resp.Status != replica.OK: // the replica restarted or its store failed: begin again
 		if p != nil {
 			p.lost(o, c.disk)
@@ -148,6 +153,7 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 		c.opened(o, resp)
 	case k.kind == replica.Begin:
 		c.re.begun(o)
+	case p != nil && k.kind.Changes() && k.seq != p.seq: // what it was before it was undone
 	case p != nil:
 		c.took(o, k)
 		p.answer(o, c.disk, k.kind, resp)
@@ -186,6 +192,9 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 	c.state, c.boot, c.gone = up, resp.Boot, false
 	o.up |= one(c.disk)
 	o.fenced |= one(c.disk)
+	// Who was told a watermark may have gone out before others heard of it who had
+	// no space for the writes below [I13]. It shall not cover any that are to come.
+	o.seq = max(o.seq, resp.Stable)
 	c.known, c.last, c.tail = resp.Stable, resp.Last, resp.Tail
 	c.tailed = seqs{}
 	for _, e := range resp.Tail {
@@ -196,7 +205,7 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 		c.tail = nil
 	}
 	for p := o.unstable.head; p != nil; p = p.after {
-		if p.targets.has(c.disk) && !p.acked.has(c.disk) && o.required.has(c.disk) {
+		if p.targets.has(c.disk) && !(p.acked | p.refused).has(c.disk) && o.required.has(c.disk) {
 			p.send(o, c.disk)
 		}
 	}
@@ -211,7 +220,7 @@ func (o *Owner) stable(c *conn) uint64 {
 		return 0
 	}
 	if p := o.unstable.head; p != nil {
-		return p.seq - 1
+		return p.place - 1
 	}
 	return o.seq
 }

@@ -26,6 +26,7 @@ const (
 	queued  pieceState = iota // waits for its lock
 	reading                   // from one of the sources
 	writing                   // to all targets
+	undoing                   // reading from those whose disks were too full to take it
 	sending                   // Confirm or Copy to the replica that is rebuilt
 	short                     // on every required replica, but these are too few
 	done                      // has left
@@ -54,10 +55,13 @@ type piece struct {
 	started  clock.Mono
 
 	seq     uint64
+	place   uint64 // in the order of writes: the first seq that it had
 	targets disks
 	acked   disks
+	refused disks // had no space for it
+	undone  bool  // data is what such a replica has, and goes to the others
 
-	copies []replicaCopy // scrub: what has come
+	copies []replicaCopy // scrub, undoing: what has come
 
 	at            int      // index in pieces.all
 	calls         int      // requests without an answer that are for it
@@ -123,9 +127,7 @@ func (o *Owner) add(p *piece) {
 
 // remove ends p: its lock is free.
 func (o *Owner) remove(p *piece) {
-	if p.state == writing {
-		o.unstable.remove(p)
-	}
+	o.unstable.remove(p)
 	p.state = done
 	o.sent(p)
 	if p.takeover {
@@ -180,10 +182,11 @@ func (o *Owner) wake(p *piece) {
 	}
 }
 
-// wakeReads has run look at the reads that nobody was asked for.
+// wakeReads has run look at the reads that nobody was asked for, and at writes
+// for which there was no space.
 func (o *Owner) wakeReads() {
 	for _, p := range o.pieces.all {
-		if p.state == reading && p.asked == 0 {
+		if (p.state == reading || p.state == undoing) && p.asked == 0 || p.state == writing && p.refused != 0 {
 			o.wake(p)
 		}
 	}
@@ -221,7 +224,7 @@ func (o *Owner) abandon(op *Op) {
 			p.dropped = true
 		case reading:
 			o.drop(p)
-		case sending, done:
+		case sending, undoing, done:
 		}
 	}
 }
@@ -245,10 +248,11 @@ func (o *Owner) run() bool {
 	return true
 }
 
-// seqList has the pieces that are being written, by sequence number.
+// seqList has the pieces that are being written, by their place.
 type seqList struct{ head, tail *piece }
 
 func (l *seqList) add(p *piece) {
+	p.place = p.seq
 	p.before, p.after = l.tail, nil
 	if l.tail != nil {
 		l.tail.after = p
@@ -259,6 +263,10 @@ func (l *seqList) add(p *piece) {
 }
 
 func (l *seqList) remove(p *piece) {
+	if p.place == 0 {
+		return // it isn't there
+	}
+	p.place = 0
 	if p.before != nil {
 		p.before.after = p.after
 	} else {

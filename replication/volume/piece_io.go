@@ -97,6 +97,7 @@ func (p *piece) hedge(o *Owner) {
 func (o *Owner) write(p *piece) {
 	o.seq++
 	p.seq, p.state, p.targets = o.seq, writing, o.targets&p.group.disks
+	p.bad = 0
 	o.unstable.add(p)
 	o.sent(p)
 	if p.op != nil {
@@ -140,7 +141,7 @@ func (p *piece) lost(o *Owner, d int) {
 		return
 	}
 	p.asked &^= one(d)
-	if p.state == reading && p.asked == 0 {
+	if (p.state == reading || p.state == undoing) && p.asked == 0 {
 		o.wake(p)
 	}
 }
@@ -148,7 +149,7 @@ func (p *piece) lost(o *Owner, d int) {
 // unreadable says that replica d can't read the data.
 func (p *piece) unreadable(o *Owner, d int) {
 	p.bad |= one(d)
-	if p.kind == scrub && p.state == reading {
+	if p.kind == scrub && p.state == reading || p.state == undoing {
 		p.heard(o, d)
 		return
 	}
@@ -158,10 +159,10 @@ func (p *piece) unreadable(o *Owner, d int) {
 func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response) {
 	switch {
 	case p.state == writing && kind.Changes():
-		if p.acked |= one(d); p.targets&^p.acked == 0 {
+		if p.acked |= one(d); p.targets&^(p.acked|p.refused) == 0 {
 			o.wake(p)
 		}
-	case p.state == reading && p.kind == scrub:
+	case p.state == reading && p.kind == scrub, p.state == undoing && kind == replica.Read:
 		p.collect(o, d, resp)
 	case p.state == reading && (kind == replica.Read || kind == replica.Versions):
 		p.asked = 0

@@ -82,7 +82,7 @@ func (o *Owner) rebuild() {
 	for d, c := range o.conns {
 		r := &c.re
 		switch {
-		case r.phase == idle && c.state == up && c.unserved == 0 && o.view.Members[d].Sync != InSync:
+		case r.phase == idle && c.state == up && c.unserved == 0 && o.now >= c.patient && o.view.Members[d].Sync != InSync:
 			r.phase, r.base = marking, o.view.Members[d].Gen
 			r.left = o.regionsOf(d)
 			o.propose()

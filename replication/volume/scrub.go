@@ -44,9 +44,14 @@ func (p *piece) collect(o *Owner, d int, resp replica.Response) {
 
 // heard notes that replica d has answered; the last one ends the reading.
 func (p *piece) heard(o *Owner, d int) {
-	if p.asked &^= one(d); p.asked == 0 {
-		o.compareCopies(p)
+	if p.asked &^= one(d); p.asked != 0 {
+		return
 	}
+	if p.state == undoing {
+		o.undone(p)
+		return
+	}
+	o.compareCopies(p)
 }
 
 // compareCopies queues a write of what most replicas have, for each run of

@@ -39,6 +39,7 @@ type MemberStatus struct {
 	Left      int64         // regions that a rebuild has not found or made equal yet
 	Regions   int64         // that it keeps; 0 while in sync
 	Tail      int           // unstable writes, about
+	Refused   uint64        // writes and copies for which its disk had no space
 	Reads     Latency       // of hosts, from request to answer
 	Writes    Latency
 }
@@ -52,7 +53,7 @@ func (o *Owner) Status() Status {
 		Lock: o.stats.lock, Reads: o.stats.reads, Writes: o.stats.writes, Slow: o.stats.slow,
 	}
 	if o.unstable.head != nil {
-		s.Stable = o.unstable.head.seq - 1
+		s.Stable = o.unstable.head.place - 1
 	}
 	for _, g := range o.groups {
 		if g.phase != serving {
@@ -66,7 +67,7 @@ func (o *Owner) Status() Status {
 		m := o.view.Members[d]
 		x := MemberStatus{
 			Sync: m.Sync, Gen: m.Gen, Connected: c.state == up, Required: o.required.has(d),
-			Tail: c.tailed.len(), Reads: c.reads, Writes: c.write,
+			Tail: c.tailed.len(), Refused: c.refused, Reads: c.reads, Writes: c.write,
 		}
 		if c.state != up {
 			x.Away = o.now.Sub(c.since)
@@ -107,7 +108,7 @@ func (s *stats) finished(o *Owner, op *Op) {
 // ended counts a piece that has ended well.
 func (s *stats) ended(o *Owner, p *piece) {
 	switch {
-	case p.kind == rewrite && !p.takeover:
+	case p.kind == rewrite && !p.takeover && !p.undone:
 		s.repairs++
 	case p.ofHost() && p.changes():
 		s.slow.add(o.now.Sub(p.started))

@@ -86,7 +86,8 @@ func (o *Owner) startOver(changed disks) {
 
 // equalize queues a write for each run of blocks of fresh groups that the
 // newest unstable write to it did not reach on every replica: what a holder
-// has there is written to all, forwards always [I7].
+// has there is written to all, forwards unless there is no space [I7]. A piece is
+// within a region, so that it is there or not as a whole; see undone.
 func (o *Owner) equalize() {
 	type tailWrite struct {
 		replica.Entry
@@ -135,7 +136,7 @@ func (o *Owner) equalize() {
 	for i := 0; i < len(blocks); {
 		off, from := blocks[i], newest[blocks[i]].holders
 		end := off
-		for ; i < len(blocks) && blocks[i] == end && newest[end].holders == from && (end == off || end%o.cfg.MaxData != 0 && end%o.cfg.ExtentBytes != 0); i++ {
+		for ; i < len(blocks) && blocks[i] == end && newest[end].holders == from && (end == off || end%o.cfg.MaxData != 0 && end%o.cfg.RegionBytes != 0); i++ {
 			end += o.cfg.BlockBytes
 		}
 		if from != o.groupAt(off).disks&o.inSync {

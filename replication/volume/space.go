@@ -1,0 +1,151 @@
+package volume
+
+import (
+	"bytes"
+	"slices"
+
+	"blockd.dev/replication/mutation"
+	"blockd.dev/replication/replica"
+)
+
+// A replica whose disk is full refuses a write and goes on. It can't be done
+// without, since the others may be as full: so it is the write that has to go.
+// The host is told, and while the lock is held, and the watermark stays below
+// the write, those who have taken it get back what those have who have not [I13].
+
+// full is what follows when the disk of c had no space for what k asked.
+func (c *conn) full(o *Owner, k call) {
+	p := k.piece
+	c.refused++
+	switch {
+	case p == nil: // Fence, Begin
+		c.patient = o.now.Add(o.cfg.FullAfter)
+		c.lose(o)
+	case k.kind == replica.Copy:
+		if p.state != sending {
+			return
+		}
+		c.re.differ = append(c.re.differ, p.off)
+		c.re.next = o.now.Add(o.cfg.FullAfter)
+		c.re.jobs--
+		o.remove(p)
+	case !k.kind.Changes() || p.state != writing || k.seq != p.seq:
+		p.lost(o, c.disk)
+		c.lose(o)
+	case o.required.has(c.disk):
+		p.refused |= one(c.disk)
+		p.retry = o.now.Add(o.cfg.RetryAfter)
+		o.wake(p)
+	case mutation.On(mutation.RefusedInRebuild):
+		p.acked |= one(c.disk)
+		o.wake(p)
+	default: // it has missed a write, and all that was compared may be wrong
+		c.patient = o.now.Add(o.cfg.FullAfter)
+		c.lose(o)
+	}
+}
+
+// wrote goes on with p when every target has taken it, or refused it.
+func (o *Owner) wrote(p *piece) {
+	if p.targets&^(p.acked|p.refused)&o.targets != 0 {
+		return
+	}
+	refused := p.refused & p.targets
+	switch {
+	case refused == 0:
+		o.stands(p)
+	case mutation.On(mutation.RefusedStays):
+		o.refuse(p)
+		o.stands(p)
+	case refused&^o.inSync != 0: // a view will say whether it counts [I11]
+	case !p.undone && (p.kind != rewrite || p.takeover) && p.bad&refused == 0:
+		o.refuse(p)
+		p.state = undoing
+		o.undo(p)
+	case o.now >= p.retry: // there is space, or what took it for a moment is done
+		p.refused, p.bad = 0, 0
+		for s := refused; s != 0; s &= s - 1 {
+			p.send(o, s.first())
+		}
+	}
+}
+
+// stands ends p, which every target has.
+func (o *Owner) stands(p *piece) {
+	o.unstable.remove(p)
+	p.state = short
+	o.acknowledge(p)
+}
+
+// refuse tells the host of p that there is no space for it.
+func (o *Owner) refuse(p *piece) {
+	if op := p.op; op != nil {
+		o.abandon(op)
+		o.finish(op, ErrNoSpace)
+	}
+}
+
+// undo reads what those have who refused p, when all of them are there. If none
+// of them counts any more the write stands.
+func (o *Owner) undo(p *piece) {
+	refused := p.refused & p.targets
+	switch {
+	case p.asked != 0:
+	case refused == 0:
+		p.state = writing
+		o.wrote(p)
+	case refused&^o.up == 0:
+		p.copies, p.asked = p.copies[:0], refused
+		for s := refused; s != 0; s &= s - 1 {
+			o.conns[s.first()].request(o, p, replica.Request{Kind: replica.Read, Off: p.off, Len: p.len})
+		}
+	}
+}
+
+// undone chooses what p becomes: what one has who refused it. Any replica in sync
+// has all that was ever acknowledged, so this is right whatever the write was.
+//
+// It also has to end. What is refused reaches into regions that are holes there,
+// but for moments. Zeroes become holes, which need no space. If nobody who refused
+// has those, p is of several regions, so of a host, so all who lack it are equal,
+// and all others, who are written to, have every region of it.
+func (o *Owner) undone(p *piece) {
+	refused := p.refused & p.targets
+	p.copies = slices.DeleteFunc(p.copies, func(c replicaCopy) bool { return !refused.has(c.disk) })
+	var have disks
+	for _, c := range p.copies {
+		have |= one(c.disk)
+	}
+	switch {
+	case p.bad&refused != 0: // forwards then, when there is space
+		p.state, p.retry = writing, o.now.Add(o.cfg.RetryAfter)
+		return
+	case refused&^have != 0 || refused == 0:
+		o.wake(p)
+		return
+	}
+	best, kept := p.copies[0].data, disks(0)
+	for _, c := range p.copies {
+		if replica.Zeroes(c.data) || !replica.Zeroes(best) && bytes.Equal(best, p.data) {
+			best = c.data
+		}
+	}
+	for _, c := range p.copies {
+		if bytes.Equal(c.data, best) {
+			kept |= one(c.disk)
+		}
+	}
+	if p.data = best; replica.Zeroes(best) {
+		p.data = nil
+	}
+	if mutation.On(mutation.UndoWithoutPlace) {
+		o.unstable.remove(p)
+	}
+	p.kind, p.undone, p.copies, p.acked, p.refused = rewrite, true, nil, 0, 0
+	o.seq++
+	p.seq, p.state, p.targets = o.seq, writing, o.targets&p.group.disks&^kept
+	o.wake(p)
+	for s := p.targets; s != 0; s &= s - 1 {
+		p.send(o, s.first())
+	}
+}

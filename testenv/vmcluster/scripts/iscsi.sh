@@ -1,14 +1,26 @@
 # iSCSI with dm-multipath.
 portal_of() { echo "$(address "$1"):$PORT"; }
-scsi_disk() { readlink -f "/dev/disk/by-path/ip-$(portal_of "$1")-iscsi-$IQN-lun-$LUN"; }
-path_to() { echo "/sys/block/$(basename "$(scsi_disk "$1")")"; }
-# checked NODE: what multipathd says of the path: its state and its priority
-checked() { multipathd show paths raw format '%d %t %p' 2>/dev/null | awk -v d="$(basename "$(scsi_disk "$1")")" '$1 == d {print $2, $3}'; }
-lost() { [[ $(checked "$1") = failed* ]]; }
-paths_follow() {
-    local n
+# at: the disk by the portal of each node, which it stays when its session logs in again
+declare -A at
+find_disks() {
+    local n link
     for n in $NODES; do
-        if [ "$n" = "$1" ]; then [ "$(checked "$n")" = 'active 50' ]; else [ "$(checked "$n")" = 'active 10' ]; fi || return
+        link=/dev/disk/by-path/ip-$(portal_of "$n")-iscsi-$IQN-lun-$LUN
+        until_true [ -b "$link" ]
+        at[$n]=$(basename "$(readlink -f "$link")")
+    done
+}
+path_to() { echo "/sys/block/${at[$1]}"; }
+# paths: what multipathd says of each: the disk, its state, its priority
+paths() { multipathd show paths raw format '%d %t %p' 2>/dev/null | awk '{print $1, $2, $3}'; }
+lost() { paths | grep "^${at[$1]} failed" >/dev/null; }
+paths_follow() {
+    local n all priority
+    all=$(paths)
+    for n in $NODES; do
+        priority=10
+        [ "$n" != "$1" ] || priority=50
+        grep -qx "${at[$n]} active $priority" <<<"$all" || return
     done
 }
 view() { iscsiadm -m session 2>&1; multipath -ll; multipathd show paths; }
@@ -46,6 +58,7 @@ iscsiadm -m node -T "$IQN" --op update -n node.session.timeo.replacement_timeout
 iscsiadm -m node -T "$IQN" --op update -n 'node.conn[0].timeo.noop_out_interval' -v 5
 iscsiadm -m node -T "$IQN" --op update -n 'node.conn[0].timeo.noop_out_timeout' -v 30
 iscsiadm -m node -T "$IQN" --login
+find_disks
 until_true [ -b /dev/mapper/mpatha ]
 until_true paths_follow "$(host owner)"
 multipath -ll
@@ -53,7 +66,7 @@ multipath -ll
 step 'ALUA: a target port group per node, by each path that of its node'
 owner=$(host owner)
 for n in $NODES; do
-    sg_rtpg -d "$(scsi_disk "$n")" >/tmp/groups
+    sg_rtpg -d "/dev/${at[$n]}" >/tmp/groups
     same "target port groups by the path to $n" "$(sed -n 's/ *target port group id : \(0x[0-9a-f]*\).*/\1/p' /tmp/groups)" "0x${n#n}"
     same "relative target ports by the path to $n" "$(sed -n '/Relative/{n;s/ *//;p}' /tmp/groups)" "0x0${n#n}"
     state='active/non optimized'

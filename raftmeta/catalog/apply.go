@@ -163,6 +163,8 @@ func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
 		return ID{}, f.allocateExtents(k.AllocateExtents)
 	case *catalogpb.Command_MarkReplica:
 		return ID{}, f.markReplica(k.MarkReplica)
+	case *catalogpb.Command_ReplaceReplica:
+		return ID{}, f.replaceReplica(k.ReplaceReplica)
 	}
 	return f.applyCluster(cmd)
 }

@@ -188,7 +188,7 @@ func (f *fold) removeDisk(c *catalogpb.RemoveDisk) error {
 	case n > 0:
 		return refuse(ErrConflict, "disk %s still has %s, and nothing else has their data; delete them first", d.ID, plural(n, "volume", "volumes"))
 	case f.copiesOn(d.ID) > 0:
-		return refuse(ErrConflict, "disk %s has a copy of %s, and copies can't be moved to other disks yet: without it they would stay short of one; keep it, or delete them first", d.ID, plural(f.copiesOn(d.ID), "volume", "volumes"))
+		return refuse(ErrConflict, "disk %s has a copy of %s, which other disks must have first: `blockctl disk drain` moves them there; `blockctl explain VOLUME` says what one waits for", d.ID, plural(f.copiesOn(d.ID), "volume", "volumes"))
 	case d.State != DiskDrained && !c.GetForce():
 		return refuse(ErrConflict, "disk %s is %s, not drained, though it has no volumes; only by force is it removed like this", d.ID, d.State)
 	}

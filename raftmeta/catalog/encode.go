@@ -8,14 +8,15 @@ import "blockd.dev/raftmeta/catalog/catalogpb"
 func volumeTo(e *Volume) *catalogpb.Volume {
 	return &catalogpb.Volume{Id: e.ID[:], Name: e.Name, SizeBytes: e.SizeBytes,
 		BlockSize: int32(e.BlockSize), Lun: uint32(e.LUN), Pool: e.Pool, Retired: e.Retired, Home: idTo(e.Home),
-		CreatedUnixNano: e.Created.UnixNano(), Protection: string(e.Protection)}
+		CreatedUnixNano: e.Created.UnixNano(), Protection: string(e.Protection), ReplacedIn: e.ReplacedIn}
 }
 
 func (l *loader) volume(e *catalogpb.Volume) Volume {
 	l.bad = l.bad || e.GetBlockSize() != 512 && e.GetBlockSize() != 4096 || !Protection(e.GetProtection()).valid()
 	return Volume{ID: l.id(e.GetId(), false), Name: e.GetName(), SizeBytes: e.GetSizeBytes(),
 		BlockSize: int(e.GetBlockSize()), LUN: l.lun(e.GetLun()), Pool: e.GetPool(), Retired: e.GetRetired(), Home: l.id(e.GetHome(), true),
-		Created: decodeTime(e.GetCreatedUnixNano()), Protection: Protection(e.GetProtection())}
+		Created: decodeTime(e.GetCreatedUnixNano()), Protection: Protection(e.GetProtection()),
+		ReplacedIn: e.GetReplacedIn()}
 }
 
 func hostTo(e *Host) *catalogpb.Host {

@@ -366,7 +366,7 @@ func (f *fold) removeNode(c *catalogpb.RemoveNode) error {
 	case len(f.Nodes) == 1:
 		return refuse(ErrConflict, "node %q is the last one; to give the cluster up, delete its data directory", n.Name)
 	case f.ReplicasOn(n.ID) > 0:
-		return refuse(ErrConflict, "node %q has a copy of %s, and copies can't be moved to other disks yet: without it they would stay short of one; keep it, or delete them first", n.Name, plural(f.ReplicasOn(n.ID), "volume", "volumes"))
+		return refuse(ErrConflict, "node %q has a copy of %s, which other disks must have first: `blockctl node drain %s --for remove` moves them there; `blockctl explain VOLUME` says what one waits for", n.Name, plural(f.ReplicasOn(n.ID), "volume", "volumes"), n.Name)
 	case volumes > 0:
 		return refuse(ErrConflict, "node %q still has %s, and nothing else has their data; delete them first (`blockctl volume delete`), or if it is lost for good, give them up by --force", n.Name, plural(volumes, "volume", "volumes"))
 	case !c.GetForce() && (leases > 0 || disks > 0 || n.State != NodeDrained):

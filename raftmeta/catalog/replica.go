@@ -66,34 +66,41 @@ func (p *Pool) layout() extmap.Policy {
 	return extmap.Policy{Replicas: uint8(p.Replicas), Data: uint8(p.ECData), Parity: uint8(p.ECParity)}
 }
 
-// topology tells, by the number of a disk, its failure domain, and 0 when it
-// takes nothing new.
-type topology []uint32
+// topology tells, by the number of a disk, its failure domain, and whether it
+// takes anything new.
+type topology []struct {
+	domain uint32 // 0 when there is no such disk
+	takes  bool
+}
 
 // Domain implements extmap.Topology.
 func (t topology) Domain(d extmap.Disk) (domain uint32, ok bool) {
 	if int(d) >= len(t) {
 		return 0, false
 	}
-	return t[d], t[d] != 0
+	return t[d].domain, t[d].takes
 }
 
-// topology returns the disks that take new extents, and the names of their
-// failure domains: those that are active, of nodes that are.
+// topology returns where the disks are, and the names of the failure domains with disks
+// that take new extents: those that are active, of nodes that are.
 func (s *State) topology(level string) (t topology, domains []string) {
 	t = make(topology, int(s.lastDisk)+1)
+	var all []string
 	for i := range s.Disks {
 		d := &s.Disks[i]
 		n := s.NodeByID(d.Node)
-		if n == nil || n.State != NodeActive || d.State != DiskActive {
+		if n == nil {
 			continue
 		}
 		name := n.FailureDomain(level)
-		k := slices.Index(domains, name)
+		k := slices.Index(all, name)
 		if k < 0 {
-			k, domains = len(domains), append(domains, name)
+			k, all = len(all), append(all, name)
 		}
-		t[d.Number] = uint32(k + 1)
+		t[d.Number].domain, t[d.Number].takes = uint32(k+1), n.State == NodeActive && d.State == DiskActive
+		if t[d.Number].takes && !slices.Contains(domains, name) {
+			domains = append(domains, name)
+		}
 	}
 	return t, domains
 }
@@ -196,6 +203,8 @@ func (f *fold) markReplica(c *catalogpb.MarkReplica) error {
 	switch {
 	case !ok || c.GetDisk() > numberMax:
 		return refuse(ErrInvalid, "change %d of disk %d: not one that this blockd knows", c.GetChange(), c.GetDisk())
+	case l.Owner != "" && l.Epoch <= v.ReplacedIn:
+		return refuse(ErrConflict, "a disk of volume %q has taken the place of another in epoch %d, so its owner begins anew before anything else changes", v.Name, v.ReplacedIn)
 	case l.Owner == "" || l.Epoch != c.GetEpoch():
 		return refuse(ErrConflict, "the owner of volume %q in epoch %d asked, and it is at epoch %d with owner %q: another node has it, or nobody", v.Name, c.GetEpoch(), l.Epoch, l.Owner)
 	}
@@ -206,6 +215,32 @@ func (f *fold) markReplica(c *catalogpb.MarkReplica) error {
 	}
 	f.extents = m
 	f.quietly("volume.replica", v.Name, "disk %d is %s, generation %d", disk, m.Volume(v.ID).Sync(disk).State, m.Volume(v.ID).Sync(disk).Generation)
+	return nil
+}
+
+// replaceReplica is the Raft leader's choice, as allocateExtents is, and not in the
+// audit log either. The owner of the present epoch took over other disks, so it
+// marks nothing any more: what it says of them may be true of the old ones only.
+func (f *fold) replaceReplica(c *catalogpb.ReplaceReplica) error {
+	v, err := f.inMap(c.GetVolume())
+	if err != nil {
+		return err
+	}
+	if c.GetFrom() > numberMax || c.GetTo() > numberMax {
+		return refuse(ErrInvalid, "disk numbers %d and %d: want 1 to %d", c.GetFrom(), c.GetTo(), numberMax)
+	}
+	from, to, p := extmap.Disk(c.GetFrom()), extmap.Disk(c.GetTo()), f.Pool(v.Pool)
+	topo, _ := f.topology(p.Domain)
+	m, err := f.extents.Replace(v.ID, from, to, c.GetGeneration(), int(p.MinInSync), topo)
+	if err != nil {
+		return refuse(ErrConflict, "volume %q: %v", v.Name, err)
+	}
+	f.extents = m
+	i := slices.IndexFunc(f.Volumes, func(e Volume) bool { return e.ID == v.ID })
+	changed := *v
+	changed.ReplacedIn = f.leases.Get(v.ID).Epoch
+	f.Volumes = replaced(f.Volumes, i, changed)
+	f.quietly("volume.replace", v.Name, "disk %d takes the place of disk %d", to, from)
 	return nil
 }
 

@@ -45,6 +45,12 @@ func markCmd(volume uint32, epoch uint64, disk uint32, generation uint64, change
 	})
 }
 
+func replaceCmd(volume, from, to uint32, generation uint64) *catalogpb.Command {
+	return at(0, func(c *catalogpb.Command) {
+		c.Kind = &catalogpb.Command_ReplaceReplica{ReplaceReplica: &catalogpb.ReplaceReplica{Volume: testID(volume), From: from, To: to, Generation: generation}}
+	})
+}
+
 func portalsCmd(node uint32, p *catalogpb.Portals) *catalogpb.Command {
 	return at(0, func(c *catalogpb.Command) {
 		c.Kind = &catalogpb.Command_SetNodePortals{SetNodePortals: &catalogpb.SetNodePortals{Node: testID(node), Portals: p}}
@@ -105,9 +111,9 @@ func TestVolumesOfSeveralCopies(t *testing.T) {
 	}
 
 	// What has copies stays; a retired volume has none any more.
-	refusedWith(t, s, removeNodeCmd("n3", true), ErrConflict, "copies can't be moved")
-	refusedWith(t, s, removeNodeCmd("n1", true), ErrConflict, "copies can't be moved") // before volume a is given up for it
-	refusedWith(t, s, removeDiskCmd(203, true), ErrConflict, "copies can't be moved")
+	refusedWith(t, s, removeNodeCmd("n3", true), ErrConflict, "other disks must have first")
+	refusedWith(t, s, removeNodeCmd("n1", true), ErrConflict, "other disks must have first") // before volume a is given up for it
+	refusedWith(t, s, removeDiskCmd(203, true), ErrConflict, "other disks must have first")
 	refusedWith(t, s, diskStateCmd(203, "drained"), ErrConflict, "a copy of 1 volume")
 	refusedWith(t, s, nodeStateCmd("n3", "drained"), ErrConflict, "a copy of 1 volume")
 	if s.ReplicasOn(testingID(103)) != 1 {
@@ -189,6 +195,46 @@ func TestMarkReplica(t *testing.T) {
 	if err != nil || !slices.Equal(back.Replicas(id), s.Replicas(id)) {
 		t.Fatal(err)
 	}
+}
+
+// A lost disk is replaced by one that is active, and whoever owned the volume
+// until then has no say any more.
+func TestReplaceReplica(t *testing.T) {
+	id := testingID(60)
+	s := mustApply(t, three(t), tokenCmd(0, 4, 3600), admitCmd(1, 4, nodeMsg(104, "n4")), diskCmd(204, 104), diskCmd(205, 101), markCmd(60, 1, 3, 0, toOut))
+	refusedWith(t, s, replaceCmd(77, 3, 4, 1), ErrNotFound, "no volume")
+	refusedWith(t, s, replaceCmd(10, 3, 4, 1), ErrConflict, "lives on one disk")
+	refusedWith(t, s, replaceCmd(60, 3, 1<<16+4, 1), ErrInvalid, "want 1 to")
+	refusedWith(t, s, replaceCmd(60, 3, 4, 0), ErrConflict, "generation 0, now it is 1")
+	refusedWith(t, s, replaceCmd(60, 3, 5, 1), ErrConflict, "in the failure domain of disk 5")
+	refusedWith(t, s, replaceCmd(60, 3, 2, 1), ErrConflict, "too few disks in sync")
+	refusedWith(t, s, replaceCmd(60, 3, 6, 1), ErrConflict, "disk 6")
+	refusedWith(t, mustApply(t, s, nodeStateCmd("n4", "held")), replaceCmd(60, 3, 4, 1), ErrConflict, "disk 4")
+	refusedWith(t, mustApply(t, s, diskStateCmd(204, "draining")), replaceCmd(60, 3, 4, 1), ErrConflict, "disk 4")
+	// A disk beside a copy is no place for another, also while that drains.
+	refusedWith(t, mustApply(t, s, diskStateCmd(201, "draining")), replaceCmd(60, 3, 5, 1), ErrConflict, "in the failure domain of disk 5")
+
+	audits := len(s.Audits)
+	s = mustApply(t, s, replaceCmd(60, 3, 4, 1))
+	want := []extmap.Sync{{Disk: 1}, {Disk: 2}, {Disk: 4, State: extmap.OutOfSync, Generation: 1}}
+	for i, r := range s.Replicas(id) {
+		if got := (extmap.Sync{Disk: r.Disk, State: r.Sync, Generation: r.Generation}); got != want[i] {
+			t.Errorf("%+v, want %+v", got, want[i])
+		}
+	}
+	if s.ReplicasOn(testingID(103)) != 0 || len(s.Audits) != audits || s.Volume("v").ReplacedIn != 1 {
+		t.Errorf("%+v", s.Volume("v"))
+	}
+	refusedWith(t, s, markCmd(60, 1, 4, 1, toRebuilding), ErrConflict, "begins anew")
+	refusedWith(t, s, markCmd(60, 1, 1, 0, toKept), ErrConflict, "begins anew")
+	refusedWith(t, s, replaceCmd(60, 3, 4, 2), ErrConflict, "keeps nothing")
+	s = mustApply(t, s, releaseCmd(60, 101, 7, 1), grantCmd(60, 101, 7, 1), markCmd(60, 2, 4, 1, toRebuilding), markCmd(60, 2, 4, 2, toIn))
+	back, err := ReadState(pipe(t, s))
+	if err != nil || !slices.Equal(back.Replicas(id), s.Replicas(id)) || *back.Volume("v") != *s.Volume("v") {
+		t.Fatal(err)
+	}
+	// Then node n3 has nothing that keeps it.
+	mustApply(t, s, removeNodeCmd("n3", true))
 }
 
 // Numbers are never given twice, whatever is removed.

@@ -79,6 +79,10 @@ type Volume struct {
 	Protection Protection
 	Retired    bool // deleted for its hosts; its data is being removed
 	Created    time.Time
+	// ReplacedIn is the epoch of the lease in which a disk last took the place of
+	// another. The owner of that epoch, and of those before, took over other disks: it
+	// changes nothing any more, and ends.
+	ReplacedIn uint64
 }
 
 // Protection is a volume's write protection.

@@ -32,7 +32,7 @@ var kindVersions = map[protoreflect.Name]uint32{
 	"protect_volume": 1, "import": 1, "put_node": 1, "admit_node": 1, "set_node_labels": 1, "set_node_state": 1,
 	"remove_node": 1, "set_disk_state": 1, "remove_disk": 1, "create_token": 1, "expire_token": 1, "create_job": 1,
 	"progress_job": 1, "set_job_state": 1, "grant_lease": 1, "release_lease": 1, "move_lease": 1, "set_reservation": 1,
-	"set_authority": 1, "allocate_extents": 2, "mark_replica": 2, "set_node_portals": 2,
+	"set_authority": 1, "allocate_extents": 2, "mark_replica": 2, "set_node_portals": 2, "replace_replica": 2,
 }
 
 // fieldVersions has the version of fields that came in later than what they are in.

@@ -29,7 +29,7 @@
 //     not.
 //  4. Each allocated extent is in sync on enough disks to be read: one copy, or
 //     all data shards. A change that would break this is refused: the last good
-//     copy is never called out of sync.
+//     copy is never called out of sync, nor replaced.
 //  5. Growth of a volume changes the place of no byte.
 //  6. The generation of a disk for a volume only grows, with every change of its
 //     state but MarkIn, and stays when the disk is in sync again or has nothing

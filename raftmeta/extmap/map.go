@@ -34,7 +34,7 @@ var (
 // asks for. It comes from the state, so it is the same on all nodes.
 type Topology interface {
 	// Domain returns the failure domain of a disk; ok is false for a disk
-	// that nothing may be placed on.
+	// that nothing may be placed on, which may have a domain all the same.
 	Domain(d Disk) (domain uint32, ok bool)
 }
 
@@ -125,6 +125,14 @@ func (v *Volume) Allocated() uint32 { return v.allocated }
 // Disks returns the disks that have, or are to have, an extent of the volume, by
 // number. It belongs to the map: do not change it.
 func (v *Volume) Disks() []Disk { return v.disks }
+
+// Uses returns how many extents of the volume a disk has, or is to have.
+func (v *Volume) Uses(d Disk) uint32 {
+	if i, ok := slices.BinarySearch(v.disks, d); ok {
+		return v.uses[i]
+	}
+	return 0
+}
 
 // stride is how many words an extent takes.
 func (v *Volume) stride() int { return genWords + v.policy.Width() }

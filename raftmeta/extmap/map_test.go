@@ -65,7 +65,7 @@ func step(t *rapid.T, m Map, topo racks, model shadow) (Map, error) {
 	v := model[id]
 	index := uint32(rapid.IntRange(0, 700).Draw(t, "extent"))
 	d := Disk(rapid.IntRange(1, 30).Draw(t, "disk"))
-	what := rapid.SampledFrom([]string{"create", "allocate", "allocate", "free", "move", "move", "finish", "cancel", "sync", "sync", "delete", "grow"}).Draw(t, "what")
+	what := rapid.SampledFrom([]string{"create", "allocate", "allocate", "free", "move", "move", "finish", "cancel", "sync", "sync", "replace", "replace", "delete", "grow"}).Draw(t, "what")
 	if v == nil {
 		next, err := m.Create(id, anyPolicy(t), index)
 		if err == nil {
@@ -133,6 +133,8 @@ func step(t *rapid.T, m Map, topo racks, model shadow) (Map, error) {
 			t.Fatalf("a move to a disk in sync can't be finished: %v", err)
 		}
 		return next, err
+	case "replace":
+		return modelReplace(t, m, id, v, topo)
 	default:
 		return modelMark(t, m, id, v, d)
 	}
@@ -158,6 +160,51 @@ func modelMark(t *rapid.T, m Map, id VolumeID, v *shadowVolume, d Disk) (Map, er
 			was.Generation++
 		}
 		v.sync[d] = Sync{d, to, was.Generation}
+	}
+	return next, err
+}
+
+// modelReplace says of each extent by itself whether disk to may take the place of
+// from, and what is left in sync then.
+func modelReplace(t *rapid.T, m Map, id VolumeID, v *shadowVolume, topo racks) (Map, error) {
+	from, to := Disk(rapid.IntRange(1, 30).Draw(t, "from")), Disk(rapid.IntRange(1, 31).Draw(t, "to"))
+	if disks := m.Volume(id).Disks(); len(disks) > 0 && rapid.IntRange(0, 9).Draw(t, "kept") > 0 {
+		from = rapid.SampledFrom(disks).Draw(t, "of")
+	}
+	minInSync, late := rapid.IntRange(1, 3).Draw(t, "min"), rapid.Uint64Range(0, 1).Draw(t, "late")
+	may := to != from && to <= topo.n && v.sync[to].State == InSync && late == 0
+	var takes []int
+	for i, e := range v.extents {
+		in, has := slices.Contains(e.Disks, from), slices.Contains(e.Disks, to)
+		taken := in && !slices.ContainsFunc(e.Disks, func(d Disk) bool { return d != from && (d-1)/2 == (to-1)/2 })
+		if taken {
+			takes = append(takes, i)
+		}
+		before, after := 0, 0
+		for _, d := range e.Disks {
+			if v.sync[d].State == InSync {
+				before++
+				if d != to && (d != from || !taken) {
+					after++
+				}
+			}
+		}
+		if (taken || has) && (after < m.Volume(id).Policy().Needed() || after < minInSync && after < before || e.To != 0) {
+			may = false
+		}
+	}
+	next, err := m.Replace(id, from, to, v.sync[from].Generation-late, minInSync, topo)
+	if may = may && len(takes) > 0; may != (err == nil) {
+		t.Fatalf("disk %d in the place of %d, %d late, min %d: %v", to, from, late, minInSync, err)
+	}
+	if err == nil {
+		for _, i := range takes {
+			e := &v.extents[i]
+			e.Disks = slices.Clone(e.Disks)
+			e.Disks[slices.Index(e.Disks, from)] = to
+			e.Generation++
+		}
+		v.sync[to] = Sync{to, OutOfSync, v.sync[to].Generation + 1}
 	}
 	return next, err
 }

@@ -188,6 +188,7 @@ type Command struct {
 	//	*Command_AllocateExtents
 	//	*Command_MarkReplica
 	//	*Command_SetNodePortals
+	//	*Command_ReplaceReplica
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -578,6 +579,15 @@ func (x *Command) GetSetNodePortals() *SetNodePortals {
 	return nil
 }
 
+func (x *Command) GetReplaceReplica() *ReplaceReplica {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ReplaceReplica); ok {
+			return x.ReplaceReplica
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -719,6 +729,10 @@ type Command_SetNodePortals struct {
 	SetNodePortals *SetNodePortals `protobuf:"bytes,43,opt,name=set_node_portals,json=setNodePortals,proto3,oneof"`
 }
 
+type Command_ReplaceReplica struct {
+	ReplaceReplica *ReplaceReplica `protobuf:"bytes,44,opt,name=replace_replica,json=replaceReplica,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Kind() {}
 
 func (*Command_CreatePool) isCommand_Kind() {}
@@ -786,6 +800,8 @@ func (*Command_AllocateExtents) isCommand_Kind() {}
 func (*Command_MarkReplica) isCommand_Kind() {}
 
 func (*Command_SetNodePortals) isCommand_Kind() {}
+
+func (*Command_ReplaceReplica) isCommand_Kind() {}
 
 // An Outcome is what a command came to: the answer of the replicated log.
 type Outcome struct {
@@ -3238,6 +3254,77 @@ func (x *MarkReplica) GetChange() ReplicaChange {
 	return ReplicaChange_REPLICA_CHANGE_UNSPECIFIED
 }
 
+// ReplaceReplica has another disk take the place of one that is lost or is to be
+// empty, in all extents of a volume where it may. It is refused unless the
+// generation is the present one of the disk that is replaced.
+type ReplaceReplica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	From          uint32                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"` // number
+	To            uint32                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`     // number
+	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceReplica) Reset() {
+	*x = ReplaceReplica{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceReplica) ProtoMessage() {}
+
+func (x *ReplaceReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceReplica.ProtoReflect.Descriptor instead.
+func (*ReplaceReplica) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ReplaceReplica) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *ReplaceReplica) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *ReplaceReplica) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *ReplaceReplica) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 // SetNodePortals says where hosts and other nodes reach a node.
 type SetNodePortals struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3249,7 +3336,7 @@ type SetNodePortals struct {
 
 func (x *SetNodePortals) Reset() {
 	*x = SetNodePortals{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3348,7 @@ func (x *SetNodePortals) String() string {
 func (*SetNodePortals) ProtoMessage() {}
 
 func (x *SetNodePortals) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3361,7 @@ func (x *SetNodePortals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePortals.ProtoReflect.Descriptor instead.
 func (*SetNodePortals) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetNodePortals) GetNode() []byte {
@@ -3304,7 +3391,7 @@ type Portals struct {
 
 func (x *Portals) Reset() {
 	*x = Portals{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3316,7 +3403,7 @@ func (x *Portals) String() string {
 func (*Portals) ProtoMessage() {}
 
 func (x *Portals) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3329,7 +3416,7 @@ func (x *Portals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Portals.ProtoReflect.Descriptor instead.
 func (*Portals) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Portals) GetIscsi() []string {
@@ -3400,7 +3487,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3499,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3512,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -3616,7 +3703,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3628,7 +3715,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3641,7 +3728,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Node) GetId() []byte {
@@ -3740,7 +3827,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +3839,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +3852,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Token) GetId() []byte {
@@ -3817,7 +3904,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3916,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +3929,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Job) GetId() []byte {
@@ -3948,7 +4035,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[44]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3960,7 +4047,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[44]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3973,7 +4060,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Lease) GetVolume() []byte {
@@ -4008,7 +4095,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[45]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4020,7 +4107,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[45]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4033,7 +4120,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Reservation) GetVolume() []byte {
@@ -4070,7 +4157,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[46]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4082,7 +4169,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[46]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4095,7 +4182,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Revoked) GetNode() []byte {
@@ -4138,7 +4225,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[47]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4150,7 +4237,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[47]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4163,7 +4250,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Authority) GetClusterName() string {
@@ -4211,7 +4298,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[48]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4223,7 +4310,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[48]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4236,7 +4323,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Pool) GetId() []byte {
@@ -4314,13 +4401,15 @@ type Volume struct {
 	CreatedUnixNano int64                  `protobuf:"varint,8,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
 	Protection      string                 `protobuf:"bytes,9,opt,name=protection,proto3" json:"protection,omitempty"`
 	Home            []byte                 `protobuf:"bytes,10,opt,name=home,proto3" json:"home,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The epoch in which a disk last took the place of another.
+	ReplacedIn    uint64 `protobuf:"varint,11,opt,name=replaced_in,json=replacedIn,proto3" json:"replaced_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[49]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4332,7 +4421,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[49]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4345,7 +4434,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Volume) GetId() []byte {
@@ -4418,6 +4507,13 @@ func (x *Volume) GetHome() []byte {
 	return nil
 }
 
+func (x *Volume) GetReplacedIn() uint64 {
+	if x != nil {
+		return x.ReplacedIn
+	}
+	return 0
+}
+
 type Host struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -4436,7 +4532,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[50]
+	mi := &file_catalogpb_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4448,7 +4544,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[50]
+	mi := &file_catalogpb_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4461,7 +4557,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Host) GetId() []byte {
@@ -4539,7 +4635,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[51]
+	mi := &file_catalogpb_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4551,7 +4647,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[51]
+	mi := &file_catalogpb_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4564,7 +4660,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -4604,7 +4700,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[52]
+	mi := &file_catalogpb_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4616,7 +4712,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[52]
+	mi := &file_catalogpb_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4629,7 +4725,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Disk) GetId() []byte {
@@ -4705,7 +4801,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[53]
+	mi := &file_catalogpb_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4717,7 +4813,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[53]
+	mi := &file_catalogpb_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4730,7 +4826,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -4803,7 +4899,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[54]
+	mi := &file_catalogpb_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4815,7 +4911,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[54]
+	mi := &file_catalogpb_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4828,7 +4924,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{54}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -4863,7 +4959,7 @@ var File_catalogpb_catalog_proto protoreflect.FileDescriptor
 
 const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xc7\x13\n" +
+	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\x95\x14\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -4917,7 +5013,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\rset_authority\x18( \x01(\v2\x1f.blockd.catalog.v1.SetAuthorityH\x00R\fsetAuthority\x12O\n" +
 	"\x10allocate_extents\x18) \x01(\v2\".blockd.catalog.v1.AllocateExtentsH\x00R\x0fallocateExtents\x12C\n" +
 	"\fmark_replica\x18* \x01(\v2\x1e.blockd.catalog.v1.MarkReplicaH\x00R\vmarkReplica\x12M\n" +
-	"\x10set_node_portals\x18+ \x01(\v2!.blockd.catalog.v1.SetNodePortalsH\x00R\x0esetNodePortalsB\x06\n" +
+	"\x10set_node_portals\x18+ \x01(\v2!.blockd.catalog.v1.SetNodePortalsH\x00R\x0esetNodePortals\x12L\n" +
+	"\x0freplace_replica\x18, \x01(\v2!.blockd.catalog.v1.ReplaceReplicaH\x00R\x0ereplaceReplicaB\x06\n" +
 	"\x04kind\"\xcb\x01\n" +
 	"\aOutcome\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x0e\n" +
@@ -5120,7 +5217,14 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x04 \x01(\x04R\n" +
 	"generation\x128\n" +
-	"\x06change\x18\x05 \x01(\x0e2 .blockd.catalog.v1.ReplicaChangeR\x06change\"Z\n" +
+	"\x06change\x18\x05 \x01(\x0e2 .blockd.catalog.v1.ReplicaChangeR\x06change\"l\n" +
+	"\x0eReplaceReplica\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\rR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\rR\x02to\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\"Z\n" +
 	"\x0eSetNodePortals\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\fR\x04node\x124\n" +
 	"\aportals\x18\x02 \x01(\v2\x1a.blockd.catalog.v1.PortalsR\aportals\"e\n" +
@@ -5227,7 +5331,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x11created_unix_nano\x18\x06 \x01(\x03R\x0fcreatedUnixNano\x12\x17\n" +
 	"\aec_data\x18\a \x01(\rR\x06ecData\x12\x1b\n" +
 	"\tec_parity\x18\b \x01(\rR\becParity\x12\x1e\n" +
-	"\vmin_in_sync\x18\t \x01(\rR\tminInSync\"\x8a\x02\n" +
+	"\vmin_in_sync\x18\t \x01(\rR\tminInSync\"\xab\x02\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -5243,7 +5347,9 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"protection\x18\t \x01(\tR\n" +
 	"protection\x12\x12\n" +
 	"\x04home\x18\n" +
-	" \x01(\fR\x04home\"\xbf\x02\n" +
+	" \x01(\fR\x04home\x12\x1f\n" +
+	"\vreplaced_in\x18\v \x01(\x04R\n" +
+	"replacedIn\"\xbf\x02\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -5309,7 +5415,7 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalogpb_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_catalogpb_catalog_proto_goTypes = []any{
 	(Refusal)(0),            // 0: blockd.catalog.v1.Refusal
 	(ReplicaChange)(0),      // 1: blockd.catalog.v1.ReplicaChange
@@ -5351,23 +5457,24 @@ var file_catalogpb_catalog_proto_goTypes = []any{
 	(*SetAuthority)(nil),    // 37: blockd.catalog.v1.SetAuthority
 	(*AllocateExtents)(nil), // 38: blockd.catalog.v1.AllocateExtents
 	(*MarkReplica)(nil),     // 39: blockd.catalog.v1.MarkReplica
-	(*SetNodePortals)(nil),  // 40: blockd.catalog.v1.SetNodePortals
-	(*Portals)(nil),         // 41: blockd.catalog.v1.Portals
-	(*Snapshot)(nil),        // 42: blockd.catalog.v1.Snapshot
-	(*Node)(nil),            // 43: blockd.catalog.v1.Node
-	(*Token)(nil),           // 44: blockd.catalog.v1.Token
-	(*Job)(nil),             // 45: blockd.catalog.v1.Job
-	(*Lease)(nil),           // 46: blockd.catalog.v1.Lease
-	(*Reservation)(nil),     // 47: blockd.catalog.v1.Reservation
-	(*Revoked)(nil),         // 48: blockd.catalog.v1.Revoked
-	(*Authority)(nil),       // 49: blockd.catalog.v1.Authority
-	(*Pool)(nil),            // 50: blockd.catalog.v1.Pool
-	(*Volume)(nil),          // 51: blockd.catalog.v1.Volume
-	(*Host)(nil),            // 52: blockd.catalog.v1.Host
-	(*Mapping)(nil),         // 53: blockd.catalog.v1.Mapping
-	(*Disk)(nil),            // 54: blockd.catalog.v1.Disk
-	(*Audit)(nil),           // 55: blockd.catalog.v1.Audit
-	(*Answer)(nil),          // 56: blockd.catalog.v1.Answer
+	(*ReplaceReplica)(nil),  // 40: blockd.catalog.v1.ReplaceReplica
+	(*SetNodePortals)(nil),  // 41: blockd.catalog.v1.SetNodePortals
+	(*Portals)(nil),         // 42: blockd.catalog.v1.Portals
+	(*Snapshot)(nil),        // 43: blockd.catalog.v1.Snapshot
+	(*Node)(nil),            // 44: blockd.catalog.v1.Node
+	(*Token)(nil),           // 45: blockd.catalog.v1.Token
+	(*Job)(nil),             // 46: blockd.catalog.v1.Job
+	(*Lease)(nil),           // 47: blockd.catalog.v1.Lease
+	(*Reservation)(nil),     // 48: blockd.catalog.v1.Reservation
+	(*Revoked)(nil),         // 49: blockd.catalog.v1.Revoked
+	(*Authority)(nil),       // 50: blockd.catalog.v1.Authority
+	(*Pool)(nil),            // 51: blockd.catalog.v1.Pool
+	(*Volume)(nil),          // 52: blockd.catalog.v1.Volume
+	(*Host)(nil),            // 53: blockd.catalog.v1.Host
+	(*Mapping)(nil),         // 54: blockd.catalog.v1.Mapping
+	(*Disk)(nil),            // 55: blockd.catalog.v1.Disk
+	(*Audit)(nil),           // 56: blockd.catalog.v1.Audit
+	(*Answer)(nil),          // 57: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
 	5,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
@@ -5403,44 +5510,45 @@ var file_catalogpb_catalog_proto_depIdxs = []int32{
 	37, // 30: blockd.catalog.v1.Command.set_authority:type_name -> blockd.catalog.v1.SetAuthority
 	38, // 31: blockd.catalog.v1.Command.allocate_extents:type_name -> blockd.catalog.v1.AllocateExtents
 	39, // 32: blockd.catalog.v1.Command.mark_replica:type_name -> blockd.catalog.v1.MarkReplica
-	40, // 33: blockd.catalog.v1.Command.set_node_portals:type_name -> blockd.catalog.v1.SetNodePortals
-	55, // 34: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
-	0,  // 35: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
-	12, // 36: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 37: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 38: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	12, // 39: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 40: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 41: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	21, // 42: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
-	20, // 43: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
-	21, // 44: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
-	1,  // 45: blockd.catalog.v1.MarkReplica.change:type_name -> blockd.catalog.v1.ReplicaChange
-	41, // 46: blockd.catalog.v1.SetNodePortals.portals:type_name -> blockd.catalog.v1.Portals
-	50, // 47: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	51, // 48: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	52, // 49: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	53, // 50: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	55, // 51: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	56, // 52: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	54, // 53: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
-	43, // 54: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
-	44, // 55: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
-	45, // 56: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
-	46, // 57: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
-	47, // 58: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
-	48, // 59: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
-	49, // 60: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
-	21, // 61: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
-	41, // 62: blockd.catalog.v1.Node.portals:type_name -> blockd.catalog.v1.Portals
-	12, // 63: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 64: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 65: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
-	66, // [66:66] is the sub-list for method output_type
-	66, // [66:66] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	41, // 33: blockd.catalog.v1.Command.set_node_portals:type_name -> blockd.catalog.v1.SetNodePortals
+	40, // 34: blockd.catalog.v1.Command.replace_replica:type_name -> blockd.catalog.v1.ReplaceReplica
+	56, // 35: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
+	0,  // 36: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
+	12, // 37: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 38: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 39: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	12, // 40: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 41: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 42: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	21, // 43: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
+	20, // 44: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
+	21, // 45: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
+	1,  // 46: blockd.catalog.v1.MarkReplica.change:type_name -> blockd.catalog.v1.ReplicaChange
+	42, // 47: blockd.catalog.v1.SetNodePortals.portals:type_name -> blockd.catalog.v1.Portals
+	51, // 48: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	52, // 49: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	53, // 50: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	54, // 51: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	56, // 52: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	57, // 53: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	55, // 54: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	44, // 55: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
+	45, // 56: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
+	46, // 57: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
+	47, // 58: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
+	48, // 59: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
+	49, // 60: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
+	50, // 61: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
+	21, // 62: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
+	42, // 63: blockd.catalog.v1.Node.portals:type_name -> blockd.catalog.v1.Portals
+	12, // 64: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 65: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 66: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -5483,6 +5591,7 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_AllocateExtents)(nil),
 		(*Command_MarkReplica)(nil),
 		(*Command_SetNodePortals)(nil),
+		(*Command_ReplaceReplica)(nil),
 	}
 	file_catalogpb_catalog_proto_msgTypes[13].OneofWrappers = []any{}
 	file_catalogpb_catalog_proto_msgTypes[15].OneofWrappers = []any{}
@@ -5492,7 +5601,7 @@ func file_catalogpb_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   55,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -27,6 +27,9 @@ type Config struct {
 	Group   Group
 	// Events are told what happens while this node leads; nil is deaf. They return soon.
 	Events func(Event)
+	// RebuildAfter is for how long a node may be down before its copies are made anew
+	// on other disks; 0: RebuildAfter.
+	RebuildAfter time.Duration
 }
 
 // Event is something that an operator may want to know.
@@ -102,6 +105,9 @@ func New(cfg Config) (*Director, error) {
 	if cfg.Events == nil {
 		cfg.Events = func(Event) {}
 	}
+	if cfg.RebuildAfter == 0 {
+		cfg.RebuildAfter = RebuildAfter
+	}
 	return &Director{cfg: cfg, kick: make(chan struct{}, 1)}, cfg.Times.Lease.Validate()
 }
 
@@ -146,6 +152,7 @@ func (d *Director) directTerm(ctx context.Context, changed <-chan struct{}, over
 	}
 	d.mu.Lock()
 	d.term, d.decided, d.lost = newTerm(number, d.cfg.Node, d.cfg.Times, d.cfg.Clock.Now()), nil, false
+	d.term.rebuildAfter = d.cfg.RebuildAfter
 	d.mu.Unlock()
 	wg.Go(func() { d.follow(ctx) })
 	wg.Go(func() { d.learnOfEarlier(ctx, number) })

@@ -202,6 +202,7 @@ func (x *explainer) replicas() {
 		if line := x.replica(r); line != "" {
 			lines = append(lines, line)
 		}
+		x.elsewhere(r)
 	}
 	least := x.leastGood(good)
 	reached := x.leastGood(x.reachable(good))
@@ -255,6 +256,31 @@ func (x *explainer) replica(r catalog.Replica) string {
 		return where + " is rebuilding: it takes new writes, and the others are being copied"
 	}
 	return ""
+}
+
+// elsewhere is which disk takes the place of one that is lost or to be emptied.
+func (x *explainer) elsewhere(r catalog.Replica) {
+	d, n := x.s.DiskByID(r.DiskID), x.s.NodeByID(r.Node)
+	if d == nil || n == nil {
+		return
+	}
+	leaving, when := isLeaving(x.s, d, n), ""
+	if !leaving {
+		if x.alive(r.Node) || n.State == catalog.NodeDraining {
+			return
+		}
+		when = fmt.Sprintf("if node %s stays away for %v, its copy is made anew: ", n.Name, RebuildAfter)
+	}
+	c, err := Cluster(x.s, x.vol.Pool, func(node string) bool { id, _ := catalog.ParseID(node); return x.alive(id) })
+	if err != nil {
+		return
+	}
+	to, err := c.Replace(x.m, r.Disk, int(x.pool.MinInSync))
+	if err != nil {
+		x.next("%s%s", when, strings.TrimPrefix(err.Error(), "placement: "))
+		return
+	}
+	x.next("%sdisk %d takes the place of disk %d, at most %d volumes at a time", when, to, r.Disk, replacementsMax)
 }
 
 // reachable is good without the disks of nodes that are not heard.

@@ -60,6 +60,8 @@ func TestExplain(t *testing.T) {
 	if alone.Map().Volume(extmap.VolumeID(volumeID(1))).Sync(second).State != extmap.OutOfSync {
 		t.Fatal("the disk is not out of sync")
 	}
+	four := apply(t, build(t, nodesAndPool(4)...), volumeCmd(1, 1), allocateCmd(1, 1, 2, 3), grantCmd(1, 1, 0))
+	failed := apply(t, four, diskStateCmd(2, catalog.DiskFailed))
 	for _, c := range []struct {
 		name    string
 		state   *catalog.State
@@ -80,6 +82,11 @@ func TestExplain(t *testing.T) {
 		{"too few that can be reached", out, append(up(1), down(2), down(3)), Stuck, []string{"only 1 of those in sync can be reached"}},
 		{"moving", apply(t, served, moveCmd(1, 2)), up(1, 2, 3), Healthy, []string{"it moves to node n2"}},
 		{"draining", apply(t, served, nodeStateCmd(1, catalog.NodeDraining)), up(1, 2, 3), Healthy, []string{"moves away from node n1"}},
+		{"lost, and a spare", four, append(up(1, 2, 4), down(3)), Degraded, []string{"if node n3 stays away for 10m0s, its copy is made anew: disk 4 takes the place of disk 3"}},
+		{"lost, and no spare", served, append(up(1, 2), down(3)), Degraded, []string{"made anew: no disk can take the place of disk 3: none that is up is on another host", "add a disk or a host"}},
+		{"drained for an upgrade", apply(t, four, nodeStateCmd(3, catalog.NodeDraining)), append(up(1, 2, 4), down(3)), Degraded, []string{"start node n3"}},
+		{"failed disk", failed, up(1, 2, 3, 4), Degraded, []string{"disk 2 on node n2 has failed", "disk 4 takes the place of disk 2"}},
+		{"draining disk", apply(t, four, diskStateCmd(1, catalog.DiskDraining)), up(1, 2, 3, 4), Healthy, []string{"disk 4 takes the place of disk 1"}},
 		{"deleted", apply(t, served, retireCmd(1)), up(1, 2, 3), Healthy, []string{"it was deleted", "free its data"}},
 	} {
 		e, ok := Explain(c.state, c.members, volumeID(1))

@@ -71,6 +71,12 @@ func nodeStateCmd(n int, to catalog.NodeState) *catalogpb.Command {
 	})
 }
 
+func diskStateCmd(n int, to catalog.DiskState) *catalogpb.Command {
+	return command(func(c *catalogpb.Command) {
+		c.Kind = &catalogpb.Command_SetDiskState{SetDiskState: &catalogpb.SetDiskState{Id: raw(diskID(n)), State: string(to)}}
+	})
+}
+
 func moveCmd(volume, node int) *catalogpb.Command {
 	return command(func(c *catalogpb.Command) {
 		c.Kind = &catalogpb.Command_MoveLease{MoveLease: &catalogpb.MoveLease{Volume: fmt.Sprintf("v%d", volume), Node: nodeName(node)}}

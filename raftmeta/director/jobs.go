@@ -46,11 +46,15 @@ func (t *term) nextStep(v *view, j *catalog.Job) *catalogpb.Command {
 	case j.Cursor == cursorBegun && n.State != catalog.NodeDraining && n.State != catalog.NodeDrained:
 		return setJob(j, catalog.JobCanceled, fmt.Sprintf("node %s was made %s again", n.Name, n.State))
 	}
-	left := leasesOf(v, n)
-	done := max(j.StepsTotal, left) - left
+	left, copies := leasesOf(v, n), uint64(0)
+	if j.Kind == JobRemove {
+		copies = uint64(v.state.ReplicasOn(n.ID))
+	}
+	total := max(j.StepsTotal, left+copies)
+	done := total - left - copies
 	switch {
-	case j.Cursor != cursorBegun || j.StepsDone != done || j.StepsTotal < left:
-		return progress(j, done, max(j.StepsTotal, left), fmt.Sprintf("node %s serves %d volumes", n.Name, left))
+	case j.Cursor != cursorBegun || j.StepsDone != done || j.StepsTotal < total:
+		return progress(j, done, total, leftWords(j, n, left, copies))
 	case left > 0 && len(v.eligible) == 0:
 		return wait(j, fmt.Sprintf("no other node is up that may serve the %d volumes of node %s; start one, or resume one (blockctl node list)", left, n.Name))
 	case left > 0:
@@ -58,15 +62,24 @@ func (t *term) nextStep(v *view, j *catalog.Job) *catalogpb.Command {
 	case j.Kind == JobDrain:
 		return setJob(j, catalog.JobDone, fmt.Sprintf("node %s serves no volume; stop it, and resume it when it is back", n.Name))
 	}
-	return t.emptyStep(v, j, n)
+	return t.emptyStep(v, j, n, copies)
 }
 
-// emptyStep is the rest of JobRemove: the data.
-func (t *term) emptyStep(v *view, j *catalog.Job, n *catalog.Node) *catalogpb.Command {
-	extents, homes := dataOf(v.state, n)
-	switch {
-	case extents > 0:
-		return wait(j, fmt.Sprintf("node %s keeps copies of %d extents, and this version moves no copies to other disks; delete the volumes that have them, or cancel the job and keep the node", n.Name, extents))
+func leftWords(j *catalog.Job, n *catalog.Node, leases, copies uint64) string {
+	if j.Kind == JobRemove {
+		return fmt.Sprintf("node %s serves %d volumes and keeps copies of %d", n.Name, leases, copies)
+	}
+	return fmt.Sprintf("node %s serves %d volumes", n.Name, leases)
+}
+
+// emptyStep is the rest of JobRemove: the data. replaceLost moves it.
+func (t *term) emptyStep(v *view, j *catalog.Job, n *catalog.Node, copies uint64) *catalogpb.Command {
+	homes := homesOn(v.state, n)
+	switch reason := t.stuckOn(v, n); {
+	case copies > 0 && reason != "":
+		return wait(j, fmt.Sprintf("node %s keeps copies of %d volumes; of %s", n.Name, copies, reason))
+	case copies > 0:
+		return resume(j, fmt.Sprintf("node %s keeps copies of %d volumes, which other disks get, at most %d at a time", n.Name, copies, replacementsMax))
 	case homes > 0:
 		return wait(j, fmt.Sprintf("node %s keeps the only copy of %d volumes; copy what is needed to volumes of another pool, and delete them", n.Name, homes))
 	case n.State != catalog.NodeDrained:
@@ -85,20 +98,14 @@ func leasesOf(v *view, n *catalog.Node) (count uint64) {
 	return count
 }
 
-// dataOf counts what a node keeps: extents of replicated volumes, and volumes
-// that live on it alone.
-func dataOf(s *catalog.State, n *catalog.Node) (extents uint64, homes int) {
-	for i := range s.Disks {
-		if s.Disks[i].Node == n.ID {
-			extents += uint64(s.Map().Used(s.Disks[i].Number))
-		}
-	}
+// homesOn counts the volumes that live on a node alone.
+func homesOn(s *catalog.State, n *catalog.Node) (homes int) {
 	for i := range s.Volumes {
 		if home := s.NodeOfVolume(&s.Volumes[i]); home != nil && home.ID == n.ID {
 			homes++
 		}
 	}
-	return extents, homes
+	return homes
 }
 
 func nodeState(n *catalog.Node, to catalog.NodeState, reason string) *catalogpb.Command {

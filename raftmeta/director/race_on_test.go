@@ -6,5 +6,6 @@ package director
 // mistakes are looked for without it.
 const (
 	simSeeds     = 4
+	lossSeeds    = 2
 	mistakeSeeds = 0
 )

@@ -46,10 +46,11 @@ const (
 // later; those that are not when another is elected survive or don't. A leader that was
 // replaced may not know it for a while.
 type world struct {
-	t     *testing.T
-	wrong mistake
-	start time.Time
-	nodes []*simNode
+	t      *testing.T
+	wrong  mistake
+	start  time.Time
+	nodes  []*simNode
+	owners bool // who holds a lease marks copies, as owners do
 
 	mu        sync.Mutex
 	rng       *rand.Rand
@@ -63,6 +64,7 @@ type world struct {
 	changed   chan struct{}        // closed and replaced when something above changes
 	violation string
 	acquired  int
+	replaced  int
 	done      bool
 }
 
@@ -208,7 +210,11 @@ func (w *world) commitFirst() *attempt {
 	w.pending = w.pending[1:]
 	w.committed = append(w.committed, a.entry)
 	a.index = uint64(len(w.committed))
+	before := w.truth.State()
 	a.result = w.truth.Apply(a.index, a.term, a.cmd.Version, slices.Clone(a.cmd.Data))
+	if w.owners {
+		w.judgeReplacement(before, w.truth.State(), a.cmd.Data)
+	}
 	close(a.done)
 	w.tell()
 	return a
@@ -512,7 +518,7 @@ func (n *simNode) boot() {
 	leader, term := w.leader, w.term
 	w.mu.Unlock()
 	n.cat = catalog.New(fsm, n, pki.NewKeyring)
-	dir, err := New(Config{Node: n.id(), Clock: n, Catalog: n.cat, Group: n})
+	dir, err := New(Config{Node: n.id(), Clock: n, Catalog: n.cat, Group: n, RebuildAfter: simRebuildAfter})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -529,6 +535,9 @@ func (n *simNode) boot() {
 	n.wg.Go(func() { n.follow(ctx, fsm) })
 	n.wg.Go(func() { _ = dir.Run(ctx) })
 	n.wg.Go(func() { _ = node.Run(ctx) })
+	if w.owners {
+		n.wg.Go(func() { n.own(ctx) })
+	}
 	if leader != nil {
 		time.AfterFunc(w.upTo(300*time.Millisecond), func() { w.hear(n, leader, term, 0) })
 	}
@@ -665,10 +674,11 @@ func (w *world) isolate(n *simNode, d time.Duration) {
 	})
 }
 
-// simulate runs one seed, in a bubble of synctest. It returns what went wrong, or "".
-func simulate(t *testing.T, seed uint64, wrong mistake) string {
-	w := &world{t: t, wrong: wrong, start: time.Now(), rng: rand.New(rand.NewPCG(seed, 7)), truth: catalog.NewFSM(), confirmed: map[uint64]time.Time{}, changed: make(chan struct{})}
-	for i := 1; i <= simNodes; i++ {
+// begin starts a world of that many nodes, in a bubble of synctest; end ends it.
+func begin(t *testing.T, seed uint64, w *world, nodes int) (_ *world, end func()) {
+	w.t, w.start, w.rng = t, time.Now(), rand.New(rand.NewPCG(seed, 7))
+	w.truth, w.confirmed, w.changed = catalog.NewFSM(), map[uint64]time.Time{}, make(chan struct{})
+	for i := 1; i <= nodes; i++ {
 		w.nodes = append(w.nodes, &simNode{w: w, number: i, rate: 0.9955 + 0.009*w.rng.Float64(), dead: true})
 	}
 	for _, n := range w.nodes {
@@ -687,7 +697,7 @@ func simulate(t *testing.T, seed uint64, wrong mistake) string {
 			}
 		}
 	})
-	defer func() {
+	return w, func() {
 		w.mu.Lock()
 		w.done = true
 		w.mu.Unlock()
@@ -697,7 +707,13 @@ func simulate(t *testing.T, seed uint64, wrong mistake) string {
 		}
 		close(stopChecks)
 		checks.Wait()
-	}()
+	}
+}
+
+// simulate runs one seed, in a bubble of synctest. It returns what went wrong, or "".
+func simulate(t *testing.T, seed uint64, wrong mistake) string {
+	w, end := begin(t, seed, &world{wrong: wrong}, simNodes)
+	defer end()
 	for _, cmd := range nodesAndPool(simNodes) {
 		for w.do(cmd) != nil {
 			time.Sleep(10 * time.Millisecond) // sleep: simulated time

@@ -9,6 +9,7 @@ import (
 	"blockd.dev/internal/clock"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/raftmeta/lease"
 	"blockd.dev/raftmeta/membership"
 	"blockd.dev/raftmeta/pulse"
@@ -32,6 +33,12 @@ type term struct {
 	refused   map[string]clock.Mono // keys that are not proposed again before
 	granting  map[lease.VolumeID]string
 	recalling map[lease.VolumeID]string // by volume, its owner
+
+	rebuildAfter time.Duration
+	downSince    map[string]clock.Mono  // nodes that are down
+	stuck        map[extmap.Disk]string // why nothing takes the place of a disk
+	replaceAt    clock.Mono             // no replacement is planned before
+	replaceFrom  int                    // the volume to begin with
 }
 
 // peer is a node that was heard in this term.
@@ -69,7 +76,8 @@ func newTerm(number uint64, self string, times pulse.Times, now clock.Mono) *ter
 		leases: lease.NewLeader(times.Lease, now), members: membership.New(membership.Config{Every: times.Every}, now),
 		peers: map[string]*peer{}, known: map[string]bool{}, draining: map[string]bool{}, notes: map[string]note{},
 		underWay: map[string]bool{}, refused: map[string]clock.Mono{},
-		granting: map[lease.VolumeID]string{}, recalling: map[lease.VolumeID]string{}}
+		granting: map[lease.VolumeID]string{}, recalling: map[lease.VolumeID]string{},
+		rebuildAfter: RebuildAfter, downSince: map[string]clock.Mono{}, stuck: map[extmap.Disk]string{}}
 }
 
 // turn is what came of one look at everything.
@@ -89,6 +97,7 @@ func (t *term) look(now clock.Mono, wall time.Time, s *catalog.State) turn {
 	}
 	t.assignExtents(v, &out)
 	t.assignLeases(v, &out)
+	t.replaceLost(v, &out)
 	t.carryOn(v, &out)
 	for key, until := range t.refused {
 		if until <= now {

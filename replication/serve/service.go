@@ -139,10 +139,19 @@ var errClosed = errors.New("the service has ended")
 // their data. It waits for the stores. It may be called again, also for a volume
 // that was not open; the caller makes sure that Known says no by now.
 func (s *Service) Drop(volume [16]byte) error {
+	return s.drop(func(t message.Target) bool { return t.Volume == volume })
+}
+
+// DropFrom is Drop for one disk, which another has taken the place of.
+func (s *Service) DropFrom(volume [16]byte, disk uint16) error {
+	return s.drop(func(t message.Target) bool { return t.Volume == volume && t.Disk == disk })
+}
+
+func (s *Service) drop(which func(message.Target) bool) error {
 	var list []*hosted
 	s.mu.Lock()
 	for t, h := range s.replicas {
-		if t.Volume == volume {
+		if which(t) {
 			list = append(list, h)
 			delete(s.replicas, t)
 		}
@@ -151,8 +160,8 @@ func (s *Service) Drop(volume [16]byte) error {
 	var errs []error
 	for _, h := range list {
 		h.close()
-		if err := h.store.DeleteVolume(volume); err != nil {
-			errs = append(errs, fmt.Errorf("free volume %x on disk %d: %w", volume, h.target.Disk, err))
+		if err := h.store.DeleteVolume(h.target.Volume); err != nil {
+			errs = append(errs, fmt.Errorf("free volume %x on disk %d: %w", h.target.Volume, h.target.Disk, err))
 		}
 	}
 	return errors.Join(errs...)

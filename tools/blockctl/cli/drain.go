@@ -21,7 +21,7 @@ func (a *app) nodeDrain() *cobra.Command {
 		Short: "Have other nodes serve what a node does, so that it can be stopped",
 		Long: `Have other nodes serve what a node does, as a job. The node gets nothing new until ` + "`node resume`" + `.
 For an upgrade its data stays: the job is done when no volume of several copies is served by it. To remove it,
-its data has to go too: this version moves none by itself, so the job waits, and says for what.
+other disks get its copies too, some volumes at a time; when none can, and for volumes of one copy, the job waits, and says for what.
 Volumes of one copy can't be reached while their node is stopped, drained or not.`,
 		Example:           "  blockctl node drain n2 --wait      # then stop it, upgrade it, start it\n  blockctl node resume n2",
 		Args:              cobra.ExactArgs(1),
@@ -82,8 +82,8 @@ func (a *app) diskDrain() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "drain DISK",
 		Short: "Have a disk get nothing new, so that it can be removed when it is empty",
-		Long: `Have a disk get nothing new, so that it can be removed when it is empty. What it has is not moved by this
-version, and stays until it is deleted; then drain it again. ` + "`disk resume`" + ` ends it. DISK is its name or its UUID.`,
+		Long: `Have a disk get nothing new, so that it can be removed when it is empty. Other disks get its copies, some
+volumes at a time, and then it is drained; volumes of one copy stay until they are deleted. ` + "`disk resume`" + ` ends it. DISK is its name or its UUID.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {

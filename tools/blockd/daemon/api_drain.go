@@ -72,7 +72,10 @@ func (a api) drainChanges(n *catalog.Node, kind string) []string {
 	case kind == director.JobDrain && homes > 0:
 		out = append(out, fmt.Sprintf("%s of one copy stay on it; hosts can't reach them while it is stopped", countOf(homes, "volume")))
 	case kind == director.JobRemove && (copies > 0 || homes > 0):
-		out = append(out, fmt.Sprintf("the job waits then: it keeps copies of %s and the only copy of %s, and this version moves no copies to other disks", countOf(copies, "volume"), countOf(homes, "volume")))
+		out = append(out, fmt.Sprintf("other nodes' disks get the copies of %s", countOf(copies, "volume")))
+		if homes > 0 {
+			out = append(out, fmt.Sprintf("the job waits then: the node keeps the only copy of %s, which stays until it is deleted", countOf(homes, "volume")))
+		}
 	}
 	return out
 }
@@ -170,7 +173,7 @@ func leftOn(s *catalog.State, d *catalog.Disk) string {
 	if homes+copies == 0 {
 		return ""
 	}
-	return fmt.Sprintf("it has the only copy of %s, and a copy of %s; this version moves none to other disks, so they stay until they are deleted", countOf(homes, "volume"), countOf(copies, "volume"))
+	return fmt.Sprintf("it has the only copy of %s, which stays until it is deleted, and a copy of %s, which moves to other disks; it is drained when nothing is left on it", countOf(homes, "volume"), countOf(copies, "volume"))
 }
 
 // DrainDisk implements blockdv1connect.MembershipServiceHandler. A disk that has nothing is drained at once.

@@ -155,7 +155,7 @@ func TestLeasesMoveAndNodesDrain(t *testing.T) {
 		t.Errorf("%v", m)
 	}
 
-	// Its data can't be moved, so a drain for removal waits, is paused and canceled.
+	// There is no fourth node for its copy, so a drain for removal waits, is paused and canceled.
 	job = must[blockdv1.DrainNodeResponse](t)(here.member.DrainNode(t.Context(), connect.NewRequest(&blockdv1.DrainNodeRequest{Node: other.cfg.Name, Purpose: "remove"}))).GetJob()
 	until(t, "the job waits", func() bool { return get(job.GetId()).GetState() == "waiting" })
 	if j := get(job.GetId()[:8]); !strings.Contains(j.GetReason(), "keeps copies of") {

@@ -157,16 +157,24 @@ func join(t *testing.T, n *testNode, token string) error {
 }
 
 // threeNodes is a cluster of three voters.
-func threeNodes(t *testing.T) (admin, []*testNode) {
+func threeNodes(t *testing.T) (admin, []*testNode) { return nodesOf(t, 3, func(*Config) {}) }
+
+// nodesOf is a cluster of three nodes or more, of which three are voters at least.
+func nodesOf(t *testing.T, count int, set func(*Config)) (admin, []*testNode) {
 	t.Helper()
-	nodes := []*testNode{startTestNode(t, clusterConfig(t, 1)), startTestNode(t, clusterConfig(t, 2)), startTestNode(t, clusterConfig(t, 3))}
+	nodes := make([]*testNode, count)
+	for i := range nodes {
+		cfg := clusterConfig(t, i+1)
+		set(&cfg)
+		nodes[i] = startTestNode(t, cfg)
+	}
 	a := initCluster(t, nodes[0])
 	for _, n := range nodes[1:] {
 		if err := join(t, n, token(t, a, nodes[0])); err != nil {
 			t.Fatal(err)
 		}
 	}
-	until(t, "three voters are up", func() bool { return healthyVoters(t, leading(nodes)) == 3 })
+	until(t, "three voters are up", func() bool { return healthyVoters(t, leading(nodes)) >= 3 })
 	until(t, "all have said where they are reached", func() bool {
 		return !slices.ContainsFunc(nodes[0].Daemon().catalog.State().Nodes, func(n catalog.Node) bool { return n.Number == 0 || n.Portals.Equal(catalog.Portals{}) })
 	})

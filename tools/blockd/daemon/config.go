@@ -47,7 +47,8 @@ type Config struct {
 	ScrubInterval time.Duration     // from the end of one scrub to the start of the next
 	LogLevel      string            // debug, info, warn or error
 
-	wrapDisk func(disk.Disk) disk.Disk // tests only: goes between disk and store
+	wrapDisk     func(disk.Disk) disk.Disk // tests only: goes between disk and store
+	rebuildAfter time.Duration             // tests only: see director.RebuildAfter
 }
 
 // NewConfig returns the defaults.

@@ -20,7 +20,8 @@ type directing struct {
 
 // startDirecting lets the node direct whenever it leads.
 func (d *Daemon) startDirecting() error {
-	r, err := director.New(director.Config{Node: d.plane.id().String(), Catalog: d.catalog, Group: d.plane.group, Events: d.directorEvent})
+	r, err := director.New(director.Config{Node: d.plane.id().String(), Catalog: d.catalog, Group: d.plane.group, Events: d.directorEvent,
+		RebuildAfter: d.cfg.rebuildAfter})
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,8 @@ type sharing struct {
 	leases  map[catalog.ID]heldLease // also of volumes that are not open yet
 	dirty   chan struct{}            // a volume's access state may have changed
 
-	kept map[catalog.ID]bool // volumes with a copy on this node; the reconciler's alone
+	kept    map[catalog.ID]bool // volumes with a copy on this node; the reconciler's alone
+	freeing sync.Map            // message.Target of copies whose disk another has taken the place of
 }
 
 // heldLease is a lease that this node has.
@@ -73,6 +74,19 @@ type sharedVolume struct {
 	epoch    uint64     // of the lease under which this node owns it; 0 when it does not
 	draining uint64     // of the lease that is being given back
 	revision uint64     // of the catalog that the device has seen
+
+	owned atomic.Pointer[ownedDisks]
+}
+
+// ownedDisks are the disks that the owner here knows its members by.
+type ownedDisks struct {
+	epoch uint64
+	disks []uint16
+}
+
+// has reports whether the members of an owner have their places in m still.
+func (o *ownedDisks) has(m device.Members) bool {
+	return len(o.disks) <= len(m.Disks) && slices.Equal(o.disks, m.Disks[:len(o.disks)])
 }
 
 // startSharing opens what the node shares volumes with. They are opened later, by the
@@ -101,6 +115,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	}
 	d.shared.Store(s)
 	d.background.Go(func() { s.tellHosts(ctx) })
+	d.background.Go(func() { s.freeReplaced(ctx) })
 	return nil
 }
 
@@ -162,8 +177,17 @@ func (s *sharing) route(state *catalog.State) {
 	s.routes.Store(r)
 }
 
-// known reports whether a disk keeps a volume, by the catalog.
+// known reports whether a disk keeps a volume, by the catalog, and what it kept
+// before is not being freed.
 func (s *sharing) known(id [16]byte, disk uint16) bool {
+	if _, freed := s.freeing.Load(message.Target{Volume: id, Disk: disk}); freed {
+		return false
+	}
+	return s.keeps(id, disk)
+}
+
+// keeps reports whether a disk keeps a volume, by the catalog.
+func (s *sharing) keeps(id catalog.ID, disk uint16) bool {
 	v := s.d.catalog.State().Map().Volume(id)
 	return v != nil && slices.Contains(v.Disks(), extmap.Disk(disk))
 }
@@ -270,20 +294,23 @@ func (s *sharing) settle(state *catalog.State, v *sharedVolume) {
 	s.mu.Lock()
 	held, have := s.leases[v.id]
 	s.mu.Unlock()
+	anew := have && s.beginsAnew(state, v, held.Epoch, members)
 	switch {
 	case !have && v.epoch != 0:
 		v.Disown()
 		v.epoch = 0
-	case have && v.epoch != held.Epoch && v.draining != held.Epoch && !held.recalled && ok && members.View.Epoch == held.Epoch:
+	case have && v.epoch != held.Epoch && v.draining != held.Epoch && !held.recalled && !anew && ok && members.View.Epoch == held.Epoch:
+		v.owned.Store(&ownedDisks{held.Epoch, members.Disks})
 		if err := v.Own(held.Lease, held.waits, members, local); err != nil {
 			s.d.events.add(levelError, "volume.own", v.id.String(), err.Error())
 			return
 		}
 		v.epoch = held.Epoch
-	case have && v.epoch == held.Epoch && ok:
+	case have && v.epoch == held.Epoch && !anew && ok:
+		v.owned.Store(&ownedDisks{held.Epoch, members.Disks})
 		v.View(members)
 	}
-	if have && held.recalled && v.draining != held.Epoch {
+	if have && (held.recalled || anew) && v.draining != held.Epoch {
 		v.draining = held.Epoch
 		s.drain(v, held.Epoch)
 	}
@@ -296,6 +323,17 @@ func (s *sharing) settle(state *catalog.State, v *sharedVolume) {
 		v.Forward(to)
 	}
 	s.mark()
+}
+
+// beginsAnew reports whether the owner of an epoch has to end, and another to begin in
+// the next one: a disk has taken the place of another in that epoch, or the disks of
+// the members that it has are in other places.
+func (s *sharing) beginsAnew(state *catalog.State, v *sharedVolume, epoch uint64, m device.Members) bool {
+	if cv := state.VolumeByID(v.id); cv != nil && epoch <= cv.ReplacedIn {
+		return true
+	}
+	owned := v.owned.Load()
+	return v.epoch == epoch && owned.epoch == epoch && len(m.Disks) > 0 && !owned.has(m)
 }
 
 // drain ends the ownership of a volume in good order, and gives its lease back.
@@ -370,12 +408,16 @@ const proposalTimeout = 5 * time.Second
 
 // Propose implements device.Meta. What comes of it shows in the catalog.
 func (s *sharing) Propose(id [16]byte, p replicated.Proposal) {
-	m := s.d.catalog.State().Map().Volume(id)
-	if m == nil || p.Disk >= len(m.Disks()) {
+	v := s.sharedVolume(id)
+	if v == nil {
 		return
 	}
+	owned := v.owned.Load()
+	if owned == nil || owned.epoch != p.Epoch || p.Disk >= len(owned.disks) {
+		return // of an owner that was replaced
+	}
 	cmd := &catalogpb.Command{Kind: &catalogpb.Command_MarkReplica{MarkReplica: &catalogpb.MarkReplica{Volume: id[:], Epoch: p.Epoch,
-		Disk: uint32(m.Disks()[p.Disk]), Generation: p.Gen, Change: replicaChanges[p.Change]}}}
+		Disk: uint32(owned.disks[p.Disk]), Generation: p.Gen, Change: replicaChanges[p.Change]}}}
 	s.d.background.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, proposalTimeout)
 		defer cancel()

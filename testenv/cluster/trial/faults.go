@@ -18,7 +18,7 @@ type Fault struct {
 	Name string
 	// Lasts is how long it goes on once hosts have got over its begin.
 	Lasts time.Duration
-	// Stuck says that hosts can't work while it lasts, since no majority of the nodes
+	// Stuck says that hosts may not get on while it lasts, mostly since no majority of the nodes
 	// is there.
 	Stuck bool
 	// Begin does it, and returns what ends it.
@@ -63,7 +63,10 @@ var Faults = []Fault{
 	{Name: "owner not heard by the nodes", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {
 		return cut(t, func() error { return t.c.PartitionOneWay([]string{owner}, t.others(owner)) })
 	})},
-	{Name: "owner hears no node", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {
+	// What the owner sends still arrives, so in some of these it marks both other copies
+	// out of sync before its lease ends, and nobody can take over without its own:
+	// see docs/RELIABILITY.md.
+	{Name: "owner hears no node", Lasts: lasts, Stuck: true, Begin: onOwner(func(t *Trial, owner string) ending {
 		return cut(t, func() error { return t.c.PartitionOneWay(t.others(owner), []string{owner}) })
 	})},
 	{Name: "5% of the frames between nodes lost", Lasts: lasts, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {

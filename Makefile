@@ -130,6 +130,7 @@ bench: build ## the benchmarks, beside the peers that are installed
 	@scripts/need.sh bench
 	bin/blockbench suite
 	bin/blockbench net suite
+	bin/testenv cluster bench
 
 .PHONY: bench-net
 bench-net: build ## the network between nodes beside the kernel's TCP; needs root

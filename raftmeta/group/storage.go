@@ -20,6 +20,8 @@ import (
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 	"golang.org/x/sys/unix"
+
+	"blockd.dev/internal/durable"
 )
 
 // The folder of a member:
@@ -178,25 +180,7 @@ func (s *storage) setHalted(why error) error { return s.put(fileHalted, []byte(w
 
 // put replaces a small file durably.
 func (s *storage) put(name string, text []byte) error {
-	tmp := filepath.Join(s.dir, name+".new")
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(tmp, filepath.Join(s.dir, name))
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.Replace(filepath.Join(s.dir, name), text)
 }
 
 // ordered lets one caller at a time write to the log, and none read while it is

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
+
+	"blockd.dev/internal/durable"
 )
 
 // NextIncarnation counts a start of the node's process in the file at path,
@@ -23,31 +24,8 @@ func NextIncarnation(path string) (uint64, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("how often this node was started: %s: %w; restore the file, or write a number into it that is higher than any before", path, err)
 	}
-	if err := replaceFile(path, fmt.Appendln(nil, last+1)); err != nil {
+	if err := durable.Replace(path, fmt.Appendln(nil, last+1)); err != nil {
 		return 0, fmt.Errorf("how often this node was started: %w", err)
 	}
 	return last + 1, nil
-}
-
-// replaceFile makes b the contents of a file, durably and as a whole.
-func replaceFile(path string, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

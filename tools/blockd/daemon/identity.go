@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"blockd.dev/internal/durable"
 	"blockd.dev/raftmeta/pki"
 )
 
@@ -62,35 +63,7 @@ func (d *dataDir) saveIdentity(n nodeIdentity) error {
 	if err != nil {
 		return err
 	}
-	return d.replace(fileNode, append(b, '\n'))
-}
-
-// replace makes b the contents of a file, durably and as a whole.
-func (d *dataDir) replace(name string, b []byte) error {
-	path := d.join(name)
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncDir(d.path)
-}
-
-func syncDir(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return durable.Replace(d.join(fileNode), append(b, '\n'))
 }
 
 // loadKeys reads the keys that secrets in the catalog are sealed with, and
@@ -107,7 +80,7 @@ func (d *dataDir) loadKeys() (pki.Keyring, error) {
 			return pki.Keyring{}, fmt.Errorf("%s is gone, and secrets in %s are sealed with it; bring it back from where it was kept", filepath.Join(files.Dir, "cluster.keys"), d.path)
 		}
 		k := pki.NewKeyring()
-		return k, errors.Join(files.SaveKeyring(k), syncDir(d.path))
+		return k, errors.Join(files.SaveKeyring(k), durable.SyncDir(d.path))
 	case err != nil:
 		return pki.Keyring{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode"
 
+	"blockd.dev/internal/durable"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/control"
@@ -152,7 +153,7 @@ func (d *dataDir) leave() error {
 	if err := os.Rename(d.join(dirRaft), d.join(dirOldRaft)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return syncDir(d.path)
+	return durable.SyncDir(d.path)
 }
 
 // groupEvent turns what the group says into events of the node.

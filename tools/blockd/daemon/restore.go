@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"blockd.dev/internal/durable"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/group"
 	"blockd.dev/raftmeta/pki"
@@ -102,7 +103,7 @@ func (d *dataDir) putAside() (string, error) {
 	for i := 1; ; i++ {
 		to := d.join(fmt.Sprintf("%s.replaced-%d", dirRaft, i))
 		if _, err := os.Lstat(to); errors.Is(err, os.ErrNotExist) {
-			return to, errors.Join(os.Rename(d.join(dirRaft), to), syncDir(d.path))
+			return to, errors.Join(os.Rename(d.join(dirRaft), to), durable.SyncDir(d.path))
 		}
 	}
 }

@@ -82,6 +82,9 @@ func (n *Node) Label(key string) string {
 	return ""
 }
 
+// Plays reports whether the node has a role; one without any roles has all.
+func (n *Node) Plays(role string) bool { return len(n.Roles) == 0 || slices.Contains(n.Roles, role) }
+
 // FailureDomain returns the failure domain of the node at a level: host, rack
 // or zone. A node without a label for its host is a host by itself; one without a rack or zone is
 // in the one that has no name.

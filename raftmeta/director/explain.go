@@ -183,7 +183,7 @@ func (x *explainer) owner() {
 func (x *explainer) unserved(next string) {
 	x.worse(Stuck)
 	for i := range x.s.Nodes {
-		if n := &x.s.Nodes[i]; n.State == catalog.NodeActive && hasRole(n, RoleTarget) && x.alive(n.ID) {
+		if n := &x.s.Nodes[i]; n.State == catalog.NodeActive && n.Plays(RoleTarget) && x.alive(n.ID) {
 			x.next("%s; hosts wait until then", next)
 			return
 		}

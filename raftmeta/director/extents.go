@@ -19,22 +19,19 @@ func (t *term) assignExtents(v *view, out *turn) {
 	if !v.complete || t.allocating() {
 		return
 	}
-	room, clusters := extentsMax, map[string]*placement.Cluster{}
+	room, clusters := extentsMax, t.clusters(v)
 	for i := range v.state.Volumes {
 		vol := &v.state.Volumes[i]
 		m := v.state.Map().Volume(extmap.VolumeID(vol.ID))
 		if m == nil || m.Allocated() == m.Layout().Extents() || vol.Retired || room == 0 || !t.mayPropose(v.now, extentsKey(vol.ID)) {
 			continue
 		}
-		if clusters[vol.Pool] == nil {
-			c, err := Cluster(v.state, vol.Pool, func(node string) bool { return v.eligibleStore(t, node) })
-			if err != nil {
-				continue // two disks of one number: a state that the catalog does not allow
-			}
-			clusters[vol.Pool] = c
+		cluster := clusters(vol.Pool)
+		if cluster == nil {
+			continue
 		}
 		first, n := hole(m, min(room, extmap.BatchMax))
-		sets, err := clusters[vol.Pool].Place(m.Policy(), n, seed(vol.ID)+uint64(first))
+		sets, err := cluster.Place(m.Policy(), n, seed(vol.ID)+uint64(first))
 		var impossible *placement.Impossible
 		if errors.As(err, &impossible) && len(sets) == 0 {
 			continue // Explain says why
@@ -45,6 +42,21 @@ func (t *term) assignExtents(v *view, out *turn) {
 			cmd.Sets = append(cmd.Sets, uint32(d))
 		}
 		t.propose(out, proposal{key: extentsKey(vol.ID), cmd: &catalogpb.Command{Kind: &catalogpb.Command_AllocateExtents{AllocateExtents: cmd}}})
+	}
+}
+
+// clusters returns a function that gives the disks of a pool, the same ones at each
+// call, so that what was placed on them counts; nil for two disks of one number,
+// a state that the catalog does not allow.
+func (t *term) clusters(v *view) func(pool string) *placement.Cluster {
+	made := map[string]*placement.Cluster{}
+	return func(pool string) *placement.Cluster {
+		if made[pool] == nil {
+			if c, err := Cluster(v.state, pool, func(node string) bool { return v.eligibleStore(t, node) }); err == nil {
+				made[pool] = c
+			}
+		}
+		return made[pool]
 	}
 }
 

@@ -15,8 +15,7 @@ import (
 // move interrupts a volume for some milliseconds, and those to come go on meanwhile.
 const recallsMax = 32
 
-// RoleTarget is the role of nodes that may own volumes; a node without any
-// roles has all.
+// RoleTarget is the role of nodes that may own volumes.
 const RoleTarget = "target"
 
 func compare(a, b string) int { return cmp.Compare(a, b) }
@@ -39,7 +38,7 @@ func (t *term) view(now clock.Mono, s *catalog.State) *view {
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
 		v.emptying[n.ID.String()] = n.State == catalog.NodeDraining || n.State == catalog.NodeDrained
-		if n.State != catalog.NodeActive || !hasRole(n, RoleTarget) {
+		if n.State != catalog.NodeActive || !n.Plays(RoleTarget) {
 			continue
 		}
 		active++
@@ -67,15 +66,6 @@ func (t *term) view(now clock.Mono, s *catalog.State) *view {
 		v.load[to]++
 	}
 	return v
-}
-
-func hasRole(n *catalog.Node, role string) bool {
-	for _, r := range n.Roles {
-		if r == role {
-			return true
-		}
-	}
-	return len(n.Roles) == 0
 }
 
 // choose returns who should have a volume: the first of the preferred ones

@@ -45,7 +45,7 @@ func (t *term) replaceLost(v *view, out *turn) {
 	}
 	t.replaceAt = v.now.Add(replaceEvery)
 	room := replacementsMax - t.replacing(v)
-	clusters := map[string]*placement.Cluster{}
+	clusters := t.clusters(v)
 	n := len(v.state.Volumes)
 	for i, left := 0, replaceExtents; i < n && room > 0 && left > 0; i++ {
 		vol := &v.state.Volumes[t.replaceFrom%n]
@@ -54,19 +54,16 @@ func (t *term) replaceLost(v *view, out *turn) {
 		if m == nil || v.rebuilds(t, m) || !t.mayPropose(v.now, replaceKey(vol.ID)) {
 			continue
 		}
-		if clusters[vol.Pool] == nil {
-			c, err := Cluster(v.state, vol.Pool, func(node string) bool { return v.eligibleStore(t, node) })
-			if err != nil {
-				continue // two disks of one number: a state that the catalog does not allow
-			}
-			clusters[vol.Pool] = c
+		cluster := clusters(vol.Pool)
+		if cluster == nil {
+			continue
 		}
 		for _, from := range m.Disks() {
 			if !leaving[from] {
 				continue
 			}
 			left -= int(m.Allocated())
-			to, err := clusters[vol.Pool].Replace(m, from, int(v.state.Pool(vol.Pool).MinInSync))
+			to, err := cluster.Replace(m, from, int(v.state.Pool(vol.Pool).MinInSync))
 			if err != nil {
 				if t.stuck[from] == "" {
 					t.stuck[from] = fmt.Sprintf("volume %s: %s", vol.Name, strings.TrimPrefix(err.Error(), "placement: "))

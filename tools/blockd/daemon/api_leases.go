@@ -68,7 +68,7 @@ func (a api) MoveLease(ctx context.Context, req *connect.Request[blockdv1.MoveLe
 	switch {
 	case !shared(s, v) && !v.Retired:
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("volume %q has one copy, so only the node that has it can serve it; a volume in a pool with --replicas 2 or more can move", v.Name))
-	case !slices.Contains(n.Roles, director.RoleTarget):
+	case !n.Plays(director.RoleTarget):
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("node %q does not serve volumes: it has not the role target", n.Name))
 	}
 	changes, err := a.changeOrTry(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.Command{Kind: &catalogpb.Command_MoveLease{

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,16 +24,20 @@ const aroundTimeout = 2 * time.Second
 // others are the other nodes to ask for a request; none for one that is itself
 // of another node.
 func (a api) others(s *catalog.State, req connect.AnyRequest) []catalog.Node {
-	var out []catalog.Node
 	if _, own := control.Own(req); own || a.d.plane.peers == nil {
 		return nil
 	}
-	for i := range s.Nodes {
-		if s.Nodes[i].ID != a.d.plane.id() {
-			out = append(out, s.Nodes[i])
-		}
-	}
-	return out
+	return a.d.otherNodes(s)
+}
+
+// otherNodes are all nodes of the cluster but this one.
+func (d *Daemon) otherNodes(s *catalog.State) []catalog.Node {
+	return slices.DeleteFunc(slices.Clone(s.Nodes), func(n catalog.Node) bool { return n.ID == d.plane.id() })
+}
+
+// reachableNodes are those of the others that may be serving hosts.
+func (d *Daemon) reachableNodes(s *catalog.State) []catalog.Node {
+	return slices.DeleteFunc(d.otherNodes(s), func(n catalog.Node) bool { return !d.shared.Load().reachable(n.ID) })
 }
 
 // peerAnswer is what a node has said, or why it has not.
@@ -65,14 +70,7 @@ func (d *Daemon) spread(ctx context.Context, revision uint64) {
 	if d.plane.peers == nil {
 		return
 	}
-	s := d.catalog.State()
-	var nodes []catalog.Node
-	for i := range s.Nodes {
-		if n := &s.Nodes[i]; n.ID != d.plane.id() && d.shared.Load().reachable(n.ID) {
-			nodes = append(nodes, *n)
-		}
-	}
-	askAround(control.AtRevision(ctx, revision), d, nodes, func(ctx context.Context, p *control.Peer) (struct{}, error) {
+	askAround(control.AtRevision(ctx, revision), d, d.reachableNodes(d.catalog.State()), func(ctx context.Context, p *control.Peer) (struct{}, error) {
 		_, err := blockdv1connect.NewPoolServiceClient(p, p.URL).GetPool(ctx, connect.NewRequest(&blockdv1.GetPoolRequest{Name: catalog.DefaultPool}))
 		return struct{}{}, err
 	})

@@ -85,11 +85,7 @@ func (d *Daemon) member(n *catalog.Node, st *group.Stats) *blockdv1.Member {
 // leaderName is the leader's name, its id while the catalog does not know that,
 // or "".
 func (d *Daemon) leaderName() string {
-	id := d.plane.group.Leader().ID
-	if n := d.catalog.State().NodeByID(parseID(id)); n != nil {
-		return n.Name
-	}
-	return id
+	return d.nodeNamed(d.plane.group.Leader().ID)
 }
 
 // parseID reads a node's id as the group spells it; zero for nobody.

@@ -416,10 +416,7 @@ func (d *Daemon) servePorts() {
 }
 
 func (d *Daemon) scsiEvent(e scsi.Event) {
-	subject := catalog.ID(e.Unit).String()
-	if v := d.catalog.State().VolumeByID(e.Unit); v != nil {
-		subject = v.Name
-	}
+	subject := d.volumeNamed(e.Unit)
 	switch e.Kind {
 	case scsi.EventDeviceError:
 		if d.errorGate.pass("scsi " + subject) {

@@ -70,11 +70,3 @@ func (d *Daemon) directorEvent(e director.Event) {
 	}
 	d.events.add(lv, "node."+e.Node.To.String(), d.nodeNamed(e.Node.Node), e.Node.Reason)
 }
-
-// nodeNamed is the name of the node with an identifier, or that.
-func (d *Daemon) nodeNamed(id string) string {
-	if n := d.catalog.State().NodeByID(parseID(id)); n != nil {
-		return n.Name
-	}
-	return id
-}

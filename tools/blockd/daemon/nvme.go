@@ -176,13 +176,17 @@ func nvmePorts(a net.Addr, id uint16) []nvme.Port {
 	}
 	var out []nvme.Port
 	for _, ip := range ips {
-		p := nvme.Port{ID: id, Family: nvme.IPv6, Addr: ip.String(), Service: fmt.Sprint(t.Port)}
-		if ip.To4() != nil {
-			p.Family = nvme.IPv4
-		}
-		out = append(out, p)
+		out = append(out, nvmePortAt(ip, fmt.Sprint(t.Port), id))
 	}
 	return out
+}
+
+func nvmePortAt(ip net.IP, service string, id uint16) nvme.Port {
+	p := nvme.Port{ID: id, Family: nvme.IPv6, Addr: ip.String(), Service: service}
+	if ip.To4() != nil {
+		p.Family = nvme.IPv4
+	}
+	return p
 }
 
 // NVMeHost lets in the hosts of the catalog, with DH-HMAC-CHAP where they have

@@ -26,7 +26,7 @@ func (d *Daemon) portNumber() uint16 {
 	return 1
 }
 
-// portals are the addresses of this node, as others reach them.
+// ownPortals are the addresses of this node, as others reach them.
 func (d *Daemon) ownPortals() catalog.Portals {
 	var p catalog.Portals
 	for _, l := range d.portals {
@@ -84,11 +84,9 @@ func (d *Daemon) announceLoop(ctx context.Context) {
 // portalsElsewhere are the iSCSI portals of the other nodes.
 func (d *Daemon) portalsElsewhere(s *catalog.State) []iscsi.Portal {
 	var out []iscsi.Portal
-	for i := range s.Nodes {
-		if n := &s.Nodes[i]; n.ID != d.plane.id() {
-			for _, a := range n.Portals.ISCSI {
-				out = append(out, iscsi.Portal{Address: a, TPGT: n.Number})
-			}
+	for _, n := range d.otherNodes(s) {
+		for _, a := range n.Portals.ISCSI {
+			out = append(out, iscsi.Portal{Address: a, TPGT: n.Number})
 		}
 	}
 	return out
@@ -104,11 +102,7 @@ func portID(node uint16, i int) uint16 {
 
 // nvmeElsewhere are the NVMe/TCP ports and discovery ports of the other nodes.
 func (d *Daemon) nvmeElsewhere(s *catalog.State) (ports, discovery []nvme.Port) {
-	for i := range s.Nodes {
-		n := &s.Nodes[i]
-		if n.ID == d.plane.id() {
-			continue
-		}
+	for _, n := range d.otherNodes(s) {
 		for j, a := range n.Portals.NVMe {
 			if p, ok := nvmePort(a, portID(n.Number, j)); ok {
 				ports = append(ports, p)
@@ -133,11 +127,7 @@ func nvmePort(address string, id uint16) (nvme.Port, bool) {
 	if _, err := strconv.ParseUint(service, 10, 16); err != nil {
 		return nvme.Port{}, false
 	}
-	p := nvme.Port{ID: id, Family: nvme.IPv6, Addr: ip.String(), Service: service}
-	if ip.To4() != nil {
-		p.Family = nvme.IPv4
-	}
-	return p, true
+	return nvmePortAt(ip, service, id), true
 }
 
 // portName is the SCSI name of the target port of this node.

@@ -3,10 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
-	"blockd.dev/blockdev/store"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/replication/message"
 )
@@ -25,7 +23,7 @@ func (s *sharing) freeReplaced(ctx context.Context) {
 		case <-tick.C:
 			for _, t := range s.replaced() {
 				if err := s.freeCopy(ctx, t); err != nil && ctx.Err() == nil && s.d.errorGate.pass("free "+catalog.ID(t.Volume).String()) {
-					s.d.events.add(levelWarning, "volume.free", s.name(t.Volume), err.Error())
+					s.d.events.add(levelWarning, "volume.free", s.d.volumeNamed(t.Volume), err.Error())
 				}
 			}
 		case <-ctx.Done():
@@ -62,12 +60,9 @@ func (s *sharing) freeCopy(ctx context.Context, t message.Target) error {
 	if on == nil || s.keeps(t.Volume, t.Disk) || s.d.catalog.State().Map().Volume(t.Volume) == nil {
 		return nil
 	}
-	err := s.stores.DropFrom(t.Volume, t.Disk)
-	if slices.ContainsFunc(on.Volumes(), func(v store.VolumeInfo) bool { return v.ID == t.Volume }) {
-		err = errors.Join(err, on.DeleteVolume(t.Volume))
-	}
+	err := errors.Join(s.stores.DropFrom(t.Volume, t.Disk), deleteCopy(on, t.Volume))
 	if err == nil {
-		s.d.events.add(levelInfo, "volume.free", s.name(t.Volume), "its copy on a disk of this node is gone: another disk has taken the place of it")
+		s.d.events.add(levelInfo, "volume.free", s.d.volumeNamed(t.Volume), "its copy on a disk of this node is gone: another disk has taken the place of it")
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/director"
 	"blockd.dev/target/reservation"
 )
 
@@ -88,13 +89,7 @@ func (l reservationLog) Replace(ctx context.Context, id reservation.VolumeID, ex
 // forwards carries the generation that it knew, and the owner refuses older ones than its own.
 func (l reservationLog) Spread(ctx context.Context, id reservation.VolumeID, generation uint64) error {
 	d := l.d
-	s := d.catalog.State()
-	var nodes []catalog.Node
-	for i := range s.Nodes {
-		if n := &s.Nodes[i]; n.ID != d.plane.id() && slices.Contains(n.Roles, "target") && d.shared.Load().reachable(n.ID) {
-			nodes = append(nodes, *n)
-		}
-	}
+	nodes := slices.DeleteFunc(d.reachableNodes(d.catalog.State()), func(n catalog.Node) bool { return !n.Plays(director.RoleTarget) })
 	errs := make([]error, len(nodes))
 	var asking sync.WaitGroup
 	for i := range nodes {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"blockd.dev/blockdev/store"
-	"blockd.dev/raftmeta/catalog"
 )
 
 // scrubStatus is how far the scrub has come.
@@ -86,11 +85,7 @@ func (d *Daemon) scrubOnce(ctx context.Context, on *storage) {
 	s.begin()
 	before := on.store.Stats().ScrubbedBytes
 	err := on.store.Scrub(ctx, d.cfg.ScrubRate, func(e store.ScrubError) {
-		name := catalog.ID(e.Volume).String()
-		if v := d.catalog.State().VolumeByID(e.Volume); v != nil {
-			name = v.Name
-		}
-		text := fmt.Sprintf("volume %s at byte %d: %v", name, e.Offset, e.Err)
+		text := fmt.Sprintf("volume %s at byte %d: %v", d.volumeNamed(e.Volume), e.Offset, e.Err)
 		if d.shared.Load() != nil {
 			text += d.shared.Load().repair(ctx, e)
 		}

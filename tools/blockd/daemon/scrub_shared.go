@@ -42,15 +42,15 @@ func (v *sharedVolume) scrubOnce(ctx context.Context) {
 	reached, err := v.Scrub(ctx, v.d.cfg.ScrubRate, func(f device.Finding) {
 		lv, text := v.found(f)
 		if regions++; regions <= scrubEventsMax {
-			events.add(lv, "volume.scrub", s.name(v.id), text)
+			events.add(lv, "volume.scrub", s.d.volumeNamed(v.id), text)
 		}
 	})
 	v.scrub.end(reached, err)
 	if regions > scrubEventsMax {
-		events.add(levelWarning, "volume.scrub", s.name(v.id), fmt.Sprintf("%d more regions were repaired, or could not be", regions-scrubEventsMax))
+		events.add(levelWarning, "volume.scrub", s.d.volumeNamed(v.id), fmt.Sprintf("%d more regions were repaired, or could not be", regions-scrubEventsMax))
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, device.ErrNotOwner) {
-		events.add(levelWarning, "volume.scrub", s.name(v.id), fmt.Sprintf("stopped after %s, until the next round: %v", units.FormatBytes(reached), err))
+		events.add(levelWarning, "volume.scrub", s.d.volumeNamed(v.id), fmt.Sprintf("stopped after %s, until the next round: %v", units.FormatBytes(reached), err))
 	}
 }
 
@@ -103,7 +103,7 @@ func (s *sharing) repair(ctx context.Context, e store.ScrubError) string {
 		return " (of this copy; those that are in sync are alike)"
 	}
 	lv, text := v.found(f)
-	s.d.events.add(lv, "volume.scrub", s.name(v.id), text)
+	s.d.events.add(lv, "volume.scrub", s.d.volumeNamed(v.id), text)
 	if f.Err != nil {
 		return " (of this copy, and others can't be read either)"
 	}
@@ -116,7 +116,7 @@ func (s *sharing) diagnoseScrubs(add func(lv, subject, advice, format string, ar
 		return
 	}
 	for _, v := range s.all() {
-		scrub, subject := v.scrub.get(), "scrub of volume "+s.name(v.id)
+		scrub, subject := v.scrub.get(), "scrub of volume "+s.d.volumeNamed(v.id)
 		switch lost := v.scrub.lost.Load(); {
 		case lost > 0:
 			add("error", subject, "see `blockctl events`; restore what is named there from a backup, and replace the disks", "%d errors, %d of them not repaired, the last: %s", scrub.errors, lost, scrub.lastError)

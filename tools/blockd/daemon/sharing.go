@@ -140,7 +140,7 @@ func (s *sharing) openStores() (err error) {
 		Known: s.known, Volume: s.served,
 		Log: func(t message.Target, err error) {
 			if s.d.errorGate.pass("store " + catalog.ID(t.Volume).String()) {
-				s.d.events.add(levelWarning, "replica.refused", s.name(t.Volume), err.Error())
+				s.d.events.add(levelWarning, "replica.refused", s.d.volumeNamed(t.Volume), err.Error())
 			}
 		},
 	})
@@ -207,7 +207,7 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
 		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s,
 		Guard:  s.d.reservations.shared.Guard(reservation.VolumeID(id)),
-		GiveUp: func(epoch uint64) { s.giveUp(id, epoch) }, Since: s.standstill.over})
+		GiveUp: func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over})
 	if err != nil {
 		return nil, err
 	}
@@ -312,7 +312,7 @@ func (s *sharing) settle(state *catalog.State, v *sharedVolume) {
 	}
 	if have && (held.recalled || anew) && v.draining != held.Epoch {
 		v.draining = held.Epoch
-		s.drain(v, held.Epoch)
+		v.Drain(func() { s.gaveBack(v.id, held.Epoch) })
 	}
 	owner, _ := state.Lease(v.id)
 	if v.epoch == 0 || v.draining == v.epoch {
@@ -336,11 +336,6 @@ func (s *sharing) beginsAnew(state *catalog.State, v *sharedVolume, epoch uint64
 	return v.epoch == epoch && owned.epoch == epoch && len(m.Disks) > 0 && !owned.has(m)
 }
 
-// drain ends the ownership of a volume in good order, and gives its lease back.
-func (s *sharing) drain(v *sharedVolume, epoch uint64) {
-	v.Drain(func() { s.gaveBack(v.id, epoch) })
-}
-
 // gaveBack gives the lease of an epoch back, under which nothing happens any more.
 func (s *sharing) gaveBack(id catalog.ID, epoch uint64) {
 	s.mu.Lock()
@@ -354,9 +349,6 @@ func (s *sharing) gaveBack(id catalog.ID, epoch uint64) {
 	}
 	s.mark()
 }
-
-// giveUp is the device's wish to begin anew with another lease.
-func (s *sharing) giveUp(id catalog.ID, epoch uint64) { s.gaveBack(id, epoch) }
 
 // members are the replicas of a volume as the state machine of its owner takes
 // them, and which of them is on this node, or -1. ok is false while it has none.
@@ -423,7 +415,7 @@ func (s *sharing) Propose(id [16]byte, p replicated.Proposal) {
 		defer cancel()
 		_, err := s.d.doContext(ctx, nil, cmd)
 		if err != nil && !errors.Is(err, catalog.ErrConflict) && s.d.errorGate.pass("replica "+catalog.ID(id).String()) {
-			s.d.events.add(levelWarning, "volume.replica", s.name(id), err.Error())
+			s.d.events.add(levelWarning, "volume.replica", s.d.volumeNamed(id), err.Error())
 		}
 		// Refused or not, the owner looks at what is so now.
 		if v := s.sharedVolume(id); v != nil {
@@ -438,13 +430,6 @@ func (s *sharing) sharedVolume(id catalog.ID) *sharedVolume {
 	return s.volumes[id]
 }
 
-func (s *sharing) name(id catalog.ID) string {
-	if v := s.d.catalog.State().VolumeByID(id); v != nil {
-		return v.Name
-	}
-	return id.String()
-}
-
 // Acquired implements pulse.Events.
 func (s *sharing) Acquired(l *lease.Lease, waits clock.Mono) {
 	id := catalog.ID(l.Volume)
@@ -455,7 +440,7 @@ func (s *sharing) Acquired(l *lease.Lease, waits clock.Mono) {
 	if v != nil {
 		s.settle(s.d.catalog.State(), v)
 	}
-	s.d.events.add(levelInfo, "volume.owned", s.name(id), fmt.Sprintf("this node owns it, epoch %d", l.Epoch))
+	s.d.events.add(levelInfo, "volume.owned", s.d.volumeNamed(id), fmt.Sprintf("this node owns it, epoch %d", l.Epoch))
 }
 
 // Lost implements pulse.Events.
@@ -469,7 +454,7 @@ func (s *sharing) Lost(id catalog.ID) {
 		s.settle(s.d.catalog.State(), v)
 	}
 	if had {
-		s.d.events.add(levelWarning, "volume.lost", s.name(id), "this node does not own it any more")
+		s.d.events.add(levelWarning, "volume.lost", s.d.volumeNamed(id), "this node does not own it any more")
 	}
 }
 
@@ -658,12 +643,17 @@ func (s *sharing) forgetDeleted(state *catalog.State) {
 
 // forget removes the copies on this node of a volume.
 func (s *sharing) forget(id catalog.ID) error {
-	var errs []error
-	errs = append(errs, s.stores.Drop(id))
+	err := s.stores.Drop(id)
 	for _, on := range s.d.disks {
-		if slices.ContainsFunc(on.store.Volumes(), func(v store.VolumeInfo) bool { return v.ID == id }) {
-			errs = append(errs, on.store.DeleteVolume(id))
-		}
+		err = errors.Join(err, deleteCopy(on.store, id))
 	}
-	return errors.Join(errs...)
+	return err
+}
+
+// deleteCopy frees what a store has of a volume, if anything.
+func deleteCopy(on *store.Store, id catalog.ID) error {
+	if !slices.ContainsFunc(on.Volumes(), func(v store.VolumeInfo) bool { return v.ID == id }) {
+		return nil
+	}
+	return on.DeleteVolume(id)
 }

@@ -24,6 +24,9 @@ type storage struct {
 	scrub scrubStatus
 }
 
+// id is the disk's in the catalog.
+func (s *storage) id() catalog.ID { return s.store.Info().UUID }
+
 // lostDisk is a disk that the catalog has on this node, and that could not be
 // opened while others could.
 type lostDisk struct {
@@ -54,7 +57,7 @@ func (d *Daemon) openDisks() error {
 	}
 	lost := d.ownDisks()
 	for _, s := range d.disks {
-		id := catalog.ID(s.store.Stats().UUID)
+		id := s.id()
 		lost = slices.DeleteFunc(lost, func(k catalog.Disk) bool { return k.ID == id })
 	}
 	for i, s := range blank {
@@ -117,7 +120,7 @@ func (d *Daemon) diskOf(v *catalog.Volume) *storage {
 // diskWith is the disk of this node with an identifier; nil when there is none.
 func (d *Daemon) diskWith(id catalog.ID) *storage {
 	for _, s := range d.disks {
-		if catalog.ID(s.store.Info().UUID) == id {
+		if s.id() == id {
 			return s
 		}
 	}

@@ -227,13 +227,7 @@ func forwarded(m *message.Forwarded) {
 		f.lost(q.session, true)
 	}
 	p.free()
-	q.mu.Lock()
-	if err != nil && q.err == nil {
-		q.err = err
-	}
-	q.again = q.again || again
-	q.inDoubt = q.inDoubt || inDoubt
-	q.mu.Unlock()
+	q.note(err, again, inDoubt)
 	q.sendMore(1)
 }
 

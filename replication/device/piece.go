@@ -187,14 +187,20 @@ func (p *piece) free() {
 
 // pieceDone counts a piece off, and starts others.
 func (q *request) pieceDone(err error, again, inDoubt bool) {
+	q.note(err, again, inDoubt)
+	q.feed(1)
+}
+
+// note keeps what became of a piece: the first error, and whether any has to be
+// done again or is in doubt.
+func (q *request) note(err error, again, inDoubt bool) {
 	q.mu.Lock()
-	if err != nil && q.err == nil {
+	defer q.mu.Unlock()
+	if q.err == nil {
 		q.err = err
 	}
 	q.again = q.again || again
 	q.inDoubt = q.inDoubt || inDoubt
-	q.mu.Unlock()
-	q.feed(1)
 }
 
 // copyOut fills dst from byte off of data on.

@@ -1,6 +1,7 @@
 package clusterbench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -94,12 +96,7 @@ func Run(ctx context.Context, cfg Config, w io.Writer) ([]Result, error) {
 
 // median is the result with the middle rate.
 func median(of []Result) Result {
-	sorted := append([]Result(nil), of...)
-	for i := range sorted {
-		for j := i; j > 0 && sorted[j].IOPS < sorted[j-1].IOPS; j-- {
-			sorted[j], sorted[j-1] = sorted[j-1], sorted[j]
-		}
-	}
+	sorted := slices.SortedFunc(slices.Values(of), func(a, b Result) int { return cmp.Compare(a.IOPS, b.IOPS) })
 	return sorted[len(sorted)/2]
 }
 

@@ -120,9 +120,14 @@ func fullDisk(t *Trial, name string) ending {
 type beginning = func(context.Context, *Trial) (func(context.Context) error, error)
 
 // onOwner does it to the owner of the volume.
-func onOwner(f func(*Trial, string) ending) beginning {
+func onOwner(f func(*Trial, string) ending) beginning { return on((*Trial).Owner, f) }
+
+// onLeader does it to the leader of the Raft group.
+func onLeader(f func(*Trial, string) ending) beginning { return on((*Trial).Leader, f) }
+
+func on(find func(*Trial, context.Context) (string, error), f func(*Trial, string) ending) beginning {
 	return func(ctx context.Context, t *Trial) (func(context.Context) error, error) {
-		name, err := t.Owner(ctx)
+		name, err := find(t, ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -134,11 +139,7 @@ func onOwner(f func(*Trial, string) ending) beginning {
 // leader.
 func onReplica(f func(*Trial, string) ending) beginning {
 	return func(ctx context.Context, t *Trial) (func(context.Context) error, error) {
-		owner, err := t.Owner(ctx)
-		if err != nil {
-			return nil, err
-		}
-		leader, err := t.Leader(ctx)
+		owner, leader, err := t.ownerAndLeader(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -146,24 +147,16 @@ func onReplica(f func(*Trial, string) ending) beginning {
 	}
 }
 
-// onLeader does it to the leader of the Raft group.
-func onLeader(f func(*Trial, string) ending) beginning {
-	return func(ctx context.Context, t *Trial) (func(context.Context) error, error) {
-		name, err := t.Leader(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return f(t, name)()
+func (t *Trial) ownerAndLeader(ctx context.Context) (owner, leader string, err error) {
+	if owner, err = t.Owner(ctx); err == nil {
+		leader, err = t.Leader(ctx)
 	}
+	return owner, leader, err
 }
 
 // ownerAndLeaderApart: the third node hears both, and they don't hear each other.
 func ownerAndLeaderApart(ctx context.Context, t *Trial) (func(context.Context) error, error) {
-	owner, err := t.Owner(ctx)
-	if err != nil {
-		return nil, err
-	}
-	leader, err := t.Leader(ctx)
+	owner, leader, err := t.ownerAndLeader(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -61,11 +61,7 @@ func (a *app) nodeResume() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.dry {
-				return a.printChanges(cmd, r.GetChanges())
-			}
-			v := viewMember(r.GetMember())
-			return a.print(cmd, v, memberDetail(v))
+			return a.printMember(cmd, r)
 		},
 	}
 	return a.dryRun(c, &blockdv1.ResumeNodeRequest{})

@@ -168,14 +168,22 @@ func (a *app) nodeLabel() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.dry {
-				return a.printChanges(cmd, r.GetChanges())
-			}
-			v := viewMember(r.GetMember())
-			return a.print(cmd, v, memberDetail(v))
+			return a.printMember(cmd, r)
 		},
 	}
 	return a.dryRun(c, &blockdv1.SetNodeLabelsRequest{})
+}
+
+// printMember prints a node as it is after a change, or what a dry run would change.
+func (a *app) printMember(cmd *cobra.Command, r interface {
+	GetMember() *blockdv1.Member
+	GetChanges() []string
+}) error {
+	if a.dry {
+		return a.printChanges(cmd, r.GetChanges())
+	}
+	v := viewMember(r.GetMember())
+	return a.print(cmd, v, memberDetail(v))
 }
 
 // parseLabels reads KEY=VALUE and KEY-; what is removed has the value "".

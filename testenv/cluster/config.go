@@ -17,6 +17,9 @@ type Config struct {
 	// BinDir holds blockd, blockctl and testenv. Default: $BLOCKD_TESTENV_BIN, or
 	// bin at the root of the module, or where the running program is.
 	BinDir string
+	// Blockd is the program that nodes run, until Install gives them another.
+	// Default: blockd in BinDir.
+	Blockd string
 	// Nodes is 1 to 64. Default 3.
 	Nodes int
 	// Disks is the number of disks of each node, 1 to 16. Default 1.
@@ -65,6 +68,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.BinDir, err = filepath.Abs(c.BinDir); err != nil {
 		return c, err
 	}
+	if c.Blockd == "" {
+		c.Blockd = filepath.Join(c.BinDir, "blockd")
+	}
+	if c.Blockd, err = filepath.Abs(c.Blockd); err != nil {
+		return c, err
+	}
 	if c.Dir == "" {
 		return c, errors.New("cluster: Dir is missing; give an empty directory")
 	}
@@ -94,8 +103,8 @@ func (c *Config) validate() error {
 	case os.Geteuid() != 0:
 		return errors.New("cluster: network namespaces and file systems need root; run it by sudo")
 	}
-	for _, name := range []string{"blockd", "blockctl", "testenv"} {
-		if _, err := os.Stat(filepath.Join(c.BinDir, name)); err != nil {
+	for _, path := range []string{c.Blockd, filepath.Join(c.BinDir, "blockctl"), filepath.Join(c.BinDir, "testenv")} {
+		if _, err := os.Stat(path); err != nil {
 			return fmt.Errorf("cluster: %w; run make build, or say where it is", err)
 		}
 	}

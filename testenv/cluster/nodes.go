@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,7 +30,7 @@ func (s *state) startNodes(ctx context.Context, nodes []*Place) error {
 			return fmt.Errorf("cluster: blockd is %s on %s; kill it first", now, p.Name)
 		}
 		from := logSize(p.Log())
-		argv := append([]string{filepath.Join(s.Config.BinDir, "blockd")}, s.arguments(p)...)
+		argv := append([]string{p.Blockd}, s.arguments(p)...)
 		if p.Process, err = start(p.Namespace, p.Log(), []string{"BLOCKD_DISK_FAULTS=" + p.diskFaults()}, argv...); err != nil {
 			return err
 		}

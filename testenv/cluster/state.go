@@ -49,6 +49,7 @@ type Place struct {
 	NVMe      []string   `json:"nvme,omitempty"`
 	Discovery []string   `json:"discovery,omitempty"` // NVMe discovery controllers
 	Dir       string     `json:"dir,omitempty"`       // DIR/n1
+	Blockd    string     `json:"blockd,omitempty"`    // the program that it runs from its next start on
 	Process   Process    `json:"process"`
 }
 
@@ -74,7 +75,7 @@ func newState(c Config, prefix string) *state {
 	s := &state{Prefix: prefix, Config: c, CreatedUTC: time.Now().UTC()}
 	for i := 1; i <= c.Nodes; i++ {
 		p := s.place(fmt.Sprintf("n%d", i), i)
-		p.Dir = filepath.Join(c.Dir, p.Name)
+		p.Dir, p.Blockd = filepath.Join(c.Dir, p.Name), c.Blockd
 		api := p.IPv4
 		switch {
 		case c.Standalone:

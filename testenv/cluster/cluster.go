@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"blockd.dev/blockdev/disk"
 )
 
 // Cluster is a cluster on this machine, made by this process or another. Its
@@ -155,6 +157,9 @@ func (s *state) makeDisks(p *Place) error {
 	if err := os.MkdirAll(p.fs(), 0o700); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
+	if s.Config.OnDisk {
+		return s.makeDisksOn(p)
+	}
 	// Its source is what Down knows it by.
 	if err := unix.Mount(p.Namespace, p.fs(), "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", s.fsSize())); err != nil {
 		return fmt.Errorf("cluster: mount a tmpfs on %s: %w", p.fs(), err)
@@ -168,6 +173,20 @@ func (s *state) makeDisks(p *Place) error {
 			err = errors.Join(f.Truncate(s.Config.DiskSize), f.Close())
 		}
 		if err != nil {
+			return fmt.Errorf("cluster: %w", err)
+		}
+	}
+	return nil
+}
+
+// makeDisksOn is makeDisks on the file system of the cluster's directory; what the
+// disks will hold is reserved, as blockd does where it makes its own.
+func (s *state) makeDisksOn(p *Place) error {
+	if err := os.Mkdir(p.Data(), 0o700); err != nil {
+		return fmt.Errorf("cluster: %w", err)
+	}
+	for i := range s.Config.Disks {
+		if _, err := disk.Create(p.disk(i), s.Config.DiskSize); err != nil {
 			return fmt.Errorf("cluster: %w", err)
 		}
 	}

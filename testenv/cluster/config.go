@@ -30,6 +30,10 @@ type Config struct {
 	// SpareSize is how much larger a node's file system is than its disks, in
 	// bytes. Default 256 MiB.
 	SpareSize int64
+	// OnDisk keeps the nodes' data and disks in plain directories of Dir's file
+	// system, where a sync costs what it costs there. DiskFull needs the tmpfs that
+	// they have otherwise.
+	OnDisk bool
 	// MTU is of all interfaces, 1280 to 9216. Default 9000.
 	MTU int
 	// IPv6 has the nodes speak to each other by IPv6; portals have both either way.

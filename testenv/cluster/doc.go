@@ -8,7 +8,7 @@
 //	PREFIX-n1 ... PREFIX-nN   network namespaces, a node in each
 //	PREFIX-host               one more, for initiators and blockctl
 //	PREFIX-sw                 one with a bridge, a switch between the others
-//	DIR/n1/fs                 a tmpfs per node, with its data directory and disks
+//	DIR/n1/fs                 a tmpfs per node, with its data directory and disks; with OnDisk a directory
 //	DIR/n1/log                what its blockd printed
 //	DIR/cluster.json          all that another process needs to go on with it
 //

@@ -174,6 +174,9 @@ func (c *Cluster) DiskFull(name string, full bool) error {
 		if err != nil {
 			return err
 		}
+		if s.Config.OnDisk {
+			return errors.New("cluster: this one is on the machine's own file system, which must not be filled; build one in memory for that")
+		}
 		path := nodes[0].fs()
 		if !full {
 			return resize(path, s.fsSize())

@@ -107,6 +107,7 @@ func upCommand(f *clusterFlags) *cobra.Command {
 	flags.IntVar(&config.Nodes, "nodes", 3, "number of nodes")
 	flags.IntVar(&config.Disks, "disks", 1, "disks per node")
 	flags.StringVar(&size, "disk-size", "1GiB", "size of each disk; it takes memory as it fills")
+	flags.BoolVar(&config.OnDisk, "on-disk", false, "keep disks and data in files below --dir, on its file system, instead of memory")
 	flags.IntVar(&config.MTU, "mtu", 9000, "MTU of all interfaces")
 	flags.BoolVar(&config.IPv6, "ipv6", false, "have the nodes speak to each other by IPv6")
 	flags.BoolVar(&config.Standalone, "standalone", false, "leave the nodes alone: each a cluster of its own, without certificates")

@@ -165,6 +165,12 @@ func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
 		return ID{}, f.markReplica(k.MarkReplica)
 	case *catalogpb.Command_ReplaceReplica:
 		return ID{}, f.replaceReplica(k.ReplaceReplica)
+	case *catalogpb.Command_StartMoves:
+		return ID{}, f.startMoves(k.StartMoves)
+	case *catalogpb.Command_FinishMoves:
+		return ID{}, f.finishMoves(k.FinishMoves)
+	case *catalogpb.Command_CancelMoves:
+		return ID{}, f.cancelMoves(k.CancelMoves)
 	}
 	return f.applyCluster(cmd)
 }

@@ -80,7 +80,7 @@ func (f *FSM) Apply(_, term uint64, version uint32, command []byte) []byte {
 
 // quietKinds are proposals that cross each other all the time. Those of version 1, which
 // do so too, are in the audit log when they are refused, as they always were.
-var quietKinds = map[string]bool{"allocate_extents": true, "mark_replica": true}
+var quietKinds = map[string]bool{"allocate_extents": true, "mark_replica": true, "start_moves": true, "finish_moves": true, "cancel_moves": true}
 
 // publish makes s the state; what led to it is told to those who watch.
 func (f *FSM) publish(s *State, what Change) {

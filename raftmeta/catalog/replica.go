@@ -203,8 +203,8 @@ func (f *fold) markReplica(c *catalogpb.MarkReplica) error {
 	switch {
 	case !ok || c.GetDisk() > numberMax:
 		return refuse(ErrInvalid, "change %d of disk %d: not one that this blockd knows", c.GetChange(), c.GetDisk())
-	case l.Owner != "" && l.Epoch <= v.ReplacedIn:
-		return refuse(ErrConflict, "a disk of volume %q has taken the place of another in epoch %d, so its owner begins anew before anything else changes", v.Name, v.ReplacedIn)
+	case l.Owner != "" && l.Epoch <= v.EndedIn():
+		return refuse(ErrConflict, "a disk of volume %q has taken the place of another in epoch %d, so its owner begins anew before anything else changes", v.Name, v.EndedIn())
 	case l.Owner == "" || l.Epoch != c.GetEpoch():
 		return refuse(ErrConflict, "the owner of volume %q in epoch %d asked, and it is at epoch %d with owner %q: another node has it, or nobody", v.Name, c.GetEpoch(), l.Epoch, l.Owner)
 	}
@@ -236,10 +236,7 @@ func (f *fold) replaceReplica(c *catalogpb.ReplaceReplica) error {
 		return refuse(ErrConflict, "volume %q: %v", v.Name, err)
 	}
 	f.extents = m
-	i := slices.IndexFunc(f.Volumes, func(e Volume) bool { return e.ID == v.ID })
-	changed := *v
-	changed.ReplacedIn = f.leases.Get(v.ID).Epoch
-	f.Volumes = replaced(f.Volumes, i, changed)
+	f.endOwner(v, func(v *Volume, epoch uint64) { v.ReplacedIn = epoch })
 	f.quietly("volume.replace", v.Name, "disk %d takes the place of disk %d", to, from)
 	return nil
 }

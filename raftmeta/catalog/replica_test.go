@@ -398,7 +398,8 @@ func TestCheckOfCopies(t *testing.T) {
 func TestCopiesStayReadable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		one, two := NewFSM(), NewFSM()
-		one.state.Store(threeOf(func(s *State, cmds ...*catalogpb.Command) *State { return mustApplyRapid(t, s, cmds...) }))
+		one.state.Store(mustApplyRapid(t, threeOf(func(s *State, cmds ...*catalogpb.Command) *State { return mustApplyRapid(t, s, cmds...) }),
+			tokenCmd(0, 4, 3600), admitCmd(1, 4, nodeMsg(104, "n4")), diskCmd(204, 104), diskCmd(205, 101)))
 		two.state.Store(one.State())
 		id := testingID(60)
 		seen := map[extmap.Disk]extmap.Sync{}
@@ -419,6 +420,7 @@ func TestCopiesStayReadable(t *testing.T) {
 				seen[r.Disk] = extmap.Sync{Disk: r.Disk, State: r.Sync, Generation: r.Generation}
 			}
 			readable(t, one.State().Map().Volume(id))
+			apart(t, one.State().Map().Volume(id))
 			if rapid.IntRange(0, 9).Draw(t, "restored") == 0 {
 				var b bytes.Buffer
 				if _, err := two.Snapshot().WriteTo(&b); err != nil {
@@ -441,7 +443,7 @@ func genCopies(t *rapid.T, s *State, id ID) *catalogpb.Command {
 	v, l := s.Map().Volume(id), s.LeaseTable().Get(id)
 	late := rapid.SampledFrom([]uint64{0, 0, 0, 0, 1}).Draw(t, "late")
 	node := rapid.Uint32Range(101, 103).Draw(t, "node")
-	switch rapid.IntRange(0, 11).Draw(t, "kind") {
+	switch rapid.IntRange(0, 16).Draw(t, "kind") {
 	case 0:
 		return grantCmd(60, node, uint64(node), l.Epoch-late)
 	case 1:
@@ -450,6 +452,13 @@ func genCopies(t *rapid.T, s *State, id ID) *catalogpb.Command {
 		return resizeCmd("v", rapid.Int64Range(1, 40).Draw(t, "extents")*extmap.ShardBytes)
 	case 3:
 		return allocateCmd(60, v.Allocated()-uint32(late), rapid.Permutation([]uint32{1, 2, 3}).Draw(t, "set")...)
+	case 4, 5:
+		return startMovesCmd(60, rapid.Uint32Range(0, v.Allocated()).Draw(t, "extent"), rapid.Uint32Range(1, 5).Draw(t, "from"), rapid.Uint32Range(1, 5).Draw(t, "to"))
+	case 6, 7:
+		to := rapid.Uint32Range(1, 5).Draw(t, "to")
+		return finishMovesCmd(60, l.Epoch-late, to, v.Sync(extmap.Disk(to)).Generation-rapid.SampledFrom([]uint64{0, 0, 0, 1}).Draw(t, "stale"))
+	case 8:
+		return cancelMovesCmd(60, rapid.Uint32Range(1, 5).Draw(t, "to"))
 	}
 	disk := rapid.SampledFrom(v.Disks()).Draw(t, "disk")
 	return markCmd(60, l.Epoch-late, uint32(disk), v.Sync(disk).Generation-rapid.SampledFrom([]uint64{0, 0, 0, 1}).Draw(t, "stale"),

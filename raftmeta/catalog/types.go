@@ -80,10 +80,17 @@ type Volume struct {
 	Retired    bool // deleted for its hosts; its data is being removed
 	Created    time.Time
 	// ReplacedIn is the epoch of the lease in which a disk last took the place of
-	// another. The owner of that epoch, and of those before, took over other disks: it
-	// changes nothing any more, and ends.
+	// another, or moves were last started or canceled. The owner of that epoch, and of
+	// those before, writes to other disks: it changes nothing any more, and ends.
 	ReplacedIn uint64
+	// MovedIn is the epoch in which moves were last finished. Its owner ends too; it may
+	// still finish moves to other disks, since it has sent them all writes.
+	MovedIn uint64
 }
+
+// EndedIn is the last epoch whose owner has to end, since the volume is on other disks
+// than those that it took over.
+func (v *Volume) EndedIn() uint64 { return max(v.ReplacedIn, v.MovedIn) }
 
 // Protection is a volume's write protection.
 type Protection string

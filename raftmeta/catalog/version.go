@@ -16,12 +16,13 @@ import (
 //
 //	1  all that a volume of one copy needs
 //	2  volumes of several copies: the extent map, numbers of nodes and disks, portals, terms
+//	3  moves of extents
 //
 // While the newest command in the log is of version 1, a state has the same
 // hash, the same snapshot and the same refusals, to the letter, as in releases
 // that know nothing else: members of both are in one cluster then, and a member
 // whose hash differs from the leader's stops.
-const CommandVersion = 2
+const CommandVersion = 3
 
 // kindVersions has the version of commands with which each kind came in. The
 // group opens its gate to a version when all members understand it. A new kind, and
@@ -33,6 +34,7 @@ var kindVersions = map[protoreflect.Name]uint32{
 	"remove_node": 1, "set_disk_state": 1, "remove_disk": 1, "create_token": 1, "expire_token": 1, "create_job": 1,
 	"progress_job": 1, "set_job_state": 1, "grant_lease": 1, "release_lease": 1, "move_lease": 1, "set_reservation": 1,
 	"set_authority": 1, "allocate_extents": 2, "mark_replica": 2, "set_node_portals": 2, "replace_replica": 2,
+	"start_moves": 3, "finish_moves": 3, "cancel_moves": 3,
 }
 
 // fieldVersions has the version of fields that came in later than what they are in.

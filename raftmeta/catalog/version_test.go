@@ -74,6 +74,7 @@ func TestVersionOneStaysAsItWas(t *testing.T) {
 func TestUpgradeToNumbers(t *testing.T) {
 	s := readGolden(t, "snapshot1")
 	up := portalsCmd(101, &catalogpb.Portals{Data: []string{"10.0.0.1:1"}})
+	up.Version = 2
 	refusedWith(t, s, portalsCmd(177, nil), ErrNotFound, "no node")
 	if s.Version() != 1 {
 		t.Error("a refused command made it version 2")
@@ -126,6 +127,7 @@ func TestVersionsOfFields(t *testing.T) {
 		0: {{}},
 		1: {poolCmd(1, "p"), spreadPoolCmd(1, "p", 3, 0), grantCmd(10, 101, 1, 0), diskCmd(201, 101)},
 		2: {spreadPoolCmd(1, "p", 3, 2), withTerm, portalsCmd(101, nil), markCmd(1, 1, 1, 1, toOut), allocateCmd(1, 0, 1)},
+		3: {startMovesCmd(1, 0, 1, 2), finishMovesCmd(1, 1, 2, 0), cancelMovesCmd(1, 2)},
 	} {
 		for _, cmd := range cmds {
 			if got := versionOf(cmd); got != want {

@@ -181,6 +181,16 @@ func (m Map) CancelMoves(id VolumeID, moves []Move) (Map, error) {
 	})
 }
 
+// MovesTo returns the moves of the volume to a disk, in the order of extents.
+func (v *Volume) MovesTo(d Disk) (moves []Move) {
+	for move := range v.Moves() {
+		if move.To == d {
+			moves = append(moves, move)
+		}
+	}
+	return moves
+}
+
 // eachMove calls do for each move, with a page that do may change and the
 // place of the extent's move in it.
 func (m Map) eachMove(id VolumeID, moves []Move, do func(e *edit, words []Disk, p *page, at int, found bool, move Move) error) (Map, error) {

@@ -189,6 +189,9 @@ type Command struct {
 	//	*Command_MarkReplica
 	//	*Command_SetNodePortals
 	//	*Command_ReplaceReplica
+	//	*Command_StartMoves
+	//	*Command_FinishMoves
+	//	*Command_CancelMoves
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -588,6 +591,33 @@ func (x *Command) GetReplaceReplica() *ReplaceReplica {
 	return nil
 }
 
+func (x *Command) GetStartMoves() *StartMoves {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_StartMoves); ok {
+			return x.StartMoves
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetFinishMoves() *FinishMoves {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_FinishMoves); ok {
+			return x.FinishMoves
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCancelMoves() *CancelMoves {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_CancelMoves); ok {
+			return x.CancelMoves
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -733,6 +763,19 @@ type Command_ReplaceReplica struct {
 	ReplaceReplica *ReplaceReplica `protobuf:"bytes,44,opt,name=replace_replica,json=replaceReplica,proto3,oneof"`
 }
 
+type Command_StartMoves struct {
+	// Since version 3.
+	StartMoves *StartMoves `protobuf:"bytes,45,opt,name=start_moves,json=startMoves,proto3,oneof"`
+}
+
+type Command_FinishMoves struct {
+	FinishMoves *FinishMoves `protobuf:"bytes,46,opt,name=finish_moves,json=finishMoves,proto3,oneof"`
+}
+
+type Command_CancelMoves struct {
+	CancelMoves *CancelMoves `protobuf:"bytes,47,opt,name=cancel_moves,json=cancelMoves,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Kind() {}
 
 func (*Command_CreatePool) isCommand_Kind() {}
@@ -802,6 +845,12 @@ func (*Command_MarkReplica) isCommand_Kind() {}
 func (*Command_SetNodePortals) isCommand_Kind() {}
 
 func (*Command_ReplaceReplica) isCommand_Kind() {}
+
+func (*Command_StartMoves) isCommand_Kind() {}
+
+func (*Command_FinishMoves) isCommand_Kind() {}
+
+func (*Command_CancelMoves) isCommand_Kind() {}
 
 // An Outcome is what a command came to: the answer of the replicated log.
 type Outcome struct {
@@ -3325,6 +3374,245 @@ func (x *ReplaceReplica) GetGeneration() uint64 {
 	return 0
 }
 
+// StartMoves begins to move extents of a volume to other disks. It is refused while
+// others of the volume are under way.
+type StartMoves struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Moves         []*Move                `protobuf:"bytes,2,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartMoves) Reset() {
+	*x = StartMoves{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartMoves) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartMoves) ProtoMessage() {}
+
+func (x *StartMoves) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartMoves.ProtoReflect.Descriptor instead.
+func (*StartMoves) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *StartMoves) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *StartMoves) GetMoves() []*Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+// A Move is an extent that a disk gets in the place of another.
+type Move struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Extent        uint32                 `protobuf:"varint,1,opt,name=extent,proto3" json:"extent,omitempty"`
+	From          uint32                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"` // number of a disk
+	To            uint32                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`     // number of a disk
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Move) GetExtent() uint32 {
+	if x != nil {
+		return x.Extent
+	}
+	return 0
+}
+
+func (x *Move) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Move) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+// FinishMoves is the owner's word that a disk has all of the extents of a volume that
+// move to it. It is refused unless the epoch and the generation are the present
+// ones, and the moves were started before that epoch.
+type FinishMoves struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the volume's lease
+	Disk          uint32                 `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`   // number
+	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishMoves) Reset() {
+	*x = FinishMoves{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishMoves) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishMoves) ProtoMessage() {}
+
+func (x *FinishMoves) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishMoves.ProtoReflect.Descriptor instead.
+func (*FinishMoves) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *FinishMoves) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *FinishMoves) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *FinishMoves) GetDisk() uint32 {
+	if x != nil {
+		return x.Disk
+	}
+	return 0
+}
+
+func (x *FinishMoves) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// CancelMoves ends all moves of a volume to a disk without effect.
+type CancelMoves struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Disk          uint32                 `protobuf:"varint,2,opt,name=disk,proto3" json:"disk,omitempty"` // number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelMoves) Reset() {
+	*x = CancelMoves{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelMoves) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelMoves) ProtoMessage() {}
+
+func (x *CancelMoves) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelMoves.ProtoReflect.Descriptor instead.
+func (*CancelMoves) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CancelMoves) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *CancelMoves) GetDisk() uint32 {
+	if x != nil {
+		return x.Disk
+	}
+	return 0
+}
+
 // SetNodePortals says where hosts and other nodes reach a node.
 type SetNodePortals struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3336,7 +3624,7 @@ type SetNodePortals struct {
 
 func (x *SetNodePortals) Reset() {
 	*x = SetNodePortals{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3348,7 +3636,7 @@ func (x *SetNodePortals) String() string {
 func (*SetNodePortals) ProtoMessage() {}
 
 func (x *SetNodePortals) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3361,7 +3649,7 @@ func (x *SetNodePortals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePortals.ProtoReflect.Descriptor instead.
 func (*SetNodePortals) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SetNodePortals) GetNode() []byte {
@@ -3391,7 +3679,7 @@ type Portals struct {
 
 func (x *Portals) Reset() {
 	*x = Portals{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3403,7 +3691,7 @@ func (x *Portals) String() string {
 func (*Portals) ProtoMessage() {}
 
 func (x *Portals) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3416,7 +3704,7 @@ func (x *Portals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Portals.ProtoReflect.Descriptor instead.
 func (*Portals) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Portals) GetIscsi() []string {
@@ -3487,7 +3775,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3499,7 +3787,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3512,7 +3800,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -3703,7 +3991,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3715,7 +4003,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3728,7 +4016,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Node) GetId() []byte {
@@ -3827,7 +4115,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3839,7 +4127,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3852,7 +4140,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Token) GetId() []byte {
@@ -3904,7 +4192,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[44]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3916,7 +4204,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[44]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3929,7 +4217,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Job) GetId() []byte {
@@ -4035,7 +4323,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[45]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4047,7 +4335,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[45]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4060,7 +4348,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Lease) GetVolume() []byte {
@@ -4095,7 +4383,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[46]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4107,7 +4395,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[46]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4120,7 +4408,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Reservation) GetVolume() []byte {
@@ -4157,7 +4445,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[47]
+	mi := &file_catalogpb_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4457,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[47]
+	mi := &file_catalogpb_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4470,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Revoked) GetNode() []byte {
@@ -4225,7 +4513,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[48]
+	mi := &file_catalogpb_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4237,7 +4525,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[48]
+	mi := &file_catalogpb_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4250,7 +4538,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Authority) GetClusterName() string {
@@ -4298,7 +4586,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[49]
+	mi := &file_catalogpb_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4598,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[49]
+	mi := &file_catalogpb_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4611,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Pool) GetId() []byte {
@@ -4401,15 +4689,18 @@ type Volume struct {
 	CreatedUnixNano int64                  `protobuf:"varint,8,opt,name=created_unix_nano,json=createdUnixNano,proto3" json:"created_unix_nano,omitempty"`
 	Protection      string                 `protobuf:"bytes,9,opt,name=protection,proto3" json:"protection,omitempty"`
 	Home            []byte                 `protobuf:"bytes,10,opt,name=home,proto3" json:"home,omitempty"`
-	// The epoch in which a disk last took the place of another.
-	ReplacedIn    uint64 `protobuf:"varint,11,opt,name=replaced_in,json=replacedIn,proto3" json:"replaced_in,omitempty"`
+	// The epoch in which a disk last took the place of another, or moves were
+	// last started or canceled.
+	ReplacedIn uint64 `protobuf:"varint,11,opt,name=replaced_in,json=replacedIn,proto3" json:"replaced_in,omitempty"`
+	// The epoch in which moves were last finished.
+	MovedIn       uint64 `protobuf:"varint,12,opt,name=moved_in,json=movedIn,proto3" json:"moved_in,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[50]
+	mi := &file_catalogpb_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4421,7 +4712,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[50]
+	mi := &file_catalogpb_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4434,7 +4725,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Volume) GetId() []byte {
@@ -4514,6 +4805,13 @@ func (x *Volume) GetReplacedIn() uint64 {
 	return 0
 }
 
+func (x *Volume) GetMovedIn() uint64 {
+	if x != nil {
+		return x.MovedIn
+	}
+	return 0
+}
+
 type Host struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -4532,7 +4830,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[51]
+	mi := &file_catalogpb_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4544,7 +4842,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[51]
+	mi := &file_catalogpb_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4557,7 +4855,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Host) GetId() []byte {
@@ -4635,7 +4933,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[52]
+	mi := &file_catalogpb_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +4945,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[52]
+	mi := &file_catalogpb_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +4958,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -4700,7 +4998,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[53]
+	mi := &file_catalogpb_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4712,7 +5010,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[53]
+	mi := &file_catalogpb_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4725,7 +5023,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Disk) GetId() []byte {
@@ -4801,7 +5099,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[54]
+	mi := &file_catalogpb_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4813,7 +5111,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[54]
+	mi := &file_catalogpb_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4826,7 +5124,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{54}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -4899,7 +5197,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[55]
+	mi := &file_catalogpb_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4911,7 +5209,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[55]
+	mi := &file_catalogpb_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4924,7 +5222,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{55}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -4959,7 +5257,7 @@ var File_catalogpb_catalog_proto protoreflect.FileDescriptor
 
 const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\x95\x14\n" +
+	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xe1\x15\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -5014,7 +5312,11 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x10allocate_extents\x18) \x01(\v2\".blockd.catalog.v1.AllocateExtentsH\x00R\x0fallocateExtents\x12C\n" +
 	"\fmark_replica\x18* \x01(\v2\x1e.blockd.catalog.v1.MarkReplicaH\x00R\vmarkReplica\x12M\n" +
 	"\x10set_node_portals\x18+ \x01(\v2!.blockd.catalog.v1.SetNodePortalsH\x00R\x0esetNodePortals\x12L\n" +
-	"\x0freplace_replica\x18, \x01(\v2!.blockd.catalog.v1.ReplaceReplicaH\x00R\x0ereplaceReplicaB\x06\n" +
+	"\x0freplace_replica\x18, \x01(\v2!.blockd.catalog.v1.ReplaceReplicaH\x00R\x0ereplaceReplica\x12@\n" +
+	"\vstart_moves\x18- \x01(\v2\x1d.blockd.catalog.v1.StartMovesH\x00R\n" +
+	"startMoves\x12C\n" +
+	"\ffinish_moves\x18. \x01(\v2\x1e.blockd.catalog.v1.FinishMovesH\x00R\vfinishMoves\x12C\n" +
+	"\fcancel_moves\x18/ \x01(\v2\x1e.blockd.catalog.v1.CancelMovesH\x00R\vcancelMovesB\x06\n" +
 	"\x04kind\"\xcb\x01\n" +
 	"\aOutcome\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x0e\n" +
@@ -5224,7 +5526,25 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x02to\x18\x03 \x01(\rR\x02to\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x04 \x01(\x04R\n" +
-	"generation\"Z\n" +
+	"generation\"S\n" +
+	"\n" +
+	"StartMoves\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12-\n" +
+	"\x05moves\x18\x02 \x03(\v2\x17.blockd.catalog.v1.MoveR\x05moves\"B\n" +
+	"\x04Move\x12\x16\n" +
+	"\x06extent\x18\x01 \x01(\rR\x06extent\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\rR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\rR\x02to\"o\n" +
+	"\vFinishMoves\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04disk\x18\x03 \x01(\rR\x04disk\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\"9\n" +
+	"\vCancelMoves\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
+	"\x04disk\x18\x02 \x01(\rR\x04disk\"Z\n" +
 	"\x0eSetNodePortals\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\fR\x04node\x124\n" +
 	"\aportals\x18\x02 \x01(\v2\x1a.blockd.catalog.v1.PortalsR\aportals\"e\n" +
@@ -5331,7 +5651,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x11created_unix_nano\x18\x06 \x01(\x03R\x0fcreatedUnixNano\x12\x17\n" +
 	"\aec_data\x18\a \x01(\rR\x06ecData\x12\x1b\n" +
 	"\tec_parity\x18\b \x01(\rR\becParity\x12\x1e\n" +
-	"\vmin_in_sync\x18\t \x01(\rR\tminInSync\"\xab\x02\n" +
+	"\vmin_in_sync\x18\t \x01(\rR\tminInSync\"\xc6\x02\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -5349,7 +5669,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04home\x18\n" +
 	" \x01(\fR\x04home\x12\x1f\n" +
 	"\vreplaced_in\x18\v \x01(\x04R\n" +
-	"replacedIn\"\xbf\x02\n" +
+	"replacedIn\x12\x19\n" +
+	"\bmoved_in\x18\f \x01(\x04R\amovedIn\"\xbf\x02\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -5415,7 +5736,7 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalogpb_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_catalogpb_catalog_proto_goTypes = []any{
 	(Refusal)(0),            // 0: blockd.catalog.v1.Refusal
 	(ReplicaChange)(0),      // 1: blockd.catalog.v1.ReplicaChange
@@ -5458,23 +5779,27 @@ var file_catalogpb_catalog_proto_goTypes = []any{
 	(*AllocateExtents)(nil), // 38: blockd.catalog.v1.AllocateExtents
 	(*MarkReplica)(nil),     // 39: blockd.catalog.v1.MarkReplica
 	(*ReplaceReplica)(nil),  // 40: blockd.catalog.v1.ReplaceReplica
-	(*SetNodePortals)(nil),  // 41: blockd.catalog.v1.SetNodePortals
-	(*Portals)(nil),         // 42: blockd.catalog.v1.Portals
-	(*Snapshot)(nil),        // 43: blockd.catalog.v1.Snapshot
-	(*Node)(nil),            // 44: blockd.catalog.v1.Node
-	(*Token)(nil),           // 45: blockd.catalog.v1.Token
-	(*Job)(nil),             // 46: blockd.catalog.v1.Job
-	(*Lease)(nil),           // 47: blockd.catalog.v1.Lease
-	(*Reservation)(nil),     // 48: blockd.catalog.v1.Reservation
-	(*Revoked)(nil),         // 49: blockd.catalog.v1.Revoked
-	(*Authority)(nil),       // 50: blockd.catalog.v1.Authority
-	(*Pool)(nil),            // 51: blockd.catalog.v1.Pool
-	(*Volume)(nil),          // 52: blockd.catalog.v1.Volume
-	(*Host)(nil),            // 53: blockd.catalog.v1.Host
-	(*Mapping)(nil),         // 54: blockd.catalog.v1.Mapping
-	(*Disk)(nil),            // 55: blockd.catalog.v1.Disk
-	(*Audit)(nil),           // 56: blockd.catalog.v1.Audit
-	(*Answer)(nil),          // 57: blockd.catalog.v1.Answer
+	(*StartMoves)(nil),      // 41: blockd.catalog.v1.StartMoves
+	(*Move)(nil),            // 42: blockd.catalog.v1.Move
+	(*FinishMoves)(nil),     // 43: blockd.catalog.v1.FinishMoves
+	(*CancelMoves)(nil),     // 44: blockd.catalog.v1.CancelMoves
+	(*SetNodePortals)(nil),  // 45: blockd.catalog.v1.SetNodePortals
+	(*Portals)(nil),         // 46: blockd.catalog.v1.Portals
+	(*Snapshot)(nil),        // 47: blockd.catalog.v1.Snapshot
+	(*Node)(nil),            // 48: blockd.catalog.v1.Node
+	(*Token)(nil),           // 49: blockd.catalog.v1.Token
+	(*Job)(nil),             // 50: blockd.catalog.v1.Job
+	(*Lease)(nil),           // 51: blockd.catalog.v1.Lease
+	(*Reservation)(nil),     // 52: blockd.catalog.v1.Reservation
+	(*Revoked)(nil),         // 53: blockd.catalog.v1.Revoked
+	(*Authority)(nil),       // 54: blockd.catalog.v1.Authority
+	(*Pool)(nil),            // 55: blockd.catalog.v1.Pool
+	(*Volume)(nil),          // 56: blockd.catalog.v1.Volume
+	(*Host)(nil),            // 57: blockd.catalog.v1.Host
+	(*Mapping)(nil),         // 58: blockd.catalog.v1.Mapping
+	(*Disk)(nil),            // 59: blockd.catalog.v1.Disk
+	(*Audit)(nil),           // 60: blockd.catalog.v1.Audit
+	(*Answer)(nil),          // 61: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
 	5,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
@@ -5510,45 +5835,49 @@ var file_catalogpb_catalog_proto_depIdxs = []int32{
 	37, // 30: blockd.catalog.v1.Command.set_authority:type_name -> blockd.catalog.v1.SetAuthority
 	38, // 31: blockd.catalog.v1.Command.allocate_extents:type_name -> blockd.catalog.v1.AllocateExtents
 	39, // 32: blockd.catalog.v1.Command.mark_replica:type_name -> blockd.catalog.v1.MarkReplica
-	41, // 33: blockd.catalog.v1.Command.set_node_portals:type_name -> blockd.catalog.v1.SetNodePortals
+	45, // 33: blockd.catalog.v1.Command.set_node_portals:type_name -> blockd.catalog.v1.SetNodePortals
 	40, // 34: blockd.catalog.v1.Command.replace_replica:type_name -> blockd.catalog.v1.ReplaceReplica
-	56, // 35: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
-	0,  // 36: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
-	12, // 37: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 38: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 39: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	12, // 40: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 41: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 42: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	21, // 43: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
-	20, // 44: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
-	21, // 45: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
-	1,  // 46: blockd.catalog.v1.MarkReplica.change:type_name -> blockd.catalog.v1.ReplicaChange
-	42, // 47: blockd.catalog.v1.SetNodePortals.portals:type_name -> blockd.catalog.v1.Portals
-	51, // 48: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	52, // 49: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	53, // 50: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	54, // 51: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	56, // 52: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	57, // 53: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	55, // 54: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
-	44, // 55: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
-	45, // 56: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
-	46, // 57: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
-	47, // 58: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
-	48, // 59: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
-	49, // 60: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
-	50, // 61: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
-	21, // 62: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
-	42, // 63: blockd.catalog.v1.Node.portals:type_name -> blockd.catalog.v1.Portals
-	12, // 64: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 65: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 66: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	41, // 35: blockd.catalog.v1.Command.start_moves:type_name -> blockd.catalog.v1.StartMoves
+	43, // 36: blockd.catalog.v1.Command.finish_moves:type_name -> blockd.catalog.v1.FinishMoves
+	44, // 37: blockd.catalog.v1.Command.cancel_moves:type_name -> blockd.catalog.v1.CancelMoves
+	60, // 38: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
+	0,  // 39: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
+	12, // 40: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 41: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 42: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	12, // 43: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 44: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 45: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	21, // 46: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
+	20, // 47: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
+	21, // 48: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
+	1,  // 49: blockd.catalog.v1.MarkReplica.change:type_name -> blockd.catalog.v1.ReplicaChange
+	42, // 50: blockd.catalog.v1.StartMoves.moves:type_name -> blockd.catalog.v1.Move
+	46, // 51: blockd.catalog.v1.SetNodePortals.portals:type_name -> blockd.catalog.v1.Portals
+	55, // 52: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	56, // 53: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	57, // 54: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	58, // 55: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	60, // 56: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	61, // 57: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	59, // 58: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	48, // 59: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
+	49, // 60: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
+	50, // 61: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
+	51, // 62: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
+	52, // 63: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
+	53, // 64: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
+	54, // 65: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
+	21, // 66: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
+	46, // 67: blockd.catalog.v1.Node.portals:type_name -> blockd.catalog.v1.Portals
+	12, // 68: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	12, // 69: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	14, // 70: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
+	71, // [71:71] is the sub-list for method output_type
+	71, // [71:71] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -5592,6 +5921,9 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_MarkReplica)(nil),
 		(*Command_SetNodePortals)(nil),
 		(*Command_ReplaceReplica)(nil),
+		(*Command_StartMoves)(nil),
+		(*Command_FinishMoves)(nil),
+		(*Command_CancelMoves)(nil),
 	}
 	file_catalogpb_catalog_proto_msgTypes[13].OneofWrappers = []any{}
 	file_catalogpb_catalog_proto_msgTypes[15].OneofWrappers = []any{}
@@ -5601,7 +5933,7 @@ func file_catalogpb_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   56,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

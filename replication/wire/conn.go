@@ -281,6 +281,16 @@ func (c *Conn) keepAlive() {
 	c.challengeOthers()
 }
 
+// Ask makes the peer answer, so that one that is gone is noticed within DeadAfter
+// and not with the next ping of an idle connection.
+func (c *Conn) Ask(now clock.Mono) {
+	c.advance(now)
+	c.paths[c.active].ping = true
+}
+
+// Heard is when something came from the peer last.
+func (c *Conn) Heard() clock.Mono { return c.heard }
+
 // NextEvent returns what has happened, in order.
 func (c *Conn) NextEvent() (Event, bool) { return c.events.pop() }
 

@@ -36,6 +36,7 @@ type conn struct {
 	ready atomic.Bool // in home's list, or being processed
 
 	retiring atomic.Bool // there is a better connection to the peer
+	rival    *rival      // where that one has to show first that it is alive; set before retiring
 
 	mu struct {
 		sync.Mutex
@@ -54,8 +55,14 @@ type conn struct {
 	next       *pump      // that of the preferred path, if it has one
 	more       bool       // there is more to send, and the link is full or it is others' turn
 	retireAt   clock.Mono // when to look whether it may close; 0 if it need not
-	retireLast clock.Mono // when it closes anyway
+	retireLast clock.Mono // when it closes although something is under way
 	events     [eventBatch]wire.Event
+}
+
+// rival is a connection that is preferred if it is alive.
+type rival struct {
+	*conn
+	asked clock.Mono
 }
 
 // path is a pair of a link and a remote address, numbered by its place.
@@ -217,6 +224,8 @@ func (c *conn) process(p *pump, now clock.Mono) bool {
 	}
 	if c.retiring.Load() {
 		c.retire(now)
+	} else {
+		c.retireAt = 0
 	}
 	// From here on, who sends queues the connection again. What they sent
 	// before is there when the lock is taken.
@@ -356,12 +365,17 @@ func (c *conn) produceHereLocked(p *pump, now clock.Mono, id wire.PathID, remote
 	return true
 }
 
-// retire closes the connection once nothing is under way on it.
+// retire closes the connection once nothing is under way on it, and the better one
+// is known to be alive.
 func (c *conn) retire(now clock.Mono) {
 	if c.retireAt == 0 {
 		c.retireAt, c.retireLast = now.Add(retireAfter), now.Add(retireMax)
 	}
 	if now < c.retireAt {
+		return
+	}
+	if c.rival.open() || !c.peer.forgo(c) {
+		c.retireAt = now.Add(retireCheck)
 		return
 	}
 	c.mu.Lock()
@@ -373,6 +387,24 @@ func (c *conn) retire(now clock.Mono) {
 	}
 	c.retireAt = clock.Never
 	c.mu.c.Close(now, "replaced by another connection of the same nodes")
+}
+
+// ask makes the peer show that the connection is alive, or it ends.
+func (c *conn) ask(now clock.Mono) {
+	c.mu.Lock()
+	c.mu.c.Ask(now)
+	c.mu.Unlock()
+	c.signal()
+}
+
+// open reports whether it is not known yet if the rival is alive.
+func (r *rival) open() bool {
+	if r == nil || r.peer.active.Load() != r.conn {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.c.Heard() <= r.asked
 }
 
 // wireStats are the counters of the Conn.

@@ -37,7 +37,10 @@
 // connections then, both sides prefer that which the node with the smaller ID
 // dialed. The other takes no new requests, finishes those that are under way,
 // and is closed. A second connection dialed by the same side means that that
-// side has lost the first, so it is gone at once, with wire.ErrPeerRestart.
+// side has lost the first, so it is gone at once, with wire.ErrPeerRestart. One dialed by
+// the other side may mean the same, if the first has been idle since: so where the first
+// is preferred it is asked, and the second stays until the answer has come, or
+// takes its place.
 //
 // # Strangers
 //

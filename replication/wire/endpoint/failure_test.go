@@ -13,6 +13,7 @@ import (
 	"blockd.dev/afxdp/link"
 	"blockd.dev/replication/wire"
 	"blockd.dev/replication/wire/packet"
+	"blockd.dev/replication/wire/secure"
 	"blockd.dev/replication/wire/secure/securetest"
 )
 
@@ -83,6 +84,54 @@ func TestRestartedPeerIsNoticedAtOnce(t *testing.T) {
 				t.Errorf("the event says %v", e.Err)
 			}
 			ask(t, a.Peer("b"), 4096)
+		})
+	}
+}
+
+// A node that restarts and dials keeps its connection, though the one that it had
+// before is the preferred one, and idle at the other side.
+func TestRestartedPeerStaysConnected(t *testing.T) {
+	for name, k := range map[string]struct {
+		forgets bool // it has not the secret by which the restarted node could say that it knows the old one no more
+		is      error
+	}{
+		"it answers for the old one": {false, wire.ErrPeerRestart},
+		"it can't":                   {true, wire.ErrPeerSilent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			change := func(c *Config) { c.Wire.DeadAfter, c.Wire.KeepAlive = 500*time.Millisecond, time.Hour }
+			a := open(t, "a", change, udp(t, "127.0.0.1:0"))
+			b := open(t, "b", change, udp(t, "127.0.0.1:0"))
+			a.Peer("b", b.addr)
+			ask(t, a.Peer("b"), 4096)
+			b.kill()
+			b = open(t, "b", change, udp(t, b.addr.String()))
+			if k.forgets {
+				another, err := secure.NewResetSecret(&pki.Node("c").Certificate)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.creds.Store(&credentials{b.creds.Load().Credentials, another})
+			}
+			b.Peer("a", a.addr)
+			b.await(t, 0, PeerUp)
+			if e, _ := a.await(t, 0, PeerDown); !errors.Is(e.Err, k.is) {
+				t.Errorf("the event says %v, want %v", e.Err, k.is)
+			}
+			for deadline := time.Now().Add(patience); len(a.allConns()) != 1 || len(b.allConns()) != 1; {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d and %d connections", len(a.allConns()), len(b.allConns()))
+				}
+				ask(t, a.Peer("b"), 10)
+				ask(t, b.Peer("a"), 10)
+			}
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			for _, e := range b.events {
+				if e.Kind == PeerDown {
+					t.Errorf("the restarted node has lost its connection: %v", e.Err)
+				}
+			}
 		})
 	}
 }

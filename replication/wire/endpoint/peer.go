@@ -25,6 +25,7 @@ type Peer struct {
 		sync.Mutex
 		addrs    []netip.AddrPort
 		dialing  *conn
+		spare    *conn         // has come up beside the active one, which may be dead
 		attempts int           // that failed in a row
 		next     clock.Mono    // of the next attempt; Never while none is due
 		changed  chan struct{} // closed when a connection comes, or room in it
@@ -176,8 +177,10 @@ func (p *Peer) connUp(c *conn, now clock.Mono) {
 		stale = old
 	case c.client == (p.e.self.Node < p.node):
 		loser = old
-	default:
+	default: // who dials has no connection, as far as it knows: old may be one that it has lost
 		loser = c
+		p.mu.spare = c
+		c.rival = &rival{old, now}
 	}
 	if loser != c {
 		p.active.Store(c)
@@ -201,6 +204,7 @@ func (p *Peer) connUp(c *conn, now clock.Mono) {
 		p.e.cfg.Events(Event{Kind: PeerDown, Peer: p, Err: errRestarted})
 	}
 	if loser == c {
+		old.ask(now)
 		return
 	}
 	c.addPaths(now, p.ways())
@@ -237,8 +241,18 @@ func (p *Peer) connDown(c *conn, err error) {
 		p.mu.dialing = nil
 		p.attemptFailedLocked(now, err)
 	}
+	spare := p.mu.spare
+	if spare == c {
+		spare, p.mu.spare = nil, nil
+	}
 	lost := p.active.CompareAndSwap(c, nil)
-	if lost {
+	switch {
+	case lost && spare != nil:
+		p.mu.err, p.mu.spare = err, nil
+		p.active.Store(spare)
+		spare.retiring.Store(false)
+		p.changedLocked()
+	case lost:
 		p.mu.err = err
 		if len(p.mu.addrs) > 0 {
 			p.mu.attempts, p.mu.next = 0, now
@@ -249,10 +263,28 @@ func (p *Peer) connDown(c *conn, err error) {
 	if lost {
 		p.e.cfg.Events(Event{Kind: PeerDown, Peer: p, Err: err})
 	}
+	if lost && spare != nil {
+		spare.addPaths(now, p.ways())
+		p.e.cfg.Events(Event{Kind: PeerUp, Peer: p})
+	}
 	if attempt && !errors.Is(err, ErrStopped) {
 		p.e.cfg.Events(Event{Kind: DialFailed, Peer: p, Err: err})
 	}
 	p.e.dialSoon(next)
+}
+
+// forgo reports whether c may close since there is a better connection; it does
+// not take that one's place any more.
+func (p *Peer) forgo(c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.active.Load() == c {
+		return false
+	}
+	if p.mu.spare == c {
+		p.mu.spare = nil
+	}
+	return true
 }
 
 // wake makes callers that wait look again.

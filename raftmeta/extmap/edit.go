@@ -146,25 +146,20 @@ func (v *Volume) used() (used []uint32) {
 func (e *edit) done() Map {
 	old := e.m.Volume(e.v.id)
 	e.v.root = slices.Clone(old.root)
-	fresh := map[uint32]*node{}
-	for number, p := range e.pages { // sums commute, so the order is of no account
+	changed := map[uint32]map[uint32]*page{} // by node
+	for number, p := range e.pages {         // sums commute, so the order is of no account
 		if was := old.page(number); was != nil {
 			e.v.sum = e.v.sum.Sub(old.pageHash(number, was))
 		}
 		e.v.sum = e.v.sum.Add(e.v.pageHash(number, p))
-		if len(p.moves) == 0 {
-			p.moves = nil
-		}
 		i := number / nodePages
-		n := fresh[i]
-		if n == nil {
-			n = &node{}
-			if e.v.root[i] != nil {
-				*n = *e.v.root[i]
-			}
-			fresh[i], e.v.root[i] = n, n
+		if changed[i] == nil {
+			changed[i] = map[uint32]*page{}
 		}
-		n[number%nodePages] = *p
+		changed[i][number%nodePages] = p
+	}
+	for i, pages := range changed {
+		e.v.root[i] = e.v.root[i].with(pages)
 	}
 	e.v.tally(plus(e.v.used(), e.delta))
 	if !slices.Equal(e.v.syncs, old.syncs) {

@@ -297,7 +297,13 @@ func (in *reader) page(v *Volume, number uint32) {
 	if *n == nil {
 		*n = &node{}
 	}
-	(*n)[number%nodePages] = *p
+	(*n).words[number%nodePages] = p.words
+	if len(p.moves) > 0 {
+		if (*n).moves == nil {
+			(*n).moves = &[nodePages][]Move{}
+		}
+		(*n).moves[number%nodePages] = p.moves
+	}
 }
 
 // checkPage checks the sets of a page and counts their disks.

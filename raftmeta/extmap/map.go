@@ -63,14 +63,45 @@ const (
 	nodePages   = 256
 )
 
-// node has its pages as values: a lookup follows one pointer less.
-type node [nodePages]page
+// node has the words of its pages side by side, and their moves apart, of which there
+// are few: so many random lookups find all but the extent itself in the processor's caches.
+type node struct {
+	moves *[nodePages][]Move // nil while none of the pages has one
+	words [nodePages][]Disk
+}
 
 // page is 256 extents; the zero page has never had a disk. What its slices
 // point at is shared by many Maps and never changed.
 type page struct {
 	words []Disk
 	moves []Move // by extent
+}
+
+func (n *node) page(i uint32) page {
+	p := page{words: n.words[i]}
+	if n.moves != nil {
+		p.moves = n.moves[i]
+	}
+	return p
+}
+
+// with returns n with other pages, by their numbers within it.
+func (n *node) with(pages map[uint32]*page) *node {
+	out := &node{}
+	var moves [nodePages][]Move
+	if n != nil {
+		out.words = n.words
+		if n.moves != nil {
+			moves = *n.moves
+		}
+	}
+	for i, p := range pages {
+		out.words[i], moves[i] = p.words, p.moves
+	}
+	if slices.ContainsFunc(moves[:], func(m []Move) bool { return len(m) > 0 }) {
+		out.moves = &moves
+	}
+	return out
 }
 
 // genWords is how many words of an entry hold its generation.
@@ -138,13 +169,13 @@ func (v *Volume) Uses(d Disk) uint32 {
 func (v *Volume) stride() int { return genWords + v.policy.Width() }
 
 // page returns a page, or nil when it is the zero page or beyond the volume.
-func (v *Volume) page(index uint32) *page {
-	i := index / nodePages
+func (v *Volume) page(number uint32) *page {
+	i := number / nodePages
 	if int(i) >= len(v.root) || v.root[i] == nil {
 		return nil
 	}
-	if p := &v.root[i][index%nodePages]; p.words != nil {
-		return p
+	if p := v.root[i].page(number % nodePages); p.words != nil {
+		return &p
 	}
 	return nil
 }
@@ -152,20 +183,32 @@ func (v *Volume) page(index uint32) *page {
 // Extent looks one extent up; ok is false while it is not allocated or beyond
 // the volume. It does not allocate.
 func (v *Volume) Extent(index uint32) (e Extent, ok bool) {
-	p := v.page(index / pageExtents)
-	if p == nil {
+	number := index / pageExtents
+	i, k := number/nodePages, number%nodePages
+	if int(i) >= len(v.root) || v.root[i] == nil {
 		return Extent{}, false
 	}
-	stride := v.stride()
+	n := v.root[i]
+	w := n.words[k]
+	stride := len(w) / pageExtents
 	at := int(index%pageExtents) * stride
-	w := p.words[at : at+stride : at+stride]
+	if stride == 0 {
+		return Extent{}, false
+	}
+	w = w[at : at+stride : at+stride]
 	e = Extent{Disks: w[genWords:], Generation: uint32(w[0]) | uint32(w[1])<<16}
-	if len(p.moves) > 0 {
-		if i, moving := findMove(p.moves, index); moving {
-			e.From, e.To = p.moves[i].From, p.moves[i].To
-		}
+	if n.moves != nil {
+		e.From, e.To = n.move(k, index)
 	}
 	return e, w[genWords] != 0
+}
+
+// move returns the ends of the extent's move, if it has one.
+func (n *node) move(page, extent uint32) (from, to Disk) {
+	if i, moving := findMove(n.moves[page], extent); moving {
+		return n.moves[page][i].From, n.moves[page][i].To
+	}
+	return 0, 0
 }
 
 // Moves yields the moves of a volume that have begun, in the order of extents.
@@ -188,8 +231,8 @@ func (v *Volume) pages() iter.Seq2[uint32, *page] {
 			if n == nil {
 				continue
 			}
-			for j := range n {
-				if p := &n[j]; p.words != nil && !yield(uint32(i*nodePages+j), p) {
+			for j := range uint32(nodePages) {
+				if p := n.page(j); p.words != nil && !yield(uint32(i)*nodePages+j, &p) {
 					return
 				}
 			}

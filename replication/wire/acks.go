@@ -15,6 +15,12 @@ const (
 	ackBytes   = 32 << 10
 )
 
+// fullDelay is about how long acknowledgements wait on a path that is used in
+// full, whatever AckDelay: for that many packets. Only the last ones of a
+// burst wait longer, and who makes the window must not take their wait for
+// room on the path.
+const fullDelay = 25 * time.Microsecond
+
 // acks is what the peer is to be told of its packets.
 type acks struct {
 	ranges  [packet.RangesMax]packet.Range // the newest first

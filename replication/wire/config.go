@@ -79,7 +79,7 @@ type Config struct {
 	// DrainTimeout is how long Close waits for acknowledgements. Default 200 ms.
 	DrainTimeout time.Duration
 	// AckDelay is how long an acknowledgement waits for data to travel with.
-	// Default 25 µs; at most 10 ms.
+	// Default 1 ms, longer than most disks take to answer; at most 10 ms.
 	AckDelay time.Duration
 	// Granularity is the finest timer that the owner can be trusted to keep.
 	// Default 100 µs. Bursts are sized so that one per Granularity suffices.
@@ -122,7 +122,7 @@ func (c *Config) setDefaults() {
 	span(&c.KeepAlive, 10*time.Second)
 	span(&c.HandshakeTimeout, 3*time.Second)
 	span(&c.DrainTimeout, 200*time.Millisecond)
-	span(&c.AckDelay, 25*time.Microsecond)
+	span(&c.AckDelay, time.Millisecond)
 	span(&c.Granularity, 100*time.Microsecond)
 	if c.RekeyPackets == 0 {
 		c.RekeyPackets = 1 << 23

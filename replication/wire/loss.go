@@ -32,7 +32,7 @@ func (c *Conn) PacketAcked(number uint64, p *recovery.Packet, wasLost bool) {
 	path.lastAcked = c.now
 	if number == c.ackedLargest && p.Sent >= c.slept {
 		path.rtt.Sample(c.now, c.now.Sub(p.Sent), min(c.ackDelay, c.params.AckDelay+c.cfg.Granularity))
-		path.window.Sampled(c.now, number, c.ledger.Next(), &path.rtt, c.params.AckDelay)
+		path.window.Sampled(c.now, number, c.ledger.Next(), &path.rtt, min(c.params.AckDelay, fullDelay))
 	}
 	if PathID(p.Path) == c.active {
 		c.timeouts, c.probes = 0, 0

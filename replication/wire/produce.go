@@ -107,6 +107,10 @@ func (c *Conn) produceData(id PathID, buf []byte) int {
 	c.appendAck(&d, active)
 	c.appendControl(&d, p, active)
 	if send {
+		if c.closes(p) {
+			d.b = packet.AppendPing(d.b)
+			d.flags |= recovery.Eliciting
+		}
 		if probing {
 			c.probes--
 			if c.out.resend.head == 0 {
@@ -145,6 +149,14 @@ func (c *Conn) maySend(probing bool, p *path) bool {
 		c.paceTime = at
 	}
 	return ok
+}
+
+// closes tells that nothing can follow the next datagram until something is
+// acknowledged, and that all in flight is too little for the peer to do so by
+// itself before its AckDelay is over.
+func (c *Conn) closes(p *path) bool {
+	window := p.window.Bytes()
+	return window < ackPackets*p.datagram && c.ledger.InFlight(uint8(c.active))+2*p.datagram > window
 }
 
 // hasData tells whether any piece of a message, or about one, can be sent.

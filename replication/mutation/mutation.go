@@ -39,6 +39,7 @@ const (
 	RefusedStays        // a write that a full disk has refused stays on the others
 	RefusedInRebuild    // a write that a full disk has refused does not end the rebuild of its replica
 	UndoWithoutPlace    // the watermark passes a write that is being undone
+	OutBelowMin         // an owner that serves marks out whoever does not answer, down to itself
 	Count
 )
 
@@ -53,6 +54,7 @@ var names = [Count]string{
 	"a drain gives up before writes in flight end", "watermark told during the takeover of other extents",
 	"new extents on disks that are not in sync", "a scrub takes what the first replica has", "resync waits for fast hosts for ever",
 	"a write that a full disk has refused stays on the others", "a refused write does not end a rebuild", "the watermark passes a write that is being undone",
+	"an owner marks out down to the last one",
 }
 
 // String says what the mistake is.

@@ -301,11 +301,41 @@ func (w *world) settle() {
 		w.fail("no owner has all replicas in sync %v after the last fault: %+v", settlesIn, w.meta.view)
 	}
 	w.everywhere(volume.Read, blockBytes, end) // it waits for writes that go on though hosts gave up
+	w.forsake(end)
 	w.compare()
 	w.rot()
 	w.everywhere(volume.Scrub, regionBytes, end)
 	w.everywhere(volume.Read, blockBytes, end)
 	w.compare()
+}
+
+// forsake cuts the owner off from the other nodes, and later from Meta: the others,
+// of whom enough for writes were in sync and connected all the time, have to serve
+// what it has left. It writes meanwhile, so that it notices.
+func (w *world) forsake(end time.Duration) {
+	n := w.well()
+	if n == nil || n.disk == nil || w.minInSync < 2 || !w.chance(0.3) {
+		return
+	}
+	for i := range w.nodes {
+		w.cut[n.index][i], w.cut[i][n.index] = i != n.index, i != n.index
+	}
+	r := &record{kind: volume.Write, off: w.rng.Int64N(w.meta.bytes()/blockBytes) * blockBytes, blocks: 1}
+	(&host{w: w, last: map[int64]uint64{}}).issue(n, r, func() {})
+	epoch := n.epoch
+	w.runUntil(w.now+w.between(config.GoneAfter, 3*config.OutAfter), nil)
+	w.cut[n.index][w.meta.index()], w.cut[w.meta.index()][n.index] = true, true
+	if w.meta.view.Epoch == epoch { // else there was a takeover amid this: that may go down to one replica
+		w.runUntil(end, func() bool {
+			return slices.ContainsFunc(w.nodes, func(o *node) bool { return o.epoch > epoch && o.owner != nil && o.owner.Serving() })
+		})
+		if w.now >= end && len(w.broken) == 0 {
+			w.fail("nobody serves what the owner of epoch %d was cut off from: %+v", epoch, w.meta.view)
+		}
+	}
+	w.heal()
+	w.runUntil(end, func() bool { return w.well() != nil })
+	w.everywhere(volume.Read, blockBytes, end)
 }
 
 // everywhere does an op of kind to each part of the volume.

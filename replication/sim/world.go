@@ -108,7 +108,7 @@ func (w *world) send(from, to int, deliver func()) {
 			d = w.between(time.Millisecond, 120*time.Millisecond)
 		}
 		w.after(d, func() {
-			if !w.cut[from][to] || w.calm {
+			if !w.cut[from][to] {
 				deliver()
 			}
 		})

@@ -23,7 +23,7 @@ func (o *Owner) admits(op *Op) bool {
 	end := op.Off + op.bytes()
 	for off := op.Off; off < end; off += o.cfg.ExtentBytes - off%o.cfg.ExtentBytes {
 		g := o.groupAt(off)
-		if g == nil || g.phase != serving || op.changes() && (!o.enough(g) || o.tailIsFull(g)) {
+		if g == nil || g.phase != serving || op.changes() && (!o.writable(g) || o.tailIsFull(g)) {
 			return false
 		}
 	}

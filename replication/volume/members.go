@@ -58,6 +58,9 @@ func (o *Owner) retarget() {
 	o.wakeAll()
 }
 
+// writable tells whether a write to g can be acknowledged as things are.
+func (o *Owner) writable(g *group) bool { return o.enough(g) && g.disks&o.missed == 0 }
+
 // enough tells whether a write to g has the copies that are needed [I3].
 func (o *Owner) enough(g *group) bool {
 	there := o.required
@@ -69,11 +72,12 @@ func (o *Owner) enough(g *group) bool {
 
 // propose asks Meta for what is due, and again until the view has it.
 func (o *Owner) propose() {
+	o.miss()
 	for d, c := range o.conns {
 		m := o.view.Members[d]
 		p := Proposal{Disk: d, Epoch: o.epoch, Gen: m.Gen}
 		switch {
-		case o.required.has(d) && c.state != up && o.now >= c.outAt(o):
+		case o.away(d):
 			p.Change = MarkOut
 		case c.state == up && c.doubt == m.Gen+1 && m.Sync == InSync:
 			p.Change = Keep // it is back, and the MarkOut may have happened or yet happen
@@ -88,7 +92,7 @@ func (o *Owner) propose() {
 			continue
 		}
 		if p.Change == MarkOut {
-			if o.lastOf(d) {
+			if o.missed.has(d) {
 				continue // wait for it
 			}
 			c.doubt = m.Gen + 1
@@ -100,6 +104,28 @@ func (o *Owner) propose() {
 		c.re.proposed, c.re.change = o.now, p.Change
 		o.env.Propose(p)
 	}
+}
+
+// miss works out who is waited for. New writes to their extents are not begun.
+func (o *Owner) miss() {
+	o.missed = 0
+	there := o.inSync & o.up // for sure: no MarkOut of theirs is on its way
+	for d, c := range o.conns {
+		if c.doubt == o.view.Members[d].Gen+1 {
+			there &^= one(d)
+		}
+	}
+	for d := range o.conns {
+		if o.away(d) && !o.spares(d, there&^one(d)) {
+			o.missed |= one(d)
+		}
+	}
+}
+
+// away tells whether replica d is to be done without, if that can be.
+func (o *Owner) away(d int) bool {
+	c := o.conns[d]
+	return c.state != up && o.required.has(d) && o.now >= c.outAt(o)
 }
 
 // outAt is when the replica, if it is not up before, is marked out.

@@ -29,6 +29,7 @@ type Owner struct {
 	required disks // must have a write before it is acknowledged [I3] [I11]
 	inSync   disks // by the view: may be read from
 	targets  disks // are sent new writes
+	missed   disks // required, away for too long, and can't be done without
 
 	groups   []*group
 	groupOf  []int32 // index in groups, by extent

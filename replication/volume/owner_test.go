@@ -112,6 +112,41 @@ func TestWriteWaitsForMarkOut(t *testing.T) {
 	b.only(op, nil)
 }
 
+// [I3]: with two of three silent nothing can be written, so nobody is marked out:
+// both could still take over. New writes are refused, reads go on. When one of them
+// is back the other is marked out.
+func TestNobodyIsMarkedOutInVain(t *testing.T) {
+	b := serves(t)
+	b.o.Unreachable(b.now, 0)
+	b.o.Unreachable(b.now, 2)
+	for b.now < 1e9 {
+		b.pass(5 * time.Millisecond)
+		for _, s := range b.take(replica.Stable) {
+			b.answer(s, replica.Response{Status: replica.OK})
+		}
+	}
+	st := b.o.Status()
+	if len(b.proposed) != 0 || st.Below != 128 || !st.Members[0].Missed || st.Members[1].Missed || !st.Members[2].Missed {
+		t.Fatalf("proposed %+v, %d bytes not writable; want nothing, and all 128 waiting for members 0 and 2", b.proposed, st.Below)
+	}
+	write, read := writeAt(0), readAt(0)
+	b.sent = nil
+	b.o.Submit(b.now, write)
+	b.o.Submit(b.now, read)
+	b.answer(b.take(replica.Read)[0], replica.Response{Status: replica.OK})
+	b.only(read, nil)
+	b.pass(testConfig.OpTimeout)
+	b.only(write, ErrTimeout)
+	if write.Sent {
+		t.Error("a write that could not be acknowledged was begun")
+	}
+	b.pass(testConfig.RetryAfter)
+	b.fenced(replica.Response{}, 0)
+	if len(b.proposed) != 1 || b.proposed[0] != (Proposal{MarkOut, 2, 3, 1}) || b.o.Status().Below != 0 {
+		t.Fatalf("proposed %+v with replica 0 back, want MarkOut of replica 2 and writes to go on", b.proposed)
+	}
+}
+
 // [I4]: a host that was told of a failure has its buffer back; the write goes
 // on with a copy, and its range stays locked.
 func TestTimedOutWriteKeepsItsLock(t *testing.T) {

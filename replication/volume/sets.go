@@ -1,6 +1,10 @@
 package volume
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"blockd.dev/replication/mutation"
+)
 
 // MaxMembers is how many disks the extents of a volume may be on in all.
 const MaxMembers = 64
@@ -69,12 +73,21 @@ func (o *Owner) groupAt(off int64) *group {
 	return o.groups[o.groupOf[off/o.cfg.ExtentBytes]]
 }
 
-// lastOf tells whether an extent would have no required replica without d.
-func (o *Owner) lastOf(d int) bool {
+// spares tells whether replica d may be marked out, with these in sync and there. An extent that is served
+// keeps as many in sync as its writes need, and these have to be there: with fewer
+// nothing can be written, and if this owner is cut off there has to be somebody
+// to take over from. A takeover may go down to the last one [I3].
+func (o *Owner) spares(d int, there disks) bool {
 	for _, g := range o.groups {
-		if g.disks.has(d) && g.disks&o.required&^one(d) == 0 {
-			return true
+		switch {
+		case !g.disks.has(d):
+		case g.phase == serving && !mutation.On(mutation.OutBelowMin):
+			if (g.disks & there).count() < o.cfg.MinInSync {
+				return false
+			}
+		case g.disks&o.required&^one(d) == 0:
+			return false
 		}
 	}
-	return false
+	return true
 }

@@ -13,7 +13,7 @@ type Status struct {
 	Waiting  int    // ops that have not begun, for want of replicas
 	InFlight int    // pieces that have begun or wait for a lock
 	Unserved int64  // bytes whose takeover is not done
-	Below    int64  // bytes with fewer required replicas than MinInSync: not writable
+	Below    int64  // bytes that are not writable: fewer than MinInSync required replicas, or one is waited for
 	Seq      uint64 // sequence number of the newest write
 	Stable   uint64 // the watermark
 
@@ -35,6 +35,7 @@ type MemberStatus struct {
 	Gen       uint64
 	Connected bool
 	Required  bool          // must have a write before it is acknowledged
+	Missed    bool          // is away and can't be done without: its extents are not writable
 	Away      time.Duration // since when it has no session
 	Left      int64         // regions that a rebuild has not found or made equal yet
 	Regions   int64         // that it keeps; 0 while in sync
@@ -59,14 +60,14 @@ func (o *Owner) Status() Status {
 		if g.phase != serving {
 			s.Unserved += g.bytes
 		}
-		if !o.enough(g) {
+		if !o.writable(g) {
 			s.Below += g.bytes
 		}
 	}
 	for d, c := range o.conns {
 		m := o.view.Members[d]
 		x := MemberStatus{
-			Sync: m.Sync, Gen: m.Gen, Connected: c.state == up, Required: o.required.has(d),
+			Sync: m.Sync, Gen: m.Gen, Connected: c.state == up, Required: o.required.has(d), Missed: o.missed.has(d),
 			Tail: c.tailed.len(), Refused: c.refused, Reads: c.reads, Writes: c.write,
 		}
 		if c.state != up {

@@ -66,7 +66,7 @@ func (s *State) fold(cmd *catalogpb.Command) (*fold, Result, error) {
 		return nil, Result{}, err
 	}
 	entry := Audit{Revision: next.Revision, Time: f.now, Actor: cmd.GetActor(), Source: cmd.GetSource(),
-		Action: f.action, Subject: clip(f.subject), Detail: clip(f.detail)}
+		Action: f.action, Subject: clip(f.subject), Detail: clip(f.detail), Refused: clip(f.failed)}
 	if !f.quiet {
 		next.audit(entry)
 	}
@@ -118,6 +118,7 @@ type fold struct {
 	*State
 	now                     time.Time
 	action, subject, detail string
+	failed                  string   // why what is noted came to nothing
 	quiet                   bool     // the audit log doesn't keep it
 	changes                 []string // what is changed, in words
 }
@@ -141,6 +142,8 @@ func (f *fold) apply(cmd *catalogpb.Command) (ID, error) {
 		return ID{}, f.resizeVolume(k.ResizeVolume)
 	case *catalogpb.Command_ProtectVolume:
 		return ID{}, f.protectVolume(k.ProtectVolume)
+	case *catalogpb.Command_SetVolumeLimits:
+		return ID{}, f.setVolumeLimits(k.SetVolumeLimits)
 	case *catalogpb.Command_RetireVolume:
 		return f.retireVolume(k.RetireVolume)
 	case *catalogpb.Command_RemoveVolume:
@@ -212,6 +215,8 @@ func (f *fold) applyCluster(cmd *catalogpb.Command) (ID, error) {
 		return ID{}, f.moveLease(k.MoveLease)
 	case *catalogpb.Command_SetAuthority:
 		return ID{}, f.setAuthority(k.SetAuthority)
+	case *catalogpb.Command_Note:
+		return ID{}, f.note(k.Note)
 	}
 	return ID{}, refuse(ErrInvalid, "unknown kind of command; a newer blockd wrote it")
 }
@@ -300,6 +305,10 @@ func (f *fold) createVolume(c *catalogpb.CreateVolume) (ID, error) {
 	case f.Pool(c.GetPool()) == nil:
 		return ID{}, refuse(ErrNotFound, "no pool %q; see `blockctl pool list`", c.GetPool())
 	}
+	limits, err := limitsFrom(c.GetLimits()).check()
+	if err != nil {
+		return ID{}, err
+	}
 	home, err := f.place(f.Pool(c.GetPool()), id, c)
 	if err != nil {
 		return ID{}, err
@@ -309,9 +318,9 @@ func (f *fold) createVolume(c *catalogpb.CreateVolume) (ID, error) {
 		return ID{}, refuse(ErrConflict, "there are %d volumes, the most there can be", LUNMax+1)
 	}
 	f.Volumes = inserted(f.Volumes, i, Volume{ID: id, Name: c.GetName(),
-		SizeBytes: c.GetSizeBytes(), BlockSize: int(c.GetBlockSize()), LUN: lun, Pool: c.GetPool(), Home: home, Created: f.now})
-	f.did("volume.create", c.GetName(), "size %d, block size %d, pool %s, lun %d",
-		c.GetSizeBytes(), c.GetBlockSize(), c.GetPool(), lun)
+		SizeBytes: c.GetSizeBytes(), BlockSize: int(c.GetBlockSize()), LUN: lun, Pool: c.GetPool(), Home: home, Created: f.now, Limits: limits})
+	f.did("volume.create", c.GetName(), "size %d, block size %d, pool %s, lun %d%s",
+		c.GetSizeBytes(), c.GetBlockSize(), c.GetPool(), lun, limits.detail(", "))
 	return id, nil
 }
 

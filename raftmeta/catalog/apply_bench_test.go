@@ -134,7 +134,7 @@ func TestCommandsCopyLittle(t *testing.T) {
 			t.Errorf("%s: %d bytes a command, at most %d", what, bytes, mostBytes)
 		}
 	}
-	const volumes = 160 * 3000 // a Volume has a little less
+	const volumes = 176 * 3000 // a Volume has a little less
 	perCommand("lease", 48<<10, func(s *State, i uint32) *catalogpb.Command { return bigGrantCmd(i, 102, 1, 1) })
 	perCommand("mark", 48<<10, func(s *State, i uint32) *catalogpb.Command { return markCmd(60, 1, 2, uint64(i), toKept) })
 	perCommand("reserve", 48<<10, func(s *State, i uint32) *catalogpb.Command { return bigReserveCmd(i, 1, "more") })

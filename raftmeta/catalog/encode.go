@@ -8,7 +8,8 @@ import "blockd.dev/raftmeta/catalog/catalogpb"
 func volumeTo(e *Volume) *catalogpb.Volume {
 	return &catalogpb.Volume{Id: e.ID[:], Name: e.Name, SizeBytes: e.SizeBytes,
 		BlockSize: int32(e.BlockSize), Lun: uint32(e.LUN), Pool: e.Pool, Retired: e.Retired, Home: idTo(e.Home),
-		CreatedUnixNano: e.Created.UnixNano(), Protection: string(e.Protection), ReplacedIn: e.ReplacedIn, MovedIn: e.MovedIn}
+		CreatedUnixNano: e.Created.UnixNano(), Protection: string(e.Protection), ReplacedIn: e.ReplacedIn, MovedIn: e.MovedIn,
+		Limits: limitsTo(e.Limits)}
 }
 
 func (l *loader) volume(e *catalogpb.Volume) Volume {
@@ -16,7 +17,7 @@ func (l *loader) volume(e *catalogpb.Volume) Volume {
 	return Volume{ID: l.id(e.GetId(), false), Name: e.GetName(), SizeBytes: e.GetSizeBytes(),
 		BlockSize: int(e.GetBlockSize()), LUN: l.lun(e.GetLun()), Pool: e.GetPool(), Retired: e.GetRetired(), Home: l.id(e.GetHome(), true),
 		Created: decodeTime(e.GetCreatedUnixNano()), Protection: Protection(e.GetProtection()),
-		ReplacedIn: e.GetReplacedIn(), MovedIn: e.GetMovedIn()}
+		ReplacedIn: e.GetReplacedIn(), MovedIn: e.GetMovedIn(), Limits: l.limits(e.GetLimits())}
 }
 
 func hostTo(e *Host) *catalogpb.Host {

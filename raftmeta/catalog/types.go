@@ -77,6 +77,7 @@ type Volume struct {
 	Home ID
 	// Protection says whether hosts may write it.
 	Protection Protection
+	Limits     Limits
 	Retired    bool // deleted for its hosts; its data is being removed
 	Created    time.Time
 	// ReplacedIn is the epoch of the lease in which a disk last took the place of

@@ -16,7 +16,7 @@ import (
 //
 //	1  all that a volume of one copy needs
 //	2  volumes of several copies: the extent map, numbers of nodes and disks, portals, terms
-//	3  moves of extents
+//	3  moves of extents, limits of volumes, notes in the audit log
 //
 // While the newest command in the log is of version 1, a state has the same
 // hash, the same snapshot and the same refusals, to the letter, as in releases
@@ -34,13 +34,14 @@ var kindVersions = map[protoreflect.Name]uint32{
 	"remove_node": 1, "set_disk_state": 1, "remove_disk": 1, "create_token": 1, "expire_token": 1, "create_job": 1,
 	"progress_job": 1, "set_job_state": 1, "grant_lease": 1, "release_lease": 1, "move_lease": 1, "set_reservation": 1,
 	"set_authority": 1, "allocate_extents": 2, "mark_replica": 2, "set_node_portals": 2, "replace_replica": 2,
-	"start_moves": 3, "finish_moves": 3, "cancel_moves": 3,
+	"start_moves": 3, "finish_moves": 3, "cancel_moves": 3, "set_volume_limits": 3, "note": 3,
 }
 
 // fieldVersions has the version of fields that came in later than what they are in.
 var fieldVersions = map[protoreflect.FullName]uint32{
 	"blockd.catalog.v1.Command.term":           2,
 	"blockd.catalog.v1.CreatePool.min_in_sync": 2,
+	"blockd.catalog.v1.CreateVolume.limits":    3,
 }
 
 // versionOf is the lowest version that cmd can have; 0 for a command that has

@@ -192,6 +192,8 @@ type Command struct {
 	//	*Command_StartMoves
 	//	*Command_FinishMoves
 	//	*Command_CancelMoves
+	//	*Command_SetVolumeLimits
+	//	*Command_Note
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -618,6 +620,24 @@ func (x *Command) GetCancelMoves() *CancelMoves {
 	return nil
 }
 
+func (x *Command) GetSetVolumeLimits() *SetVolumeLimits {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetVolumeLimits); ok {
+			return x.SetVolumeLimits
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetNote() *Note {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_Note); ok {
+			return x.Note
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -776,6 +796,14 @@ type Command_CancelMoves struct {
 	CancelMoves *CancelMoves `protobuf:"bytes,47,opt,name=cancel_moves,json=cancelMoves,proto3,oneof"`
 }
 
+type Command_SetVolumeLimits struct {
+	SetVolumeLimits *SetVolumeLimits `protobuf:"bytes,48,opt,name=set_volume_limits,json=setVolumeLimits,proto3,oneof"`
+}
+
+type Command_Note struct {
+	Note *Note `protobuf:"bytes,49,opt,name=note,proto3,oneof"`
+}
+
 func (*Command_Init) isCommand_Kind() {}
 
 func (*Command_CreatePool) isCommand_Kind() {}
@@ -851,6 +879,10 @@ func (*Command_StartMoves) isCommand_Kind() {}
 func (*Command_FinishMoves) isCommand_Kind() {}
 
 func (*Command_CancelMoves) isCommand_Kind() {}
+
+func (*Command_SetVolumeLimits) isCommand_Kind() {}
+
+func (*Command_Note) isCommand_Kind() {}
 
 // An Outcome is what a command came to: the answer of the replicated log.
 type Outcome struct {
@@ -1172,7 +1204,9 @@ type CreateVolume struct {
 	Pool      string                 `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
 	// The disk that it lives on, or the node in a pool in memory; empty for the
 	// one with the least on it, and in a pool of several copies.
-	Home          []byte `protobuf:"bytes,6,opt,name=home,proto3" json:"home,omitempty"`
+	Home []byte `protobuf:"bytes,6,opt,name=home,proto3" json:"home,omitempty"`
+	// None when it is missing. Since version 3.
+	Limits        *Limits `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1249,6 +1283,215 @@ func (x *CreateVolume) GetHome() []byte {
 	return nil
 }
 
+func (x *CreateVolume) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// Limits are how much hosts may do with a volume, all of them together. 0 is no
+// limit.
+type Limits struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Iops           uint64                 `protobuf:"varint,1,opt,name=iops,proto3" json:"iops,omitempty"`
+	BytesPerSecond uint64                 `protobuf:"varint,2,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// For how long what is not used may be saved up, to be used at once.
+	BurstSeconds  uint32 `protobuf:"varint,3,opt,name=burst_seconds,json=burstSeconds,proto3" json:"burst_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Limits) GetIops() uint64 {
+	if x != nil {
+		return x.Iops
+	}
+	return 0
+}
+
+func (x *Limits) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *Limits) GetBurstSeconds() uint32 {
+	if x != nil {
+		return x.BurstSeconds
+	}
+	return 0
+}
+
+// SetVolumeLimits changes those limits of a volume that are in it.
+type SetVolumeLimits struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Iops           *uint64                `protobuf:"varint,2,opt,name=iops,proto3,oneof" json:"iops,omitempty"`
+	BytesPerSecond *uint64                `protobuf:"varint,3,opt,name=bytes_per_second,json=bytesPerSecond,proto3,oneof" json:"bytes_per_second,omitempty"`
+	BurstSeconds   *uint32                `protobuf:"varint,4,opt,name=burst_seconds,json=burstSeconds,proto3,oneof" json:"burst_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SetVolumeLimits) Reset() {
+	*x = SetVolumeLimits{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVolumeLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVolumeLimits) ProtoMessage() {}
+
+func (x *SetVolumeLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVolumeLimits.ProtoReflect.Descriptor instead.
+func (*SetVolumeLimits) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetVolumeLimits) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetVolumeLimits) GetIops() uint64 {
+	if x != nil && x.Iops != nil {
+		return *x.Iops
+	}
+	return 0
+}
+
+func (x *SetVolumeLimits) GetBytesPerSecond() uint64 {
+	if x != nil && x.BytesPerSecond != nil {
+		return *x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *SetVolumeLimits) GetBurstSeconds() uint32 {
+	if x != nil && x.BurstSeconds != nil {
+		return *x.BurstSeconds
+	}
+	return 0
+}
+
+// Note is for the audit log: what somebody did that changes nothing here.
+type Note struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Action  string                 `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	Subject string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	Detail  string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Why it did not come to anything; empty when it did.
+	Refused       string `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Note) Reset() {
+	*x = Note{}
+	mi := &file_catalogpb_catalog_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Note) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Note) ProtoMessage() {}
+
+func (x *Note) ProtoReflect() protoreflect.Message {
+	mi := &file_catalogpb_catalog_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Note.ProtoReflect.Descriptor instead.
+func (*Note) Descriptor() ([]byte, []int) {
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Note) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *Note) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Note) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Note) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 type ResizeVolume struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1259,7 +1502,7 @@ type ResizeVolume struct {
 
 func (x *ResizeVolume) Reset() {
 	*x = ResizeVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[6]
+	mi := &file_catalogpb_catalog_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1514,7 @@ func (x *ResizeVolume) String() string {
 func (*ResizeVolume) ProtoMessage() {}
 
 func (x *ResizeVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[6]
+	mi := &file_catalogpb_catalog_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1527,7 @@ func (x *ResizeVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolume.ProtoReflect.Descriptor instead.
 func (*ResizeVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{6}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ResizeVolume) GetName() string {
@@ -1315,7 +1558,7 @@ type ProtectVolume struct {
 
 func (x *ProtectVolume) Reset() {
 	*x = ProtectVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[7]
+	mi := &file_catalogpb_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1570,7 @@ func (x *ProtectVolume) String() string {
 func (*ProtectVolume) ProtoMessage() {}
 
 func (x *ProtectVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[7]
+	mi := &file_catalogpb_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1583,7 @@ func (x *ProtectVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolume.ProtoReflect.Descriptor instead.
 func (*ProtectVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{7}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProtectVolume) GetName() string {
@@ -1374,7 +1617,7 @@ type RetireVolume struct {
 
 func (x *RetireVolume) Reset() {
 	*x = RetireVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[8]
+	mi := &file_catalogpb_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1629,7 @@ func (x *RetireVolume) String() string {
 func (*RetireVolume) ProtoMessage() {}
 
 func (x *RetireVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[8]
+	mi := &file_catalogpb_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1642,7 @@ func (x *RetireVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireVolume.ProtoReflect.Descriptor instead.
 func (*RetireVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{8}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RetireVolume) GetName() string {
@@ -1419,7 +1662,7 @@ type RemoveVolume struct {
 
 func (x *RemoveVolume) Reset() {
 	*x = RemoveVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	mi := &file_catalogpb_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1674,7 @@ func (x *RemoveVolume) String() string {
 func (*RemoveVolume) ProtoMessage() {}
 
 func (x *RemoveVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[9]
+	mi := &file_catalogpb_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1687,7 @@ func (x *RemoveVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolume.ProtoReflect.Descriptor instead.
 func (*RemoveVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{9}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveVolume) GetId() []byte {
@@ -1467,7 +1710,7 @@ type Chap struct {
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[10]
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1722,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[10]
+	mi := &file_catalogpb_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1735,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{10}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Chap) GetUser() string {
@@ -1531,7 +1774,7 @@ type CreateHost struct {
 
 func (x *CreateHost) Reset() {
 	*x = CreateHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[11]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1786,7 @@ func (x *CreateHost) String() string {
 func (*CreateHost) ProtoMessage() {}
 
 func (x *CreateHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[11]
+	mi := &file_catalogpb_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1799,7 @@ func (x *CreateHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHost.ProtoReflect.Descriptor instead.
 func (*CreateHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{11}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateHost) GetId() []byte {
@@ -1623,7 +1866,7 @@ type DhChap struct {
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[12]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1878,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[12]
+	mi := &file_catalogpb_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1891,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DhChap) GetKey() string {
@@ -1696,7 +1939,7 @@ type UpdateHost struct {
 
 func (x *UpdateHost) Reset() {
 	*x = UpdateHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1951,7 @@ func (x *UpdateHost) String() string {
 func (*UpdateHost) ProtoMessage() {}
 
 func (x *UpdateHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[13]
+	mi := &file_catalogpb_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1964,7 @@ func (x *UpdateHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHost.ProtoReflect.Descriptor instead.
 func (*UpdateHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateHost) GetName() string {
@@ -1782,7 +2025,7 @@ type DeleteHost struct {
 
 func (x *DeleteHost) Reset() {
 	*x = DeleteHost{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +2037,7 @@ func (x *DeleteHost) String() string {
 func (*DeleteHost) ProtoMessage() {}
 
 func (x *DeleteHost) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[14]
+	mi := &file_catalogpb_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +2050,7 @@ func (x *DeleteHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHost.ProtoReflect.Descriptor instead.
 func (*DeleteHost) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteHost) GetName() string {
@@ -1828,7 +2071,7 @@ type MapVolume struct {
 
 func (x *MapVolume) Reset() {
 	*x = MapVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +2083,7 @@ func (x *MapVolume) String() string {
 func (*MapVolume) ProtoMessage() {}
 
 func (x *MapVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[15]
+	mi := &file_catalogpb_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +2096,7 @@ func (x *MapVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolume.ProtoReflect.Descriptor instead.
 func (*MapVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MapVolume) GetVolume() string {
@@ -1887,7 +2130,7 @@ type UnmapVolume struct {
 
 func (x *UnmapVolume) Reset() {
 	*x = UnmapVolume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2142,7 @@ func (x *UnmapVolume) String() string {
 func (*UnmapVolume) ProtoMessage() {}
 
 func (x *UnmapVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[16]
+	mi := &file_catalogpb_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2155,7 @@ func (x *UnmapVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolume.ProtoReflect.Descriptor instead.
 func (*UnmapVolume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UnmapVolume) GetVolume() string {
@@ -1943,7 +2186,7 @@ type RegisterDisk struct {
 
 func (x *RegisterDisk) Reset() {
 	*x = RegisterDisk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2198,7 @@ func (x *RegisterDisk) String() string {
 func (*RegisterDisk) ProtoMessage() {}
 
 func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[17]
+	mi := &file_catalogpb_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2211,7 @@ func (x *RegisterDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterDisk.ProtoReflect.Descriptor instead.
 func (*RegisterDisk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RegisterDisk) GetId() []byte {
@@ -2015,7 +2258,7 @@ type PutNode struct {
 
 func (x *PutNode) Reset() {
 	*x = PutNode{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2270,7 @@ func (x *PutNode) String() string {
 func (*PutNode) ProtoMessage() {}
 
 func (x *PutNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[18]
+	mi := &file_catalogpb_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2283,7 @@ func (x *PutNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNode.ProtoReflect.Descriptor instead.
 func (*PutNode) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PutNode) GetId() []byte {
@@ -2102,7 +2345,7 @@ type Label struct {
 
 func (x *Label) Reset() {
 	*x = Label{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2114,7 +2357,7 @@ func (x *Label) String() string {
 func (*Label) ProtoMessage() {}
 
 func (x *Label) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[19]
+	mi := &file_catalogpb_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2127,7 +2370,7 @@ func (x *Label) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Label.ProtoReflect.Descriptor instead.
 func (*Label) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Label) GetKey() string {
@@ -2156,7 +2399,7 @@ type AdmitNode struct {
 
 func (x *AdmitNode) Reset() {
 	*x = AdmitNode{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2411,7 @@ func (x *AdmitNode) String() string {
 func (*AdmitNode) ProtoMessage() {}
 
 func (x *AdmitNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[20]
+	mi := &file_catalogpb_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2424,7 @@ func (x *AdmitNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitNode.ProtoReflect.Descriptor instead.
 func (*AdmitNode) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AdmitNode) GetNode() *PutNode {
@@ -2216,7 +2459,7 @@ type SetNodeLabels struct {
 
 func (x *SetNodeLabels) Reset() {
 	*x = SetNodeLabels{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2471,7 @@ func (x *SetNodeLabels) String() string {
 func (*SetNodeLabels) ProtoMessage() {}
 
 func (x *SetNodeLabels) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[21]
+	mi := &file_catalogpb_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2484,7 @@ func (x *SetNodeLabels) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeLabels.ProtoReflect.Descriptor instead.
 func (*SetNodeLabels) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetNodeLabels) GetNode() string {
@@ -2269,7 +2512,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	mi := &file_catalogpb_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2524,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[22]
+	mi := &file_catalogpb_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2537,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetNodeState) GetNode() string {
@@ -2329,7 +2572,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[23]
+	mi := &file_catalogpb_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2584,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[23]
+	mi := &file_catalogpb_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2597,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveNode) GetNode() string {
@@ -2382,7 +2625,7 @@ type SetDiskState struct {
 
 func (x *SetDiskState) Reset() {
 	*x = SetDiskState{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[24]
+	mi := &file_catalogpb_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2637,7 @@ func (x *SetDiskState) String() string {
 func (*SetDiskState) ProtoMessage() {}
 
 func (x *SetDiskState) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[24]
+	mi := &file_catalogpb_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2650,7 @@ func (x *SetDiskState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDiskState.ProtoReflect.Descriptor instead.
 func (*SetDiskState) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetDiskState) GetId() []byte {
@@ -2442,7 +2685,7 @@ type RemoveDisk struct {
 
 func (x *RemoveDisk) Reset() {
 	*x = RemoveDisk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[25]
+	mi := &file_catalogpb_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2697,7 @@ func (x *RemoveDisk) String() string {
 func (*RemoveDisk) ProtoMessage() {}
 
 func (x *RemoveDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[25]
+	mi := &file_catalogpb_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2710,7 @@ func (x *RemoveDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDisk.ProtoReflect.Descriptor instead.
 func (*RemoveDisk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveDisk) GetId() []byte {
@@ -2495,7 +2738,7 @@ type CreateToken struct {
 
 func (x *CreateToken) Reset() {
 	*x = CreateToken{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[26]
+	mi := &file_catalogpb_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2750,7 @@ func (x *CreateToken) String() string {
 func (*CreateToken) ProtoMessage() {}
 
 func (x *CreateToken) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[26]
+	mi := &file_catalogpb_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2763,7 @@ func (x *CreateToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateToken.ProtoReflect.Descriptor instead.
 func (*CreateToken) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateToken) GetId() []byte {
@@ -2553,7 +2796,7 @@ type ExpireToken struct {
 
 func (x *ExpireToken) Reset() {
 	*x = ExpireToken{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[27]
+	mi := &file_catalogpb_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +2808,7 @@ func (x *ExpireToken) String() string {
 func (*ExpireToken) ProtoMessage() {}
 
 func (x *ExpireToken) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[27]
+	mi := &file_catalogpb_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +2821,7 @@ func (x *ExpireToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireToken.ProtoReflect.Descriptor instead.
 func (*ExpireToken) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExpireToken) GetId() []byte {
@@ -2602,7 +2845,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[28]
+	mi := &file_catalogpb_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2857,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[28]
+	mi := &file_catalogpb_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2870,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateJob) GetId() []byte {
@@ -2688,7 +2931,7 @@ type ProgressJob struct {
 
 func (x *ProgressJob) Reset() {
 	*x = ProgressJob{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[29]
+	mi := &file_catalogpb_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2943,7 @@ func (x *ProgressJob) String() string {
 func (*ProgressJob) ProtoMessage() {}
 
 func (x *ProgressJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[29]
+	mi := &file_catalogpb_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2956,7 @@ func (x *ProgressJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressJob.ProtoReflect.Descriptor instead.
 func (*ProgressJob) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ProgressJob) GetId() []byte {
@@ -2776,7 +3019,7 @@ type SetJobState struct {
 
 func (x *SetJobState) Reset() {
 	*x = SetJobState{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[30]
+	mi := &file_catalogpb_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2788,7 +3031,7 @@ func (x *SetJobState) String() string {
 func (*SetJobState) ProtoMessage() {}
 
 func (x *SetJobState) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[30]
+	mi := &file_catalogpb_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2801,7 +3044,7 @@ func (x *SetJobState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetJobState.ProtoReflect.Descriptor instead.
 func (*SetJobState) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetJobState) GetId() []byte {
@@ -2839,7 +3082,7 @@ type GrantLease struct {
 
 func (x *GrantLease) Reset() {
 	*x = GrantLease{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[31]
+	mi := &file_catalogpb_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3094,7 @@ func (x *GrantLease) String() string {
 func (*GrantLease) ProtoMessage() {}
 
 func (x *GrantLease) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[31]
+	mi := &file_catalogpb_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +3107,7 @@ func (x *GrantLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantLease.ProtoReflect.Descriptor instead.
 func (*GrantLease) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GrantLease) GetVolume() []byte {
@@ -2910,7 +3153,7 @@ type ReleaseLease struct {
 
 func (x *ReleaseLease) Reset() {
 	*x = ReleaseLease{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[32]
+	mi := &file_catalogpb_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3165,7 @@ func (x *ReleaseLease) String() string {
 func (*ReleaseLease) ProtoMessage() {}
 
 func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[32]
+	mi := &file_catalogpb_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3178,7 @@ func (x *ReleaseLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLease.ProtoReflect.Descriptor instead.
 func (*ReleaseLease) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReleaseLease) GetVolume() []byte {
@@ -2991,7 +3234,7 @@ type MoveLease struct {
 
 func (x *MoveLease) Reset() {
 	*x = MoveLease{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[33]
+	mi := &file_catalogpb_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3003,7 +3246,7 @@ func (x *MoveLease) String() string {
 func (*MoveLease) ProtoMessage() {}
 
 func (x *MoveLease) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[33]
+	mi := &file_catalogpb_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3016,7 +3259,7 @@ func (x *MoveLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveLease.ProtoReflect.Descriptor instead.
 func (*MoveLease) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MoveLease) GetVolume() string {
@@ -3045,7 +3288,7 @@ type SetReservation struct {
 
 func (x *SetReservation) Reset() {
 	*x = SetReservation{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[34]
+	mi := &file_catalogpb_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3057,7 +3300,7 @@ func (x *SetReservation) String() string {
 func (*SetReservation) ProtoMessage() {}
 
 func (x *SetReservation) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[34]
+	mi := &file_catalogpb_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3313,7 @@ func (x *SetReservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReservation.ProtoReflect.Descriptor instead.
 func (*SetReservation) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetReservation) GetVolume() []byte {
@@ -3107,7 +3350,7 @@ type SetAuthority struct {
 
 func (x *SetAuthority) Reset() {
 	*x = SetAuthority{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[35]
+	mi := &file_catalogpb_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3362,7 @@ func (x *SetAuthority) String() string {
 func (*SetAuthority) ProtoMessage() {}
 
 func (x *SetAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[35]
+	mi := &file_catalogpb_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3375,7 @@ func (x *SetAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAuthority.ProtoReflect.Descriptor instead.
 func (*SetAuthority) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetAuthority) GetClusterName() string {
@@ -3176,7 +3419,7 @@ type AllocateExtents struct {
 
 func (x *AllocateExtents) Reset() {
 	*x = AllocateExtents{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[36]
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +3431,7 @@ func (x *AllocateExtents) String() string {
 func (*AllocateExtents) ProtoMessage() {}
 
 func (x *AllocateExtents) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[36]
+	mi := &file_catalogpb_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +3444,7 @@ func (x *AllocateExtents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateExtents.ProtoReflect.Descriptor instead.
 func (*AllocateExtents) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AllocateExtents) GetVolume() []byte {
@@ -3240,7 +3483,7 @@ type MarkReplica struct {
 
 func (x *MarkReplica) Reset() {
 	*x = MarkReplica{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[37]
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3495,7 @@ func (x *MarkReplica) String() string {
 func (*MarkReplica) ProtoMessage() {}
 
 func (x *MarkReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[37]
+	mi := &file_catalogpb_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3508,7 @@ func (x *MarkReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkReplica.ProtoReflect.Descriptor instead.
 func (*MarkReplica) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MarkReplica) GetVolume() []byte {
@@ -3318,7 +3561,7 @@ type ReplaceReplica struct {
 
 func (x *ReplaceReplica) Reset() {
 	*x = ReplaceReplica{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3330,7 +3573,7 @@ func (x *ReplaceReplica) String() string {
 func (*ReplaceReplica) ProtoMessage() {}
 
 func (x *ReplaceReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[38]
+	mi := &file_catalogpb_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3343,7 +3586,7 @@ func (x *ReplaceReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceReplica.ProtoReflect.Descriptor instead.
 func (*ReplaceReplica) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReplaceReplica) GetVolume() []byte {
@@ -3386,7 +3629,7 @@ type StartMoves struct {
 
 func (x *StartMoves) Reset() {
 	*x = StartMoves{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3641,7 @@ func (x *StartMoves) String() string {
 func (*StartMoves) ProtoMessage() {}
 
 func (x *StartMoves) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[39]
+	mi := &file_catalogpb_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3654,7 @@ func (x *StartMoves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartMoves.ProtoReflect.Descriptor instead.
 func (*StartMoves) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StartMoves) GetVolume() []byte {
@@ -3440,7 +3683,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3452,7 +3695,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[40]
+	mi := &file_catalogpb_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3465,7 +3708,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Move) GetExtent() uint32 {
@@ -3504,7 +3747,7 @@ type FinishMoves struct {
 
 func (x *FinishMoves) Reset() {
 	*x = FinishMoves{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3516,7 +3759,7 @@ func (x *FinishMoves) String() string {
 func (*FinishMoves) ProtoMessage() {}
 
 func (x *FinishMoves) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[41]
+	mi := &file_catalogpb_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3529,7 +3772,7 @@ func (x *FinishMoves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishMoves.ProtoReflect.Descriptor instead.
 func (*FinishMoves) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FinishMoves) GetVolume() []byte {
@@ -3571,7 +3814,7 @@ type CancelMoves struct {
 
 func (x *CancelMoves) Reset() {
 	*x = CancelMoves{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +3826,7 @@ func (x *CancelMoves) String() string {
 func (*CancelMoves) ProtoMessage() {}
 
 func (x *CancelMoves) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[42]
+	mi := &file_catalogpb_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +3839,7 @@ func (x *CancelMoves) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelMoves.ProtoReflect.Descriptor instead.
 func (*CancelMoves) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CancelMoves) GetVolume() []byte {
@@ -3624,7 +3867,7 @@ type SetNodePortals struct {
 
 func (x *SetNodePortals) Reset() {
 	*x = SetNodePortals{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3636,7 +3879,7 @@ func (x *SetNodePortals) String() string {
 func (*SetNodePortals) ProtoMessage() {}
 
 func (x *SetNodePortals) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[43]
+	mi := &file_catalogpb_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3649,7 +3892,7 @@ func (x *SetNodePortals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodePortals.ProtoReflect.Descriptor instead.
 func (*SetNodePortals) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SetNodePortals) GetNode() []byte {
@@ -3679,7 +3922,7 @@ type Portals struct {
 
 func (x *Portals) Reset() {
 	*x = Portals{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[44]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3691,7 +3934,7 @@ func (x *Portals) String() string {
 func (*Portals) ProtoMessage() {}
 
 func (x *Portals) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[44]
+	mi := &file_catalogpb_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3704,7 +3947,7 @@ func (x *Portals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Portals.ProtoReflect.Descriptor instead.
 func (*Portals) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Portals) GetIscsi() []string {
@@ -3775,7 +4018,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[45]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +4030,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[45]
+	mi := &file_catalogpb_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +4043,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Snapshot) GetVersion() uint32 {
@@ -3991,7 +4234,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[46]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4003,7 +4246,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[46]
+	mi := &file_catalogpb_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4016,7 +4259,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Node) GetId() []byte {
@@ -4115,7 +4358,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[47]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4127,7 +4370,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[47]
+	mi := &file_catalogpb_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4140,7 +4383,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Token) GetId() []byte {
@@ -4192,7 +4435,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[48]
+	mi := &file_catalogpb_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4204,7 +4447,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[48]
+	mi := &file_catalogpb_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4217,7 +4460,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Job) GetId() []byte {
@@ -4323,7 +4566,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[49]
+	mi := &file_catalogpb_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4335,7 +4578,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[49]
+	mi := &file_catalogpb_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4348,7 +4591,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Lease) GetVolume() []byte {
@@ -4383,7 +4626,7 @@ type Reservation struct {
 
 func (x *Reservation) Reset() {
 	*x = Reservation{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[50]
+	mi := &file_catalogpb_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4395,7 +4638,7 @@ func (x *Reservation) String() string {
 func (*Reservation) ProtoMessage() {}
 
 func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[50]
+	mi := &file_catalogpb_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4408,7 +4651,7 @@ func (x *Reservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
 func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Reservation) GetVolume() []byte {
@@ -4445,7 +4688,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[51]
+	mi := &file_catalogpb_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4457,7 +4700,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[51]
+	mi := &file_catalogpb_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4470,7 +4713,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Revoked) GetNode() []byte {
@@ -4513,7 +4756,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[52]
+	mi := &file_catalogpb_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4525,7 +4768,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[52]
+	mi := &file_catalogpb_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4538,7 +4781,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Authority) GetClusterName() string {
@@ -4586,7 +4829,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[53]
+	mi := &file_catalogpb_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4598,7 +4841,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[53]
+	mi := &file_catalogpb_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4611,7 +4854,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Pool) GetId() []byte {
@@ -4693,14 +4936,15 @@ type Volume struct {
 	// last started or canceled.
 	ReplacedIn uint64 `protobuf:"varint,11,opt,name=replaced_in,json=replacedIn,proto3" json:"replaced_in,omitempty"`
 	// The epoch in which moves were last finished.
-	MovedIn       uint64 `protobuf:"varint,12,opt,name=moved_in,json=movedIn,proto3" json:"moved_in,omitempty"`
+	MovedIn       uint64  `protobuf:"varint,12,opt,name=moved_in,json=movedIn,proto3" json:"moved_in,omitempty"`
+	Limits        *Limits `protobuf:"bytes,13,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[54]
+	mi := &file_catalogpb_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4712,7 +4956,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[54]
+	mi := &file_catalogpb_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4725,7 +4969,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{54}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Volume) GetId() []byte {
@@ -4812,6 +5056,13 @@ func (x *Volume) GetMovedIn() uint64 {
 	return 0
 }
 
+func (x *Volume) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 type Host struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -4830,7 +5081,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[55]
+	mi := &file_catalogpb_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4842,7 +5093,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[55]
+	mi := &file_catalogpb_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4855,7 +5106,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{55}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Host) GetId() []byte {
@@ -4933,7 +5184,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[56]
+	mi := &file_catalogpb_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4945,7 +5196,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[56]
+	mi := &file_catalogpb_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4958,7 +5209,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{56}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Mapping) GetVolumeId() []byte {
@@ -4998,7 +5249,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[57]
+	mi := &file_catalogpb_catalog_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5010,7 +5261,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[57]
+	mi := &file_catalogpb_catalog_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5023,7 +5274,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{57}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Disk) GetId() []byte {
@@ -5099,7 +5350,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[58]
+	mi := &file_catalogpb_catalog_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5362,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[58]
+	mi := &file_catalogpb_catalog_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5124,7 +5375,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{58}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Audit) GetRevision() uint64 {
@@ -5197,7 +5448,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_catalogpb_catalog_proto_msgTypes[59]
+	mi := &file_catalogpb_catalog_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5209,7 +5460,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_catalogpb_catalog_proto_msgTypes[59]
+	mi := &file_catalogpb_catalog_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5222,7 +5473,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{59}
+	return file_catalogpb_catalog_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Answer) GetRequestId() string {
@@ -5257,7 +5508,7 @@ var File_catalogpb_catalog_proto protoreflect.FileDescriptor
 
 const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xe1\x15\n" +
+	"\x17catalogpb/catalog.proto\x12\x11blockd.catalog.v1\"\xe2\x16\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12$\n" +
 	"\x0etime_unix_nano\x18\x02 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
@@ -5316,7 +5567,9 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\vstart_moves\x18- \x01(\v2\x1d.blockd.catalog.v1.StartMovesH\x00R\n" +
 	"startMoves\x12C\n" +
 	"\ffinish_moves\x18. \x01(\v2\x1e.blockd.catalog.v1.FinishMovesH\x00R\vfinishMoves\x12C\n" +
-	"\fcancel_moves\x18/ \x01(\v2\x1e.blockd.catalog.v1.CancelMovesH\x00R\vcancelMovesB\x06\n" +
+	"\fcancel_moves\x18/ \x01(\v2\x1e.blockd.catalog.v1.CancelMovesH\x00R\vcancelMoves\x12P\n" +
+	"\x11set_volume_limits\x180 \x01(\v2\".blockd.catalog.v1.SetVolumeLimitsH\x00R\x0fsetVolumeLimits\x12-\n" +
+	"\x04note\x181 \x01(\v2\x17.blockd.catalog.v1.NoteH\x00R\x04noteB\x06\n" +
 	"\x04kind\"\xcb\x01\n" +
 	"\aOutcome\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x0e\n" +
@@ -5343,7 +5596,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x05media\x18\x05 \x01(\tR\x05media\x12\x17\n" +
 	"\aec_data\x18\x06 \x01(\rR\x06ecData\x12\x1b\n" +
 	"\tec_parity\x18\a \x01(\rR\becParity\x12\x1e\n" +
-	"\vmin_in_sync\x18\b \x01(\rR\tminInSync\"\x98\x01\n" +
+	"\vmin_in_sync\x18\b \x01(\rR\tminInSync\"\xcb\x01\n" +
 	"\fCreateVolume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -5352,7 +5605,25 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
 	"block_size\x18\x04 \x01(\x05R\tblockSize\x12\x12\n" +
 	"\x04pool\x18\x05 \x01(\tR\x04pool\x12\x12\n" +
-	"\x04home\x18\x06 \x01(\fR\x04home\"A\n" +
+	"\x04home\x18\x06 \x01(\fR\x04home\x121\n" +
+	"\x06limits\x18\a \x01(\v2\x19.blockd.catalog.v1.LimitsR\x06limits\"k\n" +
+	"\x06Limits\x12\x12\n" +
+	"\x04iops\x18\x01 \x01(\x04R\x04iops\x12(\n" +
+	"\x10bytes_per_second\x18\x02 \x01(\x04R\x0ebytesPerSecond\x12#\n" +
+	"\rburst_seconds\x18\x03 \x01(\rR\fburstSeconds\"\xc7\x01\n" +
+	"\x0fSetVolumeLimits\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\x04iops\x18\x02 \x01(\x04H\x00R\x04iops\x88\x01\x01\x12-\n" +
+	"\x10bytes_per_second\x18\x03 \x01(\x04H\x01R\x0ebytesPerSecond\x88\x01\x01\x12(\n" +
+	"\rburst_seconds\x18\x04 \x01(\rH\x02R\fburstSeconds\x88\x01\x01B\a\n" +
+	"\x05_iopsB\x13\n" +
+	"\x11_bytes_per_secondB\x10\n" +
+	"\x0e_burst_seconds\"j\n" +
+	"\x04Note\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\"A\n" +
 	"\fResizeVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -5651,7 +5922,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x11created_unix_nano\x18\x06 \x01(\x03R\x0fcreatedUnixNano\x12\x17\n" +
 	"\aec_data\x18\a \x01(\rR\x06ecData\x12\x1b\n" +
 	"\tec_parity\x18\b \x01(\rR\becParity\x12\x1e\n" +
-	"\vmin_in_sync\x18\t \x01(\rR\tminInSync\"\xc6\x02\n" +
+	"\vmin_in_sync\x18\t \x01(\rR\tminInSync\"\xf9\x02\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -5670,7 +5941,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	" \x01(\fR\x04home\x12\x1f\n" +
 	"\vreplaced_in\x18\v \x01(\x04R\n" +
 	"replacedIn\x12\x19\n" +
-	"\bmoved_in\x18\f \x01(\x04R\amovedIn\"\xbf\x02\n" +
+	"\bmoved_in\x18\f \x01(\x04R\amovedIn\x121\n" +
+	"\x06limits\x18\r \x01(\v2\x19.blockd.catalog.v1.LimitsR\x06limits\"\xbf\x02\n" +
 	"\x04Host\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -5736,7 +6008,7 @@ func file_catalogpb_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalogpb_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_catalogpb_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_catalogpb_catalog_proto_goTypes = []any{
 	(Refusal)(0),            // 0: blockd.catalog.v1.Refusal
 	(ReplicaChange)(0),      // 1: blockd.catalog.v1.ReplicaChange
@@ -5746,138 +6018,145 @@ var file_catalogpb_catalog_proto_goTypes = []any{
 	(*Init)(nil),            // 5: blockd.catalog.v1.Init
 	(*CreatePool)(nil),      // 6: blockd.catalog.v1.CreatePool
 	(*CreateVolume)(nil),    // 7: blockd.catalog.v1.CreateVolume
-	(*ResizeVolume)(nil),    // 8: blockd.catalog.v1.ResizeVolume
-	(*ProtectVolume)(nil),   // 9: blockd.catalog.v1.ProtectVolume
-	(*RetireVolume)(nil),    // 10: blockd.catalog.v1.RetireVolume
-	(*RemoveVolume)(nil),    // 11: blockd.catalog.v1.RemoveVolume
-	(*Chap)(nil),            // 12: blockd.catalog.v1.Chap
-	(*CreateHost)(nil),      // 13: blockd.catalog.v1.CreateHost
-	(*DhChap)(nil),          // 14: blockd.catalog.v1.DhChap
-	(*UpdateHost)(nil),      // 15: blockd.catalog.v1.UpdateHost
-	(*DeleteHost)(nil),      // 16: blockd.catalog.v1.DeleteHost
-	(*MapVolume)(nil),       // 17: blockd.catalog.v1.MapVolume
-	(*UnmapVolume)(nil),     // 18: blockd.catalog.v1.UnmapVolume
-	(*RegisterDisk)(nil),    // 19: blockd.catalog.v1.RegisterDisk
-	(*PutNode)(nil),         // 20: blockd.catalog.v1.PutNode
-	(*Label)(nil),           // 21: blockd.catalog.v1.Label
-	(*AdmitNode)(nil),       // 22: blockd.catalog.v1.AdmitNode
-	(*SetNodeLabels)(nil),   // 23: blockd.catalog.v1.SetNodeLabels
-	(*SetNodeState)(nil),    // 24: blockd.catalog.v1.SetNodeState
-	(*RemoveNode)(nil),      // 25: blockd.catalog.v1.RemoveNode
-	(*SetDiskState)(nil),    // 26: blockd.catalog.v1.SetDiskState
-	(*RemoveDisk)(nil),      // 27: blockd.catalog.v1.RemoveDisk
-	(*CreateToken)(nil),     // 28: blockd.catalog.v1.CreateToken
-	(*ExpireToken)(nil),     // 29: blockd.catalog.v1.ExpireToken
-	(*CreateJob)(nil),       // 30: blockd.catalog.v1.CreateJob
-	(*ProgressJob)(nil),     // 31: blockd.catalog.v1.ProgressJob
-	(*SetJobState)(nil),     // 32: blockd.catalog.v1.SetJobState
-	(*GrantLease)(nil),      // 33: blockd.catalog.v1.GrantLease
-	(*ReleaseLease)(nil),    // 34: blockd.catalog.v1.ReleaseLease
-	(*MoveLease)(nil),       // 35: blockd.catalog.v1.MoveLease
-	(*SetReservation)(nil),  // 36: blockd.catalog.v1.SetReservation
-	(*SetAuthority)(nil),    // 37: blockd.catalog.v1.SetAuthority
-	(*AllocateExtents)(nil), // 38: blockd.catalog.v1.AllocateExtents
-	(*MarkReplica)(nil),     // 39: blockd.catalog.v1.MarkReplica
-	(*ReplaceReplica)(nil),  // 40: blockd.catalog.v1.ReplaceReplica
-	(*StartMoves)(nil),      // 41: blockd.catalog.v1.StartMoves
-	(*Move)(nil),            // 42: blockd.catalog.v1.Move
-	(*FinishMoves)(nil),     // 43: blockd.catalog.v1.FinishMoves
-	(*CancelMoves)(nil),     // 44: blockd.catalog.v1.CancelMoves
-	(*SetNodePortals)(nil),  // 45: blockd.catalog.v1.SetNodePortals
-	(*Portals)(nil),         // 46: blockd.catalog.v1.Portals
-	(*Snapshot)(nil),        // 47: blockd.catalog.v1.Snapshot
-	(*Node)(nil),            // 48: blockd.catalog.v1.Node
-	(*Token)(nil),           // 49: blockd.catalog.v1.Token
-	(*Job)(nil),             // 50: blockd.catalog.v1.Job
-	(*Lease)(nil),           // 51: blockd.catalog.v1.Lease
-	(*Reservation)(nil),     // 52: blockd.catalog.v1.Reservation
-	(*Revoked)(nil),         // 53: blockd.catalog.v1.Revoked
-	(*Authority)(nil),       // 54: blockd.catalog.v1.Authority
-	(*Pool)(nil),            // 55: blockd.catalog.v1.Pool
-	(*Volume)(nil),          // 56: blockd.catalog.v1.Volume
-	(*Host)(nil),            // 57: blockd.catalog.v1.Host
-	(*Mapping)(nil),         // 58: blockd.catalog.v1.Mapping
-	(*Disk)(nil),            // 59: blockd.catalog.v1.Disk
-	(*Audit)(nil),           // 60: blockd.catalog.v1.Audit
-	(*Answer)(nil),          // 61: blockd.catalog.v1.Answer
+	(*Limits)(nil),          // 8: blockd.catalog.v1.Limits
+	(*SetVolumeLimits)(nil), // 9: blockd.catalog.v1.SetVolumeLimits
+	(*Note)(nil),            // 10: blockd.catalog.v1.Note
+	(*ResizeVolume)(nil),    // 11: blockd.catalog.v1.ResizeVolume
+	(*ProtectVolume)(nil),   // 12: blockd.catalog.v1.ProtectVolume
+	(*RetireVolume)(nil),    // 13: blockd.catalog.v1.RetireVolume
+	(*RemoveVolume)(nil),    // 14: blockd.catalog.v1.RemoveVolume
+	(*Chap)(nil),            // 15: blockd.catalog.v1.Chap
+	(*CreateHost)(nil),      // 16: blockd.catalog.v1.CreateHost
+	(*DhChap)(nil),          // 17: blockd.catalog.v1.DhChap
+	(*UpdateHost)(nil),      // 18: blockd.catalog.v1.UpdateHost
+	(*DeleteHost)(nil),      // 19: blockd.catalog.v1.DeleteHost
+	(*MapVolume)(nil),       // 20: blockd.catalog.v1.MapVolume
+	(*UnmapVolume)(nil),     // 21: blockd.catalog.v1.UnmapVolume
+	(*RegisterDisk)(nil),    // 22: blockd.catalog.v1.RegisterDisk
+	(*PutNode)(nil),         // 23: blockd.catalog.v1.PutNode
+	(*Label)(nil),           // 24: blockd.catalog.v1.Label
+	(*AdmitNode)(nil),       // 25: blockd.catalog.v1.AdmitNode
+	(*SetNodeLabels)(nil),   // 26: blockd.catalog.v1.SetNodeLabels
+	(*SetNodeState)(nil),    // 27: blockd.catalog.v1.SetNodeState
+	(*RemoveNode)(nil),      // 28: blockd.catalog.v1.RemoveNode
+	(*SetDiskState)(nil),    // 29: blockd.catalog.v1.SetDiskState
+	(*RemoveDisk)(nil),      // 30: blockd.catalog.v1.RemoveDisk
+	(*CreateToken)(nil),     // 31: blockd.catalog.v1.CreateToken
+	(*ExpireToken)(nil),     // 32: blockd.catalog.v1.ExpireToken
+	(*CreateJob)(nil),       // 33: blockd.catalog.v1.CreateJob
+	(*ProgressJob)(nil),     // 34: blockd.catalog.v1.ProgressJob
+	(*SetJobState)(nil),     // 35: blockd.catalog.v1.SetJobState
+	(*GrantLease)(nil),      // 36: blockd.catalog.v1.GrantLease
+	(*ReleaseLease)(nil),    // 37: blockd.catalog.v1.ReleaseLease
+	(*MoveLease)(nil),       // 38: blockd.catalog.v1.MoveLease
+	(*SetReservation)(nil),  // 39: blockd.catalog.v1.SetReservation
+	(*SetAuthority)(nil),    // 40: blockd.catalog.v1.SetAuthority
+	(*AllocateExtents)(nil), // 41: blockd.catalog.v1.AllocateExtents
+	(*MarkReplica)(nil),     // 42: blockd.catalog.v1.MarkReplica
+	(*ReplaceReplica)(nil),  // 43: blockd.catalog.v1.ReplaceReplica
+	(*StartMoves)(nil),      // 44: blockd.catalog.v1.StartMoves
+	(*Move)(nil),            // 45: blockd.catalog.v1.Move
+	(*FinishMoves)(nil),     // 46: blockd.catalog.v1.FinishMoves
+	(*CancelMoves)(nil),     // 47: blockd.catalog.v1.CancelMoves
+	(*SetNodePortals)(nil),  // 48: blockd.catalog.v1.SetNodePortals
+	(*Portals)(nil),         // 49: blockd.catalog.v1.Portals
+	(*Snapshot)(nil),        // 50: blockd.catalog.v1.Snapshot
+	(*Node)(nil),            // 51: blockd.catalog.v1.Node
+	(*Token)(nil),           // 52: blockd.catalog.v1.Token
+	(*Job)(nil),             // 53: blockd.catalog.v1.Job
+	(*Lease)(nil),           // 54: blockd.catalog.v1.Lease
+	(*Reservation)(nil),     // 55: blockd.catalog.v1.Reservation
+	(*Revoked)(nil),         // 56: blockd.catalog.v1.Revoked
+	(*Authority)(nil),       // 57: blockd.catalog.v1.Authority
+	(*Pool)(nil),            // 58: blockd.catalog.v1.Pool
+	(*Volume)(nil),          // 59: blockd.catalog.v1.Volume
+	(*Host)(nil),            // 60: blockd.catalog.v1.Host
+	(*Mapping)(nil),         // 61: blockd.catalog.v1.Mapping
+	(*Disk)(nil),            // 62: blockd.catalog.v1.Disk
+	(*Audit)(nil),           // 63: blockd.catalog.v1.Audit
+	(*Answer)(nil),          // 64: blockd.catalog.v1.Answer
 }
 var file_catalogpb_catalog_proto_depIdxs = []int32{
 	5,  // 0: blockd.catalog.v1.Command.init:type_name -> blockd.catalog.v1.Init
 	6,  // 1: blockd.catalog.v1.Command.create_pool:type_name -> blockd.catalog.v1.CreatePool
 	7,  // 2: blockd.catalog.v1.Command.create_volume:type_name -> blockd.catalog.v1.CreateVolume
-	8,  // 3: blockd.catalog.v1.Command.resize_volume:type_name -> blockd.catalog.v1.ResizeVolume
-	10, // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
-	11, // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
-	13, // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
-	15, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
-	16, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
-	17, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
-	18, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
-	19, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
-	9,  // 12: blockd.catalog.v1.Command.protect_volume:type_name -> blockd.catalog.v1.ProtectVolume
+	11, // 3: blockd.catalog.v1.Command.resize_volume:type_name -> blockd.catalog.v1.ResizeVolume
+	13, // 4: blockd.catalog.v1.Command.retire_volume:type_name -> blockd.catalog.v1.RetireVolume
+	14, // 5: blockd.catalog.v1.Command.remove_volume:type_name -> blockd.catalog.v1.RemoveVolume
+	16, // 6: blockd.catalog.v1.Command.create_host:type_name -> blockd.catalog.v1.CreateHost
+	18, // 7: blockd.catalog.v1.Command.update_host:type_name -> blockd.catalog.v1.UpdateHost
+	19, // 8: blockd.catalog.v1.Command.delete_host:type_name -> blockd.catalog.v1.DeleteHost
+	20, // 9: blockd.catalog.v1.Command.map_volume:type_name -> blockd.catalog.v1.MapVolume
+	21, // 10: blockd.catalog.v1.Command.unmap_volume:type_name -> blockd.catalog.v1.UnmapVolume
+	22, // 11: blockd.catalog.v1.Command.register_disk:type_name -> blockd.catalog.v1.RegisterDisk
+	12, // 12: blockd.catalog.v1.Command.protect_volume:type_name -> blockd.catalog.v1.ProtectVolume
 	4,  // 13: blockd.catalog.v1.Command.import:type_name -> blockd.catalog.v1.Import
-	20, // 14: blockd.catalog.v1.Command.put_node:type_name -> blockd.catalog.v1.PutNode
-	22, // 15: blockd.catalog.v1.Command.admit_node:type_name -> blockd.catalog.v1.AdmitNode
-	23, // 16: blockd.catalog.v1.Command.set_node_labels:type_name -> blockd.catalog.v1.SetNodeLabels
-	24, // 17: blockd.catalog.v1.Command.set_node_state:type_name -> blockd.catalog.v1.SetNodeState
-	25, // 18: blockd.catalog.v1.Command.remove_node:type_name -> blockd.catalog.v1.RemoveNode
-	26, // 19: blockd.catalog.v1.Command.set_disk_state:type_name -> blockd.catalog.v1.SetDiskState
-	27, // 20: blockd.catalog.v1.Command.remove_disk:type_name -> blockd.catalog.v1.RemoveDisk
-	28, // 21: blockd.catalog.v1.Command.create_token:type_name -> blockd.catalog.v1.CreateToken
-	29, // 22: blockd.catalog.v1.Command.expire_token:type_name -> blockd.catalog.v1.ExpireToken
-	30, // 23: blockd.catalog.v1.Command.create_job:type_name -> blockd.catalog.v1.CreateJob
-	31, // 24: blockd.catalog.v1.Command.progress_job:type_name -> blockd.catalog.v1.ProgressJob
-	32, // 25: blockd.catalog.v1.Command.set_job_state:type_name -> blockd.catalog.v1.SetJobState
-	33, // 26: blockd.catalog.v1.Command.grant_lease:type_name -> blockd.catalog.v1.GrantLease
-	34, // 27: blockd.catalog.v1.Command.release_lease:type_name -> blockd.catalog.v1.ReleaseLease
-	35, // 28: blockd.catalog.v1.Command.move_lease:type_name -> blockd.catalog.v1.MoveLease
-	36, // 29: blockd.catalog.v1.Command.set_reservation:type_name -> blockd.catalog.v1.SetReservation
-	37, // 30: blockd.catalog.v1.Command.set_authority:type_name -> blockd.catalog.v1.SetAuthority
-	38, // 31: blockd.catalog.v1.Command.allocate_extents:type_name -> blockd.catalog.v1.AllocateExtents
-	39, // 32: blockd.catalog.v1.Command.mark_replica:type_name -> blockd.catalog.v1.MarkReplica
-	45, // 33: blockd.catalog.v1.Command.set_node_portals:type_name -> blockd.catalog.v1.SetNodePortals
-	40, // 34: blockd.catalog.v1.Command.replace_replica:type_name -> blockd.catalog.v1.ReplaceReplica
-	41, // 35: blockd.catalog.v1.Command.start_moves:type_name -> blockd.catalog.v1.StartMoves
-	43, // 36: blockd.catalog.v1.Command.finish_moves:type_name -> blockd.catalog.v1.FinishMoves
-	44, // 37: blockd.catalog.v1.Command.cancel_moves:type_name -> blockd.catalog.v1.CancelMoves
-	60, // 38: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
-	0,  // 39: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
-	12, // 40: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 41: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 42: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	12, // 43: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 44: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 45: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
-	21, // 46: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
-	20, // 47: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
-	21, // 48: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
-	1,  // 49: blockd.catalog.v1.MarkReplica.change:type_name -> blockd.catalog.v1.ReplicaChange
-	42, // 50: blockd.catalog.v1.StartMoves.moves:type_name -> blockd.catalog.v1.Move
-	46, // 51: blockd.catalog.v1.SetNodePortals.portals:type_name -> blockd.catalog.v1.Portals
-	55, // 52: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
-	56, // 53: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
-	57, // 54: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
-	58, // 55: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
-	60, // 56: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
-	61, // 57: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
-	59, // 58: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
-	48, // 59: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
-	49, // 60: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
-	50, // 61: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
-	51, // 62: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
-	52, // 63: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
-	53, // 64: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
-	54, // 65: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
-	21, // 66: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
-	46, // 67: blockd.catalog.v1.Node.portals:type_name -> blockd.catalog.v1.Portals
-	12, // 68: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
-	12, // 69: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
-	14, // 70: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
-	71, // [71:71] is the sub-list for method output_type
-	71, // [71:71] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	23, // 14: blockd.catalog.v1.Command.put_node:type_name -> blockd.catalog.v1.PutNode
+	25, // 15: blockd.catalog.v1.Command.admit_node:type_name -> blockd.catalog.v1.AdmitNode
+	26, // 16: blockd.catalog.v1.Command.set_node_labels:type_name -> blockd.catalog.v1.SetNodeLabels
+	27, // 17: blockd.catalog.v1.Command.set_node_state:type_name -> blockd.catalog.v1.SetNodeState
+	28, // 18: blockd.catalog.v1.Command.remove_node:type_name -> blockd.catalog.v1.RemoveNode
+	29, // 19: blockd.catalog.v1.Command.set_disk_state:type_name -> blockd.catalog.v1.SetDiskState
+	30, // 20: blockd.catalog.v1.Command.remove_disk:type_name -> blockd.catalog.v1.RemoveDisk
+	31, // 21: blockd.catalog.v1.Command.create_token:type_name -> blockd.catalog.v1.CreateToken
+	32, // 22: blockd.catalog.v1.Command.expire_token:type_name -> blockd.catalog.v1.ExpireToken
+	33, // 23: blockd.catalog.v1.Command.create_job:type_name -> blockd.catalog.v1.CreateJob
+	34, // 24: blockd.catalog.v1.Command.progress_job:type_name -> blockd.catalog.v1.ProgressJob
+	35, // 25: blockd.catalog.v1.Command.set_job_state:type_name -> blockd.catalog.v1.SetJobState
+	36, // 26: blockd.catalog.v1.Command.grant_lease:type_name -> blockd.catalog.v1.GrantLease
+	37, // 27: blockd.catalog.v1.Command.release_lease:type_name -> blockd.catalog.v1.ReleaseLease
+	38, // 28: blockd.catalog.v1.Command.move_lease:type_name -> blockd.catalog.v1.MoveLease
+	39, // 29: blockd.catalog.v1.Command.set_reservation:type_name -> blockd.catalog.v1.SetReservation
+	40, // 30: blockd.catalog.v1.Command.set_authority:type_name -> blockd.catalog.v1.SetAuthority
+	41, // 31: blockd.catalog.v1.Command.allocate_extents:type_name -> blockd.catalog.v1.AllocateExtents
+	42, // 32: blockd.catalog.v1.Command.mark_replica:type_name -> blockd.catalog.v1.MarkReplica
+	48, // 33: blockd.catalog.v1.Command.set_node_portals:type_name -> blockd.catalog.v1.SetNodePortals
+	43, // 34: blockd.catalog.v1.Command.replace_replica:type_name -> blockd.catalog.v1.ReplaceReplica
+	44, // 35: blockd.catalog.v1.Command.start_moves:type_name -> blockd.catalog.v1.StartMoves
+	46, // 36: blockd.catalog.v1.Command.finish_moves:type_name -> blockd.catalog.v1.FinishMoves
+	47, // 37: blockd.catalog.v1.Command.cancel_moves:type_name -> blockd.catalog.v1.CancelMoves
+	9,  // 38: blockd.catalog.v1.Command.set_volume_limits:type_name -> blockd.catalog.v1.SetVolumeLimits
+	10, // 39: blockd.catalog.v1.Command.note:type_name -> blockd.catalog.v1.Note
+	63, // 40: blockd.catalog.v1.Outcome.audit:type_name -> blockd.catalog.v1.Audit
+	0,  // 41: blockd.catalog.v1.Outcome.refusal:type_name -> blockd.catalog.v1.Refusal
+	8,  // 42: blockd.catalog.v1.CreateVolume.limits:type_name -> blockd.catalog.v1.Limits
+	15, // 43: blockd.catalog.v1.CreateHost.chap:type_name -> blockd.catalog.v1.Chap
+	15, // 44: blockd.catalog.v1.CreateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	17, // 45: blockd.catalog.v1.CreateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	15, // 46: blockd.catalog.v1.UpdateHost.chap:type_name -> blockd.catalog.v1.Chap
+	15, // 47: blockd.catalog.v1.UpdateHost.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	17, // 48: blockd.catalog.v1.UpdateHost.dhchap:type_name -> blockd.catalog.v1.DhChap
+	24, // 49: blockd.catalog.v1.PutNode.labels:type_name -> blockd.catalog.v1.Label
+	23, // 50: blockd.catalog.v1.AdmitNode.node:type_name -> blockd.catalog.v1.PutNode
+	24, // 51: blockd.catalog.v1.SetNodeLabels.labels:type_name -> blockd.catalog.v1.Label
+	1,  // 52: blockd.catalog.v1.MarkReplica.change:type_name -> blockd.catalog.v1.ReplicaChange
+	45, // 53: blockd.catalog.v1.StartMoves.moves:type_name -> blockd.catalog.v1.Move
+	49, // 54: blockd.catalog.v1.SetNodePortals.portals:type_name -> blockd.catalog.v1.Portals
+	58, // 55: blockd.catalog.v1.Snapshot.pools:type_name -> blockd.catalog.v1.Pool
+	59, // 56: blockd.catalog.v1.Snapshot.volumes:type_name -> blockd.catalog.v1.Volume
+	60, // 57: blockd.catalog.v1.Snapshot.hosts:type_name -> blockd.catalog.v1.Host
+	61, // 58: blockd.catalog.v1.Snapshot.mappings:type_name -> blockd.catalog.v1.Mapping
+	63, // 59: blockd.catalog.v1.Snapshot.audit:type_name -> blockd.catalog.v1.Audit
+	64, // 60: blockd.catalog.v1.Snapshot.answers:type_name -> blockd.catalog.v1.Answer
+	62, // 61: blockd.catalog.v1.Snapshot.disks:type_name -> blockd.catalog.v1.Disk
+	51, // 62: blockd.catalog.v1.Snapshot.nodes:type_name -> blockd.catalog.v1.Node
+	52, // 63: blockd.catalog.v1.Snapshot.tokens:type_name -> blockd.catalog.v1.Token
+	53, // 64: blockd.catalog.v1.Snapshot.jobs:type_name -> blockd.catalog.v1.Job
+	54, // 65: blockd.catalog.v1.Snapshot.leases:type_name -> blockd.catalog.v1.Lease
+	55, // 66: blockd.catalog.v1.Snapshot.reservations:type_name -> blockd.catalog.v1.Reservation
+	56, // 67: blockd.catalog.v1.Snapshot.revoked:type_name -> blockd.catalog.v1.Revoked
+	57, // 68: blockd.catalog.v1.Snapshot.authority:type_name -> blockd.catalog.v1.Authority
+	24, // 69: blockd.catalog.v1.Node.labels:type_name -> blockd.catalog.v1.Label
+	49, // 70: blockd.catalog.v1.Node.portals:type_name -> blockd.catalog.v1.Portals
+	8,  // 71: blockd.catalog.v1.Volume.limits:type_name -> blockd.catalog.v1.Limits
+	15, // 72: blockd.catalog.v1.Host.chap:type_name -> blockd.catalog.v1.Chap
+	15, // 73: blockd.catalog.v1.Host.mutual_chap:type_name -> blockd.catalog.v1.Chap
+	17, // 74: blockd.catalog.v1.Host.dhchap:type_name -> blockd.catalog.v1.DhChap
+	75, // [75:75] is the sub-list for method output_type
+	75, // [75:75] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_catalogpb_catalog_proto_init() }
@@ -5924,16 +6203,19 @@ func file_catalogpb_catalog_proto_init() {
 		(*Command_StartMoves)(nil),
 		(*Command_FinishMoves)(nil),
 		(*Command_CancelMoves)(nil),
+		(*Command_SetVolumeLimits)(nil),
+		(*Command_Note)(nil),
 	}
-	file_catalogpb_catalog_proto_msgTypes[13].OneofWrappers = []any{}
-	file_catalogpb_catalog_proto_msgTypes[15].OneofWrappers = []any{}
+	file_catalogpb_catalog_proto_msgTypes[7].OneofWrappers = []any{}
+	file_catalogpb_catalog_proto_msgTypes[16].OneofWrappers = []any{}
+	file_catalogpb_catalog_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalogpb_catalog_proto_rawDesc), len(file_catalogpb_catalog_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   60,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -32,6 +32,7 @@ type Group struct {
 
 	office    atomic.Pointer[office] // nil when this node is not the leader, or not yet in office
 	verifier  verifier
+	commits   *commits
 	confirmed confirmations
 	kick      chan struct{} // keep has something to do
 	contact   contacts
@@ -41,6 +42,7 @@ type Group struct {
 	mu       sync.Mutex
 	leader   Leader
 	changed  chan struct{}      // closed and replaced when leader changes
+	mourned  Leader             // the last one whose process has ended, see hungUp
 	errand   context.CancelFunc // ends keep's present turn
 	why      error              // it is unusable; nil when it isn't
 	pending  sync.WaitGroup
@@ -75,7 +77,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{cfg: cfg, storage: s, notify: make(chan bool, 8), kick: make(chan struct{}, 1),
+	g := &Group{cfg: cfg, storage: s, notify: make(chan bool, 8), kick: make(chan struct{}, 1), commits: newCommits(),
 		changed: make(chan struct{}), ended: make(chan struct{})}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.confirmed.began()
@@ -89,7 +91,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	}
 	g.machine = newMachine(cfg.FSM, g.id, cfg.Events)
 	g.machine.stop, g.machine.tookOffice, g.machine.membersMove = g.halt, g.tookOffice, g.wake
-	g.machine.votersMove = g.confirmed.began
+	g.machine.votersMove, g.machine.advanced = g.confirmed.began, g.commits.applied
 	g.machine.hashes.ready = g.hashReady
 	g.machine.persisted = g.snapshotPersisted
 	g.stream = newStream(g)
@@ -121,6 +123,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	}
 	g.wg.Go(g.watch)
 	g.wg.Go(g.keep)
+	g.wg.Go(g.tellCommits)
 	if g.alone() {
 		// A shorter timeout makes a follower look at its election timer at
 		// once: a sole voter has nobody to wait for.

@@ -158,6 +158,56 @@ func TestLeaderDies(t *testing.T) {
 	c.agree(l.stop()...)
 }
 
+// Followers know at once what is committed, however long the library would let them wait.
+func TestFollowersLearnOfCommits(t *testing.T) {
+	c := start(t, 3, func(cfg *Config) { cfg.Heartbeat = 24 * time.Second }) // they would for 3 to 6 s
+	ctx, cancel := context.WithTimeout(c.ctx(), 10*time.Second)
+	defer cancel()
+	for i := range 20 {
+		r, err := c.leader().Apply(ctx, Command{Version: 1, Data: fmt.Appendf(nil, "c%d", i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range c.followers() {
+			if err := f.Wait(ctx, r.Index); err != nil {
+				t.Fatalf("%s, command %d: %v", f.id, i, err)
+			}
+		}
+	}
+}
+
+// A leader whose process has ended is replaced at once, and not after a
+// heartbeat. Close is such an end: it hands nothing over.
+func TestDeadLeaderIsReplacedAtOnce(t *testing.T) {
+	c := start(t, 3, func(cfg *Config) { cfg.Heartbeat = 20 * time.Second })
+	for i := range 3 {
+		c.apply(c.nodes["n2"], fmt.Sprintf("before %d", i))
+		dead := c.leader()
+		begin := time.Now()
+		dead.stop()
+		c.until("another leader", func() bool { n := c.leading(); return n != nil && n != dead })
+		if took := time.Since(begin); took > 10*time.Second {
+			t.Errorf("another leader after %v", took)
+		}
+		dead.mustOpen()
+		c.until("it follows", func() bool { return dead.Leader() == c.leader().Leader() })
+	}
+}
+
+// A leader that has only hung up is not replaced: its port is open.
+func TestLeaderThatListensIsNotReplaced(t *testing.T) {
+	c := start(t, 3, func(cfg *Config) { cfg.Heartbeat = 20 * time.Second })
+	leader := c.leader()
+	term, _ := leader.Leads()
+	for _, f := range c.followers() {
+		f.succeed(f.Leader())
+	}
+	c.apply(leader, "after")
+	if now, ok := leader.Leads(); !ok || now != term {
+		t.Errorf("it led in term %d; now %v, in term %d", term, ok, now)
+	}
+}
+
 func TestStopHandsOver(t *testing.T) {
 	// An election timeout that would fail the test.
 	c := start(t, 3, func(cfg *Config) { cfg.Heartbeat = 5 * time.Second })

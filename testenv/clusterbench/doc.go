@@ -1,9 +1,12 @@
-// Package clusterbench measures replicated volumes on a cluster of three real
-// nodes on this machine (testenv/cluster): what three copies cost beside one,
-// and AF_XDP beside UDP sockets, each in the same run. `bin/testenv cluster
-// bench` prints it, and `make bench` runs that.
+// Package clusterbench measures replicated volumes on clusters of real nodes on
+// this machine (testenv/cluster). `bin/testenv cluster bench` prints what it
+// finds, and `make bench` runs that. Its parts:
+//
+//	copies    what three copies cost beside one, over AF_XDP and over UDP sockets;
+//	          disks in memory, so that it is the software that is measured
+//	durable   three copies with all disks in files of one file system, beside Ceph's
+//	          RBD (testenv/ceph) with its OSDs on the same
 //
 // All nodes, the host and the network between them share the machine's
-// processors, and the disks are in memory. So the figures say what the software
-// costs, and nothing about disks; ratios hold better than figures.
+// processors, and so do a peer's. Ratios of one run hold better than figures.
 package clusterbench

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"time"
 
@@ -12,36 +13,42 @@ import (
 
 func benchCommand(f *clusterFlags) *cobra.Command {
 	var cfg clusterbench.Config
+	var on string
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure volumes of three copies on clusters of its own",
-		Long: `Measures a volume of three copies beside one of one copy, over AF_XDP and over
-UDP, on clusters that it builds and takes down. The host, the nodes
-and their disks, which are in memory, share this machine.`,
+		Long: `Measures on clusters that it builds and takes down:
+
+  copies    a volume of three copies beside one of one copy, over AF_XDP and over
+            UDP, with disks in memory
+  durable   volumes of three copies with all disks in files of one file system,
+            beside Ceph's RBD with three OSDs on the same file system, if Ceph is
+            installed; and where the time of a write goes
+
+The host and all nodes share this machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if cfg.Dir, err = os.MkdirTemp("", "blockd-bench-"); err != nil {
+			if cfg.Dir, err = os.MkdirTemp(on, "blockd-bench-"); err != nil {
 				return err
 			}
 			defer os.RemoveAll(cfg.Dir)
 			if cfg.BinDir == "" {
 				cfg.BinDir = besideTestenv()
 			}
-			results, err := clusterbench.Run(cmd.Context(), cfg, cmd.ErrOrStderr())
-			if err != nil {
-				return err
-			}
+			report, err := clusterbench.Run(cmd.Context(), cfg, cmd.ErrOrStderr())
 			if f.output == "json" {
 				e := json.NewEncoder(cmd.OutOrStdout())
 				e.SetIndent("", "  ")
-				return e.Encode(results)
+				return errors.Join(err, e.Encode(report))
 			}
-			return clusterbench.Print(cmd.OutOrStdout(), results)
+			return errors.Join(err, clusterbench.Print(cmd.OutOrStdout(), report))
 		},
 	}
 	cmd.Flags().StringVar(&cfg.BinDir, "bin", "", "directory of blockd, blockctl, blockbench and testenv (default: where testenv is)")
+	cmd.Flags().StringVar(&on, "on", "", "directory for the clusters, on the disk to measure (default: that of temporary files)")
+	cmd.Flags().StringVar(&cfg.Only, "only", "", "run one part: copies or durable")
 	cmd.Flags().DurationVar(&cfg.Runtime, "runtime", 5*time.Second, "how long each load runs, after a second of warming up")
-	cmd.Flags().IntVar(&cfg.Rounds, "rounds", 1, "how often each is measured; the median counts")
+	cmd.Flags().IntVar(&cfg.Rounds, "rounds", 3, "how often each is measured; the median counts")
 	return cmd
 }

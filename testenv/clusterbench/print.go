@@ -1,0 +1,102 @@
+package clusterbench
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Print writes a report as tables.
+func Print(w io.Writer, r *Report) error {
+	var errs []error
+	if len(r.Copies) > 0 {
+		errs = append(errs, printCopies(w, r.Copies))
+	}
+	if r.Durable != nil {
+		errs = append(errs, printDurable(w, r.Durable))
+	}
+	return errors.Join(errs...)
+}
+
+// table aligns what f writes, one line for each call of row.
+func table(w io.Writer, f func(row func(cells ...any))) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	f(func(cells ...any) {
+		words := make([]string, len(cells))
+		for i, c := range cells {
+			words[i] = fmt.Sprint(c)
+		}
+		fmt.Fprintln(t, strings.Join(words, "\t"))
+	})
+	return t.Flush()
+}
+
+func iops(f float64) string  { return fmt.Sprintf("%.0f", f) }
+func ratio(f float64) string { return fmt.Sprintf("%.2f", f) }
+func micros(d time.Duration) string {
+	return fmt.Sprintf("%.0f us", float64(d)/float64(time.Microsecond))
+}
+
+func printCopies(w io.Writer, results []Result) error {
+	fmt.Fprintln(w, "Volumes of three nodes on one machine, disks in memory")
+	return table(w, func(row func(...any)) {
+		row("LOAD", "VOLUME", "IOPS", "P50", "P99", "CPU PER I/O", "TO ONE COPY")
+		for _, r := range results {
+			row(r.Load, r.Volume, iops(r.IOPS), micros(r.P50), micros(r.P99), micros(r.CPU), ratio(r.Ratio))
+		}
+	})
+}
+
+func printDurable(w io.Writer, d *Durable) error {
+	fmt.Fprintf(w, "\nVolumes of three copies, durable, disks of all nodes on one file system\n"+
+		"fio's durable writes of 4 KiB there, 1 in flight: %.0f IOPS to one file, %.0f to each of three at once\n", d.Floor.One, d.Floor.Three)
+	if d.CephError != "" {
+		fmt.Fprintln(w, d.CephError)
+	}
+	err := table(w, func(row func(...any)) {
+		head := []any{"LOAD", "IOPS", "P50", "P99", "CPU PER I/O", "TO PASS"}
+		if d.Ceph != "" {
+			head = append(head, "CEPH "+d.Ceph, "P50", "P99", "CPU PER I/O", "RATIO", "GOAL")
+		}
+		row(head...)
+		for _, r := range d.Rows {
+			cells := []any{r.Load, iops(r.Blockd.IOPS), micros(r.Blockd.P50), micros(r.Blockd.P99), micros(r.Blockd.CPU), barWords(&r)}
+			if r.Ceph != nil {
+				cells = append(cells, iops(r.Ceph.IOPS), micros(r.Ceph.P50), micros(r.Ceph.P99), micros(r.Ceph.CPU), ratio(r.Ratio), goalWords(&r))
+			}
+			row(cells...)
+		}
+	})
+	fmt.Fprintln(w, "\nWhere the time of a write goes, 4k, 1 in flight, in the mean")
+	return errors.Join(err, table(w, func(row func(...any)) {
+		for _, s := range d.Stages {
+			row(s.Name, micros(s.Mean))
+		}
+	}))
+}
+
+// barWords says which figures from elsewhere are passed.
+func barWords(r *DurableRow) string {
+	var words []string
+	for _, b := range r.Bars {
+		mark := "met"
+		if r.Blockd.IOPS < b.IOPS {
+			mark = "short"
+		}
+		words = append(words, fmt.Sprintf("%s %.0f: %s", b.Name, b.IOPS, mark))
+	}
+	return strings.Join(words, ", ")
+}
+
+func goalWords(r *DurableRow) string {
+	switch {
+	case r.Goal == 0:
+		return "-"
+	case r.Met():
+		return fmt.Sprintf("%.0f: met", r.Goal)
+	}
+	return fmt.Sprintf("%.0f: short", r.Goal)
+}

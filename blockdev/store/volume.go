@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 )
@@ -159,58 +158,9 @@ func (s *Store) DeleteVolume(id VolumeID) error {
 // metadata of whole extents. off is a multiple of BlockBytes. No other Op may
 // touch that part meanwhile. It waits.
 func (s *Store) ClearFrom(v *Vol, off int64) error {
-	type piece struct {
-		index uint32
-		pages uint32 // bit per page that may have data
-	}
-	var list []piece
-	s.mu.Lock()
-	for i, e := range v.exts {
-		if (int64(i)+1)*ExtentBytes <= off {
-			continue
-		}
-		p := piece{index: i}
-		for no := range pagesPerExtent {
-			ref := uint32(0)
-			if e.inDir {
-				_, de := s.entryOf(e)
-				ref = de.ref(no)
-			}
-			if ref != 0 || e.pages[no] != nil {
-				p.pages |= 1 << no
-			}
-		}
-		list = append(list, p)
-	}
-	s.mu.Unlock()
-	slices.SortFunc(list, func(a, b piece) int { return cmp.Compare(a.index, b.index) })
-	for _, p := range list {
-		start := int64(p.index) * ExtentBytes
-		done := make(chan *Op, pagesPerExtent)
-		var ops []*Op
-		for no := range pagesPerExtent {
-			at := start + int64(no)*SpanBytes
-			from := max(at, off)
-			if p.pages&(1<<no) == 0 || from >= at+SpanBytes {
-				continue
-			}
-			ops = append(ops, &Op{Kind: OpClear, Vol: v, Off: from, Len: int(at + SpanBytes - from),
-				Ver: Version{Seq: s.NextSeq()}, Done: func(op *Op) { done <- op }})
-		}
-		s.Submit(ops)
-		var err error
-		for range ops {
-			if op := <-done; op.Err != nil && err == nil {
-				err = fmt.Errorf("%w: %w", op.Err, op.Cause)
-			}
-		}
-		if err != nil {
+	for _, p := range s.pieces(v, func(index uint32) bool { return (int64(index)+1)*ExtentBytes > off }) {
+		if err := s.clearPiece(v, p, off, func() Version { return Version{Seq: s.NextSeq()} }); err != nil {
 			return err
-		}
-		if start >= off {
-			if err := s.wait(&Op{Kind: opDrop, Vol: v, Off: start, Len: BlockBytes, Ver: Version{Seq: s.NextSeq()}}); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

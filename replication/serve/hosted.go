@@ -29,13 +29,18 @@ type hosted struct {
 	ops     []*store.Op
 	ended   []*asked
 	running int           // ops in the store
+	freeing *freeing      // extents that are being freed, or nil
+	held    []*asked      // what waits for that
+	newest  uint64        // epoch of a request that was handled
 	closing chan struct{} // closed when none are left
 }
 
-// event is a request, an op that has ended, or the wish to close.
+// event is a request, an op that has ended, the wish to free extents or its end, or the wish
+// to close.
 type event struct {
 	ask   *asked
 	op    *storeOp
+	free  *freeing
 	close chan struct{}
 }
 
@@ -94,8 +99,12 @@ func (h *hosted) close() {
 func (h *hosted) take(batch []event) {
 	for i := range batch {
 		switch e := &batch[i]; {
+		case e.ask != nil && h.waits(e.ask):
+			h.held = append(h.held, e.ask)
 		case e.ask != nil:
 			h.handle(e.ask)
+		case e.free != nil:
+			h.release(e.free)
 		case e.op != nil && e.op.again():
 			h.ops = append(h.ops, &e.op.Op)
 		case e.op != nil:
@@ -139,6 +148,7 @@ func (h *hosted) handle(a *asked) {
 		a.number, h.asked = len(h.asked), append(h.asked, nil)
 	}
 	h.asked[a.number] = a
+	h.newest = max(h.newest, a.q.Epoch)
 	a.taken = a.q.Kind == replica.Fence
 	h.current = a
 	h.r.Handle(a.number, a.q)

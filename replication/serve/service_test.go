@@ -3,6 +3,7 @@ package serve
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"blockd.dev/blockdev/disk/sim"
 	"blockd.dev/blockdev/store"
@@ -68,15 +69,17 @@ func (h *host) restart() {
 	h.start()
 }
 
-// ask sends a request, whose answer the store gives before Local returns.
+// ask sends a request, and returns when it was answered.
 func (h *host) ask(q replica.Request) *message.Sent {
 	h.Helper()
 	h.id++
 	q.ID, q.Oldest, q.Epoch, q.Session, q.Boot = h.id, h.id, h.epoch, h.session, h.boot
-	ended := false
-	m := &message.Sent{Target: target, Request: q, Done: func(*message.Sent) { ended = true }}
+	ended := make(chan struct{})
+	m := &message.Sent{Target: target, Request: q, Done: func(*message.Sent) { close(ended) }}
 	h.svc.Local(m)
-	if !ended {
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
 		h.Fatalf("a request of kind %d was not answered", q.Kind)
 	}
 	return m

@@ -168,6 +168,7 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 		p.asked = 0
 		p.arrived(o, resp)
 	case p.state == sending && kind == replica.Confirm:
+		o.stats.compared += uint64(p.len)
 		r := &o.conns[d].re
 		r.differ = append(r.differ, resp.Differ...)
 		r.left -= p.len/o.cfg.RegionBytes - int64(len(resp.Differ))
@@ -208,6 +209,7 @@ func (p *piece) arrived(o *Owner, resp replica.Response) {
 		c.request(o, p, replica.Request{Kind: replica.Confirm, Off: p.off, Len: p.len, Vers: resp.Vers, Gen: c.re.gen})
 	case copying:
 		p.state = sending
+		o.stats.copied += uint64(len(resp.Data))
 		c := o.conns[p.to]
 		c.request(o, p, replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: slices.Clone(resp.Data), Ver: resp.Vers[0], Gen: c.re.gen})
 	case write, unmap, zero, scrub:

@@ -20,6 +20,9 @@ type Status struct {
 	Equalized uint64 // writes of earlier owners that this one had to repeat
 	Repairs   uint64 // ranges that a replica could not read and that were written again
 
+	Compared uint64 // bytes of replicas that rebuilds compared by their versions
+	Copied   uint64 // bytes that rebuilds sent; a hole is none
+
 	// Pause is what each step of a resync waits for the sake of hosts.
 	Pause time.Duration
 
@@ -51,6 +54,7 @@ func (o *Owner) Status() Status {
 		Epoch: o.epoch, Serving: o.Serving(), Draining: o.drain.on, Over: o.over,
 		Waiting: len(o.waiting), InFlight: len(o.pieces.all), Seq: o.seq, Stable: o.seq,
 		Equalized: o.stats.equalized, Repairs: o.stats.repairs, Pause: o.pace.gap,
+		Compared: o.stats.compared, Copied: o.stats.copied,
 		Lock: o.stats.lock, Reads: o.stats.reads, Writes: o.stats.writes, Slow: o.stats.slow,
 	}
 	if o.unstable.head != nil {
@@ -87,6 +91,7 @@ func (o *Owner) Status() Status {
 // stats are the counters of an owner.
 type stats struct {
 	equalized, repairs        uint64
+	compared, copied          uint64
 	lock, reads, writes, slow Latency
 }
 

@@ -17,6 +17,7 @@ type sharingMetrics struct {
 	frames                                                *prometheus.Desc
 	leases, replicas, owned, waiting, repairs, equalized  *prometheus.Desc
 	ownerSeconds, ownerRequests, rebuildLeft, notWritable *prometheus.Desc
+	rebuildCompared, rebuildCopied, rebuildPause          *prometheus.Desc
 	scrubRunning, scrubBytes, scrubRounds, scrubFinish    *prometheus.Desc
 	scrubFound                                            *prometheus.Desc
 }
@@ -33,16 +34,19 @@ func newSharingMetrics(desc func(name, help string, labels ...string) *prometheu
 		linkPolled:  desc("network_link_poll_seconds_total", "Time spent polling a link.", "link", "mode"),
 		frames:      desc("network_xdp_frames_total", "Frames that the NIC's program saw, by what became of them.", "queue", "fate"),
 
-		leases:        desc("volume_leases", "Leases of volumes that the node has."),
-		replicas:      desc("volume_replicas", "Copies of a volume, by state.", "volume", "state"),
-		owned:         desc("volume_owned", "1 on the node that owns the volume, else 0.", "volume"),
-		waiting:       desc("volume_waiting_requests", "Requests that wait for an owner, or for copies.", "volume"),
-		repairs:       desc("volume_repairs_total", "Ranges that a copy could not read, and that were written again.", "volume"),
-		equalized:     desc("volume_takeover_writes_total", "Writes of an earlier owner that this one had to repeat.", "volume"),
-		ownerSeconds:  desc("volume_owner_seconds_total", "Time that requests of hosts spent at the owner, by stage.", "volume", "stage"),
-		ownerRequests: desc("volume_owner_requests_total", "Requests whose time that is.", "volume", "stage"),
-		rebuildLeft:   desc("volume_rebuild_regions", "Regions of 64 KiB that copies which are brought back still lack.", "volume"),
-		notWritable:   desc("volume_unwritable_bytes", "Bytes with too few copies in sync to be written.", "volume"),
+		leases:          desc("volume_leases", "Leases of volumes that the node has."),
+		replicas:        desc("volume_replicas", "Copies of a volume, by state.", "volume", "state"),
+		owned:           desc("volume_owned", "1 on the node that owns the volume, else 0.", "volume"),
+		waiting:         desc("volume_waiting_requests", "Requests that wait for an owner, or for copies.", "volume"),
+		repairs:         desc("volume_repairs_total", "Ranges that a copy could not read, and that were written again.", "volume"),
+		equalized:       desc("volume_takeover_writes_total", "Writes of an earlier owner that this one had to repeat.", "volume"),
+		ownerSeconds:    desc("volume_owner_seconds_total", "Time that requests of hosts spent at the owner, by stage.", "volume", "stage"),
+		ownerRequests:   desc("volume_owner_requests_total", "Requests whose time that is.", "volume", "stage"),
+		rebuildLeft:     desc("volume_rebuild_regions", "Regions of 64 KiB that copies which are brought back still lack.", "volume"),
+		rebuildCompared: desc("volume_rebuild_compared_bytes_total", "Bytes of copies that are brought back whose versions were compared.", "volume"),
+		rebuildCopied:   desc("volume_rebuild_copied_bytes_total", "Bytes that were sent to copies that are brought back; holes are none.", "volume"),
+		rebuildPause:    desc("volume_rebuild_pause_seconds", "What each step of bringing copies back waits for the sake of hosts.", "volume"),
+		notWritable:     desc("volume_unwritable_bytes", "Bytes with too few copies in sync to be written.", "volume"),
 
 		scrubRunning: desc("volume_scrub_running", "1 while the node compares the copies of the volume.", "volume"),
 		scrubBytes:   desc("volume_scrub_bytes_total", "Bytes of the volume whose copies the node has compared.", "volume"),
@@ -142,6 +146,9 @@ func (c *sharingMetrics) collectVolume(m sink, v *sharedVolume, state *catalog.S
 		left += r.Left
 	}
 	m.gauge(c.rebuildLeft, float64(left), cv.Name)
+	m.counter(c.rebuildCompared, float64(o.Compared), cv.Name)
+	m.counter(c.rebuildCopied, float64(o.Copied), cv.Name)
+	m.gauge(c.rebuildPause, o.Pause.Seconds(), cv.Name)
 	m.gauge(c.notWritable, float64(o.Below), cv.Name)
 }
 

@@ -34,6 +34,10 @@ type Config struct {
 	// system, where a sync costs what it costs there. DiskFull needs the tmpfs that
 	// they have otherwise.
 	OnDisk bool
+	// Volatile gives the disks a write cache in the memory of blockd, so that Kill is a
+	// power cut to them: what was not synced is lost. What else a node keeps (its log of the Raft
+	// group, small files) survives as with any process that is killed.
+	Volatile bool
 	// MTU is of all interfaces, 1280 to 9216. Default 9000.
 	MTU int
 	// IPv6 has the nodes speak to each other by IPv6; portals have both either way.

@@ -31,7 +31,11 @@ func (s *state) startNodes(ctx context.Context, nodes []*Place) error {
 		}
 		from := logSize(p.Log())
 		argv := append([]string{p.Blockd}, s.arguments(p)...)
-		if p.Process, err = start(p.Namespace, p.Log(), []string{"BLOCKD_DISK_FAULTS=" + p.diskFaults()}, argv...); err != nil {
+		env := []string{"BLOCKD_DISK_FAULTS=" + p.diskFaults()}
+		if s.Config.Volatile {
+			env = append(env, "BLOCKD_DISK_VOLATILE=1")
+		}
+		if p.Process, err = start(p.Namespace, p.Log(), env, argv...); err != nil {
 			return err
 		}
 		if err := s.save(); err != nil {

@@ -53,6 +53,9 @@ func command() *cobra.Command {
 			return err
 		}
 		cfg.Dev = dev
+		if os.Getenv(daemon.DiskVolatileVariable) != "" {
+			cfg.VolatileDisks()
+		}
 		if path := os.Getenv(daemon.DiskFaultsVariable); path != "" {
 			cfg.DiskFaults(path)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/disk/faulty"
+	"blockd.dev/blockdev/disk/volatile"
 )
 
 // DiskFaultsVariable names a file with rules of blockdev/disk/faulty, one per
@@ -22,10 +23,28 @@ const DiskFaultsVariable = "BLOCKD_DISK_FAULTS"
 // which may come, change and go while the node runs. A file that can't be read
 // or understood fails every I/O, so that a mistake in it is noticed.
 func (c *Config) DiskFaults(path string) {
-	c.wrapDisk = func(d disk.Disk) disk.Disk {
+	c.wrap(func(d disk.Disk) disk.Disk {
 		rules := faulty.NewRules(uint64(time.Now().UnixNano()))
 		return &faultedDisk{Disk: faulty.New(d, rules), rules: rules, path: path}
+	})
+}
+
+// DiskVolatileVariable, when it is set, gives the node's disks a write cache that ends with
+// the process, so that kill -9 is to them what a power cut is. It is for tests as well.
+const DiskVolatileVariable = "BLOCKD_DISK_VOLATILE"
+
+// VolatileDisks gives the node's disks that cache.
+func (c *Config) VolatileDisks() {
+	c.wrap(func(d disk.Disk) disk.Disk { return volatile.New(d) })
+}
+
+// wrap puts one more thing between the disks and their stores, nearer to the stores.
+func (c *Config) wrap(by func(disk.Disk) disk.Disk) {
+	under := c.wrapDisk
+	if under == nil {
+		under = func(d disk.Disk) disk.Disk { return d }
 	}
+	c.wrapDisk = func(d disk.Disk) disk.Disk { return by(under(d)) }
 }
 
 // faultedDisk looks before every batch whether the rules have changed.

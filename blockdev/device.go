@@ -1,5 +1,7 @@
 package blockdev
 
+import "sync/atomic"
+
 // Device is a linear array of logical blocks.
 //
 // Submit takes requests and returns without waiting for storage; each request
@@ -129,6 +131,13 @@ type Request struct {
 	Borrow bool
 	// Lender is whom Return tells; devices set it.
 	Lender Lender
+
+	// Gone, when not nil, is set once nobody waits for the request any more: the
+	// connection that it came by has ended, so its host may have sent it by another,
+	// and newer ones since. A device that has a request wait before it begins to
+	// change anything looks at it again right before it does, and ends what is
+	// gone with ErrBusy. Wrappers pass it on.
+	Gone *atomic.Bool
 
 	// Done is called exactly once, with Err set. It must not block.
 	Done func(*Request)

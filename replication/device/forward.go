@@ -148,7 +148,7 @@ func (q *request) sendMore(done int) {
 	end := q.r.Offset + q.r.Length
 	for {
 		q.mu.Lock()
-		if q.pending-done >= piecesMax || q.at == end || q.err != nil || q.again {
+		if q.pending-done >= piecesMax || !q.moreLocked(end) {
 			q.pending -= done
 			over := q.pending == 0
 			q.mu.Unlock()
@@ -173,7 +173,7 @@ func (q *request) sendPiece(at, n int64) {
 	p := newPiece()
 	p.q, p.off, p.len = q, at, n
 	f := &p.forward
-	f.Node = q.route.forward.node
+	f.Node, f.Gone = q.route.forward.node, r.Gone
 	f.Request = message.Host{
 		Volume: v.cfg.ID, Session: q.session, Guard: q.guard, Op: r.Op, FUA: r.FUA, NoUnmap: r.NoUnmap, Off: at, Len: n,
 	}
@@ -205,6 +205,8 @@ func forwarded(m *message.Forwarded) {
 	var err error
 	again, inDoubt := false, false
 	switch {
+	case m.NotSent && q.gone():
+		err = blockdev.NewError(blockdev.ErrBusy, q.r, -1, errGone)
 	case m.Lost:
 		again, inDoubt = true, changes && !m.NotSent
 		f.lost(q.session, m.NotSent)

@@ -181,6 +181,7 @@ func (p *piece) free() {
 		p.buf.Release()
 	}
 	p.forward.Release()
+	p.forward.Gone = nil
 	p.q, p.buf, p.session, p.op = nil, nil, nil, volume.Op{}
 	pieces.Put(p)
 }

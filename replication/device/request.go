@@ -15,11 +15,12 @@ import (
 // Causes of errors, and the ends that an attempt to serve a request can have.
 var (
 	errNobody     = errors.New("no node is known to own the volume, or it can't be reached; the host should try again")
-	errClosed     = errors.New("the volume was closed on this node")
+	errClosed     = errors.New("the volume was closed on this node, or the node stops")
 	errBehind     = errors.New("the volume's reservations have changed; the host should try again")
 	errUnresolved = errors.New("the volume's owner changed meanwhile: the data may have been written or not")
 	errNotOwner   = errors.New("this node does not own the volume")
 	errLate       = errors.New("the host may have given up this path and sent the request by another since; it should try again")
+	errGone       = errors.New("the connection that the request came by has ended, so it was not begun")
 	errFull       = errors.New("a disk that keeps a copy of this range is full: free space on it, by unmapping data or deleting volumes")
 	errTooFew     = errors.New("too few replicas have answered in time; the data may have been written or not")
 )
@@ -131,9 +132,41 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 	v.dispatch(q)
 }
 
-// late reports whether it is too late to begin q, by a reading of the clock.
-func (q *request) late(now clock.Mono) bool {
-	return q.r.Op != blockdev.OpRead && (now >= q.born.Add(q.v.cfg.Late) || q.born < q.v.cfg.Since())
+// serveHeld has the owner here serve a request that was held back, however long that was. The
+// host may have sent it by another path meanwhile; but the copy has come to the same
+// owner, and was held behind it. After a standstill the host may have had another owner.
+func (v *Volume) serveHeld(q *request) bool {
+	to := v.route.Load()
+	if to.run == nil || q.gone() || q.born < v.cfg.Since() {
+		return false
+	}
+	q.route = to
+	q.serve()
+	return true
+}
+
+// stale is why q may not be begun any more, by a reading of the clock; nil if it may.
+func (q *request) stale(now clock.Mono) error {
+	changes := q.r.Op != blockdev.OpRead
+	switch {
+	case q.gone():
+		return errGone
+	case changes && (now >= q.born.Add(q.v.cfg.Late) || q.born < q.v.cfg.Since()):
+		return errLate
+	}
+	return nil
+}
+
+// gone reports whether the connection that q came by has ended.
+func (q *request) gone() bool { return q.r.Gone != nil && q.r.Gone.Load() }
+
+// moreLocked reports whether another piece may be started. It may not once the
+// host is gone, which is looked at for each.
+func (q *request) moreLocked(end int64) bool {
+	if q.err == nil && q.gone() {
+		q.err = blockdev.NewError(blockdev.ErrBusy, q.r, -1, errGone)
+	}
+	return q.at != end && q.err == nil && !q.again
 }
 
 // refuse ends a request that has not begun.
@@ -218,7 +251,7 @@ func (q *request) next() {
 func (q *request) feed(done int) {
 	for {
 		q.mu.Lock()
-		if q.pending-done >= piecesMax || q.at == q.off+q.n || q.err != nil || q.again {
+		if q.pending-done >= piecesMax || !q.moreLocked(q.off+q.n) {
 			q.pending -= done
 			over := q.pending == 0
 			q.mu.Unlock()

@@ -27,6 +27,7 @@ type Volume struct {
 	drained  chan struct{}
 	drain    sync.Once
 	closed   atomic.Bool
+	leaving  atomic.Bool // nothing waits any more, but for a session
 
 	control  sync.Mutex // one change of owner, view or size at a time
 	draining *run       // under control
@@ -112,8 +113,8 @@ func (v *Volume) resume(parked []*request) {
 
 // dispatch begins q, or begins it again, wherever requests go now.
 func (v *Volume) dispatch(q *request) {
-	if q.late(v.now()) {
-		q.finish(blockdev.NewError(blockdev.ErrBusy, q.r, -1, errLate))
+	if why := q.stale(v.now()); why != nil {
+		q.finish(blockdev.NewError(blockdev.ErrBusy, q.r, -1, why))
 		return
 	}
 	to := v.route.Load()
@@ -153,42 +154,82 @@ func (v *Volume) parkLocked(q *request) {
 
 // sweepAfter is how late the end of patience may be noticed.
 func (v *Volume) sweepAfter() time.Duration {
-	if v.closed.Load() {
+	switch {
+	case v.closed.Load():
 		return 0
+	case v.leaving.Load():
+		return leaveGrace / 16
 	}
 	return max(min(v.cfg.Patience, v.cfg.Late)/16, time.Millisecond)
 }
 
-// sweep ends requests that have waited for too long.
+// sweep ends requests that have waited for too long, or that nobody waits for any
+// more.
 func (v *Volume) sweep() {
 	now := v.now()
 	v.mu.Lock()
-	kept := v.mu.parked[:0:0]
+	all := v.mu.parked
+	v.mu.parked = nil
 	var over []*request
-	for _, q := range v.mu.parked {
-		if v.closed.Load() || now >= q.parked.Add(v.cfg.Patience) || q.late(now) {
+	for _, q := range all {
+		if v.endOfWait(q, now) != nil {
 			over = append(over, q)
 		} else {
-			kept = append(kept, q)
+			v.mu.parked = append(v.mu.parked, q)
 		}
 	}
-	v.mu.parked = kept
-	v.mu.swept = len(kept) > 0
+	v.mu.swept = len(v.mu.parked) > 0
 	if v.mu.swept {
 		v.mu.sweeper.Reset(v.sweepAfter())
 	}
 	v.mu.Unlock()
 	for _, q := range over {
-		kind, cause := blockdev.ErrBusy, errNobody
-		if q.late(now) {
-			cause = errLate
-		}
-		if v.closed.Load() {
-			kind, cause = blockdev.ErrGone, errClosed
-		}
-		q.finish(blockdev.NewError(kind, q.r, -1, cause))
+		q.finish(v.endOfWait(q, now))
 	}
 }
+
+// endOfWait is how a request that is parked ends now, or nil if it waits on.
+func (v *Volume) endOfWait(q *request, now clock.Mono) error {
+	if v.closed.Load() {
+		return blockdev.NewError(blockdev.ErrGone, q.r, -1, errClosed)
+	}
+	why := q.stale(now)
+	patience := v.cfg.Patience
+	if v.leaving.Load() {
+		patience = 0
+		if v.route.Load().forward != nil {
+			patience = leaveGrace
+		}
+	}
+	if why == nil && now >= q.parked.Add(patience) {
+		why = errNobody
+	}
+	if why == nil {
+		return nil
+	}
+	return blockdev.NewError(blockdev.ErrBusy, q.r, -1, why)
+}
+
+func (v *Volume) sweepNow() {
+	v.mu.Lock()
+	v.mu.swept = true
+	v.mu.sweeper.Reset(0)
+	v.mu.Unlock()
+}
+
+// Leave is for a node that stops, once it has given others the time to take over:
+// from now on requests that wait for an owner end with ErrBusy at once, and those that
+// wait for a session with one elsewhere after leaveGrace. An owner here ends as with
+// Disown, so that nothing waits there for replicas, and there is none any more. What was
+// forwarded goes on.
+func (v *Volume) Leave() {
+	v.leaving.Store(true)
+	v.Disown()
+	v.sweepNow()
+}
+
+// leaveGrace is many times what beginning a session takes.
+const leaveGrace = 200 * time.Millisecond
 
 // Close ends everything: requests end with ErrGone. It waits for those in
 // flight; for forwarded ones that is until their owner has answered, or the
@@ -202,10 +243,7 @@ func (v *Volume) Close() error {
 	v.swap(&route{})
 	v.control.Unlock()
 	stop(over)
-	v.mu.Lock()
-	v.mu.swept = true
-	v.mu.sweeper.Reset(0)
-	v.mu.Unlock()
+	v.sweepNow()
 	v.leave()
 	<-v.drained
 	v.mu.Lock()

@@ -1,6 +1,10 @@
 package message
 
-import "blockd.dev/replication/replica"
+import (
+	"sync/atomic"
+
+	"blockd.dev/replication/replica"
+)
 
 // Sent is a request to a replica on its way. The sender owns the struct, and
 // may use it again once Done was called and Release after it.
@@ -36,6 +40,9 @@ type Forwarded struct {
 	Node    string
 	Request Host
 	Done    func(*Forwarded) // as of Sent
+	// Gone is that of the host's request, or nil: while it is set the message is not
+	// begun to be sent, but Lost and NotSent.
+	Gone *atomic.Bool
 	// Lost says that there is no answer and will be none. NotSent says of a
 	// lost one that the other node never saw it.
 	Lost, NotSent bool

@@ -103,7 +103,7 @@ func (c *call) start(node string, data []byte) {
 		c.done()
 		return
 	}
-	err := p.Go(&c.Call)
+	err := c.send(p)
 	if errors.Is(err, wire.ErrQueueFull) {
 		c.t.wait(p, c)
 		return
@@ -112,6 +112,17 @@ func (c *call) start(node string, data []byte) {
 		c.Err = errors.Join(err, wire.ErrNotSent)
 		c.done()
 	}
+}
+
+// errGone ends a host's request whose connection has ended before it was sent.
+var errGone = errors.New("the connection of the host has ended")
+
+// send gives the call to the endpoint, unless its host is gone.
+func (c *call) send(p *endpoint.Peer) error {
+	if f := c.forwarded; f != nil && f.Gone != nil && f.Gone.Load() {
+		return errGone
+	}
+	return p.Go(&c.Call)
 }
 
 // wait keeps c until there is room. There was none when Go was called, so the
@@ -133,7 +144,7 @@ func (t *Transport) sendBacklog(p *endpoint.Peer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if b := t.backlog[p]; b != nil {
-		b.send(&t.mu, func(c *call) error { return p.Go(&c.Call) })
+		b.send(&t.mu, func(c *call) error { return c.send(p) })
 		if len(b.calls) == 0 && !b.sending {
 			delete(t.backlog, p)
 		}

@@ -62,6 +62,7 @@ type conn struct {
 	replaying bool
 
 	heldBytes atomic.Int64 // buffer of commands
+	gone      atomic.Bool  // blockdev.Request.Gone of all commands; set before the initiator is told
 	closing   atomic.Pointer[error]
 }
 
@@ -89,6 +90,7 @@ func newConn(srv *Server, tcp *net.TCPConn, tpgt uint16) (*conn, error) {
 // drop ends the connection from any goroutine, for the reason given.
 func (c *conn) drop(why error) {
 	c.closing.CompareAndSwap(nil, &why)
+	c.gone.Store(true)
 	_ = c.sock.Close()
 }
 
@@ -121,6 +123,7 @@ func (c *conn) loop() error {
 // lastWords sends what is queued before the connection is closed. A peer that
 // does not take it has a second.
 func (c *conn) lastWords(why error) error {
+	c.gone.Store(true)
 	limit := time.AfterFunc(time.Second, func() { c.drop(why) })
 	defer limit.Stop()
 	c.sock.Uncork()

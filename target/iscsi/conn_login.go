@@ -73,6 +73,7 @@ func (c *conn) begins(s *session) {
 // end cleans up behind the reader: the session goes, its tasks are aborted,
 // and every buffer comes back before end returns.
 func (c *conn) end() {
+	c.gone.Store(true)
 	c.mu.Lock()
 	c.mu.dead = true
 	var waiting []*command

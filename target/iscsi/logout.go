@@ -24,6 +24,9 @@ func (c *conn) handleLogout(hdr []byte) error {
 		c.reject(pdu.RejectInvalidField, hdr)
 		return nil
 	}
+	if resp == pdu.LogoutDone {
+		c.gone.Store(true)
+	}
 	c.mu.Lock()
 	r := pdu.LogoutResponse{Response: resp, ITT: q.ITT}
 	r.Time2Wait, r.Time2Retain = uint16(c.mu.par.Time2Wait), uint16(c.mu.par.Time2Retain)

@@ -19,17 +19,18 @@ func (c *conn) complete(cmd *command) {
 	if c.mu.tasks.remove(cmd) && !cmd.req.Immediate {
 		c.mu.win.open()
 	}
-	if !cmd.task.Silent && !c.mu.dead {
-		c.respondLocked(cmd)
-	}
+	handed := !cmd.task.Silent && !c.mu.dead && c.respondLocked(cmd)
 	c.mu.Unlock()
-	cmd.unref()
+	if !handed {
+		cmd.unref()
+	}
 	c.sock.Flush()
 }
 
 // respondLocked queues Data-Ins and status. The status travels with the last
-// Data-In when it needs no sense data (§11.7.3).
-func (c *conn) respondLocked(cmd *command) {
+// Data-In when it needs no sense data (§11.7.3); then it reports that the
+// connection's reference to cmd went along, and cmd may be gone.
+func (c *conn) respondLocked(cmd *command) (handed bool) {
 	t, q, s := &cmd.task, &cmd.req, &c.mu.stats
 	res := cmd.residual()
 	s.Commands++
@@ -47,7 +48,7 @@ func (c *conn) respondLocked(cmd *command) {
 		collapsed := t.SenseLen == 0 && t.Status == scsi.StatusGood
 		dataSN = c.dataInLocked(cmd, sent, collapsed, res)
 		if collapsed {
-			return
+			return true
 		}
 	} else if t.Dir == scsi.DirOut && q.Write {
 		s.Writes++
@@ -70,10 +71,12 @@ func (c *conn) respondLocked(cmd *command) {
 		head = pdu.AppendDigest(head, pdu.Digest(0, head))
 	}
 	c.sock.Append(head, nil, tail, nil)
+	return false
 }
 
 // dataInLocked queues n bytes of data in as many PDUs as the initiator's
-// limits make of it, and returns how many.
+// limits make of it, and returns how many. If they are collapsed with the
+// response, the connection's reference to cmd goes with the last one.
 func (c *conn) dataInLocked(cmd *command, n int, collapsed bool, res pdu.Residual) uint32 {
 	p := &c.mu.par
 	d := pdu.DataIn{LUN: cmd.req.LUN, ITT: cmd.req.ITT}
@@ -103,7 +106,9 @@ func (c *conn) dataInLocked(cmd *command, n int, collapsed bool, res pdu.Residua
 			}
 			tail = pdu.AppendDigest(tail, pdu.Digest(crc, tail))
 		}
-		cmd.refs.Add(1)
+		if !last || !collapsed {
+			cmd.refs.Add(1)
+		}
 		c.sock.Append(head, segs, tail, cmd)
 		d.DataSN++
 		off += m

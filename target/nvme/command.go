@@ -2,6 +2,7 @@ package nvme
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 
 	"blockd.dev/blockdev/arena"
 )
@@ -19,7 +20,7 @@ const (
 // Command is one submission queue entry on its way through a controller. The
 // transport owns the struct, pools it, and drives it through these steps:
 //
-//  1. Set SQE and Done; call Queue.Prepare, in the order in which commands
+//  1. Set SQE, Done and Gone; call Queue.Prepare, in the order in which commands
 //     arrived on the queue. It either ends the command at once (returns false,
 //     with Status and Result set; Done is not called) or sets Dir and Length
 //     and returns true.
@@ -61,6 +62,9 @@ type Command struct {
 
 	// Done is set once by the transport (a bound method, no closure per command).
 	Done func(*Command)
+	// Gone is set once by the transport too: see blockdev.Request. The flag is set
+	// before the host can know of the end of its connection by this side.
+	Gone *atomic.Bool
 	// Owner is the transport's own.
 	Owner any
 

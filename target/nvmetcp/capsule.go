@@ -40,7 +40,7 @@ func (c *conn) handleCapsule(f *pdu.Frame, hdr []byte) error {
 		if ok && !cmd.own {
 			c.queue.Cancel(nv)
 		}
-		cmd.unref()
+		cmd.recycle()
 		return err
 	}
 	c.proceed(cmd, ok)
@@ -72,7 +72,6 @@ func (c *conn) inCapsule(f *pdu.Frame, cmd *command, ok bool) (bool, error) {
 	if ok && segs != nil {
 		cmd.xfer.next = nv.Length
 		cmd.bad = !good
-		c.counts.bytesIn.Add(uint64(nv.Length))
 	}
 	return ok, nil
 }
@@ -203,7 +202,6 @@ func (c *conn) handleData(f *pdu.Frame, hdr []byte) error {
 	if err != nil {
 		return err // end gives the command up
 	}
-	c.counts.bytesIn.Add(uint64(f.DataLen))
 	if !good {
 		cmd.bad = true
 	}

@@ -1,8 +1,6 @@
 package nvmetcp
 
 import (
-	"sync/atomic"
-
 	"blockd.dev/blockdev/arena"
 	"blockd.dev/target/nvme"
 	"blockd.dev/target/nvmetcp/pdu"
@@ -33,9 +31,9 @@ type command struct {
 	bad   bool   // its data did not pass its digest
 	xfer  transfer
 
-	// refs are the holders: the connection until the response is queued, and
-	// the queued data.
-	refs atomic.Int32
+	// lent is set while somebody holds the command: the connection until the
+	// response is queued, and then the output if it refers to the data.
+	lent bool
 
 	next *command // in the pool, or in the list of parked commands
 	segs [][]byte // scratch for slices of the data
@@ -47,17 +45,14 @@ type command struct {
 func (c *command) Next() **command { return &c.next }
 
 // Sent is called by sockio when the kernel has the data.
-func (c *command) Sent() { c.unref() }
+func (c *command) Sent() { c.recycle() }
 
-// unref drops a reference; the last one recycles the command.
-func (c *command) unref() {
-	n := c.refs.Add(-1)
-	if n > 0 {
-		return
+// recycle gives the command back; its holder calls it.
+func (c *command) recycle() {
+	if !c.lent {
+		panic("nvmetcp: command given back twice")
 	}
-	if n < 0 {
-		panic("nvmetcp: command released twice")
-	}
+	c.lent = false
 	k := c.conn
 	c.sg.Release()
 	held := c.held
@@ -75,7 +70,7 @@ func (c *command) unref() {
 	}
 }
 
-// take lends a command with one reference. It fails when the connection has all
+// take lends a command to the connection. It fails when the connection has all
 // that it may have.
 func (c *conn) take() (*command, error) {
 	cmd, index := c.pool.Get()
@@ -83,12 +78,13 @@ func (c *conn) take() (*command, error) {
 		cmd = &command{conn: c, tag: uint16(index)}
 		cmd.nv.Owner = cmd
 		cmd.nv.Done = commandDone
+		cmd.nv.Gone = &c.gone
 		c.slots = append(c.slots, cmd)
 	}
 	if cmd == nil {
 		return nil, errOverrun
 	}
-	cmd.refs.Store(1)
+	cmd.lent = true
 	cmd.stage = stageIdle
 	return cmd, nil
 }

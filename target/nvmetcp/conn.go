@@ -79,6 +79,7 @@ type conn struct {
 	heldBytes atomic.Int64 // buffer of commands
 	parked    atomic.Int32 // length of the list of parked commands
 	owed      atomic.Int32 // commands with an R2T out
+	gone      atomic.Bool  // blockdev.Request.Gone of all commands; set before the host is told
 	closing   atomic.Pointer[error]
 	counts    counters
 }
@@ -98,6 +99,7 @@ func newConn(srv *Server, tcp *net.TCPConn, port uint16, discoveryOnly bool) (*c
 // drop ends the connection from any goroutine, for the reason given.
 func (c *conn) drop(why error) {
 	c.closing.CompareAndSwap(nil, &why)
+	c.gone.Store(true)
 	_ = c.sock.Close()
 }
 
@@ -168,6 +170,7 @@ func fatalAt(e *pdu.FatalError, hdr []byte) error {
 
 // terminate sends a C2HTermReq and waits a moment for the host to take it.
 func (c *conn) terminate(f *fatal) {
+	c.gone.Store(true)
 	t := pdu.TermReq{FatalError: *f.err, Culprit: f.hdr[:f.n]}
 	c.sock.Append(t.Append(nil), nil, nil, nil)
 	c.lastWords()
@@ -270,6 +273,7 @@ func (c *conn) body(f *pdu.Frame, segs [][]byte) (ok bool, err error) {
 // end cleans up behind the reader: commands that wait are given up, the queue
 // goes, and every buffer comes back before end returns.
 func (c *conn) end() {
+	c.gone.Store(true)
 	_ = c.sock.Close()
 	c.mu.Lock()
 	c.mu.dead = true
@@ -290,7 +294,7 @@ func (c *conn) end() {
 		if !cmd.own {
 			c.queue.Cancel(&cmd.nv)
 		}
-		cmd.unref()
+		cmd.recycle()
 	}
 	if c.queue != nil {
 		c.queue.Disconnect()

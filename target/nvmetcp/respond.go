@@ -19,7 +19,6 @@ func (c *conn) complete(cmd *command) {
 	if nv.Status.OK() && nv.Dir == nvme.DirIn {
 		sent = nv.InLen
 	}
-	c.count(nv, sent)
 	leaves := nv.SQE[0] == nvme.OpFabrics && nv.SQE[4] == nvme.FabricsDisconnect && nv.Status.OK()
 	if c.noSQHD {
 		c.respond(cmd, sent, noSQHD)
@@ -28,7 +27,9 @@ func (c *conn) complete(cmd *command) {
 		c.respond(cmd, sent, uint16(c.sqhd.Load()))
 		c.order.Unlock()
 	}
-	cmd.unref()
+	if sent == 0 {
+		cmd.recycle()
+	}
 	c.sock.Flush()
 	if leaves {
 		go c.leave()
@@ -42,22 +43,8 @@ func (c *conn) leave() {
 	c.drop(errDisconnect)
 }
 
-func (c *conn) count(nv *nvme.Command, sent int) {
-	k := &c.counts
-	switch {
-	case !nv.Status.OK():
-		k.errors.Add(1)
-	case sent > 0:
-		k.reads.Add(1)
-		k.bytesOut.Add(uint64(sent))
-	case nv.Dir == nvme.DirOut:
-		k.writes.Add(1)
-	default:
-		k.others.Add(1)
-	}
-}
-
-// respond queues the data and the response as one unit. A C2HData with the
+// respond queues the data and the response as one unit; with data the output
+// has the command from then on, and gives it back. A C2HData with the
 // SUCCESS flag stands for a response that says nothing else (§3.3.2.1), which
 // takes SQ flow control being off, or there would be an SQHD to tell.
 func (c *conn) respond(cmd *command, sent int, sqhd uint16) {
@@ -86,7 +73,6 @@ func (c *conn) respond(cmd *command, sent int, sqhd uint16) {
 	if !d.Success {
 		tail = c.appendResp(tail, nv, sqhd)
 	}
-	cmd.refs.Add(1)
 	c.sock.Append(head, segs, tail, cmd)
 }
 

@@ -277,11 +277,8 @@ func (c *conn) session() (SessionInfo, bool) {
 	if !ok {
 		return i, false
 	}
-	k := &c.counts
-	i.Stats = Stats{Reads: k.reads.Load(), Writes: k.writes.Load(), BytesIn: k.bytesIn.Load(),
-		BytesOut: k.bytesOut.Load(), Errors: k.errors.Load(), Parked: k.parked.Load(), Digests: k.digests.Load(),
+	i.Stats = Stats{Parked: c.counts.parked.Load(), Digests: c.counts.digests.Load(),
 		InFlight: c.pool.InUse(), HeldBytes: c.heldBytes.Load()}
-	i.Stats.Commands = i.Stats.Reads + i.Stats.Writes + i.Stats.Errors + k.others.Load()
 	i.Socket = c.sock.Stats()
 	return i, true
 }

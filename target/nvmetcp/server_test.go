@@ -48,7 +48,7 @@ func TestManyQueuesAndControllers(t *testing.T) {
 		t.Fatalf("%d sessions, want 15", len(sessions))
 	}
 	for _, s := range sessions {
-		if s.QID != 0 && (s.Stats.Reads == 0 || s.Stats.Writes == 0 || s.Entries != 32) {
+		if s.QID != 0 && s.Entries != 32 {
 			t.Errorf("%+v", s)
 		}
 	}

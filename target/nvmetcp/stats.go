@@ -9,25 +9,17 @@ import (
 	"blockd.dev/target/sockio"
 )
 
-// Stats counts what a connection did. Bytes are those of commands' data.
+// Stats says what a connection holds and had to wait for; what its commands did
+// is counted by package nvme.
 type Stats struct {
-	Commands  uint64 // that ended
-	Reads     uint64 // of those with data to the host
-	Writes    uint64 // of those with data from it
-	BytesIn   uint64 // data received
-	BytesOut  uint64 // data sent
-	Errors    uint64 // commands that ended with a status other than success
 	Parked    uint64 // commands that waited for a buffer
 	Digests   uint64 // data digest errors
 	InFlight  int    // commands now
 	HeldBytes int64  // buffer held now
 }
 
-// counters are the Stats that completions and the reader count. A command that
-// ended is one of the errors, reads, writes or others.
-type counters struct {
-	others, reads, writes, bytesIn, bytesOut, errors, parked, digests atomic.Uint64
-}
+// counters are the Stats that are counted.
+type counters struct{ parked, digests atomic.Uint64 }
 
 // SessionInfo describes one connected queue for lists. The queues of one host
 // with the same CNTLID are one controller.

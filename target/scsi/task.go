@@ -1,6 +1,8 @@
 package scsi
 
 import (
+	"sync/atomic"
+
 	"blockd.dev/blockdev/arena"
 )
 
@@ -33,7 +35,7 @@ const SenseMax = 252
 // Task is one SCSI command on its way through a device server. The transport
 // owns the struct, pools it, and drives it through these steps:
 //
-//  1. Set LUN, CDB, Attr and Done; call Nexus.Prepare. It parses the CDB and
+//  1. Set LUN, CDB, Attr, Done and Gone; call Nexus.Prepare. It parses the CDB and
 //     either ends the task at once (returns false, with Status and sense set;
 //     Done is not called) or sets Dir and Length and returns true.
 //  2. Give Data a buffer of at least Length bytes (DirIn, DirOut). With Lends it may
@@ -84,6 +86,9 @@ type Task struct {
 
 	// Done is set once by the transport (a bound method, no closure per task).
 	Done func(*Task)
+	// Gone is set once by the transport too: see blockdev.Request. The flag is set
+	// before the initiator can know of the end of its connection by this side.
+	Gone *atomic.Bool
 	// Owner is the transport's own (the connection, the PDU state).
 	Owner any
 

@@ -140,7 +140,7 @@ func (t *Task) submit(op blockdev.Op, offset, length int64, data [][]byte, done 
 	r := &st.req
 	r.Op, r.Offset, r.Length, r.Data = op, offset, length, data
 	r.Borrow = op == blockdev.OpRead && data == nil
-	r.Done, r.Tag, r.Err = done, t, nil
+	r.Done, r.Gone, r.Tag, r.Err = done, t.Gone, t, nil
 	st.batch[0] = r
 	st.itl.lu.device.Submit(st.batch[:])
 }

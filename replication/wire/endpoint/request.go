@@ -63,7 +63,8 @@ func (c *conn) onMessage(m *wire.Message) {
 // Reply answers a Request. data is gathered in order, 0 to 1 MiB in all; the
 // slices and what they point to are the connection's until Done. The error
 // says that the connection is gone, or that data is too long; then the
-// Request has ended without a call of Done, and the peer gets no answer.
+// Request has ended without a call of Done, and the peer gets no answer. Done is told
+// the same of an answer that had to wait for room first.
 func (r *Request) Reply(data [][]byte) error {
 	c := r.conn
 	r.data = data
@@ -94,12 +95,26 @@ func (c *conn) answerLocked(r *Request) error {
 	return err
 }
 
-// sendBacklog sends answers that had no room before.
+// sendBacklog sends answers that had no room before. One that can't be sent at all
+// ends there, and does not hold up those behind it.
 func (c *conn) sendBacklog() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.mu.backlog.first != nil && c.answerLocked(c.mu.backlog.first) == nil {
+	for {
+		c.mu.Lock()
+		r := c.mu.backlog.first
+		if r == nil {
+			c.mu.Unlock()
+			return
+		}
+		err := c.answerLocked(r)
+		if errors.Is(err, wire.ErrQueueFull) {
+			c.mu.Unlock()
+			return
+		}
 		c.mu.backlog.pop()
+		c.mu.Unlock()
+		if err != nil {
+			r.replied(err)
+		}
 	}
 }
 

@@ -338,6 +338,70 @@ func TestFullQueuesLoseNothing(t *testing.T) {
 	all.Wait()
 }
 
+// An answer that is too long, and had to wait for room before that was seen, does not
+// keep those behind it from being sent.
+func TestTooLongAnswerHoldsNobodyUp(t *testing.T) {
+	const n, bad = 12, 6
+	got := make(chan *Request, n)
+	a, _ := udpPair(t, func(c *Config) {
+		c.Wire.SendMessages = 2
+		c.Handler = func(r *Request) { got <- r }
+	})
+	a.await(t, 0, PeerUp)
+	answered := make(chan error, n)
+	for i := range n {
+		call := &Call{Data: [][]byte{{byte(i)}}, Done: func(c *Call) {
+			if c.Err == nil {
+				c.Response.Release()
+			}
+			answered <- c.Err
+		}}
+		for {
+			changed := a.Peer("b").change()
+			err := a.Peer("b").Go(call)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, wire.ErrQueueFull) {
+				t.Fatal(err)
+			}
+			<-changed
+		}
+	}
+	refused := make(chan error, n)
+	requests := make([]*Request, n)
+	for i := range requests {
+		requests[i] = <-got
+	}
+	for i, r := range requests {
+		data := make([]byte, 200_000) // two of them fill the queue
+		if i == bad {
+			data = make([]byte, wire.MessageMax+1)
+		}
+		r.Done = func(r *Request, err error) {
+			if err != nil {
+				refused <- err
+			}
+		}
+		if err := r.Reply([][]byte{data}); err != nil {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+	}
+	for i := range n - 1 {
+		select {
+		case err := <-answered:
+			if err != nil {
+				t.Errorf("a call: %v", err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%d of %d calls were answered", i, n-1)
+		}
+	}
+	if err := <-refused; !errors.Is(err, wire.ErrTooLong) {
+		t.Errorf("the handler was told %v, want that its answer is too long", err)
+	}
+}
+
 func TestWhatCannotBeSentIsRefused(t *testing.T) {
 	a, _ := udpPair(t, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

@@ -190,7 +190,7 @@ func (w Wire) startBlockd(ctx context.Context) (*ramVolume, error) {
 	} else {
 		args = append(args, "--nvme", "", "--iscsi", addr)
 	}
-	p, err := start(ctx, "blockd ready", w.Blockd, args...)
+	p, err := start(ctx, "blockd ready", "taskset", append([]string{"-c", "1", w.Blockd}, args...)...)
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err

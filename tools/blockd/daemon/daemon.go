@@ -178,8 +178,10 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		return nil
 	}
 	d.ready.Store(false)
-	if d.shared.Load() != nil {
+	if s := d.shared.Load(); s != nil {
 		d.leave(ctx)
+		s.waitNoMore()
+		defer context.AfterFunc(ctx, s.cutOff)()
 	}
 	d.cancel()
 	var errs []error

@@ -21,8 +21,8 @@ type backing interface {
 // opsCount is one more than the largest blockdev.Op.
 const opsCount = int(blockdev.OpPoison) + 1
 
-// latencySample is how many requests go by for one that is timed: reading the
-// clock twice costs more than all the rest of the counting.
+// latencySample is how many uses of a request's struct go by for one that is timed:
+// reading the clock twice costs more than all the rest of the counting.
 const latencySample = 8
 
 // latencyBuckets are powers of two from 2^latencyShift nanoseconds on: 4 us up
@@ -54,8 +54,7 @@ type meter struct {
 	backing
 	ops     [opsCount]opStats
 	onError func(error) // called for requests that end with a fault of the device
-	turn    atomic.Uint64
-	batches sync.Pool // *[]*blockdev.Request
+	batches sync.Pool   // *[]*blockdev.Request
 }
 
 // call is a request on its way through a meter. It stays in the parent's
@@ -65,6 +64,7 @@ type call struct {
 	parent *blockdev.Request // nil while there is no request
 	meter  *meter            // nil while there is no request
 	start  time.Time         // zero unless timed
+	turn   uint8             // requests of this struct so far
 	alone  [1]*blockdev.Request
 }
 
@@ -100,9 +100,9 @@ func (m *meter) begin(r *blockdev.Request) *call {
 	}
 	c.parent, c.meter = r, m
 	c.child.Op, c.child.FUA, c.child.NoUnmap, c.child.Borrow = r.Op, r.FUA, r.NoUnmap, r.Borrow
-	c.child.Offset, c.child.Length, c.child.Data = r.Offset, r.Length, r.Data
+	c.child.Offset, c.child.Length, c.child.Data, c.child.Gone = r.Offset, r.Length, r.Data, r.Gone
 	c.child.Err = nil
-	if m.turn.Add(1)%latencySample == 0 {
+	if c.turn++; c.turn%latencySample == 0 {
 		c.start = time.Now()
 	}
 	return c

@@ -35,6 +35,7 @@ type network struct {
 	local    netip.AddrPort
 	mode     string // of its links, as docs/NETWORK.md has them
 	reason   string // why no better one
+	end      sync.Once
 
 	mu    sync.Mutex
 	peers map[catalog.ID]networkPeer // the other nodes
@@ -247,14 +248,16 @@ func (n *network) peer(id catalog.ID) *endpoint.Peer {
 	return n.peers[id].Peer
 }
 
-// close takes leave of the other nodes.
-func (n *network) close() error {
+// close takes leave of the other nodes. It may be called again.
+func (n *network) close() (err error) {
 	if n == nil {
 		return nil
 	}
-	err := n.endpoint.Close()
-	if n.device != nil {
-		err = errors.Join(err, n.device.Close())
-	}
+	n.end.Do(func() {
+		err = n.endpoint.Close()
+		if n.device != nil {
+			err = errors.Join(err, n.device.Close())
+		}
+	})
 	return err
 }

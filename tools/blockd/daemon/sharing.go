@@ -585,6 +585,22 @@ func (s *sharing) leave(ctx context.Context) {
 	}
 }
 
+// waitNoMore has requests of hosts that nobody has taken over end, for the hosts to
+// send them to another node: their connections can't be closed before.
+func (s *sharing) waitNoMore() {
+	for _, v := range s.all() {
+		v.Leave()
+	}
+}
+
+// cutOff ends what this node has forwarded and owners elsewhere have not answered,
+// who may be waiting for their replicas.
+func (s *sharing) cutOff() {
+	if err := s.network.close(); err != nil {
+		s.d.events.add(levelWarning, "network.close", s.network.local.String(), err.Error())
+	}
+}
+
 // owned are the volumes that this node owns.
 func (s *sharing) owned() []*sharedVolume {
 	return slices.DeleteFunc(s.all(), func(v *sharedVolume) bool { return !v.Status().Owner })

@@ -17,8 +17,9 @@ import (
 
 // onTrial runs f on a replicated volume of a cluster of its own, in the
 // directory of the flags, which it takes down.
-func (f *clusterFlags) onTrial(ctx context.Context, do func(*trial.Trial) error) (err error) {
-	c, err := cluster.Up(ctx, cluster.Config{Dir: f.dir, BinDir: besideTestenv()})
+func (f *clusterFlags) onTrial(ctx context.Context, config cluster.Config, do func(*trial.Trial) error) (err error) {
+	config.Dir, config.BinDir = f.dir, besideTestenv()
+	c, err := cluster.Up(ctx, config)
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ linearizable, block by block. docs/RELIABILITY.md says what that means.`,
 		Example: "  testenv cluster trial --rounds 5\n  testenv cluster trial --only 'owner killed' --rounds 50",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.onTrial(cmd.Context(), func(t *trial.Trial) error {
+			return f.onTrial(cmd.Context(), trial.Cluster, func(t *trial.Trial) error {
 				rows, err := runFaults(cmd.Context(), t, only, rounds, cmd.ErrOrStderr())
 				if f.output == "json" {
 					e := json.NewEncoder(cmd.OutOrStdout())
@@ -128,7 +129,7 @@ which one is to the owner. Its longest wait is the pause.`,
 		Example: "  testenv cluster failover --kills 50 --moves 50",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.onTrial(cmd.Context(), func(t *trial.Trial) error {
+			return f.onTrial(cmd.Context(), cluster.Config{}, func(t *trial.Trial) error {
 				tell := func(p time.Duration) { fmt.Fprintf(cmd.ErrOrStderr(), "%v\n", p.Round(time.Millisecond)) }
 				killed, err := t.Kills(cmd.Context(), kills, tell)
 				if err != nil {

@@ -35,13 +35,14 @@ const pauseLasts = 30 * time.Second
 
 // Faults are what Run can do.
 var Faults = []Fault{
+	// Whoever is killed loses what its disk had not made durable: see Cluster.
 	{Name: "owner killed", Lasts: lasts, Begin: onOwner(killed)},
 	{Name: "another node killed", Lasts: lasts, Begin: onReplica(killed)},
 	{Name: "Raft leader killed", Lasts: lasts, Begin: onLeader(killed)},
 	{Name: "owner and one more killed", Lasts: lasts, Stuck: true, Begin: onOwner(func(t *Trial, owner string) ending {
 		return killAll(t, owner, t.others(owner)[0])
 	})},
-	{Name: "all nodes killed at once", Lasts: time.Second, Stuck: true, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
+	{Name: "power of all nodes fails", Lasts: time.Second, Stuck: true, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
 		return killAll(t, t.names()...)()
 	}},
 	{Name: "owner paused for 30 s", Lasts: pauseLasts, Begin: onOwner(func(t *Trial, owner string) ending {

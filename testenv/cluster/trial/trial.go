@@ -24,6 +24,9 @@ const (
 	copies     = 3
 )
 
+// Cluster is what the trial needs: a node that is killed loses what its disks have not synced.
+var Cluster = cluster.Config{Volatile: true}
+
 // volumeBytes has room for the blocks of all windows.
 const volumeBytes = windows * windowBlocks * blockStride
 

@@ -14,7 +14,7 @@ import (
 // TestFaults does every fault to one cluster, one after the other.
 // BLOCKD_E2E_FAULTS=TEXT leaves only those with it in their names.
 func TestFaults(t *testing.T) {
-	c := cluster.New(t, cluster.Config{})
+	c := cluster.New(t, Cluster)
 	tr, err := New(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -106,6 +106,9 @@ func (g *Group) dial(ctx context.Context, proto, id, address string) (net.Conn, 
 	if err != nil {
 		return nil, err
 	}
+	if proto == protoMember {
+		dropUnsent(c)
+	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	t := tls.Client(c, g.cfg.Listener.creds.ClientConfig(id, proto))
@@ -126,6 +129,16 @@ func (g *Group) dial(ctx context.Context, proto, id, address string) (net.Conn, 
 		return nil, err
 	}
 	return t, nil
+}
+
+// dropUnsent has the kernel forget what it has not delivered when a connection is
+// closed, also by the end of the process. Else a command whose sender gave up in a
+// partition would arrive when that is over, and take effect long after the
+// client was told by another node that it was refused.
+func dropUnsent(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0) // without it, it only comes late
+	}
 }
 
 // stream is the raft.StreamLayer: connections that the Listener delivers, and dial.

@@ -43,6 +43,10 @@ func TestEverythingArrives(t *testing.T) {
 	if target, err := DecodeRequest(m[0], &q); err != nil || target != someTarget || !reflect.DeepEqual(q, someRequest) {
 		t.Errorf("request: %v, %+v of %+v", err, q, target)
 	}
+	fence := replica.Request{ID: 1, Kind: replica.Fence, Epoch: 3, Session: 4, Gen: 3, Arriving: []replica.Range{{Off: 64 << 20, Len: 128 << 20}, {Off: 1 << 30, Len: 64 << 20}}}
+	if target, err := DecodeRequest(AppendRequest(nil, someTarget, &fence), &q); err != nil || target != someTarget || len(q.Data) != 0 || !reflect.DeepEqual(q.Arriving, fence.Arriving) || q.Gen != 3 || q.Vers != nil {
+		t.Errorf("fence with arriving extents: %v, %+v of %+v", err, q, target)
+	}
 	var resp replica.Response
 	if err := DecodeResponse(m[1], &resp); err != nil || !reflect.DeepEqual(resp, someResponse) {
 		t.Errorf("response: %v, %+v", err, resp)

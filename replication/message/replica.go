@@ -20,14 +20,20 @@ const (
 	offsetBytes   = 8
 )
 
-// AppendRequest appends what follows q.Data in a message.
+// AppendRequest appends what follows q.Data in a message. A Fence has no versions;
+// what it has, the ranges that arrive, is in their place.
 func AppendRequest(dst []byte, t Target, q *replica.Request) []byte {
 	be := binary.BigEndian
+	list := len(q.Vers) + len(q.Arriving)
 	dst = appendVersions(dst, q.Vers)
+	for _, a := range q.Arriving {
+		dst = be.AppendUint64(dst, uint64(a.Off))
+		dst = be.AppendUint64(dst, uint64(a.Len))
+	}
 	dst = append(dst, t.Volume[:]...)
 	dst = be.AppendUint16(dst, t.Disk)
 	dst = append(dst, uint8(q.Kind))
-	dst = be.AppendUint32(dst, uint32(len(q.Vers)))
+	dst = be.AppendUint32(dst, uint32(list))
 	for _, v := range [...]uint64{q.ID, q.Oldest, q.Epoch, q.Session, q.Boot, q.Stable, q.Gen, uint64(q.Off), uint64(q.Len), q.Ver.Epoch, q.Ver.Seq} {
 		dst = be.AppendUint64(dst, v)
 	}
@@ -49,6 +55,12 @@ func DecodeRequest(m []byte, q *replica.Request) (t Target, err error) {
 	q.Off, q.Len = r.i64(), r.i64()
 	q.Ver = replica.Version{Epoch: r.u64(), Seq: r.u64()}
 	q.Data, q.Vers, err = cutVersions(m, n)
+	if q.Kind == replica.Fence {
+		for _, v := range q.Vers {
+			q.Arriving = append(q.Arriving, replica.Range{Off: int64(v.Epoch), Len: int64(v.Seq)})
+		}
+		q.Vers = nil
+	}
 	return t, err
 }
 

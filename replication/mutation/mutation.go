@@ -40,6 +40,16 @@ const (
 	RefusedInRebuild    // a write that a full disk has refused does not end the rebuild of its replica
 	UndoWithoutPlace    // the watermark passes a write that is being undone
 	OutBelowMin         // an owner that serves marks out whoever does not answer, down to itself
+	FinishEarly         // a move is finished before what arrives is there
+	FinishLate          // the target of a move is required only once the end of the move is known
+	BareArrival         // a bare write to what arrives keeps the version of an unclean region
+	StaleArrival        // what a disk has from before a move is trusted
+	TrustArrivedTail    // a session trusts versions of arriving regions with unstable writes
+	ReadAfterMove       // a new owner serves while an old lease may read the disk that an extent has left
+	MarkAfterFinish     // an owner whose moves were finished may still mark replicas
+	FinishUnknown       // an owner may finish moves that it began without
+	ArrivalHolds        // a takeover takes the tail of what arrives for that of the set
+	DrainDropsArrival   // an owner that drains drops what arrives, and tells the watermark there
 	Count
 )
 
@@ -55,6 +65,11 @@ var names = [Count]string{
 	"new extents on disks that are not in sync", "a scrub takes what the first replica has", "resync waits for fast hosts for ever",
 	"a write that a full disk has refused stays on the others", "a refused write does not end a rebuild", "the watermark passes a write that is being undone",
 	"an owner marks out down to the last one",
+	"a move is finished before what arrives is there", "the target of a move is not required until the end of the move is known",
+	"a bare write to what arrives keeps the version of an unclean region", "what a disk has from before a move is trusted",
+	"versions of arriving regions with unstable writes are trusted", "an old lease may read the disk that an extent has left",
+	"an owner whose moves were finished may still mark replicas", "an owner finishes moves that it does not know",
+	"a takeover takes the tail of what arrives for that of the set", "a drain drops what arrives and tells the watermark there",
 }
 
 // String says what the mistake is.

@@ -32,7 +32,7 @@ type Kind uint8
 
 // The kinds of Request. Fence begins a session; everything else belongs to one.
 const (
-	Fence    Kind = iota + 1 // refuse older epochs and sessions; answer with the tail
+	Fence    Kind = iota + 1 // refuse older epochs and sessions; get ready for Arriving; answer with the tail
 	Write                    // Data at Off, version Ver; durable when answered
 	Read                     // Len bytes at Off, and the versions of the regions touched
 	Stable                   // only carries the watermark
@@ -58,13 +58,20 @@ type Request struct {
 	Session uint64 // grows with each connection of an owner to this replica
 	Boot    uint64 // the replica's, from the answer to Fence; not in Fence
 	Stable  uint64 // every write up to this sequence number is on every replica in the session
-	Gen     uint64 // rebuild generation; 0 for a replica that has everything
+	Gen     uint64 // rebuild generation; 0 for what the replica has all of. Fence: that of Arriving
 	Off     int64  // bytes, multiple of the block size
 	Len     int64  // bytes, multiple of the block size
 	Ver     Version
 	Vers    []Version
 	Data    []byte
+	// Arriving are the extents that are moved to this replica, in a Fence. Gen is
+	// the first epoch whose owner could know of all of them: a replica that was
+	// not fenced since clears what it has there.
+	Arriving []Range
 }
+
+// Range is a part of a volume, in bytes: whole regions.
+type Range struct{ Off, Len int64 }
 
 // Status says how a request ended.
 type Status uint8

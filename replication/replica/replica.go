@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"math"
 	"slices"
 
 	"blockd.dev/replication/mutation"
@@ -30,6 +31,7 @@ type Replica struct {
 	fenceBy int
 	seen    window
 	waiting bool // fence waits until changes is 0
+	steps   int  // of fence: that were begun
 	durable uint64
 	changes int // changing ops in the store
 	failed  bool
@@ -56,12 +58,12 @@ func (r *Replica) Handle(from int, q Request) {
 		r.answer(from, q, Response{Status: status})
 		return
 	}
-	if q.Kind == Fence {
-		r.startFence(from, q)
-		return
-	}
 	if !r.valid(q) {
 		r.answer(from, q, Response{Status: Failed})
+		return
+	}
+	if q.Kind == Fence {
+		r.startFence(from, q)
 		return
 	}
 	if !r.first(q) {
@@ -117,6 +119,9 @@ func (r *Replica) valid(q Request) bool {
 	case Stable, Begin:
 		return true
 	case Fence:
+		return !slices.ContainsFunc(q.Arriving, func(a Range) bool {
+			return a.Off < 0 || a.Len <= 0 || a.Off+a.Len <= a.Off || a.Off%r.cfg.RegionBytes != 0 || a.Len%r.cfg.RegionBytes != 0
+		})
 	}
 	return false
 }
@@ -139,13 +144,19 @@ func (r *Replica) change(op *Op, kind OpKind) {
 // it may be missing, so the versions of its regions prove nothing [I9].
 func (r *Replica) begin(op *Op) {
 	r.gen = 0
-	if mutation.On(mutation.KeepTailVersions) {
-		return
+	if !mutation.On(mutation.KeepTailVersions) {
+		r.voidTail(op, []Range{{0, math.MaxInt64}})
 	}
+}
+
+// voidTail has op take the versions from those of these regions that the tail is about.
+func (r *Replica) voidTail(op *Op, of []Range) {
 	r.trim()
 	for _, e := range r.state.Tail {
 		for off := range r.regions(e.Off, e.Len) {
-			op.Void = append(op.Void, off)
+			if slices.ContainsFunc(of, func(a Range) bool { return off >= a.Off && off-a.Off < a.Len }) {
+				op.Void = append(op.Void, off)
+			}
 		}
 	}
 	slices.Sort(op.Void)
@@ -200,27 +211,73 @@ func (r *Replica) startFence(from int, q Request) {
 	r.state.Fenced = max(r.state.Fenced, q.Epoch)
 	r.session, r.open, r.gen, r.clean = q.Session, false, 0, nil
 	r.seen.reset(q.ID)
-	r.fence, r.fenceBy, r.waiting = q, from, true
+	r.fence, r.fenceBy, r.waiting, r.steps = q, from, true, 0
 	r.proceedFence()
 }
 
+// proceedFence takes the next step of the fence that waits, when the one before
+// has ended.
 func (r *Replica) proceedFence() {
-	switch {
-	case !r.waiting || r.changes > 0 && !mutation.On(mutation.AcceptOldSession):
-	case r.failed:
-		r.waiting = false
-		r.answer(r.fenceBy, r.fence, Response{Status: Failed})
-	case r.durable < r.state.Fenced:
-		op := r.newOp()
-		op.Kind, op.Epoch, op.Stable = OpFence, r.state.Fenced, r.state.Stable
-		r.submit(op)
-	default:
-		r.waiting, r.open = false, true
-		r.trim()
-		r.answer(r.fenceBy, r.fence, Response{
-			Status: OK, Stable: r.state.Stable, Last: r.state.Last, Tail: slices.Clone(r.state.Tail),
-		})
+	for r.waiting && (r.changes == 0 || r.durable == r.state.Fenced && mutation.On(mutation.AcceptOldSession)) {
+		if r.failed {
+			r.waiting = false
+			r.answer(r.fenceBy, r.fence, Response{Status: Failed})
+			return
+		}
+		r.steps++
+		switch r.steps {
+		case 1:
+			r.clearArriving()
+		case 2:
+			r.noteFence()
+		default:
+			r.opened()
+		}
 	}
+}
+
+// clearArriving clears the extents that are moved here, if this is the first Fence
+// since the move began. What is there is of an older time: some writes may be
+// missing, and versions tell nothing of that [I14].
+func (r *Replica) clearArriving() {
+	if !r.moveIsNew() || mutation.On(mutation.StaleArrival) {
+		return
+	}
+	for _, a := range r.fence.Arriving {
+		op := r.newOp()
+		op.Kind, op.Copied, op.Off, op.Len, op.Stable, op.req = OpClear, true, a.Off, a.Len, r.state.Stable, r.fence
+		r.submit(op)
+	}
+}
+
+// moveIsNew tells whether no owner that knew of the move has opened a session here.
+func (r *Replica) moveIsNew() bool { return r.fence.Gen > r.durable }
+
+// noteFence makes the epoch durable, and takes the versions from arriving regions
+// with unstable writes, for the reason for which begin does [I9].
+func (r *Replica) noteFence() {
+	op := r.newOp()
+	op.Kind, op.Epoch, op.Stable, op.req = OpFence, r.state.Fenced, r.state.Stable, r.fence
+	if (!r.moveIsNew() || mutation.On(mutation.StaleArrival)) && !mutation.On(mutation.TrustArrivedTail) {
+		r.voidTail(op, r.fence.Arriving)
+	}
+	if r.durable < r.state.Fenced || len(op.Void) > 0 {
+		r.submit(op)
+	} else {
+		r.free = append(r.free, op)
+	}
+}
+
+// opened begins the session.
+func (r *Replica) opened() {
+	r.waiting, r.open = false, true
+	if len(r.fence.Arriving) > 0 {
+		r.gen, r.clean = r.fence.Gen, regionSet{}
+	}
+	r.trim()
+	r.answer(r.fenceBy, r.fence, Response{
+		Status: OK, Stable: r.state.Stable, Last: r.state.Last, Tail: slices.Clone(r.state.Tail),
+	})
 }
 
 // newOp returns a blank op.
@@ -250,9 +307,9 @@ func (r *Replica) Done(op *Op) {
 		}
 	}
 	switch {
-	case op.Kind == OpFence:
+	case op.req.Kind == Fence:
 		switch {
-		case op.Err == OK:
+		case op.Err == OK && op.Kind == OpFence:
 			r.durable = max(r.durable, op.Epoch)
 		case op.Err == NoSpace && r.waiting: // the owner will try again
 			r.waiting = false

@@ -196,6 +196,68 @@ func TestRebuild(t *testing.T) {
 	}
 }
 
+// [I14] [I9]: the first Fence since a move began clears what arrives, before its
+// epoch is durable; later ones only take the versions from what the tail is about there, and
+// leave those of other extents. [I8]: a bare write does so too, until the region is clean.
+func TestArriving(t *testing.T) {
+	r, e := opened(t)
+	for id, off := range []int64{0, 128, 256} {
+		q := writeOf(uint64(id) + 2)
+		q.Off = off
+		r.Handle(0, q)
+	}
+	e.finish(r)
+	e.answers = nil
+	fence := Request{ID: 10, Kind: Fence, Epoch: 4, Session: 1, Gen: 4, Arriving: []Range{{128, 64}, {256, 128}}}
+	r.Handle(0, fence)
+	if len(e.ops) != 2 || e.ops[0].Kind != OpClear || !e.ops[0].Copied || e.ops[0].Ver != (Version{}) || e.ops[0].Off != 128 || e.ops[1].Off != 256 || e.ops[1].Len != 128 {
+		t.Fatalf("first in the store: %+v, want that both ranges become as never written", e.ops)
+	}
+	e.finish(r)
+	if len(e.ops) != 1 || e.ops[0].Kind != OpFence || len(e.ops[0].Void) != 0 || len(e.answers) != 0 {
+		t.Fatalf("then: %+v and answers %+v, want the epoch", e.ops, e.answers)
+	}
+	e.finish(r)
+	if resp := e.last(t); resp.Status != OK || len(resp.Tail) != 3 {
+		t.Fatalf("answer %+v", resp)
+	}
+	bare := Request{ID: 11, Kind: Write, Epoch: 4, Session: 1, Boot: 7, Gen: 4, Off: 264, Len: 8, Data: make([]byte, 8), Ver: Version{4, 11}}
+	r.Handle(0, bare)
+	if len(e.ops) != 1 || len(e.ops[0].Void) != 1 || e.ops[0].Void[0] != 256 {
+		t.Fatalf("a bare write to what arrives: %+v, want it to void its region", e.ops)
+	}
+	e.finish(r)
+	e.answers = nil
+	fence.ID, fence.Session = 20, 2
+	r.Handle(0, fence)
+	if len(e.ops) != 1 || e.ops[0].Kind != OpFence || len(e.ops[0].Void) != 2 || e.ops[0].Void[0] != 128 || e.ops[0].Void[1] != 256 {
+		t.Fatalf("the next session: %+v, want the regions of the tail among those that arrive to lose their version, and no other", e.ops)
+	}
+	e.finish(r)
+	if resp := e.last(t); resp.Status != OK {
+		t.Fatalf("answer %+v", resp)
+	}
+}
+
+// A fence that was overtaken by one of another session leaves what it has begun to it.
+func TestArrivingIsClearedForTheNewestFence(t *testing.T) {
+	r, e := opened(t)
+	r.Handle(0, Request{ID: 10, Kind: Fence, Epoch: 4, Session: 1, Gen: 4, Arriving: []Range{{128, 64}}})
+	r.Handle(0, Request{ID: 11, Kind: Fence, Epoch: 4, Session: 2, Gen: 4, Arriving: []Range{{128, 64}}})
+	if resp := e.last(t); resp.Status != OldSession || resp.ID != 10 {
+		t.Fatalf("the first fence: %+v", resp)
+	}
+	for range 3 {
+		if len(e.ops) != 1 || len(e.answers) != 0 {
+			t.Fatalf("ops %+v and answers %+v, want a clear, another one, the epoch", e.ops, e.answers)
+		}
+		e.finish(r)
+	}
+	if resp := e.last(t); resp.Status != OK || resp.ID != 11 {
+		t.Fatalf("the second fence: %+v", resp)
+	}
+}
+
 // [I8]: a clear of part of a region that is not clean voids it as a write does;
 // the copy of a hole makes it clean, with the source's version and no tail entry.
 func TestClearsInARebuild(t *testing.T) {

@@ -8,7 +8,7 @@ const (
 	OpRead     OpKind = iota + 1
 	OpWrite           // data, versions and tail entry
 	OpVersions        // read the versions of regions
-	OpFence           // Epoch becomes the fenced epoch
+	OpFence           // Epoch becomes the fenced epoch; the regions in Void lose their version
 	OpBegin           // the regions in Void lose their version, the tail becomes empty
 	OpClear           // like OpWrite, but the range becomes a hole
 	OpZero            // like OpWrite, but the range becomes zeroes that keep their space

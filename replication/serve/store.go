@@ -10,13 +10,14 @@ import (
 // storeOp is a replica's Op as the store knows it.
 type storeOp struct {
 	store.Op
-	h      *hosted
-	op     *replica.Op
-	note   store.Note
-	data   [1][]byte
-	vers   []store.Version
-	voided int  // of op.Void: how many are in this or an earlier round
-	last   bool // this is the last round
+	h       *hosted
+	op      *replica.Op
+	note    store.Note
+	data    [1][]byte
+	vers    []store.Version
+	voided  int   // of op.Void: how many are in this or an earlier round
+	cleared int64 // bytes of an OpClear that are in this or an earlier round
+	last    bool  // this is the last round
 }
 
 var storeOps sync.Pool
@@ -31,7 +32,7 @@ func newStoreOp(h *hosted, op *replica.Op) *storeOp {
 			o.h.inbox.Post(event{op: o})
 		}
 	}
-	o.h, o.op, o.voided = h, op, 0
+	o.h, o.op, o.voided, o.cleared = h, op, 0, 0
 	o.Vol, o.Off, o.Len, o.Data, o.Note, o.Vers = h.vol, op.Off, int(op.Len), nil, nil, nil
 	o.prepare()
 	return o
@@ -72,8 +73,11 @@ func (o *storeOp) prepare() {
 	case replica.OpWrite:
 		o.Kind, o.data[0] = store.OpWrite, op.Data
 		o.Data = o.data[:]
-	case replica.OpClear:
-		o.Kind = store.OpClear
+	case replica.OpClear: // an extent that arrives is cleared by spans
+		at := op.Off + o.cleared
+		n := min(op.Len-o.cleared, store.SpanBytes-at%store.SpanBytes)
+		o.cleared += n
+		o.Kind, o.Off, o.Len, o.last = store.OpClear, at, int(n), o.cleared == op.Len
 	case replica.OpZero:
 		o.Kind = store.OpZero
 	case replica.OpFence:

@@ -14,6 +14,11 @@ type meta struct {
 	w      *world
 	view   volume.View
 	sets   [][]int       // by extent; grows
+	to     []int         // by extent: where it is being moved to, or -1
+	from   []int         // ... and whose place that member takes
+	began  uint64        // epoch in which moves began or were cancelled
+	ended  uint64        // epoch in which moves were finished
+	moved  int           // extents, in all
 	end    time.Duration // when every lease so far has ended for sure, true time
 	before time.Duration // the same without the newest lease
 	holder int
@@ -23,6 +28,10 @@ type meta struct {
 type news struct {
 	view  volume.View
 	bytes int64
+	sets  [][]int
+	to    []int
+	began uint64
+	ended uint64
 }
 
 func newMeta(w *world) *meta {
@@ -45,7 +54,11 @@ func (m *meta) bytes() int64 { return int64(len(m.sets)) * extentBytes }
 func (m *meta) news() news {
 	v := m.view
 	v.Members = slices.Clone(v.Members)
-	return news{v, m.bytes()}
+	n := news{view: v, bytes: m.bytes(), to: slices.Clone(m.to), began: m.began, ended: m.ended}
+	for _, set := range m.sets {
+		n.sets = append(n.sets, slices.Clone(set))
+	}
+	return n
 }
 
 // addExtents gives the volume extents, each on random members in sync.
@@ -63,7 +76,7 @@ func (m *meta) addExtents(n int) {
 		m.w.rng.Shuffle(len(from), func(i, j int) { from[i], from[j] = from[j], from[i] })
 		set := slices.Clone(from[:m.w.copies])
 		slices.Sort(set)
-		m.sets = append(m.sets, set)
+		m.sets, m.to, m.from = append(m.sets, set), append(m.to, -1), append(m.from, -1)
 	}
 }
 
@@ -113,7 +126,14 @@ func (m *meta) apply(p volume.Proposal) {
 	if p.Epoch != m.view.Epoch || p.Gen != x.Gen && !mutation.On(mutation.LateMarkIn) {
 		return
 	}
+	if p.Change != volume.Finish && m.ended == p.Epoch && !mutation.On(mutation.MarkAfterFinish) {
+		return
+	}
 	switch p.Change {
+	case volume.Finish:
+		if x.Sync == volume.InSync && (p.Epoch > m.began || mutation.On(mutation.FinishUnknown)) {
+			m.finish(p.Disk)
+		}
 	case volume.MarkOut:
 		if x.Sync != volume.Out && !m.lastOf(p.Disk) {
 			x.Sync, x.Gen = volume.Out, x.Gen+1
@@ -142,8 +162,8 @@ const (
 
 // acquire handles node's wish to be owner, sent when its clock showed sent.
 func (m *meta) acquire(n *node, sent clock.Mono, boot uint64, early bool) {
-	if m.w.now < m.end && !early {
-		return
+	if m.w.now < m.end && (!early || m.ended == m.view.Epoch && !mutation.On(mutation.ReadAfterMove)) {
+		return // the disk that an extent has left may still be read, and is not fenced
 	}
 	old := m.end
 	m.before = old

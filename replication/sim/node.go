@@ -21,8 +21,10 @@ type node struct {
 	replica  *replica.Replica
 	owner    *volume.Owner
 	epoch    uint64
-	asked    uint64 // newest epoch granted in this boot
-	draining uint64 // epoch whose lease is given back when its owner is over
+	known    news      // what the owner was told last
+	moves    [2]uint64 // news.began and ended of what it began with
+	asked    uint64    // newest epoch granted in this boot
+	draining uint64    // epoch whose lease is given back when its owner is over
 }
 
 func (n *node) clock() clock.Mono { return clock.Mono(float64(n.w.now)*n.rate) + 1e9 }
@@ -98,9 +100,17 @@ func (n *node) tick(boot uint64) {
 
 // learn passes on what Meta says.
 func (n *node) learn(v news) {
-	if n.owner != nil {
-		n.owner.Meta(n.clock(), v.view)
-		n.owner.Grow(v.bytes)
+	if n.owner == nil {
+		return
+	}
+	if v.view.Revision > n.known.view.Revision {
+		n.known = v
+	}
+	n.owner.Meta(n.clock(), v.view)
+	n.owner.Grow(n.known.bytes)
+	if n.moves != [2]uint64{n.known.began, n.known.ended} && n.draining != n.epoch { // its sets are not those any more
+		n.owner.Drain(n.clock())
+		n.draining = n.epoch
 	}
 }
 
@@ -116,8 +126,8 @@ func (n *node) granted(v news, sent clock.Mono, boot uint64, wait time.Duration)
 	if n.index < len(v.view.Members) {
 		local = n.index
 	}
-	n.epoch = v.view.Epoch
-	n.owner = volume.New(n.w.config(v.bytes), ownerEnv{n, boot}, volume.Grant{View: v.view, Until: sent.Add(lease), Waits: n.clock().Add(wait), Local: local}, n.clock())
+	n.epoch, n.known, n.moves = v.view.Epoch, v, [2]uint64{v.began, v.ended}
+	n.owner = volume.New(n.config(), ownerEnv{n, boot}, volume.Grant{View: v.view, Until: sent.Add(lease), Waits: n.clock().Add(wait), Local: local}, n.clock())
 }
 
 type replicaEnv struct {

@@ -31,12 +31,14 @@ var config = volume.Config{
 	Pace: 2 * time.Millisecond, PaceMax: 8 * time.Millisecond,
 }
 
-// config is for an owner of a volume that has bytes.
-func (w *world) config(bytes int64) volume.Config {
+// config is for the owner of n.
+func (n *node) config() volume.Config {
 	c := config
-	c.VolumeBytes, c.MinInSync = bytes, w.minInSync
-	if !w.whole {
-		c.Sets = func(extent int64) []int { return w.meta.sets[extent] }
+	c.VolumeBytes, c.MinInSync = n.known.bytes, n.w.minInSync
+	if !n.w.whole {
+		c.Sets = func(extent int64) []int { return n.known.sets[extent] }
+		c.Arriving = func(extent int64) int { return n.known.to[extent] }
+		c.ArrivingSince = n.known.began + 1
 	}
 	return c
 }
@@ -49,6 +51,7 @@ type Result struct {
 	Changes uint64 // of the membership, and refused ones
 	Drains  int    // owners that handed over with nothing to repair
 	Refused int    // ops that failed since a disk was full
+	Moved   int    // extents that have got another disk
 	Broken  string // what went wrong, or ""
 }
 
@@ -84,7 +87,7 @@ func Run(seed uint64) Result {
 	w.faults()
 	w.runUntil(faultsFor, nil)
 	w.settle()
-	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers}
+	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers, Moved: w.meta.moved}
 	for _, r := range w.ops {
 		if r.ok {
 			res.OK++
@@ -125,7 +128,7 @@ func (w *world) faults() {
 		w.faults()
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		d := w.nodes[w.rng.IntN(w.disks)].disk
-		switch w.rng.IntN(18) {
+		switch w.rng.IntN(21) {
 		case 0, 1: // cut a side off
 			side := w.rng.IntN(1 << len(w.cut))
 			oneWay := w.chance(0.2)
@@ -173,6 +176,8 @@ func (w *world) faults() {
 			w.drain()
 		case 14:
 			w.meta.grow()
+		case 18, 19, 20:
+			w.meta.move()
 		case 15: // a disk is full
 			d.fill()
 			w.after(w.between(20*time.Millisecond, 300*time.Millisecond), func() { d.space = 0 })
@@ -394,6 +399,9 @@ func (w *world) well() *node {
 			return nil
 		}
 	}
+	if w.meta.moving() {
+		return nil
+	}
 	for _, n := range w.nodes {
 		if n.owner != nil && n.owner.Serving() && n.epoch == w.meta.view.Epoch {
 			return n
@@ -423,5 +431,6 @@ func (w *world) compare() {
 
 // String is for test logs.
 func (r Result) String() string {
-	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %d without space, %s", r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Refused, r.Broken)
+	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %d without space, %d extents moved, %s",
+		r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Refused, r.Moved, r.Broken)
 }

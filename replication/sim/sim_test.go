@@ -28,6 +28,7 @@ func TestCluster(t *testing.T) {
 		if res.Broken != "" {
 			t.Fatalf("seed %d: %s\nreplay with: go test ./replication/sim -run TestCluster -seed %d -v", s, res.Broken, s)
 		}
+		sum.Moved += res.Moved
 		sum.Ops, sum.OK, sum.Epochs, sum.Changes, sum.Drains, sum.Refused = sum.Ops+res.Ops, sum.OK+res.OK, sum.Epochs+res.Epochs, sum.Changes+res.Changes, sum.Drains+res.Drains, sum.Refused+res.Refused
 	}
 	t.Logf("%d seeds in %v: %v", *seeds, time.Since(start).Round(time.Millisecond), sum)

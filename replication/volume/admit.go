@@ -33,7 +33,7 @@ func (o *Owner) admits(op *Op) bool {
 // tailIsFull tells whether a replica of g has as many unstable writes as it may,
 // with those that were admitted and not sent.
 func (o *Owner) tailIsFull(g *group) bool {
-	for s := g.disks & o.targets; s != 0; s &= s - 1 {
+	for s := o.targetsOf(g); s != 0; s &= s - 1 {
 		if o.conns[s.first()].tailed.len()+o.unsent >= o.cfg.TailMax {
 			return true
 		}

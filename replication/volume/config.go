@@ -32,6 +32,12 @@ type Config struct {
 	// of them. It is called once for each extent, by New and Grow.
 	Sets func(extent int64) []int
 
+	// Arriving returns the member that an extent is being moved to, or -1; nil
+	// means that none is moved. It needs Sets, and is called as that is. ArrivingSince is the first epoch
+	// whose owner could know of all these moves.
+	Arriving      func(extent int64) int
+	ArrivingSince uint64
+
 	OpTimeout      time.Duration // from Submit until a host is told that it failed
 	RequestTimeout time.Duration // a replica that owes an answer for longer gets a new session
 	HedgeAfter     time.Duration // a read that takes longer is asked of a second replica too

@@ -42,6 +42,9 @@ type conn struct {
 	patient clock.Mono // no rebuild before then: the disk was full
 	refused uint64     // answers that the disk was full
 
+	arriving []replica.Range // extents that are moved to it
+	gen      uint64          // by which the replica takes what is rebuilt or arrives, in this session; 0: nothing
+
 	re    rebuild
 	reads Latency
 	write Latency
@@ -79,7 +82,21 @@ func (c *conn) connect(o *Owner) {
 	c.session++
 	c.state = fencing
 	c.retry = o.now.Add(o.cfg.RetryAfter)
-	c.request(o, nil, replica.Request{Kind: replica.Fence})
+	q := replica.Request{Kind: replica.Fence}
+	if len(c.arriving) > 0 && !c.re.finishing() { // when it is, they may be its own already
+		q.Gen, q.Arriving = o.cfg.ArrivingSince, c.arriving
+	}
+	c.gen = q.Gen
+	c.request(o, nil, q)
+}
+
+// arrives adds an extent to those that are moved to c.
+func (c *conn) arrives(r replica.Range) {
+	if n := len(c.arriving); n > 0 && c.arriving[n-1].Off+c.arriving[n-1].Len == r.Off {
+		c.arriving[n-1].Len += r.Len
+		return
+	}
+	c.arriving = append(c.arriving, r)
 }
 
 // lose ends the session: nothing of it will be taken any more. Writes are
@@ -152,7 +169,7 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 	case k.kind == replica.Fence:
 		c.opened(o, resp)
 	case k.kind == replica.Begin:
-		c.re.begun(o)
+		c.re.begun(o, c.disk)
 	case p != nil && k.kind.Changes() && k.seq != p.seq: // what it was before it was undone
 	case p != nil:
 		c.took(o, k)
@@ -194,7 +211,11 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 	o.fenced |= one(c.disk)
 	// Who was told a watermark may have gone out before others heard of it who had
 	// no space for the writes below [I13]. It shall not cover any that are to come.
+	// Nor shall what an owner before this one sent to where it arrives stay in the tail there.
 	o.seq = max(o.seq, resp.Stable)
+	if len(c.arriving) > 0 {
+		o.seq = max(o.seq, resp.Last)
+	}
 	c.known, c.last, c.tail = resp.Stable, resp.Last, resp.Tail
 	c.tailed = seqs{}
 	for _, e := range resp.Tail {
@@ -205,7 +226,7 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 		c.tail = nil
 	}
 	for p := o.unstable.head; p != nil; p = p.after {
-		if p.targets.has(c.disk) && !(p.acked | p.refused).has(c.disk) && o.required.has(c.disk) {
+		if p.targets.has(c.disk) && !(p.acked | p.refused).has(c.disk) && o.requiredOf(p.group).has(c.disk) {
 			p.send(o, c.disk)
 		}
 	}

@@ -27,7 +27,9 @@ func (o *Owner) Drain(now clock.Mono) {
 	}
 	o.waiting = nil
 	for d, c := range o.conns {
-		c.re.stop(o, d)
+		if !c.re.arrival || mutation.On(mutation.DrainDropsArrival) {
+			c.re.stop(o, d)
+		} // else it is told the watermark, so it takes part in the writes below that [I9]
 	}
 	o.settle()
 }

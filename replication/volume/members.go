@@ -35,7 +35,7 @@ func (o *Owner) count() {
 			o.inSync |= one(d)
 			o.required |= one(d)
 		}
-		if c.re.phase == entering && !mutation.On(mutation.MarkInLate) {
+		if c.re.phase == entering && !c.re.arrival && !mutation.On(mutation.MarkInLate) {
 			o.required |= one(d)
 		}
 	}
@@ -53,19 +53,19 @@ func (o *Owner) retarget() {
 		}
 	}
 	for p := o.unstable.head; p != nil; p = p.after {
-		p.targets &= o.targets
+		p.targets &= o.targetsOf(p.group)
 	}
 	o.wakeAll()
 }
 
 // writable tells whether a write to g can be acknowledged as things are.
-func (o *Owner) writable(g *group) bool { return o.enough(g) && g.disks&o.missed == 0 }
+func (o *Owner) writable(g *group) bool { return o.enough(g) && o.requiredOf(g)&o.missed == 0 }
 
 // enough tells whether a write to g has the copies that are needed [I3].
 func (o *Owner) enough(g *group) bool {
 	there := o.required
 	if !mutation.On(mutation.MinOfVolume) {
-		there &= g.disks
+		there &= g.disks // who arrives does not count, also when its move may be finished: then it stands for one who does
 	}
 	return there.count() >= o.cfg.MinInSync || mutation.On(mutation.AckBelowMin)
 }
@@ -81,6 +81,8 @@ func (o *Owner) propose() {
 			p.Change = MarkOut
 		case c.state == up && c.doubt == m.Gen+1 && m.Sync == InSync:
 			p.Change = Keep // it is back, and the MarkOut may have happened or yet happen
+		case c.re.phase == entering && c.re.arrival:
+			p.Change = Finish
 		case c.re.phase == entering && m.Sync == Rebuilding:
 			p.Change = MarkIn
 		case c.re.phase == marking:

@@ -30,12 +30,14 @@ type View struct {
 type Change uint8
 
 // The changes. Each needs the epoch of the newest lease and the member's
-// current Gen, else it is refused.
+// current Gen, else it is refused. Finish is refused also if moves of the volume
+// began or were cancelled in this epoch; after it all others of the epoch are.
 const (
 	MarkOut        Change = iota + 1 // to Out, Gen+1; refused for the last one in sync
 	MarkRebuilding                   // from Out or Rebuilding to Rebuilding, Gen+1
 	MarkIn                           // from Rebuilding to InSync
 	Keep                             // stays InSync, Gen+1: no MarkOut on its way can happen any more
+	Finish                           // all extents that are moved to this member, in sync, are its own now
 )
 
 // Proposal is a change that an owner asks of Meta. Meta answers with the View

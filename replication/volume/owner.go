@@ -33,7 +33,7 @@ type Owner struct {
 
 	groups   []*group
 	groupOf  []int32 // index in groups, by extent
-	bySet    map[disks]int32
+	byPlace  map[place]int32
 	unserved []*group // those whose takeover is not done
 
 	waiting  []*Op // not cut yet, for want of replicas
@@ -48,7 +48,7 @@ type Owner struct {
 // New returns the owner that g makes. It connects to the replicas at once.
 func New(cfg Config, env Env, g Grant, now clock.Mono) *Owner {
 	o := &Owner{cfg: cfg.withDefaults(), env: env, now: now, epoch: g.View.Epoch, until: g.Until, waits: g.Waits, local: g.Local,
-		view: g.View, bySet: map[disks]int32{}}
+		view: g.View, byPlace: map[place]int32{}}
 	o.locks.grain = cfg.RegionBytes
 	o.addConns()
 	o.addExtents()
@@ -199,7 +199,7 @@ func (o *Owner) Deadline() clock.Mono {
 	due := o.until
 	for d, c := range o.conns {
 		switch {
-		case c.state != up || c.calls.len() > 0 || c.re.phase != idle || o.view.Members[d].Sync != InSync || c.doubt == o.view.Members[d].Gen+1:
+		case c.state != up || c.calls.len() > 0 || c.re.phase != idle || len(c.arriving) > 0 || o.view.Members[d].Sync != InSync || c.doubt == o.view.Members[d].Gen+1:
 			due = min(due, soon)
 		case c.stable < o.stable(c):
 			due = min(due, max(soon, c.lastUse.Add(o.cfg.StableAfter)))

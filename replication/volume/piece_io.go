@@ -96,7 +96,7 @@ func (p *piece) hedge(o *Owner) {
 // write gives p its place in the order of writes and sends it.
 func (o *Owner) write(p *piece) {
 	o.seq++
-	p.seq, p.state, p.targets = o.seq, writing, o.targets&p.group.disks
+	p.seq, p.state, p.targets = o.seq, writing, o.targetsOf(p.group)
 	p.bad = 0
 	o.unstable.add(p)
 	o.sent(p)
@@ -128,7 +128,7 @@ func (p *piece) send(o *Owner, d int) {
 		q.Data = p.data
 	case read, compare, copying, scrub:
 	}
-	if c.re.phase == comparing {
+	if c.re.takes(p.group, d) {
 		q.Gen = c.re.gen
 	}
 	c.request(o, p, q)

@@ -13,14 +13,15 @@ const (
 	marking                // MarkRebuilding was proposed
 	beginning              // Begin is on its way
 	comparing              // takes all new writes; regions are compared and copied
-	entering               // MarkIn was proposed
+	entering               // MarkIn was proposed, or Finish
 )
 
 // rebuild brings one replica back, in one session. When that ends, another
 // rebuild with another generation begins, which costs a comparison.
 type rebuild struct {
 	phase    rebuildPhase
-	base     uint64 // the generation must be above
+	arrival  bool   // of extents that are moved to it: it is comparing or entering
+	base     uint64 // the generation must be above; of an arrival that is entering: must be this
 	gen      uint64
 	cursor   int64   // regions before it were compared or are being
 	differ   []int64 // regions to copy
@@ -34,10 +35,25 @@ type rebuild struct {
 // active tells whether the replica takes new writes for the rebuild.
 func (r *rebuild) active() bool { return r.phase == comparing || r.phase == entering }
 
-// stop ends the rebuild with its session. Once MarkIn was proposed only a
+// arriving tells whether the replica takes new writes to extents that are moved to it.
+func (r *rebuild) arriving() bool { return r.arrival && r.active() }
+
+// finishing tells whether Finish was proposed: until a view tells that it came to nothing the
+// replica may be one of the extents' sets [I11].
+func (r *rebuild) finishing() bool {
+	return r.arrival && r.phase == entering && !mutation.On(mutation.FinishLate)
+}
+
+// takes tells whether replica d may have regions that are not clean among what
+// the extents of g have there.
+func (r *rebuild) takes(g *group, d int) bool {
+	return r.phase == comparing && (!r.arrival || g.to.has(d) && !mutation.On(mutation.BareArrival))
+}
+
+// stop ends the rebuild with its session. Once MarkIn or Finish was proposed only a
 // view ends it: until then the replica may count [I11].
 func (r *rebuild) stop(o *Owner, d int) {
-	if r.phase == idle || r.phase == entering && !mutation.On(mutation.MarkInLate) {
+	if r.phase == idle || r.phase == entering && !(r.arrival && mutation.On(mutation.FinishLate)) && !mutation.On(mutation.MarkInLate) {
 		return
 	}
 	*r = rebuild{proposed: r.proposed, change: r.change}
@@ -52,6 +68,15 @@ func (r *rebuild) stop(o *Owner, d int) {
 func (r *rebuild) adopted(o *Owner, d int, m Member) {
 	c := o.conns[d]
 	switch {
+	case r.arrival && (m.Sync != InSync || r.phase == entering && m.Gen != r.base):
+		// What it missed, if it is out, and a Finish that came to nothing.
+		if r.stop(o, d); r.phase == entering {
+			*r = rebuild{}
+		}
+		if c.state != down {
+			c.lose(o)
+		}
+	case r.arrival:
 	case r.phase == marking && m.Sync == Rebuilding && m.Gen > r.base:
 		r.phase, r.gen = beginning, m.Gen
 		c.request(o, nil, replica.Request{Kind: replica.Begin, Gen: m.Gen})
@@ -66,42 +91,88 @@ func (r *rebuild) adopted(o *Owner, d int, m Member) {
 	}
 }
 
-func (r *rebuild) begun(o *Owner) {
+func (r *rebuild) begun(o *Owner, d int) {
 	if r.phase == beginning {
 		r.phase = comparing
+		o.conns[d].gen = r.gen
 		o.retarget()
 	}
 }
 
-// rebuild starts what can be started: marks, comparisons, copies, and MarkIn
+// rebuild starts what can be started: marks, comparisons, copies, and MarkIn or Finish
 // when every region is clean.
 func (o *Owner) rebuild() {
 	if o.drain.on {
 		return
 	}
 	for d, c := range o.conns {
-		r := &c.re
+		r, m := &c.re, o.view.Members[d]
 		switch {
-		case r.phase == idle && c.state == up && c.unserved == 0 && o.now >= c.patient && o.view.Members[d].Sync != InSync:
-			r.phase, r.base = marking, o.view.Members[d].Gen
+		case r.phase == idle && c.state == up && c.unserved == 0 && o.now >= c.patient && m.Sync != InSync:
+			r.phase, r.base = marking, m.Gen
 			r.left = o.regionsOf(d)
 			o.propose()
+		case r.phase == idle && c.state == up && o.now >= c.patient && m.Sync == InSync && c.gen != 0 && len(c.arriving) > 0:
+			*r = rebuild{phase: comparing, arrival: true, gen: c.gen, left: o.regionsTo(d), proposed: r.proposed, change: r.change}
+			o.retarget()
+			r.startJobs(o, d)
 		case r.phase == comparing:
 			r.startJobs(o, d)
-			if r.jobs == 0 && len(r.differ) == 0 && r.cursor >= o.cfg.VolumeBytes {
+			if !r.arrival && r.compared(o) {
 				r.phase = entering
 				o.count()
 				o.propose()
 			}
 		}
 	}
+	o.finishMoves()
 }
 
-// regionsOf counts the regions that replica d keeps.
+// compared tells whether every region is clean.
+func (r *rebuild) compared(o *Owner) bool {
+	return r.jobs == 0 && len(r.differ) == 0 && r.cursor >= o.cfg.VolumeBytes
+}
+
+// finishMoves proposes to finish the moves once everything has arrived, everywhere:
+// with the first Finish the sets change, and this owner's time is over. A replica that is out
+// or full may come later.
+func (o *Owner) finishMoves() {
+	done := false
+	for d, c := range o.conns {
+		if len(c.arriving) == 0 || o.view.Members[d].Sync != InSync || o.now < c.patient {
+			continue
+		}
+		early := mutation.On(mutation.FinishEarly) && c.re.arriving()
+		if !early && !(c.re.arriving() && (c.re.phase == entering || c.re.compared(o))) || c.doubt == o.view.Members[d].Gen+1 {
+			return
+		}
+		done = done || c.re.phase == comparing
+	}
+	if !done {
+		return
+	}
+	for d, c := range o.conns {
+		if c.re.arrival && c.re.phase == comparing && o.now >= c.patient {
+			c.re.phase, c.re.base = entering, o.view.Members[d].Gen
+		}
+	}
+	o.count()
+	o.propose()
+}
+
+// regionsOf counts the regions that replica d keeps, regionsTo those that arrive there.
 func (o *Owner) regionsOf(d int) int64 {
+	return o.regions(func(g *group) bool { return g.disks.has(d) })
+}
+
+func (o *Owner) regionsTo(d int) int64 {
+	return o.regions(func(g *group) bool { return g.to.has(d) })
+}
+
+func (o *Owner) regions(of func(*group) bool) int64 {
 	n := int64(0)
 	for _, g := range o.groups {
-		if g.disks.has(d) {
+		if of(g) {
 			n += g.bytes
 		}
 	}
@@ -129,11 +200,12 @@ func (r *rebuild) startJobs(o *Owner, d int) {
 	}
 }
 
-// seek moves the cursor on to an extent that replica d keeps. It is false at
-// the end, and where an extent is not served yet.
+// seek moves the cursor on to an extent that replica d keeps, or that arrives there. It
+// is false at the end, and where an extent is not served yet.
 func (r *rebuild) seek(o *Owner, d int) bool {
 	for ; r.cursor < o.cfg.VolumeBytes; r.cursor += o.cfg.ExtentBytes {
-		if g := o.groupAt(r.cursor); g.disks.has(d) {
+		g := o.groupAt(r.cursor)
+		if !r.arrival && g.disks.has(d) || r.arrival && g.to.has(d) {
 			return g.phase == serving
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"math/bits"
 
 	"blockd.dev/replication/mutation"
+	"blockd.dev/replication/replica"
 )
 
 // MaxMembers is how many disks the extents of a volume may be on in all.
@@ -17,11 +18,17 @@ func (s disks) count() int     { return bits.OnesCount64(uint64(s)) }
 func (s disks) first() int     { return bits.TrailingZeros64(uint64(s)) }
 func one(d int) disks          { return 1 << d }
 
-// group is all extents that the same members keep. It is taken over, and
+// place is where an extent is.
+type place struct {
+	disks disks // its set
+	to    disks // the member that it is moved to, none of the set; or nobody
+}
+
+// group is all extents that the same members keep, and that move to the same one. It is taken over, and
 // counts its replicas, by itself: a member that is missing holds up no extent
 // that it does not keep.
 type group struct {
-	disks   disks
+	place
 	bytes   int64
 	phase   phase
 	repairs int  // pieces of the takeover that are left
@@ -32,34 +39,64 @@ type group struct {
 func (o *Owner) addExtents() {
 	if o.cfg.Sets == nil {
 		if len(o.groups) == 0 {
-			o.addGroup(one(len(o.conns)) - 1)
+			o.addGroup(place{disks: one(len(o.conns)) - 1})
 		}
 		o.groups[0].bytes = o.cfg.VolumeBytes
 		return
 	}
 	for e := int64(len(o.groupOf)); e < o.cfg.VolumeBytes/o.cfg.ExtentBytes; e++ {
-		var set disks
-		for _, d := range o.cfg.Sets(e) {
-			set |= one(d)
+		at := o.placeOf(e)
+		if _, ok := o.byPlace[at]; !ok {
+			o.byPlace[at] = int32(len(o.groups))
+			o.addGroup(at)
 		}
-		if _, ok := o.bySet[set]; !ok {
-			o.bySet[set] = int32(len(o.groups))
-			o.addGroup(set)
-		}
-		o.groupOf = append(o.groupOf, o.bySet[set])
-		o.groups[o.bySet[set]].bytes += o.cfg.ExtentBytes
+		o.groupOf = append(o.groupOf, o.byPlace[at])
+		o.groups[o.byPlace[at]].bytes += o.cfg.ExtentBytes
 	}
 }
 
-func (o *Owner) addGroup(set disks) {
-	g := &group{disks: set}
+// placeOf asks where an extent is, and where it arrives.
+func (o *Owner) placeOf(extent int64) (at place) {
+	for _, d := range o.cfg.Sets(extent) {
+		at.disks |= one(d)
+	}
+	if o.cfg.Arriving == nil {
+		return at
+	}
+	if d := o.cfg.Arriving(extent); d >= 0 {
+		at.to = one(d)
+		o.conns[d].arrives(replica.Range{Off: extent * o.cfg.ExtentBytes, Len: o.cfg.ExtentBytes})
+	}
+	return at
+}
+
+func (o *Owner) addGroup(at place) {
+	g := &group{place: at}
 	o.groups = append(o.groups, g)
 	o.unserved = append(o.unserved, g)
 	for d, c := range o.conns {
-		if set.has(d) {
+		if g.disks.has(d) {
 			c.unserved++
 		}
 	}
+}
+
+// requiredOf is who must have a write to g before it is acknowledged.
+func (o *Owner) requiredOf(g *group) disks {
+	list := o.required & g.disks
+	if g.to != 0 && o.conns[g.to.first()].re.finishing() {
+		list |= g.to
+	}
+	return list
+}
+
+// targetsOf is who is sent new writes to g.
+func (o *Owner) targetsOf(g *group) disks {
+	list := o.targets & g.disks
+	if g.to != 0 && o.conns[g.to.first()].re.arriving() {
+		list |= g.to
+	}
+	return list
 }
 
 // groupAt is the group of the extent at off; nil beyond the volume.

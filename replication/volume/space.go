@@ -32,7 +32,7 @@ func (c *conn) full(o *Owner, k call) {
 	case !k.kind.Changes() || p.state != writing || k.seq != p.seq:
 		p.lost(o, c.disk)
 		c.lose(o)
-	case o.required.has(c.disk):
+	case o.requiredOf(p.group).has(c.disk):
 		p.refused |= one(c.disk)
 		p.retry = o.now.Add(o.cfg.RetryAfter)
 		o.wake(p)
@@ -47,7 +47,7 @@ func (c *conn) full(o *Owner, k call) {
 
 // wrote goes on with p when every target has taken it, or refused it.
 func (o *Owner) wrote(p *piece) {
-	if p.targets&^(p.acked|p.refused)&o.targets != 0 {
+	if p.targets&^(p.acked|p.refused) != 0 {
 		return
 	}
 	refused := p.refused & p.targets
@@ -143,7 +143,7 @@ func (o *Owner) undone(p *piece) {
 	}
 	p.kind, p.undone, p.copies, p.acked, p.refused = rewrite, true, nil, 0, 0
 	o.seq++
-	p.seq, p.state, p.targets = o.seq, writing, o.targets&p.group.disks&^kept
+	p.seq, p.state, p.targets = o.seq, writing, o.targetsOf(p.group)&^kept
 	o.wake(p)
 	for s := p.targets; s != 0; s &= s - 1 {
 		p.send(o, s.first())

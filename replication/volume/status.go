@@ -42,10 +42,17 @@ type MemberStatus struct {
 	Away      time.Duration // since when it has no session
 	Left      int64         // regions that a rebuild has not found or made equal yet
 	Regions   int64         // that it keeps; 0 while in sync
-	Tail      int           // unstable writes, about
-	Refused   uint64        // writes and copies for which its disk had no space
-	Reads     Latency       // of hosts, from request to answer
+	Arriving  Arriving
+	Tail      int     // unstable writes, about
+	Refused   uint64  // writes and copies for which its disk had no space
+	Reads     Latency // of hosts, from request to answer
 	Writes    Latency
+}
+
+// Arriving is how far the extents have come that are moved to a member, in regions.
+type Arriving struct {
+	Regions int64
+	Left    int64 // that were not found or made equal yet
 }
 
 // Status describes the owner.
@@ -82,6 +89,11 @@ func (o *Owner) Status() Status {
 			if x.Left = x.Regions; c.re.active() {
 				x.Left = c.re.left
 			}
+		}
+		if x.Arriving.Regions = o.regionsTo(d); c.re.arriving() {
+			x.Arriving.Left = c.re.left
+		} else {
+			x.Arriving.Left = x.Arriving.Regions
 		}
 		s.Members = append(s.Members, x)
 	}

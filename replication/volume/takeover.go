@@ -109,7 +109,7 @@ func (o *Owner) equalize() {
 		}
 		for _, e := range c.tail {
 			g := o.groupAt(e.Off)
-			if g == nil || !g.fresh || e.Ver.Seq <= stable[g] {
+			if g == nil || !g.fresh || !g.disks.has(d) && !mutation.On(mutation.ArrivalHolds) || e.Ver.Seq <= stable[g] {
 				continue
 			}
 			w := byWrite[e]

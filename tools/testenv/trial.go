@@ -120,17 +120,24 @@ func printRows(w io.Writer, rows []*faultRow) {
 
 func failoverCommand(f *clusterFlags) *cobra.Command {
 	kills, moves := 20, 20
+	var explain time.Duration
 	cmd := &cobra.Command{
 		Use:   "failover",
 		Short: "Measure how long a host waits when the owner of its volume is killed, and when it moves",
 		Long: `Builds a cluster of three nodes in --dir and takes it down at the end. One host
 reads and writes without a break, one operation at a time, by two paths, of
-which one is to the owner. Its longest wait is the pause.`,
-		Example: "  testenv cluster failover --kills 50 --moves 50",
+which one is to the owner. Its longest wait is the pause. --explain 1.5s prints what all nodes
+and the host logged around each pause that is longer than that.`,
+		Example: "  testenv cluster failover --kills 50 --moves 50\n  testenv cluster failover --kills 50 --moves 0 --explain 1.4s",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.onTrial(cmd.Context(), cluster.Config{}, func(t *trial.Trial) error {
-				tell := func(p time.Duration) { fmt.Fprintf(cmd.ErrOrStderr(), "%v\n", p.Round(time.Millisecond)) }
+				tell := func(c trial.Change) {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%v\n", c.Pause.Round(time.Millisecond))
+					if explain > 0 && c.Pause >= explain {
+						printEvents(cmd.ErrOrStderr(), c.Events)
+					}
+				}
 				killed, err := t.Kills(cmd.Context(), kills, tell)
 				if err != nil {
 					return err
@@ -149,5 +156,13 @@ which one is to the owner. Its longest wait is the pause.`,
 	}
 	cmd.Flags().IntVar(&kills, "kills", kills, "how often to kill the owner")
 	cmd.Flags().IntVar(&moves, "moves", moves, "how often to move the volume")
+	cmd.Flags().DurationVar(&explain, "explain", 0, "print what happened around pauses that are so long")
 	return cmd
+}
+
+// printEvents prints when each happened after the first, where, and what.
+func printEvents(w io.Writer, events []cluster.Event) {
+	for _, e := range events {
+		fmt.Fprintf(w, "  %7.1f ms  %-4s  %s: %s %s\n", float64(e.Time.Sub(events[0].Time))/1e6, e.Node, e.Kind, e.Subject, e.Message)
+	}
 }

@@ -11,8 +11,10 @@ import (
 
 	"connectrpc.com/connect"
 
+	"blockd.dev/blockdev"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/testenv/cluster"
 	"blockd.dev/tools/blockbench/history"
 	"blockd.dev/tools/blockbench/multipath"
 )
@@ -35,16 +37,25 @@ func (p Pauses) String() string {
 	return fmt.Sprintf("%d pauses: p50 %v, p99 %v, longest %v", len(p), ms(p.At(0.5)), ms(p.At(0.99)), ms(p.At(1)))
 }
 
+// A Change is one change of owner.
+type Change struct {
+	Pause  time.Duration   // the longest time that the host waited for an answer
+	Events []cluster.Event // what nodes and host logged from shortly before until shortly after the pause
+}
+
+// around is how much before and after a pause belongs to its events.
+const around = 250 * time.Millisecond
+
 // Kills kills the owner n times while a host works by two paths, of which one is
 // the owner's, and returns the pauses. tell is told each.
-func (t *Trial) Kills(ctx context.Context, n int, tell func(time.Duration)) (Pauses, error) {
+func (t *Trial) Kills(ctx context.Context, n int, tell func(Change)) (Pauses, error) {
 	return t.changes(ctx, n, tell, func(ctx context.Context, owner, _ string) (func() error, error) {
 		return func() error { return t.c.Restart(ctx, owner) }, t.c.Kill(owner)
 	})
 }
 
 // Moves moves the volume to another node n times, as an operator would.
-func (t *Trial) Moves(ctx context.Context, n int, tell func(time.Duration)) (Pauses, error) {
+func (t *Trial) Moves(ctx context.Context, n int, tell func(Change)) (Pauses, error) {
 	return t.changes(ctx, n, tell, func(ctx context.Context, _, to string) (func() error, error) {
 		return func() error { return nil }, t.move(ctx, to)
 	})
@@ -71,18 +82,18 @@ func (t *Trial) move(ctx context.Context, to string) error {
 }
 
 // changes measures what changes of owner cost, each of which begin makes.
-func (t *Trial) changes(ctx context.Context, n int, tell func(time.Duration),
+func (t *Trial) changes(ctx context.Context, n int, tell func(Change),
 	begin func(ctx context.Context, owner, to string) (end func() error, err error)) (pauses Pauses, err error) {
 	for range n {
 		if _, err := t.AwaitSync(ctx); err != nil {
 			return pauses, err
 		}
-		pause, err := t.change(ctx, begin)
+		change, err := t.change(ctx, begin)
 		if err != nil {
 			return pauses, err
 		}
-		pauses = append(pauses, pause)
-		tell(pause)
+		pauses = append(pauses, change.Pause)
+		tell(change)
 	}
 	if _, err := t.AwaitSync(ctx); err != nil {
 		return pauses, err
@@ -98,17 +109,18 @@ func (t *Trial) changes(ctx context.Context, n int, tell func(time.Duration),
 }
 
 // change is one of them.
-func (t *Trial) change(ctx context.Context, begin func(ctx context.Context, owner, to string) (func() error, error)) (pause time.Duration, err error) {
+func (t *Trial) change(ctx context.Context, begin func(ctx context.Context, owner, to string) (func() error, error)) (Change, error) {
 	owner, err := t.Owner(ctx)
 	if err != nil {
-		return 0, err
+		return Change{}, err
 	}
 	to := t.others(owner)[rand.IntN(copies-1)]
-	dev, err := t.connectTo(ctx, 0, silence, multipath.Config{Patience: hostPatience}, owner, to)
+	s := &single{stop: make(chan struct{}), grew: make(chan struct{}, 1)}
+	dev, err := t.connectTo(ctx, 0, silence, multipath.Config{Patience: hostPatience, Again: s.again}, owner, to)
 	if err != nil {
-		return 0, err
+		return Change{}, err
 	}
-	s := &single{h: t.newHost(0, dev), stop: make(chan struct{}), grew: make(chan struct{}, 1)}
+	s.h = t.newHost(0, dev)
 	var working sync.WaitGroup
 	working.Go(func() { s.work(t) })
 	err = s.progress(ctx)
@@ -116,6 +128,7 @@ func (t *Trial) change(ctx context.Context, begin func(ctx context.Context, owne
 	if err == nil {
 		// The change comes at any moment of whatever is periodic.
 		pass(ctx, time.Duration(rand.Int64N(int64(500*time.Millisecond))))
+		s.event("change", "of owner begins: "+owner+" has the volume")
 		end, err = begin(ctx, owner, to)
 	}
 	if err == nil {
@@ -127,7 +140,11 @@ func (t *Trial) change(ctx context.Context, begin func(ctx context.Context, owne
 	if end != nil {
 		err = errors.Join(err, end())
 	}
-	return s.slowest, err
+	if err != nil {
+		return Change{}, err
+	}
+	events, err := s.pause(t.c)
+	return Change{s.slowest, events}, err
 }
 
 // single is a host that works without a break until stop.
@@ -136,7 +153,35 @@ type single struct {
 	stop    chan struct{}
 	grew    chan struct{} // an operation was acknowledged
 	slowest time.Duration // these belong to work
+	from    time.Time     // when the slowest began
 	err     error
+
+	mu     sync.Mutex
+	events []cluster.Event // the host's own
+}
+
+// event notes what the host sees.
+func (s *single) event(kind, message string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, cluster.Event{Time: time.Now(), Node: cluster.HostName, Kind: kind, Message: message})
+}
+
+// again is multipath.Config.Again.
+func (s *single) again(_ *blockdev.Request, why error) { s.event("host.again", why.Error()) }
+
+// pause is what happened around the longest one.
+func (s *single) pause(c *cluster.Cluster) ([]cluster.Event, error) {
+	s.event("host.waited", fmt.Sprintf("for %v, from %v on", s.slowest.Round(time.Millisecond), s.from.Format("05.000")))
+	nodes, err := c.Events(s.from.Add(-around))
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Concat(nodes, s.events)
+	until := s.from.Add(s.slowest + around)
+	all = slices.DeleteFunc(all, func(e cluster.Event) bool { return e.Time.After(until) && e.Kind != "host.waited" })
+	slices.SortStableFunc(all, func(a, b cluster.Event) int { return a.Time.Compare(b.Time) })
+	return all, nil
 }
 
 func (s *single) work(t *Trial) {
@@ -147,14 +192,16 @@ func (s *single) work(t *Trial) {
 		default:
 		}
 		block := i / 2 % windowBlocks
-		began := t.rec.Now()
+		began, from := t.rec.Now(), time.Now()
 		if i%2 == 0 {
 			t.blocks[block] = true
 			s.err = s.h.write(block)
 		} else {
 			s.err = s.h.read(block)
 		}
-		s.slowest = max(s.slowest, t.rec.Now()-began)
+		if took := t.rec.Now() - began; took > s.slowest {
+			s.slowest, s.from = took, from
+		}
 		select {
 		case s.grew <- struct{}{}:
 		default:

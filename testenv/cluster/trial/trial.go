@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"blockd.dev/blockdev"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/target/nvmetcp/nvmehost"
@@ -220,7 +221,13 @@ func (t *Trial) pathConfig(host byte, quiet time.Duration) nvmehost.Config {
 // connectTo makes a device of the paths to some nodes. Sockets are where the
 // cluster's initiators are.
 func (t *Trial) connectTo(ctx context.Context, host byte, quiet time.Duration, config multipath.Config, nodes ...string) (*multipath.Device, error) {
-	config.Again = t.again.note
+	tell := config.Again
+	config.Again = func(r *blockdev.Request, why error) {
+		t.again.note(r, why)
+		if tell != nil {
+			tell(r, why)
+		}
+	}
 	for _, n := range t.nodes {
 		if slices.Contains(nodes, n.Name) {
 			cfg := t.pathConfig(host, quiet)

@@ -50,7 +50,7 @@ func TestChangesOfOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tell := func(time.Duration) {}
+	tell := func(Change) {}
 	killed, err := tr.Kills(t.Context(), 3, tell)
 	if err != nil {
 		t.Fatal(err)

@@ -186,7 +186,7 @@ func (c *Config) owner() volume.Config {
 		MaxData: pieceMax, MinInSync: c.MinInSync,
 		OpTimeout: c.Timeouts.Op, RequestTimeout: c.Timeouts.Request, HedgeAfter: c.Timeouts.Hedge,
 		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, GoneAfter: c.Timeouts.Gone, StableAfter: c.Timeouts.Stable,
-		CompareRegions: compareRegions, RebuildJobs: c.RebuildJobs, TailMax: tailMax,
+		CompareRegions: compareRegions, RebuildJobs: c.RebuildJobs,
 		Pace: c.Pace, PaceMax: paceMax,
 	}
 }
@@ -202,9 +202,6 @@ const (
 	compareRegions = 16
 	// pieceMax is the most that one op of the owner is about, in bytes.
 	pieceMax = message.DataMax
-	// tailMax keeps the tail of a replica within what a store remembers: 4096
-	// writes, of which some may be told late that they are stable.
-	tailMax = 3072
 	// paceMax is the longest pause before a region is copied or regions are
 	// compared, which leaves 13 MB/s at least.
 	paceMax = 5 * time.Millisecond

@@ -20,6 +20,8 @@ type hosted struct {
 	store  *store.Store
 	vol    *store.Vol
 	inbox  inbox.Inbox[event]
+	ending sync.Once
+	anew   func(why error) // has the service begin the replica anew, in a while
 
 	// Of whoever works at the inbox.
 	r       *replica.Replica
@@ -29,6 +31,7 @@ type hosted struct {
 	ops     []*store.Op
 	ended   []*asked
 	running int           // ops in the store
+	full    bool          // the store has refused a change for its tail
 	freeing *freeing      // extents that are being freed, or nil
 	held    []*asked      // what waits for that
 	newest  uint64        // epoch of a request that was handled
@@ -89,10 +92,12 @@ func open(t message.Target, d *store.Store, boot uint64) (*hosted, error) {
 // close waits until the store has ended what is under way. Requests that come
 // later are refused.
 func (h *hosted) close() {
-	done := make(chan struct{})
-	h.inbox.Post(event{close: done})
-	<-done
-	h.store.CloseVolume(h.vol)
+	h.ending.Do(func() {
+		done := make(chan struct{})
+		h.inbox.Post(event{close: done})
+		<-done
+		h.store.CloseVolume(h.vol)
+	})
 }
 
 // take is the work of one batch.
@@ -109,6 +114,10 @@ func (h *hosted) take(batch []event) {
 			h.ops = append(h.ops, &e.op.Op)
 		case e.op != nil:
 			h.running--
+			if e.op.Note != nil && errors.Is(e.op.Err, blockdev.ErrBusy) && !h.full {
+				h.full = true
+				h.anew(e.op.Err)
+			}
 			h.r.Done(e.op.done())
 			e.op.free()
 		case e.close != nil:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"blockd.dev/blockdev/store"
 	"blockd.dev/replication/message"
@@ -24,6 +25,9 @@ type Config struct {
 	// Volume is the volume on this node that requests of other nodes' hosts go
 	// to, a device.Volume; nil for those that this node does not know.
 	Volume func(volume [16]byte) Volume
+	// Anew is after what time a replica whose tail is full begins anew. It should be
+	// several times what an owner waits before it goes on without a replica. Default 5 s.
+	Anew time.Duration
 	// Log is told what went wrong in a replica, in words. It may be nil.
 	Log func(t message.Target, err error)
 }
@@ -54,6 +58,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = func(message.Target, error) {}
+	}
+	if cfg.Anew == 0 {
+		cfg.Anew = 5 * time.Second
 	}
 	return &Service{cfg: cfg, replicas: map[message.Target]*hosted{}}, nil
 }
@@ -129,8 +136,26 @@ func (s *Service) replica(t message.Target) (*hosted, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.anew = func(why error) { s.anew(h, why) }
 	s.replicas[t] = h
 	return h, nil
+}
+
+// anew begins a replica anew, from what its store remembers, after cfg.Anew. Its store has
+// refused a change because the tail is as long as it may be, and is well. Owners
+// keep far below that while they serve; takeovers that end early, one after the other,
+// may not. Until then the replica counts as failed, for an owner to go on without it: it
+// can't tell a watermark in a takeover, but the rebuild that follows empties the tail.
+func (s *Service) anew(h *hosted, why error) {
+	s.cfg.Log(h.target, fmt.Errorf("the replica refuses changes, and begins anew in %v: %w", s.cfg.Anew, why))
+	time.AfterFunc(s.cfg.Anew, func() {
+		h.close() // before another has its place
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.replicas[h.target] == h {
+			delete(s.replicas, h.target)
+		}
+	})
 }
 
 var errClosed = errors.New("the service has ended")

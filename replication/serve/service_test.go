@@ -55,6 +55,7 @@ func (h *host) start() {
 			return h.st
 		},
 		Volume: func([16]byte) Volume { return nil },
+		Anew:   50 * time.Millisecond,
 	})
 	if err != nil {
 		h.Fatal(err)
@@ -202,4 +203,32 @@ func TestDrop(t *testing.T) {
 		t.Errorf("the store still has %+v", v)
 	}
 	h.want("afterwards", h.ask(replica.Request{Kind: replica.Read, Len: 4096}), replica.OldSession)
+}
+
+// A store takes no change that would make the tail longer than it may be, which is no
+// fault of the disk: the replica is of use again, and a rebuild makes room.
+func TestFullTailIsNoFault(t *testing.T) {
+	h := newHost(t)
+	h.fence(7, 1)
+	write := func(seq uint64) *message.Sent {
+		return h.ask(replica.Request{Kind: replica.Clear, Off: int64(seq%1024) * 4096, Len: 4096, Ver: replica.Version{Epoch: 7, Seq: seq}})
+	}
+	for seq := uint64(1); seq <= store.TailMax; seq++ {
+		h.want("change", write(seq), replica.OK)
+	}
+	h.want("one more than the tail takes", write(store.TailMax+1), replica.Failed)
+
+	session := uint64(2)
+	for end := time.Now().Add(10 * time.Second); h.fence(7, session).Status != replica.OK; session++ {
+		if time.Now().After(end) {
+			t.Fatal("the replica stays as it is")
+		}
+		time.Sleep(5 * time.Millisecond) // sleep: until the replica has begun anew
+	}
+	h.want("one more still", write(store.TailMax+2), replica.Failed)
+	for session++; h.fence(7, session).Status != replica.OK; session++ {
+		time.Sleep(5 * time.Millisecond) // sleep: until the replica has begun anew
+	}
+	h.want("the beginning of a rebuild", h.ask(replica.Request{Kind: replica.Begin, Gen: 1}), replica.OK)
+	h.want("after it", write(store.TailMax+3), replica.OK)
 }

@@ -116,7 +116,7 @@ func (t *Trial) change(ctx context.Context, begin func(ctx context.Context, owne
 	}
 	to := t.others(owner)[rand.IntN(copies-1)]
 	s := &single{stop: make(chan struct{}), grew: make(chan struct{}, 1)}
-	dev, err := t.connectTo(ctx, 0, silence, multipath.Config{Patience: hostPatience, Again: s.again}, owner, to)
+	dev, err := t.connectTo(ctx, overNVMe, 0, silence, multipath.Config{Patience: hostPatience, Again: s.again}, owner, to)
 	if err != nil {
 		return Change{}, err
 	}

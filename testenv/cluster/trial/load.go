@@ -24,6 +24,7 @@ const (
 	windowBlocks = 256
 
 	hosts        = 6
+	iscsiHosts   = 2 // of these
 	watchers     = 3 // one for each node
 	readersMax   = 8
 	readerClient = 100
@@ -154,8 +155,9 @@ type load struct {
 	t       *Trial
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-	closers []func() error
-	first   int64 // block of the window
+	devices []*multipath.Device // of hosts, which work by them together
+	watched []*multipath.Device // of watchers
+	first   int64               // block of the window
 
 	mu      sync.Mutex
 	slowest time.Duration
@@ -172,23 +174,28 @@ func (t *Trial) startLoad(ctx context.Context) (*load, error) {
 	}
 	run, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
-	dev, err := t.connectTo(ctx, 0, silence, multipath.Config{Patience: hostPatience}, t.names()...)
-	if err != nil {
-		cancel()
-		return nil, err
+	for id, speaks := range []protocol{overNVMe, overISCSI} {
+		dev, err := t.connectTo(ctx, speaks, byte(id), silence, multipath.Config{Patience: hostPatience}, t.names()...)
+		if err != nil {
+			return nil, errors.Join(err, l.stop())
+		}
+		l.devices = append(l.devices, dev)
 	}
-	l.closers = append(l.closers, dev.Close)
 	for i := range hosts {
+		dev := l.devices[0]
+		if i < iscsiHosts {
+			dev = l.devices[1]
+		}
 		l.running.Go(func() { l.work(run, i, t.newHost(i, dev)) })
 	}
 	for i, n := range t.nodes {
 		// A watcher's read is not sent again: what it brings must have been so
 		// after it was sent.
-		dev, err := t.connectTo(ctx, byte(1+i), watcherQuiet, multipath.Config{Patience: time.Nanosecond}, n.Name)
+		dev, err := t.connectTo(ctx, overNVMe, byte(len(l.devices)+i), watcherQuiet, multipath.Config{Patience: time.Nanosecond}, n.Name)
 		if err != nil {
 			return nil, errors.Join(err, l.stop())
 		}
-		l.closers = append(l.closers, dev.Close)
+		l.watched = append(l.watched, dev)
 		l.running.Go(func() { l.watch(run, t.newHost(hosts+i, dev)) })
 	}
 	return l, nil
@@ -280,9 +287,12 @@ func (l *load) watch(ctx context.Context, h *host) {
 func (l *load) stop() error {
 	l.cancel()
 	var errs []error
-	for _, end := range l.closers[1:] {
-		errs = append(errs, end())
+	for _, dev := range l.watched {
+		errs = append(errs, dev.Close())
 	}
 	l.running.Wait()
-	return errors.Join(append(errs, l.closers[0]())...)
+	for _, dev := range l.devices {
+		errs = append(errs, dev.Close())
+	}
+	return errors.Join(errs...)
 }

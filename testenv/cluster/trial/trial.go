@@ -16,6 +16,7 @@ import (
 	"blockd.dev/target/nvmetcp/nvmehost"
 	"blockd.dev/testenv/cluster"
 	"blockd.dev/tools/blockbench/history"
+	"blockd.dev/tools/blockbench/iscsihost"
 	"blockd.dev/tools/blockbench/multipath"
 )
 
@@ -50,6 +51,8 @@ type Trial struct {
 	nodes []cluster.NodeStatus
 	nqn   string
 	nsid  uint32
+	iqn   string
+	lun   uint16
 
 	rec    *history.Recorder
 	again  resent
@@ -83,7 +86,7 @@ func New(ctx context.Context, c *cluster.Cluster) (*Trial, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.nqn, t.nsid = v.GetNqn(), v.GetNsid()
+	t.nqn, t.nsid, t.iqn, t.lun = v.GetNqn(), v.GetNsid(), v.GetIqn(), uint16(v.GetLun())
 	return t, nil
 }
 
@@ -211,16 +214,27 @@ func inSync(v *blockdv1.Volume) error {
 	return nil
 }
 
-// pathConfig is how hosts connect.
-func (t *Trial) pathConfig(host byte, quiet time.Duration) nvmehost.Config {
-	keepAlive := quiet
-	return nvmehost.Config{SubNQN: t.nqn, HostNQN: fmt.Sprintf("nqn.2026-01.dev.blockd:trial-%d", host), HostID: [16]byte{0: host, 15: 1},
-		Depth: 64, KeepAlive: keepAlive, Timeout: quiet}
+// protocol is what a host speaks.
+type protocol string
+
+const (
+	overNVMe  protocol = "NVMe/TCP"
+	overISCSI protocol = "iSCSI"
+)
+
+// path is how a host connects to a node. Sockets are where the cluster's initiators are.
+func (t *Trial) path(speaks protocol, host byte, quiet time.Duration, n *cluster.NodeStatus) func(context.Context) (multipath.Session, error) {
+	within := func(f func() error) error { return t.c.Do(cluster.HostName, f) }
+	name := fmt.Sprintf("2026-01.dev.blockd:trial-%d", host)
+	if speaks == overISCSI {
+		return multipath.ISCSI(iscsihost.Config{Address: n.ISCSI[0], Target: t.iqn, LUN: t.lun, Initiator: "iqn." + name, Timeout: quiet}, within)
+	}
+	return multipath.NVMe(nvmehost.Config{Addr: n.NVMe[0], SubNQN: t.nqn, HostNQN: "nqn." + name, HostID: [16]byte{0: host, 15: 1},
+		Depth: 64, KeepAlive: quiet, Timeout: quiet}, t.nsid, within)
 }
 
-// connectTo makes a device of the paths to some nodes. Sockets are where the
-// cluster's initiators are.
-func (t *Trial) connectTo(ctx context.Context, host byte, quiet time.Duration, config multipath.Config, nodes ...string) (*multipath.Device, error) {
+// connectTo makes a device of the paths to some nodes.
+func (t *Trial) connectTo(ctx context.Context, speaks protocol, host byte, quiet time.Duration, config multipath.Config, nodes ...string) (*multipath.Device, error) {
 	tell := config.Again
 	config.Again = func(r *blockdev.Request, why error) {
 		t.again.note(r, why)
@@ -228,14 +242,12 @@ func (t *Trial) connectTo(ctx context.Context, host byte, quiet time.Duration, c
 			tell(r, why)
 		}
 	}
-	for _, n := range t.nodes {
-		if slices.Contains(nodes, n.Name) {
-			cfg := t.pathConfig(host, quiet)
-			cfg.Addr = n.NVMe[0]
-			config.Paths = append(config.Paths, multipath.NVMe(cfg, t.nsid, func(f func() error) error { return t.c.Do(cluster.HostName, f) }))
+	for i := range t.nodes {
+		if n := &t.nodes[i]; slices.Contains(nodes, n.Name) {
+			config.Paths = append(config.Paths, t.path(speaks, host, quiet, n))
 		}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, readyPatience, fmt.Errorf("no path to %v after %v", nodes, readyPatience))
+	ctx, cancel := context.WithTimeoutCause(ctx, readyPatience, fmt.Errorf("no path to %v over %s after %v", nodes, speaks, readyPatience))
 	defer cancel()
 	return multipath.New(ctx, config)
 }
@@ -334,7 +346,7 @@ func pass(ctx context.Context, d time.Duration) {
 // readAll reads every block that was ever written by the path of each node.
 func (t *Trial) readAll(ctx context.Context) error {
 	for i, n := range t.nodes {
-		dev, err := t.connectTo(ctx, byte(hosts+watchers+i), silence, multipath.Config{Patience: hostPatience}, n.Name)
+		dev, err := t.connectTo(ctx, overNVMe, byte(hosts+watchers+i), silence, multipath.Config{Patience: hostPatience}, n.Name)
 		if err != nil {
 			return err
 		}

@@ -40,6 +40,10 @@ type Config struct {
 	// commands are in flight; default 30 s.
 	Timeout time.Duration
 
+	// Attention is called by the reader with each unit attention, which the session deals with
+	// itself as far as its shape is concerned. It must not block; nil is deaf.
+	Attention func(Sense)
+
 	// Poll is how the reader waits for the socket. On one machine a host that
 	// polls takes the core on which the target would be woken.
 	Poll adaptive.Config
@@ -51,6 +55,9 @@ const lunMax = 0x3fff
 func (c *Config) fill() error {
 	if c.Initiator == "" {
 		c.Initiator = DefaultInitiator
+	}
+	if c.Attention == nil {
+		c.Attention = func(Sense) {}
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 30 * time.Second

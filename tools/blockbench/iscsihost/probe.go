@@ -220,6 +220,7 @@ func (s *Session) vpd(page byte, b []byte) (int, error) {
 // attention takes note of a unit attention. A changed capacity is read again
 // by a goroutine of its own, and announced.
 func (s *Session) attention(sense Sense) {
+	s.cfg.Attention(sense)
 	if sense.ASC != ascCapacityChanged || s.shape.Load() == nil || s.refreshing.Swap(true) {
 		return
 	}

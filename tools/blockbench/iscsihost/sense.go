@@ -32,11 +32,13 @@ const (
 // Additional sense codes with their qualifiers.
 const (
 	ascManualIntervention = 0x0403
+	ascTransition         = 0x040a
 	ascStandby            = 0x040b
 	ascUnavailable        = 0x040c
 	ascLBAOutOfRange      = 0x2100
 	ascNoUnit             = 0x2500
 	ascSpaceAllocation    = 0x2707
+	ascAccessChanged      = 0x2a06
 	ascCapacityChanged    = 0x2a09
 )
 
@@ -52,6 +54,9 @@ type Sense struct {
 func (s Sense) String() string {
 	return fmt.Sprintf("sense %x/%02x/%02x", s.Key, s.ASC>>8, s.ASC&0xff)
 }
+
+// IsAccessChange tells the unit attention ASYMMETRIC ACCESS STATE CHANGED.
+func (s Sense) IsAccessChange() bool { return s.Key == keyUnitAttention && s.ASC == ascAccessChanged }
 
 // parseSense reads fixed and descriptor format sense data. What is too short
 // to say anything is the zero Sense.
@@ -107,6 +112,15 @@ func (e *StatusError) Error() string {
 		return "TASK ABORTED"
 	}
 	return fmt.Sprintf("status %#02x", e.Status)
+}
+
+// PathRelated tells a refusal of the port's and not of the unit's: its target port group is in a
+// state in which it does not do the command, and another may (SPC-5 "Asymmetric logical unit access").
+func (e *StatusError) PathRelated() bool {
+	if e.Status != statusCheckCondition || e.Sense.Key != keyNotReady {
+		return false
+	}
+	return e.Sense.ASC == ascTransition || e.Sense.ASC == ascStandby || e.Sense.ASC == ascUnavailable
 }
 
 // requestError says what a status means for r.

@@ -135,6 +135,9 @@ func (s *Session) WriteCache() bool { return s.shape.Load().writeCache }
 // Watch calls fn when the unit's size or the state of the session changes.
 func (s *Session) Watch(fn func(blockdev.Change)) (stop func()) { return s.watchers.Add(fn) }
 
+// Gone is closed when the connection has ended, and every request with it.
+func (s *Session) Gone() <-chan struct{} { return s.ended }
+
 // Stats returns the counters of the session's socket.
 func (s *Session) Stats() sockio.Stats { return s.sock.Stats() }
 
@@ -223,6 +226,9 @@ func (s *Session) drop(why error) {
 	s.why.CompareAndSwap(nil, &why)
 	_ = s.sock.Close()
 }
+
+// Drop closes the connection without a word.
+func (s *Session) Drop() { s.drop(errClosed) }
 
 // logoutWait is how long Close waits for the target's answer.
 const logoutWait = 2 * time.Second

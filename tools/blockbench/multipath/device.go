@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"blockd.dev/blockdev"
+	"blockd.dev/target/nvmetcp/nvmehost"
+	"blockd.dev/tools/blockbench/iscsihost"
 )
 
 // ErrUnknown is what a request ends with that may or may not have been done, or
@@ -287,6 +289,14 @@ func (o *op) done() {
 // passes tells what another path, or another time, may cure.
 func passes(err error) bool {
 	return errors.Is(err, blockdev.ErrGone) || errors.Is(err, blockdev.ErrBusy) || isPathRelated(err)
+}
+
+// isPathRelated tells a status by which this path does not do the command, and another may
+// (NVMe Base 2.0, figure "Status Code – Path Related Status Values"; ALUA).
+func isPathRelated(err error) bool {
+	var n *nvmehost.StatusError
+	var i *iscsihost.StatusError
+	return errors.As(err, &n) && n.Status>>8&7 == 3 || errors.As(err, &i) && i.PathRelated()
 }
 
 // Close ends all sessions. Requests under way end with blockdev.ErrGone.

@@ -3,7 +3,6 @@ package multipath
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -18,15 +17,20 @@ func NVMe(cfg nvmehost.Config, nsid uint32, within func(func() error) error) fun
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if within == nil {
-			return dial(cfg, nsid)
-		}
-		err = within(func() (err error) {
-			s, err = dial(cfg, nsid)
-			return err
-		})
-		return s, err
+		return inside(within, func() (Session, error) { return dial(cfg, nsid) })
 	}
+}
+
+// inside calls f within, if there is something to be within.
+func inside(within func(func() error) error, f func() (Session, error)) (s Session, err error) {
+	if within == nil {
+		return f()
+	}
+	err = within(func() (err error) {
+		s, err = f()
+		return err
+	})
+	return s, err
 }
 
 // session is a namespace with an association of its own.
@@ -130,12 +134,4 @@ func (s *session) Close() error {
 	s.host.Close()
 	s.ended.Wait()
 	return nil
-}
-
-// isPathRelated tells a status of that type (NVMe Base 2.0, figure "Status Code
-// – Path Related Status Values"): the command was not done by this controller,
-// and may be by another.
-func isPathRelated(err error) bool {
-	var s *nvmehost.StatusError
-	return errors.As(err, &s) && s.Status>>8&7 == 3
 }

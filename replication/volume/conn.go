@@ -45,9 +45,10 @@ type conn struct {
 	arriving []replica.Range // extents that are moved to it
 	gen      uint64          // by which the replica takes what is rebuilt or arrives, in this session; 0: nothing
 
-	re    rebuild
-	reads Latency
-	write Latency
+	re     rebuild
+	source source
+	reads  Latency
+	write  Latency
 }
 
 // addConns connects to members that the view has and conns has not.
@@ -64,6 +65,9 @@ func (c *conn) request(o *Owner, p *piece, q replica.Request) {
 	c.calls.add(call{kind: q.Kind, piece: p, seq: q.Ver.Seq, sent: o.now})
 	q.Oldest = c.calls.oldest()
 	c.lastUse = o.now
+	if q.Kind == replica.Read {
+		c.source.asked(o.now)
+	}
 	if p != nil {
 		p.calls++
 	}
@@ -114,7 +118,7 @@ func (c *conn) close(o *Owner, retry clock.Mono) {
 	}
 	c.state, c.retry = down, retry
 	o.up &^= one(c.disk)
-	c.stable = 0
+	c.stable, c.source.n = 0, 0
 	c.calls.clear(func(k call) {
 		if k.piece != nil {
 			k.piece.calls--
@@ -155,6 +159,13 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 	p := k.piece
 	if resp.Status == replica.OK && !complete(k, resp) {
 		resp.Status = replica.Failed
+	}
+	switch {
+	case k.kind != replica.Read:
+	case resp.Status == replica.OK:
+		c.source.answered(o.now, o.now.Sub(k.sent), p.len, o.cfg.RegionBytes)
+	default:
+		c.source.missed(o.now)
 	}
 	switch {
 	case resp.Status == replica.Medium && p != nil:

@@ -42,7 +42,7 @@ type Owner struct {
 	unsent   int     // pieces of hosts' changes that have no sequence number yet
 	unstable seqList // pieces that not all their targets have
 	seq      uint64
-	shift    int // spreads reads
+	shift    int // spreads reads among equals
 }
 
 // New returns the owner that g makes. It connects to the replicas at once.

@@ -7,8 +7,7 @@ import (
 	"blockd.dev/replication/replica"
 )
 
-// ask sends the read of p to a source: the local replica if it may, else one
-// after the other.
+// ask sends the read of p to a source.
 func (o *Owner) ask(p *piece) {
 	if p.kind == scrub {
 		o.askAll(p)
@@ -29,12 +28,7 @@ func (o *Owner) ask(p *piece) {
 	if from == 0 {
 		return // a session or a view will come
 	}
-	d := o.local
-	if d < 0 || !from.has(d) {
-		for d = o.shift % len(o.conns); !from.has(d); d = (d + 1) % len(o.conns) {
-		}
-		o.shift++
-	}
+	d := o.source(from, p.kind == read && p.asked|p.bad == 0)
 	p.asked |= one(d)
 	q := replica.Request{Kind: replica.Read, Off: p.off, Len: p.len}
 	if p.kind == compare {

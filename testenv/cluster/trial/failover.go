@@ -72,13 +72,7 @@ func (t *Trial) move(ctx context.Context, to string) error {
 	if err != nil {
 		return err
 	}
-	return t.ask(ctx, "the volume to move", readyPatience, func(ctx context.Context, _ connect.HTTPClient, _ string) error {
-		owner, err := t.Owner(ctx)
-		if err == nil && owner != to {
-			err = fmt.Errorf("%s owns it", owner)
-		}
-		return err
-	})
+	return t.awaitOwner(ctx, "the volume to move", func(owner string) bool { return owner == to })
 }
 
 // changes measures what changes of owner cost, each of which begin makes.

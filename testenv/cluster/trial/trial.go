@@ -161,6 +161,17 @@ func (t *Trial) Owner(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
+// awaitOwner waits until the owner is one that is wanted.
+func (t *Trial) awaitOwner(ctx context.Context, what string, wanted func(string) bool) error {
+	return t.ask(ctx, what, readyPatience, func(ctx context.Context, _ connect.HTTPClient, _ string) error {
+		owner, err := t.Owner(ctx)
+		if err == nil && !wanted(owner) {
+			err = fmt.Errorf("%s owns it", owner)
+		}
+		return err
+	})
+}
+
 // Leader waits until the nodes have one.
 func (t *Trial) Leader(ctx context.Context) (name string, err error) {
 	err = t.ask(ctx, "a leader", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {

@@ -122,6 +122,13 @@ type Link interface {
 	Close() error
 }
 
+// Watcher is a Link that can wait for something else, too.
+type Watcher interface {
+	// Watch has Wait return also when one of these descriptors is readable, until
+	// Watch is called again. The pump calls it, and the slice stays the pump's.
+	Watch(fds []int)
+}
+
 // Stats counts what a Link did since it was opened. Counters only grow; one
 // that a kind of link can't know stays zero.
 type Stats struct {

@@ -34,9 +34,9 @@ type Link struct {
 	queue    *queue.Queue
 	header   packet.Header // of what is being sent
 	busyPoll bool
-	short    bool           // Reserve found too little
-	pause    time.Duration  // how long Wait waited for room last
-	poll     [3]unix.PollFd // socket, eventfd, alarm
+	short    bool          // Reserve found too little
+	pause    time.Duration // how long Wait waited for room last
+	poll     []unix.PollFd // socket, eventfd, alarm, what is watched
 	alarm    *alarm.Alarm
 	lookup   func(netip.Addr) (neigh.Hop, bool)
 
@@ -185,9 +185,9 @@ func (l *Link) describe() {
 		l.room = min(l.room, plainFrameMax-headers)
 	}
 	l.header = packet.Header{From: l.local}
-	l.poll[0] = unix.PollFd{Fd: int32(l.socket.FD()), Events: unix.POLLIN}
-	l.poll[1] = unix.PollFd{Fd: int32(l.life.event), Events: unix.POLLIN}
-	l.poll[2] = unix.PollFd{Fd: int32(l.alarm.FD()), Events: unix.POLLIN}
+	for _, fd := range []int{l.socket.FD(), l.life.event, l.alarm.FD()} {
+		l.poll = append(l.poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
 }
 
 // Kind says in which mode the link is.

@@ -15,7 +15,7 @@ const (
 	completionPauseMax = 10 * time.Millisecond
 )
 
-// Wait sleeps in ppoll(2) on the socket, an eventfd and an alarm. A poll in copy
+// Wait sleeps in ppoll(2) on the socket, an eventfd, an alarm and what is watched. A poll in copy
 // mode also sends what is left in the TX ring.
 func (l *Link) Wait(timeout time.Duration) error {
 	if err := l.ended(); err != nil {
@@ -51,7 +51,8 @@ func (l *Link) Wait(timeout time.Duration) error {
 
 // sleep polls, and takes from the eventfd what Wake wrote.
 func (l *Link) sleep(timeout time.Duration) error {
-	fds, until := l.poll[:2], (*unix.Timespec)(nil)
+	var until *unix.Timespec
+	l.poll[2].Fd = -1 // which poll leaves out
 	switch {
 	case timeout == 0:
 		until = &atOnce
@@ -59,14 +60,14 @@ func (l *Link) sleep(timeout time.Duration) error {
 		if err := l.alarm.Set(timeout); err != nil {
 			return fmt.Errorf("xdplink: %w", err)
 		}
-		fds = l.poll[:]
+		l.poll[2].Fd = int32(l.alarm.FD())
 	}
 	if timeout != 0 {
 		l.stats.waits.Add(1)
 	}
 	l.stats.syscalls.Add(1)
 	l.poll[0].Revents, l.poll[1].Revents = 0, 0
-	if _, err := unix.Ppoll(fds, until, nil); err != nil && err != unix.EINTR {
+	if _, err := unix.Ppoll(l.poll, until, nil); err != nil && err != unix.EINTR {
 		return fmt.Errorf("xdplink: poll: %w", err)
 	}
 	if l.poll[1].Revents != 0 {
@@ -76,6 +77,14 @@ func (l *Link) sleep(timeout time.Duration) error {
 		_, _ = unix.Read(int(l.poll[1].Fd), count[:])
 	}
 	return nil
+}
+
+// Watch implements link.Watcher.
+func (l *Link) Watch(fds []int) {
+	l.poll = l.poll[:3]
+	for _, fd := range fds {
+		l.poll = append(l.poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
 }
 
 // atOnce is a timeout of 0.

@@ -129,6 +129,8 @@ func (m *mockRing) Reap(dst []uring.CQE) int {
 	return n
 }
 
+func (m *mockRing) FD() int { return -1 }
+
 func (m *mockRing) UnregisterFiles() error { return nil }
 
 func (m *mockRing) Close() error { return nil }

@@ -20,6 +20,7 @@ type ring interface {
 	Enter(submit, wait uint32) (int, syscall.Errno)
 	Ready() bool
 	Reap(dst []uring.CQE) int
+	FD() int
 	UnregisterFiles() error
 	Close() error
 }
@@ -43,6 +44,8 @@ var _ ring = (*uring.Ring)(nil)
 //     nothing. A Submit readies it; since the submitter usually parks next,
 //     the reaper then runs on the submitter's thread, which is the one that
 //     the kernel interrupts for the completion: one wake-up, not two.
+//   - While the reaper is parked an attendant may take its place (attend_linux.go).
+//     Submit enters the kernel for each batch then, and readies nobody.
 //   - While something is in flight the reaper first looks at the ring for a
 //     learned time (see spinner), yielding between looks, then blocks in Enter.
 //
@@ -64,12 +67,15 @@ type uringDisk struct {
 	awake    bool     // the reaper will look at filled before it sleeps
 	entering bool     // someone will Enter again for all that is filled
 	parked   bool     // the reaper waits on wake
+	attended bool     // an attendant has the place of the parked reaper
 	closing  bool
+
+	wakeAttendant func()
 
 	// filledLen is len(filled), for the reaper to look at without mu.
 	filledLen atomic.Int32
 
-	// Only the reaper uses these.
+	// Only the reaper uses these, or the attendant.
 	handled  bool // Done was called since the last await
 	spin     spinner
 	cqes     []uring.CQE
@@ -173,11 +179,23 @@ func (d *uringDisk) Submit(batch []*IO) {
 		d.enterLocked()
 		d.entering = false
 	}
-	if d.parked && len(d.free) < len(d.slots) {
-		d.parked, d.awake = false, true
-		d.wake <- struct{}{}
+	if d.parked && !d.attended && len(d.free) < len(d.slots) {
+		d.unparkLocked()
+	}
+	var wake func()
+	if d.attended && len(d.filled) > 0 && !d.entering {
+		wake = d.wakeAttendant // who has the reaper try again
 	}
 	d.mu.Unlock()
+	if wake != nil {
+		wake()
+	}
+}
+
+// unparkLocked readies the reaper, which is parked.
+func (d *uringDisk) unparkLocked() {
+	d.parked, d.awake = false, true
+	d.wake <- struct{}{}
 }
 
 // startLocked gives io a slot, of which there is one, and an SQE.
@@ -285,6 +303,7 @@ func (d *uringDisk) releaseLocked(i uint32) {
 // reap is the reaper goroutine.
 func (d *uringDisk) reap() {
 	defer close(d.ended)
+	<-d.wake // parked is true from the start
 	for {
 		if n := d.ring.Reap(d.cqes); n > 0 {
 			d.handle(d.cqes[:n])
@@ -422,11 +441,14 @@ func (d *uringDisk) Close() error {
 	}
 	d.closing = true
 	d.health.closed.Store(true)
-	if d.parked {
-		d.parked, d.awake = false, true
-		d.wake <- struct{}{}
+	wake := d.wakeAttendant // who leaves then, and readies the reaper
+	if d.parked && !d.attended {
+		d.unparkLocked()
 	}
 	d.mu.Unlock()
+	if wake != nil {
+		wake()
+	}
 	<-d.ended
 	d.discards.wait()
 	return errors.Join(d.ring.UnregisterFiles(), d.ring.Close(), d.file.close())

@@ -87,6 +87,10 @@ func (r *Ring) Close() error {
 	return errors.Join(errs...)
 }
 
+// FD is the ring's descriptor: poll(2) says that it is readable while Reap would
+// return something.
+func (r *Ring) FD() int { return r.fd }
+
 // Next returns a zeroed entry to fill, or nil when the ring is full. The
 // kernel sees it after Publish.
 func (r *Ring) Next() *SQE { return r.sq.get() }

@@ -37,6 +37,7 @@ func Run(t *testing.T, s Suite) {
 		{"goes on when the receiver is slow", slowReceiver},
 		{"wakes", wakes},
 		{"waits as long as it was told", waits},
+		{"waits for what it watches", watches},
 		{"is closed for good", closes},
 		{"is closed while others look on", closesUnderObservation},
 		{"counts", counts},

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"blockd.dev/afxdp/link"
 )
 
@@ -165,5 +167,37 @@ func closesUnderObservation(t *testing.T, s Suite) {
 		}
 		close(stop)
 		others.Wait()
+	}
+}
+
+// watches is for a link.Watcher: a descriptor that is readable ends Wait for as
+// long as it is watched.
+func watches(t *testing.T, s Suite) {
+	a, _ := s.Open(t)
+	w, ok := a.(link.Watcher)
+	if !ok {
+		return // a Link need not be one
+	}
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(event)
+	awake(t, a)
+	w.Watch([]int{event})
+	if !sleeps(t, a, 20*time.Millisecond) {
+		t.Error("Wait returns though nothing happens")
+	}
+	done := make(chan error, 1)
+	go func() { done <- a.Wait(-1) }()
+	if _, err := unix.Write(event, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	w.Watch(nil)
+	if !sleeps(t, a, 20*time.Millisecond) {
+		t.Error("a descriptor that is not watched any more ends Wait")
 	}
 }

@@ -34,7 +34,7 @@ type Link struct {
 	tx       sender
 	rx       receiver
 	count    counters
-	pollFDs  [3]unix.PollFd // socket, wakeFD, alarm
+	pollFDs  []unix.PollFd // socket, wakeFD, alarm, what is watched
 	alarm    *alarm.Alarm
 
 	woken  atomic.Bool // wakeFD is readable
@@ -91,7 +91,7 @@ func (l *Link) ReleaseRx(bufs []link.RxBuf) {
 	}
 }
 
-// Wait blocks in ppoll(2), and an alarm ends it in time.
+// Wait blocks in ppoll(2) on the socket and what is watched, and an alarm ends it in time.
 func (l *Link) Wait(timeout time.Duration) error {
 	if l.closed.Load() {
 		return l.closedError()
@@ -100,9 +100,7 @@ func (l *Link) Wait(timeout time.Duration) error {
 		return nil
 	}
 	l.refreshMTU()
-	l.pollFDs[0] = unix.PollFd{Fd: int32(l.socket), Events: unix.POLLIN}
-	l.pollFDs[1] = unix.PollFd{Fd: int32(l.wakeFD), Events: unix.POLLIN}
-	l.pollFDs[2] = unix.PollFd{Fd: int32(l.alarm.FD()), Events: unix.POLLIN}
+	l.pollFDs[0].Events = unix.POLLIN
 	if l.tx.pending.n > 0 {
 		l.pollFDs[0].Events |= unix.POLLOUT
 	}
@@ -110,14 +108,14 @@ func (l *Link) Wait(timeout time.Duration) error {
 	if timeout != 0 {
 		l.count.waits.Add(1)
 	}
-	fds := l.pollFDs[:2]
+	l.pollFDs[2].Fd = -1 // which poll leaves out
 	if timeout > 0 {
 		if err := l.alarm.Set(timeout); err != nil {
 			return fmt.Errorf("udplink: %v: %w: %w", l.local, link.ErrClosed, err)
 		}
-		fds = l.pollFDs[:]
+		l.pollFDs[2].Fd = int32(l.alarm.FD())
 	}
-	if err := ppoll(fds, timeout == 0); err != nil && err != unix.EINTR {
+	if err := ppoll(l.pollFDs, timeout == 0); err != nil && err != unix.EINTR {
 		return fmt.Errorf("udplink: %v: %w: %w", l.local, link.ErrClosed, os.NewSyscallError("ppoll", err))
 	}
 	if l.pollFDs[1].Revents != 0 {
@@ -127,6 +125,14 @@ func (l *Link) Wait(timeout time.Duration) error {
 		return l.closedError()
 	}
 	return l.flush()
+}
+
+// Watch implements link.Watcher.
+func (l *Link) Watch(fds []int) {
+	l.pollFDs = l.pollFDs[:3]
+	for _, fd := range fds {
+		l.pollFDs = append(l.pollFDs, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
 }
 
 // Wake makes wakeFD readable. A Wake that finds it so already changes nothing:

@@ -190,6 +190,9 @@ func open(cfg Config, ifname string, share bool) (l *Link, err error) {
 	if l.alarm, err = alarm.Open(); err != nil {
 		return l, err
 	}
+	for _, fd := range []int{l.socket, l.wakeFD, l.alarm.FD()} {
+		l.pollFDs = append(l.pollFDs, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
 	if err := l.readMTU(); err != nil {
 		return l, err
 	}

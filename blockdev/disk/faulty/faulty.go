@@ -28,6 +28,9 @@ func New(d disk.Disk, rules *Rules) *Disk { return &Disk{under: d, rules: rules}
 // SizeBytes implements disk.Disk.
 func (d *Disk) SizeBytes() int64 { return d.under.SizeBytes() }
 
+// Unwrap returns the disk behind the rules.
+func (d *Disk) Unwrap() disk.Disk { return d.under }
+
 // Info implements disk.Disk.
 func (d *Disk) Info() disk.Info { return d.under.Info() }
 

@@ -31,6 +31,8 @@ type Config struct {
 	Wire wire.Config
 	// Poll is how pumps wait for their links.
 	Poll adaptive.Config
+	// Sources are what pumps wait for beside their links: disks that Handler uses.
+	Sources []Source
 	// Clock drives Conns; default clock.Fast.
 	Clock clock.Clock
 	// WallClock checks certificates; default time.Now.

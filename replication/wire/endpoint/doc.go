@@ -17,6 +17,10 @@
 // goroutines everything here may be called, too, and wakes the pump if it
 // sleeps.
 //
+// Where Config.Sources has the disks that the handler writes to, the pump also takes
+// their completions, in the place of the disks' own goroutines: as long as few are
+// under way, from the turn that brought a request until it has been answered.
+//
 // # Who owns what
 //
 // A connection has a home: the pump whose Link its preferred path uses. Only

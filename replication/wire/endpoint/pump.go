@@ -57,6 +57,7 @@ type pump struct {
 	link   link.Link
 	local  netip.AddrPort
 	poller adaptive.Poller
+	wake   func() // link.Wake
 
 	mu struct {
 		sync.Mutex
@@ -80,6 +81,7 @@ type pump struct {
 	busy      contest    // mode busy only
 	full      bool       // the link had no room
 	flushed   bool       // this turn has sent something
+	sources   sources
 	rx        [rxBatch]link.RxBuf
 	tx        [txBatch]link.TxBuf
 	txHave    int // reserved
@@ -101,6 +103,8 @@ type parcel struct {
 
 func newPump(e *Endpoint, l link.Link) *pump {
 	p := &pump{e: e, link: l, local: l.LocalAddr(), nextTimer: clock.Never, scratch: make([]byte, datagramMax)}
+	p.wake = l.Wake
+	p.sources = newSources(l, e.cfg.Sources)
 	p.busy.next = restMin
 	p.poller.Init(e.cfg.Poll)
 	return p
@@ -112,6 +116,7 @@ func (p *pump) name() string { return fmt.Sprintf("%v %v", p.link.Kind(), p.loca
 func (p *pump) run() {
 	defer p.e.pumps.Done()
 	err := p.loop()
+	p.sources.leave()
 	p.mu.Lock()
 	p.mu.ended = true
 	p.mu.Unlock()
@@ -246,6 +251,7 @@ func (p *pump) sleep() error {
 			return nil
 		}
 	}
+	p.sources.rest()
 	return p.link.Wait(timeout)
 }
 
@@ -269,7 +275,11 @@ func (p *pump) turn(polling bool) (worked bool, err error) {
 	if n > 0 {
 		p.receive(p.rx[:n])
 	}
+	looked := p.sources.look()
 	called := p.called.Load()
+	if n > 0 || called {
+		p.sources.attend(p.wake)
+	}
 	if called {
 		if err := p.takeCalls(); err != nil {
 			return false, err
@@ -313,7 +323,7 @@ func (p *pump) turn(polling bool) (worked bool, err error) {
 	if p.draining != 0 && (len(p.conns) == 0 || p.draining <= p.now) {
 		return false, fmt.Errorf("%w: %w", link.ErrClosed, ErrStopped)
 	}
-	return (n > 0 || called) && !p.full, nil
+	return (n > 0 || called || looked) && !p.full, nil
 }
 
 // look takes what has arrived. While polling it looks several times, since

@@ -13,6 +13,7 @@ import (
 	"blockd.dev/afxdp/link"
 	"blockd.dev/afxdp/link/udplink"
 	"blockd.dev/afxdp/xdplink"
+	"blockd.dev/blockdev/disk"
 	"blockd.dev/internal/adaptive"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/pki"
@@ -71,7 +72,7 @@ func (d *Daemon) openNetwork(handle func(*endpoint.Request), told func(endpoint.
 	n.endpoint, err = endpoint.Open(endpoint.Config{
 		Credentials: creds, Handler: handle, Events: told, Poll: adaptive.Config{Mode: mode},
 		Accept: func(node string) bool { return d.catalog.State().NodeByID(parseID(node)) != nil },
-		Wire:   wire.Config{Alloc: message.Alloc, KeepAlive: idleAsk},
+		Wire:   wire.Config{Alloc: message.Alloc, KeepAlive: idleAsk}, Sources: d.sources(),
 	})
 	if err != nil {
 		return nil, err
@@ -87,6 +88,16 @@ func (d *Daemon) openNetwork(handle func(*endpoint.Request), told func(endpoint.
 	}
 	d.events.add(levelInfo, "network.open", local.String(), cmp.Or(n.reason, "in mode "+n.mode))
 	return n, nil
+}
+
+// sources are the disks whose completions the pumps may take.
+func (d *Daemon) sources() (list []endpoint.Source) {
+	for _, s := range d.disks {
+		if a := disk.AttendedOf(s.disk); a != nil {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // wireAddress is the address that other nodes send to: the configured one, or

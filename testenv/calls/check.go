@@ -76,20 +76,25 @@ func operations(history []Op) (out []porcupine.Operation) {
 		out = append(out, porcupine.Operation{ClientId: o.Client, Input: o, Call: int64(o.Call), Return: int64(o.Return)})
 	}
 	for _, o := range history {
+		if o.Kind == Create && o.Answer == None { // which only one that was done is told
+			made := o
+			made.Answer, made.Seen = Done, Volume{}
+			add(made)
+			o.Kind, o.Answer, o.Call = observeNo, Done, o.Last
+			add(o)
+			continue
+		}
 		if o.Answer > Done && len(o.Nodes) > 1 && o.Kind != Read {
 			late := o
 			late.Answer, late.Return = Open, never
 			add(late)
 			o.Call = o.Last
 		}
-		if o.Answer == None && (o.Kind == Create || o.Kind == Resize || o.Kind == Protect) {
+		if o.Answer == None && (o.Kind == Resize || o.Kind == Protect) {
 			no := o
 			no.Kind, no.Answer = observeNo, Done
 			add(no)
 			o.Answer = Open
-			if o.Kind == Create {
-				o.Answer, o.Seen = Done, Volume{}
-			}
 		}
 		add(o)
 	}

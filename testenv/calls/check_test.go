@@ -10,6 +10,7 @@ import (
 // at is a call from one millisecond to another; open without an end.
 func at(from, to int, o Op) Op {
 	o.Name, o.Call, o.Return = "v", time.Duration(from)*time.Millisecond, time.Duration(to)*time.Millisecond
+	o.Last = o.Call
 	if to == 0 {
 		o.Return, o.Answer = never, Open
 	}

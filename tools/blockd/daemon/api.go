@@ -208,6 +208,9 @@ func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.Cre
 		return nil, err
 	}
 	v, err := a.servedVolume(ctx, req, m.GetName(), res.Revision, "created")
+	if err == nil && v.GetId() != res.ID.String() { // a request that is tried again may come that late
+		err = connect.NewError(connect.CodeNotFound, fmt.Errorf("volume %q was created by this request, and was deleted since; another one has its name now", m.GetName()))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -282,10 +285,14 @@ func (a api) DeleteVolume(ctx context.Context, req *connect.Request[blockdv1.Del
 		changes, err := a.try(ctx, by, cmd)
 		return tried(&blockdv1.DeleteVolumeResponse{Changes: changes}, err)
 	}
-	if _, err := a.change(ctx, by, cmd); err != nil {
+	res, err := a.change(ctx, by, cmd)
+	if err != nil {
 		return nil, err
 	}
-	if v != nil && (!a.d.serves(s, v) || shared(s, v)) && !a.d.gone(ctx, v.ID) {
+	if v != nil && v.ID != res.ID {
+		v = nil // this request is tried again, and another volume has the name by now
+	}
+	if (v == nil || !a.d.serves(s, v) || shared(s, v)) && !a.d.gone(ctx, res.ID) {
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is gone for its hosts, but the node that has its data has not removed it yet; it does when it is up", m.GetName()))
 	}
 	if v != nil && a.d.catalog.State().VolumeByID(v.ID) != nil {

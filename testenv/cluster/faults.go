@@ -142,7 +142,8 @@ func (s *state) wires() (wires []Wire, err error) {
 }
 
 // DiskFaults has the disks of a node misbehave by rules, in the language of
-// blockdev/disk/faulty: "write err=EIO", "read p=0.1 flip", "any delay=50ms".
+// blockdev/disk/faulty: "write err=EIO", "read p=0.1 flip", "any delay=50ms". name is a
+// node's, or n1/disk0 for one disk of it, whose rules then count in the place of the node's.
 // They replace earlier ones and hold over restarts; none ends it.
 func (c *Cluster) DiskFaults(name string, rules ...string) error {
 	for _, r := range rules {
@@ -150,19 +151,35 @@ func (c *Cluster) DiskFaults(name string, rules ...string) error {
 			return fmt.Errorf("cluster: %w", err)
 		}
 	}
-	return c.eachNode([]string{name}, func(p *Place) error {
-		path := p.diskFaults()
-		if len(rules) == 0 {
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			return nil
+	return c.update(func(s *state) error {
+		node, disk, one := strings.Cut(name, "/")
+		nodes, err := s.pick([]string{node})
+		switch {
+		case err != nil:
+			return err
+		case !one:
+			return setDiskFaults(nodes[0].diskFaults(), rules)
 		}
-		if err := os.WriteFile(path+".new", []byte(strings.Join(rules, "\n")+"\n"), 0o600); err != nil {
+		for i := range s.Config.Disks {
+			if filepath.Base(nodes[0].disk(i)) == disk {
+				return setDiskFaults(nodes[0].diskFaults()+"."+disk, rules)
+			}
+		}
+		return fmt.Errorf("cluster: %s has no %s; its disks are disk0 to disk%d", node, disk, s.Config.Disks-1)
+	})
+}
+
+func setDiskFaults(path string, rules []string) error {
+	if len(rules) == 0 {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return os.Rename(path+".new", path)
-	})
+		return nil
+	}
+	if err := os.WriteFile(path+".new", []byte(strings.Join(rules, "\n")+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // DiskFull leaves no room in a node's file system, or gives it back. What the

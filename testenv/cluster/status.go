@@ -64,12 +64,19 @@ func (p *Place) status() (n NodeStatus, err error) {
 	if n.State, err = p.Process.State(); err != nil {
 		return n, err
 	}
-	rules, err := os.ReadFile(p.diskFaults())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	files, err := filepath.Glob(p.diskFaults() + "*") // the node's, and those of single disks
+	if err != nil {
 		return n, err
 	}
-	for line := range strings.Lines(string(rules)) {
-		n.DiskFaults = append(n.DiskFaults, strings.TrimSpace(line))
+	for _, file := range files {
+		rules, err := os.ReadFile(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return n, err
+		}
+		disk := strings.TrimPrefix(strings.TrimPrefix(file, p.diskFaults()), ".")
+		for line := range strings.Lines(string(rules)) {
+			n.DiskFaults = append(n.DiskFaults, strings.TrimSpace(disk+" "+strings.TrimSpace(line)))
+		}
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(p.fs(), &st); err != nil {

@@ -337,13 +337,13 @@ func delayCommand(f *clusterFlags) *cobra.Command {
 
 func diskErrorCommand(f *clusterFlags) *cobra.Command {
 	return &cobra.Command{
-		Use:   "disk-error NODE [RULE...]",
+		Use:   "disk-error NODE[/DISK] [RULE...]",
 		Short: "Have a node's disks misbehave by rules; none ends it",
 		Long: `Each RULE is one argument: read, write, sync, discard or any, then words in any
 order: err=EIO, p=0.1, skip=N, count=N, range=FROM-TO (bytes), dsync, torn, lose,
 misplace=BYTES, flip, delay=10ms. The rules replace those before, and hold over
-restarts of the node.`,
-		Example: "  testenv cluster disk-error n1 'write err=EIO'\n  testenv cluster disk-error n1 'read p=0.01 flip' 'any delay=20ms'\n  testenv cluster disk-error n1",
+restarts of the node. Those for one disk, such as n1/disk0, count in the place of the node's.`,
+		Example: "  testenv cluster disk-error n1 'write err=EIO'\n  testenv cluster disk-error n1/disk0 'read p=0.01 flip' 'any delay=20ms'\n  testenv cluster disk-error n1",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, err := f.open()

@@ -46,7 +46,10 @@ type faultRow struct {
 }
 
 func trialCommand(f *clusterFlags) *cobra.Command {
-	var only string
+	var (
+		only    string
+		explain time.Duration
+	)
 	rounds := 1
 	cmd := &cobra.Command{
 		Use:   "trial",
@@ -59,7 +62,7 @@ linearizable, block by block. docs/RELIABILITY.md says what that means.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.onTrial(cmd.Context(), trial.Cluster, func(t *trial.Trial) error {
-				rows, err := runFaults(cmd.Context(), t, only, rounds, cmd.ErrOrStderr())
+				rows, err := runFaults(cmd.Context(), t, only, rounds, explain, cmd.ErrOrStderr())
 				if f.output == "json" {
 					e := json.NewEncoder(cmd.OutOrStdout())
 					e.SetIndent("", "  ")
@@ -72,12 +75,13 @@ linearizable, block by block. docs/RELIABILITY.md says what that means.`,
 	}
 	cmd.Flags().StringVar(&only, "only", "", "only faults with this in their names")
 	cmd.Flags().IntVar(&rounds, "rounds", rounds, "how often to do each")
+	cmd.Flags().DurationVar(&explain, "explain", 0, "print what the nodes logged around pauses that are so long")
 	return cmd
 }
 
 // runFaults does the faults round by round. It ends at the first that hosts
 // got a wrong answer from.
-func runFaults(ctx context.Context, t *trial.Trial, only string, rounds int, progress io.Writer) (rows []*faultRow, err error) {
+func runFaults(ctx context.Context, t *trial.Trial, only string, rounds int, explain time.Duration, progress io.Writer) (rows []*faultRow, err error) {
 	var faults []trial.Fault
 	for _, fault := range trial.Faults {
 		if strings.Contains(fault.Name, only) {
@@ -100,6 +104,13 @@ func runFaults(ctx context.Context, t *trial.Trial, only string, rounds int, pro
 			row.Lost, row.Stale = row.Lost+len(r.Lost), row.Stale+len(r.Stale)
 			row.Pause, row.Sync = max(row.Pause, r.Pause), max(row.Sync, r.Sync)
 			fmt.Fprintf(progress, "%s: %d operations, the longest took %v\n", fault.Name, r.Ops, r.Pause.Round(time.Millisecond))
+			if explain > 0 && r.Pause >= explain {
+				events, err := t.Events(r.From, r.Pause)
+				if err != nil {
+					return rows, err
+				}
+				printEvents(progress, events)
+			}
 			if err := r.Err(); err != nil {
 				row.Wrong = err.Error()
 				return rows, fmt.Errorf("%s: %w", fault.Name, err)

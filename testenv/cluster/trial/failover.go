@@ -137,7 +137,7 @@ func (t *Trial) change(ctx context.Context, begin func(ctx context.Context, owne
 	if err != nil {
 		return Change{}, err
 	}
-	events, err := s.pause(t.c)
+	events, err := s.pause(t)
 	return Change{s.slowest, events}, err
 }
 
@@ -165,17 +165,12 @@ func (s *single) event(kind, message string) {
 func (s *single) again(_ *blockdev.Request, why error) { s.event("host.again", why.Error()) }
 
 // pause is what happened around the longest one.
-func (s *single) pause(c *cluster.Cluster) ([]cluster.Event, error) {
+func (s *single) pause(t *Trial) ([]cluster.Event, error) {
+	nodes, err := t.Events(s.from, s.slowest)
 	s.event("host.waited", fmt.Sprintf("for %v, from %v on", s.slowest.Round(time.Millisecond), s.from.Format("05.000")))
-	nodes, err := c.Events(s.from.Add(-around))
-	if err != nil {
-		return nil, err
-	}
 	all := slices.Concat(nodes, s.events)
-	until := s.from.Add(s.slowest + around)
-	all = slices.DeleteFunc(all, func(e cluster.Event) bool { return e.Time.After(until) && e.Kind != "host.waited" })
 	slices.SortStableFunc(all, func(a, b cluster.Event) int { return a.Time.Compare(b.Time) })
-	return all, nil
+	return all, err
 }
 
 func (s *single) work(t *Trial) {

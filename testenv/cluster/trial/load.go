@@ -161,6 +161,7 @@ type load struct {
 
 	mu      sync.Mutex
 	slowest time.Duration
+	from    time.Time // when the slowest began
 	errors  []string
 	acked   [hosts]time.Duration // when the newest acknowledged operation was begun, by host
 	grew    chan struct{}
@@ -232,7 +233,9 @@ func (l *load) note(i int, began time.Duration, err error) {
 	defer l.mu.Unlock()
 	switch {
 	case err == nil:
-		l.slowest = max(l.slowest, l.t.rec.Now()-began)
+		if took := l.t.rec.Now() - began; took > l.slowest {
+			l.slowest, l.from = took, time.Now().Add(-took)
+		}
 		l.acked[i] = began
 		close(l.grew)
 		l.grew = make(chan struct{})

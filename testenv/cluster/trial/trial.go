@@ -269,6 +269,7 @@ type Result struct {
 	Ops    int
 	Open   int           // operations whose outcome the host was never told
 	Pause  time.Duration // the longest time that an operation took that was acknowledged
+	From   time.Time     // when that began
 	Sync   time.Duration // from the end of the load until all copies were good again
 	Errors []string      // that hosts were told, other than unknown outcomes
 	history.Verdict
@@ -284,6 +285,13 @@ func (r *Result) Err() error {
 	return err
 }
 
+// Events is what the nodes logged from shortly before until shortly after a pause.
+func (t *Trial) Events(from time.Time, pause time.Duration) ([]cluster.Event, error) {
+	events, err := t.c.Events(from.Add(-around))
+	until := from.Add(pause + around)
+	return slices.DeleteFunc(events, func(e cluster.Event) bool { return e.Time.After(until) }), err
+}
+
 // Run does one fault to the cluster under load and judges what hosts saw.
 func (t *Trial) Run(ctx context.Context, f Fault) (Result, error) {
 	r := Result{Fault: f.Name}
@@ -295,7 +303,7 @@ func (t *Trial) Run(ctx context.Context, f Fault) (Result, error) {
 	if stopped := l.stop(); err == nil {
 		err = stopped
 	}
-	r.Pause, r.Errors = l.slowest, l.errors
+	r.Pause, r.From, r.Errors = l.slowest, l.from, l.errors
 	if err != nil {
 		return r, fmt.Errorf("trial: %s: %w", f.Name, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,17 +16,18 @@ import (
 )
 
 // DiskFaultsVariable names a file with rules of blockdev/disk/faulty, one per
-// line, by which the node's disk misbehaves. It is for tests of clusters, and
+// line, by which the node's disks misbehave. A file with the base name of a disk appended
+// after a dot is for that disk, in the place of the other. They are for tests of clusters, and
 // no setting: nobody who runs blockd for data has a use for it.
 const DiskFaultsVariable = "BLOCKD_DISK_FAULTS"
 
-// DiskFaults has the node's disk misbehave by the rules in the file path,
+// DiskFaults has the node's disks misbehave by the rules in the files of path,
 // which may come, change and go while the node runs. A file that can't be read
 // or understood fails every I/O, so that a mistake in it is noticed.
 func (c *Config) DiskFaults(path string) {
 	c.wrap(func(d disk.Disk) disk.Disk {
 		rules := faulty.NewRules(uint64(time.Now().UnixNano()))
-		return &faultedDisk{Disk: faulty.New(d, rules), rules: rules, path: path}
+		return &faultedDisk{Disk: faulty.New(d, rules), rules: rules, paths: []string{path + "." + filepath.Base(d.Info().Path), path}}
 	})
 }
 
@@ -51,7 +53,7 @@ func (c *Config) wrap(by func(disk.Disk) disk.Disk) {
 type faultedDisk struct {
 	*faulty.Disk
 	rules *faulty.Rules
-	path  string
+	paths []string // the first that is there counts
 
 	mu   sync.Mutex
 	last os.FileInfo // of the file that rules is from; nil: there was none
@@ -66,7 +68,7 @@ func (d *faultedDisk) Submit(batch []*disk.IO) {
 func (d *faultedDisk) refresh() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now, err := os.Stat(d.path)
+	path, now, err := d.file()
 	if errors.Is(err, fs.ErrNotExist) {
 		if d.last != nil {
 			d.rules.Clear()
@@ -77,7 +79,7 @@ func (d *faultedDisk) refresh() {
 	if err == nil && d.last != nil && os.SameFile(now, d.last) && now.ModTime().Equal(d.last.ModTime()) && now.Size() == d.last.Size() {
 		return
 	}
-	rules, rerr := readRules(d.path)
+	rules, rerr := readRules(path)
 	if err = errors.Join(err, rerr); err != nil {
 		rules = []faulty.Rule{{Err: syscall.EIO}}
 	}
@@ -86,6 +88,16 @@ func (d *faultedDisk) refresh() {
 		d.rules.Add(r)
 	}
 	d.last = now
+}
+
+// file is the one that counts now.
+func (d *faultedDisk) file() (path string, now os.FileInfo, err error) {
+	for _, path = range d.paths {
+		if now, err = os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return path, now, err
 }
 
 func readRules(path string) (rules []faulty.Rule, err error) {

@@ -11,6 +11,37 @@ import (
 	"blockd.dev/blockdev/disk/sim"
 )
 
+// TestOneDisksFaults: rules for a disk count before those for all, whose
+// name a simulated disk does not share.
+func TestOneDisksFaults(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "faults")
+	s := sim.New(1<<20, sim.Options{})
+	var cfg Config
+	cfg.DiskFaults(path)
+	d := cfg.wrapDisk(s)
+	defer d.Close()
+	read := func() error {
+		done := make(chan error, 1)
+		d.Submit([]*disk.IO{{Op: disk.Read, Bufs: [][]byte{disk.NewAligned(disk.BlockBytes)}, Done: func(io *disk.IO) { done <- io.Err }}})
+		return <-done
+	}
+	for i, step := range []struct {
+		file, text string
+		want       error
+	}{
+		{path, "read err=EIO\n", syscall.EIO},
+		{path + "." + filepath.Base(s.Info().Path), "read err=ENXIO\n", syscall.ENXIO},
+		{path + ".another", "read err=ENODEV\n", syscall.ENXIO},
+	} {
+		if err := os.WriteFile(step.file, []byte(step.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := read(); !errors.Is(err, step.want) {
+			t.Errorf("step %d: %v, want %v", i, err, step.want)
+		}
+	}
+}
+
 // TestDiskFaultsFollowTheirFile: rules come, change and go with the file, and
 // one that nobody understands fails everything.
 func TestDiskFaultsFollowTheirFile(t *testing.T) {

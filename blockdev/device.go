@@ -1,6 +1,10 @@
 package blockdev
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"blockd.dev/internal/clock"
+)
 
 // Device is a linear array of logical blocks.
 //
@@ -44,6 +48,14 @@ type Geometry struct {
 	ReadOnly          bool
 	Poisons           bool // OpPoison works; it does not change
 	Lends             bool // reads may Borrow; it does not change
+}
+
+// Withdrawer is implemented by devices that hold requests back before they begin them.
+type Withdrawer interface {
+	// Withdraw takes back a request of Submit that has not begun: it reports true, and
+	// the request is the submitter's, without a call of Done. Otherwise, also when it was
+	// never submitted, nothing changes.
+	Withdraw(r *Request) bool
 }
 
 // Change tells what a Watch callback is about.
@@ -138,6 +150,10 @@ type Request struct {
 	// change anything looks at it again right before it does, and ends what is
 	// gone with ErrBusy. Wrappers pass it on.
 	Gone *atomic.Bool
+	// Since is when the request came, by clock.Boot, if it was held back since then to
+	// keep to the limits of its volume; 0 means now. It was held in the order in which
+	// the volume's requests came.
+	Since clock.Mono
 
 	// Done is called exactly once, with Err set. It must not block.
 	Done func(*Request)

@@ -52,6 +52,8 @@ type Request struct {
 	Forwarded bool
 	// Gone, when not nil and set, says that nobody waits for it any more.
 	Gone *atomic.Bool
+	// Guard comes back with the Pass.
+	Guard uint64
 	// Go is called with What when the request was held and leaves the queue.
 	Go func(what any, p Pass)
 }
@@ -67,6 +69,7 @@ type Pass struct {
 	Since  clock.Mono // when it came, if it was held; 0 if it was not
 	Gone   bool       // it should not go on: nobody waits for it, and it has cost nothing
 	Counts bool       // it is under way, until Done
+	Guard  uint64     // the request's
 }
 
 // Stats count since the start.
@@ -256,7 +259,7 @@ func (l *Limiter) leaveLocked() {
 			stay = append(stay, h)
 			continue
 		}
-		h.pass.Since = h.since
+		h.pass.Since, h.pass.Guard = h.since, h.Guard
 		l.mu.stats.Held++
 		l.mu.stats.Waited += l.mu.at.Sub(h.since)
 		l.mu.left = append(l.mu.left, h)

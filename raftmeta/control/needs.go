@@ -45,12 +45,13 @@ func (n Need) String() string {
 
 // Needs has every method of the control API.
 var Needs = map[string]Need{
-	blockdv1connect.VolumeServiceCreateVolumeProcedure:  NeedOperator,
-	blockdv1connect.VolumeServiceListVolumesProcedure:   NeedViewer,
-	blockdv1connect.VolumeServiceGetVolumeProcedure:     NeedViewer,
-	blockdv1connect.VolumeServiceResizeVolumeProcedure:  NeedOperator,
-	blockdv1connect.VolumeServiceProtectVolumeProcedure: NeedOperator,
-	blockdv1connect.VolumeServiceDeleteVolumeProcedure:  NeedOperator,
+	blockdv1connect.VolumeServiceCreateVolumeProcedure:    NeedOperator,
+	blockdv1connect.VolumeServiceListVolumesProcedure:     NeedViewer,
+	blockdv1connect.VolumeServiceGetVolumeProcedure:       NeedViewer,
+	blockdv1connect.VolumeServiceResizeVolumeProcedure:    NeedOperator,
+	blockdv1connect.VolumeServiceProtectVolumeProcedure:   NeedOperator,
+	blockdv1connect.VolumeServiceSetVolumeLimitsProcedure: NeedOperator,
+	blockdv1connect.VolumeServiceDeleteVolumeProcedure:    NeedOperator,
 
 	blockdv1connect.VolumeServiceGetVolumeLatencyProcedure: NeedViewer,
 	blockdv1connect.ExplainServiceExplainVolumeProcedure:   NeedViewer,

@@ -129,6 +129,12 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 		q.serve()
 		return
 	}
+	if r.Since != 0 {
+		q.born = r.Since
+		if v.serveHeld(q) {
+			return
+		}
+	}
 	v.dispatch(q)
 }
 

@@ -45,5 +45,5 @@ const abortLimit = 4
 // abortable reports whether c can still be made to end otherwise than its
 // device says. Called with the queue's mu.
 func (c *Command) abortable() bool {
-	return c.state.phase != phaseRunning || c.state.entry.flags&flagSteps != 0 && c.state.work != nil
+	return c.state.phase != phaseRunning || c.state.entry.flags&flagSteps != 0 && c.state.work != nil || c.withdraw()
 }

@@ -31,6 +31,7 @@ type commandState struct {
 	waits      []*abortWait
 	partner    *Command // the other half of a fused pair
 	executed   bool     // Execute was called
+	withdrawn  bool     // its request was taken back from the device
 
 	aborted atomic.Bool // mirrors abort, for handlers between two steps
 
@@ -55,7 +56,7 @@ func (c *Command) Reset() {
 	c.Status, c.Result = Success, 0
 	st.entry, st.queue, st.att = nil, nil, nil
 	st.prev, st.next, st.phase = nil, nil, phaseNone
-	st.abort, st.waits, st.partner, st.executed = 0, nil, nil, false
+	st.abort, st.waits, st.partner, st.executed, st.withdrawn = 0, nil, nil, false, false
 	if st.aborted.Load() {
 		st.aborted.Store(false)
 	}

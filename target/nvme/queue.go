@@ -2,8 +2,11 @@ package nvme
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"blockd.dev/blockdev"
 )
 
 // Queue is one queue pair of a controller: one connection of the transport.
@@ -322,7 +325,7 @@ func (q *Queue) leave(c *Command) (waits []*abortWait, abort Status) {
 // does not wait for what the transport holds: such a command has no effect any
 // more, and its host may never send the data.
 func (q *Queue) abortAll(match func(*Command) bool, status Status, w *abortWait) (matched int) {
-	var ended []*Command
+	var ended, withdrawn []*Command
 	q.mu.Lock()
 	for c := q.mu.oldest; c != nil; c = c.state.next {
 		st := &c.state
@@ -341,15 +344,35 @@ func (q *Queue) abortAll(match func(*Command) bool, status Status, w *abortWait)
 		if st.phase == phaseWaiting || st.phase == phaseParked {
 			st.phase = phaseRunning
 			ended = append(ended, c)
+		} else if c.withdraw() {
+			withdrawn = append(withdrawn, c)
 		}
 	}
 	q.mu.Unlock()
+	for _, c := range withdrawn {
+		blockdev.Complete(&c.state.req, errWithdrawn) // complete turns it into the abort
+	}
 	for _, c := range ended {
 		q.ctrl.unpark(c)
 		q.dissolve(c)
 		c.complete(status)
 	}
 	return matched
+}
+
+// errWithdrawn ends the request of a command that was aborted before its device has begun it.
+var errWithdrawn = fmt.Errorf("%w: the command was aborted", blockdev.ErrBusy)
+
+// withdraw takes back the request of a command that its device has not begun. Called with
+// the queue's mu, so that the request is that of no other command. It may be called again.
+func (c *Command) withdraw() bool {
+	st := &c.state
+	if !st.withdrawn && st.phase == phaseRunning && st.att != nil {
+		if d, ok := st.att.ns.device.(blockdev.Withdrawer); ok {
+			st.withdrawn = d.Withdraw(&st.req)
+		}
+	}
+	return st.withdrawn
 }
 
 // errDisconnected is why a controller ends with its admin connection.

@@ -1,6 +1,11 @@
 package scsi
 
-import "sync"
+import (
+	"fmt"
+	"sync"
+
+	"blockd.dev/blockdev"
+)
 
 // Every I_T_L nexus has its own task set (TST=001b in the control mode page),
 // so commands of different hosts, and of one host to different units, share no
@@ -179,7 +184,7 @@ func (s *taskSet) leave(t *Task) (waits []*abortWait, run []*Task, kind abortKin
 // ones that the transport still holds end when it brings or cancels them,
 // without any effect. It returns how many tasks matched.
 func (s *taskSet) abort(match func(*Task) bool, kind abortKind, w *abortWait) int {
-	var ended, run []*Task
+	var ended, withdrawn, run []*Task
 	matched := 0
 	s.mu.Lock()
 	for t := s.oldest; t != nil; {
@@ -205,6 +210,9 @@ func (s *taskSet) abort(match func(*Task) bool, kind abortKind, w *abortWait) in
 					w.add()
 					st.waits = append(st.waits, w)
 				}
+				if t.withdraw() {
+					withdrawn = append(withdrawn, t)
+				}
 			}
 		}
 		t = next
@@ -213,6 +221,9 @@ func (s *taskSet) abort(match func(*Task) bool, kind abortKind, w *abortWait) in
 		run = s.runnableLocked(nil)
 	}
 	s.mu.Unlock()
+	for _, t := range withdrawn {
+		blockdev.Complete(&t.state.req, errWithdrawn) // finish turns it into the abort
+	}
 	for _, t := range ended {
 		t.finish()
 	}
@@ -220,6 +231,16 @@ func (s *taskSet) abort(match func(*Task) bool, kind abortKind, w *abortWait) in
 		t.run()
 	}
 	return matched
+}
+
+// errWithdrawn ends the request of a task that was aborted before its device has begun it.
+var errWithdrawn = fmt.Errorf("%w: the task was aborted", blockdev.ErrBusy)
+
+// withdraw takes back the request of a task that its device has not begun. Called with
+// the set's mu, so that the request is that of no other task.
+func (t *Task) withdraw() bool {
+	d, ok := t.state.itl.lu.device.(blockdev.Withdrawer)
+	return ok && d.Withdraw(&t.state.req)
 }
 
 // close aborts everything and lets no task in any more.

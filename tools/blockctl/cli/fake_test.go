@@ -51,7 +51,7 @@ const when = "2026-03-04T05:06:07Z"
 var (
 	db1 = &blockdv1.Volume{Name: "db1", Id: "4ab6e09ede2a404086df5c9d4e9d4a34", SizeBytes: 10 << 30, UsedBytes: 3 << 29, BlockSize: 512,
 		Iqn: "iqn.2026-01.dev.blockd:e5b131bdd7ad", Nqn: "nqn.2014-08.org.nvmexpress:uuid:e5b131bd-d7ad-48c0-b3fa-ba94cd8929f0", Nsid: 1,
-		Uuid: "4ab6e09e-de2a-4040-86df-5c9d4e9d4a34", Pool: "default", State: "online", Created: when, Protection: "none", Access: "optimized", Node: "n2", Epoch: 4, MovingTo: "n1",
+		Uuid: "4ab6e09e-de2a-4040-86df-5c9d4e9d4a34", Pool: "default", State: "online", Created: when, Protection: "none", Access: "optimized", Node: "n2", Epoch: 4, MovingTo: "n1", Limits: &blockdv1.Limits{Iops: 5000, BytesPerSecond: 200 << 20, BurstSeconds: 30},
 		Replicas: []*blockdv1.Replica{{Disk: "ccb6e09ede2a404086df5c9d4e9d4a34", Number: 1, Node: "n1", State: "in-sync"}, {Disk: "ddb6e09ede2a404086df5c9d4e9d4a34", Number: 2, Node: "n2", State: "rebuilding"}},
 		Mappings: []*blockdv1.Mapping{{Volume: "db1", Host: "web1"}, {Volume: "db1", Host: "web2", Lun: 7}}}
 	logs = &blockdv1.Volume{Name: "logs-of-the-web-servers-in-the-east", Id: "00b6e09ede2a404086df5c9d4e9d4a35", SizeBytes: 1 << 40, BlockSize: 4096, Lun: 1,
@@ -177,6 +177,13 @@ func (f *fake) ResizeVolume(_ context.Context, r *connect.Request[blockdv1.Resiz
 		return respond(&blockdv1.ResizeVolumeResponse{Changes: []string{"ResizeVolume " + r.Msg.GetName()}})
 	}
 	return respond(&blockdv1.ResizeVolumeResponse{Volume: db1})
+}
+
+func (f *fake) SetVolumeLimits(_ context.Context, r *connect.Request[blockdv1.SetVolumeLimitsRequest]) (*connect.Response[blockdv1.SetVolumeLimitsResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.SetVolumeLimitsResponse{Changes: []string{fmt.Sprintf("SetVolumeLimits %s: %d, %d, %d", r.Msg.GetName(), r.Msg.GetIops(), r.Msg.GetBytesPerSecond(), r.Msg.GetBurstSeconds())}})
+	}
+	return respond(&blockdv1.SetVolumeLimitsResponse{Volume: db1})
 }
 
 func (f *fake) ProtectVolume(_ context.Context, r *connect.Request[blockdv1.ProtectVolumeRequest]) (*connect.Response[blockdv1.ProtectVolumeResponse], error) {

@@ -50,6 +50,7 @@ type volumeView struct {
 	Epoch      uint64        `json:"epoch"`
 	MovingTo   string        `json:"moving_to,omitempty"`
 	Replicas   []replicaView `json:"replicas"`
+	Limits     limitsView    `json:"limits"`
 }
 
 type replicaView struct {
@@ -80,7 +81,7 @@ func (v volumeView) inSync() string {
 func viewVolume(v *blockdv1.Volume) volumeView {
 	return volumeView{v.GetName(), v.GetId(), v.GetSizeBytes(), v.GetUsedBytes(), v.GetBlockSize(), v.GetIqn(), v.GetLun(),
 		v.GetNqn(), v.GetNsid(), v.GetUuid(), v.GetPool(), v.GetState(), v.GetReason(), v.GetCreated(), mappingViews(v.GetMappings()),
-		v.GetProtection(), v.GetAccess(), v.GetNode(), v.GetEpoch(), v.GetMovingTo(), views(v.GetReplicas(), viewReplica)}
+		v.GetProtection(), v.GetAccess(), v.GetNode(), v.GetEpoch(), v.GetMovingTo(), views(v.GetReplicas(), viewReplica), viewLimits(v.GetLimits())}
 }
 
 func hostsOf(list []mappingView) string {
@@ -105,6 +106,7 @@ var volumeColumns = []column[volumeView]{
 	{"IN SYNC", volumeView.inSync, wide},
 	{"EPOCH", func(v volumeView) string { return fmt.Sprint(v.Epoch) }, wide},
 	{"PROTECTION", func(v volumeView) string { return v.Protection }, wide},
+	{"LIMITS", func(v volumeView) string { return v.Limits.String() }, wide},
 	{"ACCESS", func(v volumeView) string { return v.Access }, wide},
 	{"UUID", func(v volumeView) string { return v.UUID }, wide},
 	{"CREATED", func(v volumeView) string { return shortTime(v.Created) }, wide},
@@ -130,7 +132,7 @@ func volumeDetail(v volumeView) rows {
 	}
 	return append(t, []string{"size", units.FormatBytes(v.SizeBytes)}, []string{"used", units.FormatBytes(v.UsedBytes)},
 		[]string{"block size", fmt.Sprint(v.BlockSize)}, []string{"pool", v.Pool},
-		[]string{"protection", v.Protection}, []string{"access", v.Access}, []string{"iqn", v.IQN},
+		[]string{"limits", v.Limits.String()}, []string{"protection", v.Protection}, []string{"access", v.Access}, []string{"iqn", v.IQN},
 		[]string{"lun", fmt.Sprint(v.LUN)}, []string{"nqn", v.NQN}, []string{"nsid", fmt.Sprint(v.NSID)},
 		[]string{"uuid", v.UUID}, []string{"mapped to", hostsOf(v.Mappings)}, []string{"created", v.Created})
 }

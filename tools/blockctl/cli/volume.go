@@ -10,8 +10,8 @@ import (
 )
 
 func (a *app) volume() *cobra.Command {
-	return group("volume", "Create, show, resize, protect and delete volumes",
-		a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeLatency(), a.volumeResize(),
+	return group("volume", "Create, show, resize, limit, protect and delete volumes",
+		a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeLatency(), a.volumeResize(), a.volumeSet(),
 		a.volumeProtect(), a.volumeUnprotect(), a.volumeDelete())
 }
 
@@ -30,6 +30,7 @@ func (a *app) printVolume(cmd *cobra.Command, r interface{ GetVolume() *blockdv1
 func (a *app) volumeCreate() *cobra.Command {
 	var size, pool string
 	var blockSize int32
+	var limit limitFlags
 	c := &cobra.Command{
 		Use:     "create NAME --size SIZE",
 		Short:   "Create a volume; map it to a host to use it",
@@ -40,14 +41,19 @@ func (a *app) volumeCreate() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
+			limits, err := limit.limits()
+			if err != nil {
+				return err
+			}
 			r, err := ask(a, cmd, a.clients().volume.CreateVolume, &blockdv1.CreateVolumeRequest{
-				Name: args[0], SizeBytes: bytes, BlockSize: blockSize, Pool: pool})
+				Name: args[0], SizeBytes: bytes, BlockSize: blockSize, Pool: pool, Limits: limits})
 			return a.printVolume(cmd, r, err)
 		},
 	}
 	c.Flags().StringVar(&size, "size", "", "size, such as 10GiB, 1.5TiB or plain bytes; a multiple of 4096")
 	c.Flags().Int32Var(&blockSize, "block-size", 512, "logical block size, 512 or 4096 bytes")
 	c.Flags().StringVar(&pool, "pool", "", "pool to create it in (the one called default)")
+	limit.add(c)
 	required(c, "size")
 	complete(c, "block-size", "512", "4096")
 	a.completeFlag(c, "pool", a.poolNames)

@@ -120,6 +120,7 @@ func (a api) volume(s *catalog.State, v *catalog.Volume) *blockdv1.Volume {
 		out.Epoch = l.Epoch
 	}
 	out.Replicas = replicas(s, v)
+	out.Limits = limitsMessage(v.Limits)
 	out.Protection, out.Access = protections[v.Protection].String(), a.d.volumes.accessOf(v.ID).String()
 	if open, ok := a.d.volumes.get(v.ID); ok && open.dev != nil {
 		out.UsedBytes, _ = open.dev.Provisioning()
@@ -188,7 +189,7 @@ func (a api) servedVolume(ctx context.Context, req connect.AnyRequest, name stri
 func (a api) CreateVolume(ctx context.Context, req *connect.Request[blockdv1.CreateVolumeRequest]) (*connect.Response[blockdv1.CreateVolumeResponse], error) {
 	m := req.Msg
 	id := newID()
-	cmd := &catalogpb.CreateVolume{Id: id[:], Name: m.GetName(), SizeBytes: m.GetSizeBytes(), BlockSize: m.GetBlockSize(), Pool: m.GetPool()}
+	cmd := &catalogpb.CreateVolume{Id: id[:], Name: m.GetName(), SizeBytes: m.GetSizeBytes(), BlockSize: m.GetBlockSize(), Pool: m.GetPool(), Limits: limitsAsked(m.GetLimits())}
 	if cmd.BlockSize == 0 {
 		cmd.BlockSize = blockSizeDefault
 	}

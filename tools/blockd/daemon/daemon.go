@@ -180,9 +180,11 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	d.ready.Store(false)
 	if s := d.shared.Load(); s != nil {
 		d.leave(ctx)
+		d.endLimits()
 		s.waitNoMore()
 		defer context.AfterFunc(ctx, s.cutOff)()
 	}
+	d.endLimits()
 	d.cancel()
 	var errs []error
 	if d.iscsi != nil {

@@ -55,6 +55,7 @@ type meter struct {
 	ops     [opsCount]opStats
 	onError func(error) // called for requests that end with a fault of the device
 	batches sync.Pool   // *[]*blockdev.Request
+	limited             // holds requests back
 }
 
 // call is a request on its way through a meter. It stays in the parent's
@@ -65,17 +66,23 @@ type call struct {
 	meter  *meter            // nil while there is no request
 	start  time.Time         // zero unless timed
 	turn   uint8             // requests of this struct so far
+	counts bool              // limited wants to know of its end
 	alone  [1]*blockdev.Request
 }
 
 func newMeter(b backing, onError func(error)) *meter {
 	m := &meter{backing: b, onError: onError}
+	m.limited.init(m)
 	m.batches.New = func() any { return new([]*blockdev.Request) }
 	return m
 }
 
 // Submit implements blockdev.Device.
 func (m *meter) Submit(batch []*blockdev.Request) {
+	if m.limiter.Bounded() {
+		m.submitLimited(batch)
+		return
+	}
 	if len(batch) == 1 {
 		m.backing.Submit(m.begin(batch[0]).alone[:])
 		return
@@ -101,7 +108,7 @@ func (m *meter) begin(r *blockdev.Request) *call {
 	c.parent, c.meter = r, m
 	c.child.Op, c.child.FUA, c.child.NoUnmap, c.child.Borrow = r.Op, r.FUA, r.NoUnmap, r.Borrow
 	c.child.Offset, c.child.Length, c.child.Data, c.child.Gone = r.Offset, r.Length, r.Data, r.Gone
-	c.child.Err = nil
+	c.child.Since, c.child.Err = 0, nil
 	if c.turn++; c.turn%latencySample == 0 {
 		c.start = time.Now()
 	}
@@ -123,6 +130,10 @@ func callDone(r *blockdev.Request) {
 			s.observe(time.Since(c.start))
 			c.start = time.Time{}
 		}
+	}
+	if c.counts {
+		c.counts = false
+		m.limiter.Done(moved(r))
 	}
 	c.parent, c.meter = nil, nil
 	if r.Lender != nil {

@@ -20,6 +20,7 @@ type collector struct {
 	info, catalogRevision, events                                   *prometheus.Desc
 	volumeState, volumeSize, volumeUsed                             *prometheus.Desc
 	volumeOps, volumeBytes, volumeErrors, volumeLatency             *prometheus.Desc
+	volumeLimit, volumeHeld, volumeHeldSeconds, volumeHeldNow       *prometheus.Desc
 	sessions, connections, logins, dropped                          *prometheus.Desc
 	nvmeControllers, nvmeQueues, nvmeConnections, nvmeConnects      *prometheus.Desc
 	nvmeDropped, nvmeCommands, nvmeBytes, nvmeErrors                *prometheus.Desc
@@ -53,6 +54,11 @@ func newCollector(d *Daemon) *collector {
 		volumeBytes:   desc("volume_bytes_total", "Bytes of requests that succeeded, by operation.", "volume", "op"),
 		volumeErrors:  desc("volume_errors_total", "Requests that the storage failed, by operation.", "volume", "op"),
 		volumeLatency: desc("volume_latency_seconds", "Time that the storage took, of every eighth request.", "volume", "op"),
+
+		volumeLimit:       desc("volume_limit_per_second", "What hosts may do with the volume, in operations or bytes; missing without a limit.", "volume", "of"),
+		volumeHeld:        desc("volume_held_total", "Requests that were held back to keep to the limits of the volume.", "volume"),
+		volumeHeldSeconds: desc("volume_held_seconds_total", "Time that they were held for, all of them together.", "volume"),
+		volumeHeldNow:     desc("volume_held_requests", "Requests that are held back now.", "volume"),
 
 		sessions:    desc("iscsi_sessions", "Sessions now."),
 		connections: desc("iscsi_connections_total", "Connections accepted."),
@@ -196,6 +202,7 @@ func (c *collector) collectVolume(m sink, cv *catalog.Volume) {
 	}
 	used, _ := v.dev.Provisioning()
 	m.gauge(c.volumeUsed, float64(used), cv.Name)
+	c.collectLimits(m, cv, v.dev)
 	for op := blockdev.OpRead; int(op) < opsCount; op++ {
 		st := &v.dev.ops[op]
 		m.counter(c.volumeOps, float64(st.ops.Load()), cv.Name, op.String())
@@ -211,6 +218,20 @@ func (c *collector) collectVolume(m sink, cv *catalog.Volume) {
 		ch := prometheus.MustNewConstHistogram(c.volumeLatency, sum, float64(st.nanos.Load())*1e-9, buckets, cv.Name, op.String())
 		m.ch <- ch
 	}
+}
+
+// collectLimits tells how a volume is limited, and what that did.
+func (c *collector) collectLimits(m sink, cv *catalog.Volume, dev *meter) {
+	if cv.Limits.IOPS > 0 {
+		m.gauge(c.volumeLimit, float64(cv.Limits.IOPS), cv.Name, "operations")
+	}
+	if cv.Limits.BytesPerSecond > 0 {
+		m.gauge(c.volumeLimit, float64(cv.Limits.BytesPerSecond), cv.Name, "bytes")
+	}
+	held := dev.limiter.Stats()
+	m.counter(c.volumeHeld, float64(held.Held), cv.Name)
+	m.counter(c.volumeHeldSeconds, held.Waited.Seconds(), cv.Name)
+	m.gauge(c.volumeHeldNow, float64(held.Now), cv.Name)
 }
 
 func (c *collector) collectDisk(m sink, s *storage) {

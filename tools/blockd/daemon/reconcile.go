@@ -33,6 +33,7 @@ func (v *volume) close() error {
 		return nil
 	}
 	v.stop()
+	v.dev.limit(catalog.Limits{}) // nothing is held any more
 	return v.dev.Close()
 }
 
@@ -223,6 +224,9 @@ func (d *Daemon) reconcileVolume(s *catalog.State, cv *catalog.Volume) {
 		if err := v.dev.Resize(cv.SizeBytes); err != nil {
 			v.err = fmt.Errorf("resize from %d to %d bytes: %w", size, cv.SizeBytes, err)
 		}
+	}
+	if v.dev != nil && !d.stopping.Load() {
+		v.dev.limit(cv.Limits)
 	}
 	if v.err != nil && (before == nil || before.Error() != v.err.Error()) {
 		d.events.add(levelError, "volume.failed", cv.Name, v.err.Error())

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockd.dev/blockdev/qos"
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/clock"
 	"blockd.dev/raftmeta/catalog"
@@ -52,6 +53,7 @@ type sharing struct {
 	leases  map[catalog.ID]heldLease // also of volumes that are not open yet
 	dirty   chan struct{}            // a volume's access state may have changed
 
+	held    heldFor             // to the limits of volumes that this node owns
 	kept    map[catalog.ID]bool // volumes with a copy on this node; the reconciler's alone
 	freeing sync.Map            // message.Target of copies whose disk another has taken the place of
 }
@@ -76,6 +78,10 @@ type sharedVolume struct {
 	revision uint64     // of the catalog that the device has seen
 
 	owned atomic.Pointer[ownedDisks]
+
+	limiter *qos.Limiter // of the volume's limits on this node; see limited
+	guard   func() uint64
+	goOn    func(any, qos.Pass)
 }
 
 // ownedDisks are the disks that the owner here knows its members by.
@@ -204,14 +210,16 @@ func (s *sharing) served(id [16]byte) serve.Volume {
 func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume, error) {
 	layout := state.Map().Volume(cv.ID).Layout()
 	id := cv.ID
+	guard := s.d.reservations.shared.Guard(reservation.VolumeID(id))
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
 		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s,
-		Guard:  s.d.reservations.shared.Guard(reservation.VolumeID(id)),
+		Guard:  guard,
 		GiveUp: func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over})
 	if err != nil {
 		return nil, err
 	}
-	v := &sharedVolume{Volume: dev, d: s.d, id: id}
+	v := &sharedVolume{Volume: dev, d: s.d, id: id, limiter: qos.New(clock.Boot{}), guard: guard}
+	v.goOn = func(what any, _ qos.Pass) { v.serveNow(what.(*message.Incoming)) }
 	s.mu.Lock()
 	s.volumes[id] = v
 	s.mu.Unlock()
@@ -322,6 +330,7 @@ func (s *sharing) settle(state *catalog.State, v *sharedVolume) {
 		}
 		v.Forward(to)
 	}
+	v.enforce(v.epoch != 0 && v.draining != v.epoch)
 	s.mark()
 }
 

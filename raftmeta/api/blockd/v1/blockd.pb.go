@@ -73,7 +73,9 @@ type Volume struct {
 	// Of the lease under which it is owned, when it has several copies.
 	Epoch uint64 `protobuf:"varint,20,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The node that it moves to; empty when it does not.
-	MovingTo      string `protobuf:"bytes,21,opt,name=moving_to,json=movingTo,proto3" json:"moving_to,omitempty"`
+	MovingTo string `protobuf:"bytes,21,opt,name=moving_to,json=movingTo,proto3" json:"moving_to,omitempty"`
+	// Missing when it has none.
+	Limits        *Limits `protobuf:"bytes,22,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -255,6 +257,77 @@ func (x *Volume) GetMovingTo() string {
 	return ""
 }
 
+func (x *Volume) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// Limits are how much hosts may do with a volume, all of them together, through
+// all nodes. 0 is no limit.
+type Limits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Iops  uint64                 `protobuf:"varint,1,opt,name=iops,proto3" json:"iops,omitempty"`
+	// Read and written.
+	BytesPerSecond uint64 `protobuf:"varint,2,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// For how long what is not used is saved up, to be used at once.
+	BurstSeconds  uint32 `protobuf:"varint,3,opt,name=burst_seconds,json=burstSeconds,proto3" json:"burst_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Limits) GetIops() uint64 {
+	if x != nil {
+		return x.Iops
+	}
+	return 0
+}
+
+func (x *Limits) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *Limits) GetBurstSeconds() uint32 {
+	if x != nil {
+		return x.BurstSeconds
+	}
+	return 0
+}
+
 // A Replica is one copy of a volume, on one disk.
 type Replica struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -270,7 +343,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[1]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +355,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[1]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +368,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{1}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Replica) GetDisk() string {
@@ -334,15 +407,16 @@ type CreateVolumeRequest struct {
 	// 0 means 512.
 	BlockSize int32 `protobuf:"varint,4,opt,name=block_size,json=blockSize,proto3" json:"block_size,omitempty"`
 	// Empty means the pool called default.
-	Pool          string `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
-	DryRun        bool   `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Pool          string  `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
+	DryRun        bool    `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Limits        *Limits `protobuf:"bytes,7,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[2]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +428,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[2]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +441,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{2}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateVolumeRequest) GetRequestId() string {
@@ -412,6 +486,13 @@ func (x *CreateVolumeRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *CreateVolumeRequest) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 type CreateVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
@@ -422,7 +503,7 @@ type CreateVolumeResponse struct {
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +515,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +528,7 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{3}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
@@ -472,7 +553,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +565,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +578,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{4}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{5}
 }
 
 type ListVolumesResponse struct {
@@ -509,7 +590,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +602,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +615,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{5}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -553,7 +634,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +646,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +659,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{6}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetVolumeRequest) GetName() string {
@@ -597,7 +678,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +690,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +703,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{7}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -645,7 +726,7 @@ type ResizeVolumeRequest struct {
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +738,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +751,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{8}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ResizeVolumeRequest) GetRequestId() string {
@@ -711,7 +792,7 @@ type ResizeVolumeResponse struct {
 
 func (x *ResizeVolumeResponse) Reset() {
 	*x = ResizeVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +804,7 @@ func (x *ResizeVolumeResponse) String() string {
 func (*ResizeVolumeResponse) ProtoMessage() {}
 
 func (x *ResizeVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +817,7 @@ func (x *ResizeVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ResizeVolumeResponse) GetVolume() *Volume {
@@ -767,7 +848,7 @@ type ProtectVolumeRequest struct {
 
 func (x *ProtectVolumeRequest) Reset() {
 	*x = ProtectVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +860,7 @@ func (x *ProtectVolumeRequest) String() string {
 func (*ProtectVolumeRequest) ProtoMessage() {}
 
 func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +873,7 @@ func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ProtectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ProtectVolumeRequest) GetRequestId() string {
@@ -833,7 +914,7 @@ type ProtectVolumeResponse struct {
 
 func (x *ProtectVolumeResponse) Reset() {
 	*x = ProtectVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +926,7 @@ func (x *ProtectVolumeResponse) String() string {
 func (*ProtectVolumeResponse) ProtoMessage() {}
 
 func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +939,7 @@ func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ProtectVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProtectVolumeResponse) GetVolume() *Volume {
@@ -884,7 +965,7 @@ type GetVolumeLatencyRequest struct {
 
 func (x *GetVolumeLatencyRequest) Reset() {
 	*x = GetVolumeLatencyRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +977,7 @@ func (x *GetVolumeLatencyRequest) String() string {
 func (*GetVolumeLatencyRequest) ProtoMessage() {}
 
 func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +990,7 @@ func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeLatencyRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeLatencyRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetVolumeLatencyRequest) GetName() string {
@@ -931,7 +1012,7 @@ type GetVolumeLatencyResponse struct {
 
 func (x *GetVolumeLatencyResponse) Reset() {
 	*x = GetVolumeLatencyResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1024,7 @@ func (x *GetVolumeLatencyResponse) String() string {
 func (*GetVolumeLatencyResponse) ProtoMessage() {}
 
 func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1037,7 @@ func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeLatencyResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeLatencyResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetVolumeLatencyResponse) GetVolume() string {
@@ -1005,7 +1086,7 @@ type LatencyStage struct {
 
 func (x *LatencyStage) Reset() {
 	*x = LatencyStage{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1098,7 @@ func (x *LatencyStage) String() string {
 func (*LatencyStage) ProtoMessage() {}
 
 func (x *LatencyStage) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1111,7 @@ func (x *LatencyStage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LatencyStage.ProtoReflect.Descriptor instead.
 func (*LatencyStage) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LatencyStage) GetName() string {
@@ -1075,6 +1156,143 @@ func (x *LatencyStage) GetMaxMs() float64 {
 	return 0
 }
 
+type SetVolumeLimitsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What is missing stays; 0 takes a limit away.
+	Iops           *uint64 `protobuf:"varint,3,opt,name=iops,proto3,oneof" json:"iops,omitempty"`
+	BytesPerSecond *uint64 `protobuf:"varint,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3,oneof" json:"bytes_per_second,omitempty"`
+	BurstSeconds   *uint32 `protobuf:"varint,5,opt,name=burst_seconds,json=burstSeconds,proto3,oneof" json:"burst_seconds,omitempty"`
+	DryRun         bool    `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SetVolumeLimitsRequest) Reset() {
+	*x = SetVolumeLimitsRequest{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVolumeLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVolumeLimitsRequest) ProtoMessage() {}
+
+func (x *SetVolumeLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVolumeLimitsRequest.ProtoReflect.Descriptor instead.
+func (*SetVolumeLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SetVolumeLimitsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetVolumeLimitsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetVolumeLimitsRequest) GetIops() uint64 {
+	if x != nil && x.Iops != nil {
+		return *x.Iops
+	}
+	return 0
+}
+
+func (x *SetVolumeLimitsRequest) GetBytesPerSecond() uint64 {
+	if x != nil && x.BytesPerSecond != nil {
+		return *x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *SetVolumeLimitsRequest) GetBurstSeconds() uint32 {
+	if x != nil && x.BurstSeconds != nil {
+		return *x.BurstSeconds
+	}
+	return 0
+}
+
+func (x *SetVolumeLimitsRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type SetVolumeLimitsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetVolumeLimitsResponse) Reset() {
+	*x = SetVolumeLimitsResponse{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetVolumeLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetVolumeLimitsResponse) ProtoMessage() {}
+
+func (x *SetVolumeLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetVolumeLimitsResponse.ProtoReflect.Descriptor instead.
+func (*SetVolumeLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SetVolumeLimitsResponse) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *SetVolumeLimitsResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 type DeleteVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1086,7 +1304,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1316,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1329,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteVolumeRequest) GetRequestId() string {
@@ -1144,7 +1362,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1374,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1387,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteVolumeResponse) GetChanges() []string {
@@ -1203,7 +1421,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1433,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1446,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Pool) GetName() string {
@@ -1330,7 +1548,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1560,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1573,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreatePoolRequest) GetRequestId() string {
@@ -1424,7 +1642,7 @@ type CreatePoolResponse struct {
 
 func (x *CreatePoolResponse) Reset() {
 	*x = CreatePoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1654,7 @@ func (x *CreatePoolResponse) String() string {
 func (*CreatePoolResponse) ProtoMessage() {}
 
 func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1667,7 @@ func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolResponse.ProtoReflect.Descriptor instead.
 func (*CreatePoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreatePoolResponse) GetPool() *Pool {
@@ -1474,7 +1692,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1704,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1717,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 type ListPoolsResponse struct {
@@ -1511,7 +1729,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1741,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1754,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -1555,7 +1773,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1785,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1798,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -1599,7 +1817,7 @@ type GetPoolResponse struct {
 
 func (x *GetPoolResponse) Reset() {
 	*x = GetPoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +1829,7 @@ func (x *GetPoolResponse) String() string {
 func (*GetPoolResponse) ProtoMessage() {}
 
 func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +1842,7 @@ func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolResponse.ProtoReflect.Descriptor instead.
 func (*GetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetPoolResponse) GetPool() *Pool {
@@ -1645,7 +1863,7 @@ type Chap struct {
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1875,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1888,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Chap) GetUser() string {
@@ -1713,7 +1931,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1943,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1956,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Host) GetName() string {
@@ -1830,7 +2048,7 @@ type DhChap struct {
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +2060,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +2073,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DhChap) GetKey() string {
@@ -1888,7 +2106,7 @@ type CreateHostRequest struct {
 
 func (x *CreateHostRequest) Reset() {
 	*x = CreateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2118,7 @@ func (x *CreateHostRequest) String() string {
 func (*CreateHostRequest) ProtoMessage() {}
 
 func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2131,7 @@ func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostRequest.ProtoReflect.Descriptor instead.
 func (*CreateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateHostRequest) GetRequestId() string {
@@ -1982,7 +2200,7 @@ type CreateHostResponse struct {
 
 func (x *CreateHostResponse) Reset() {
 	*x = CreateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2212,7 @@ func (x *CreateHostResponse) String() string {
 func (*CreateHostResponse) ProtoMessage() {}
 
 func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2225,7 @@ func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostResponse.ProtoReflect.Descriptor instead.
 func (*CreateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateHostResponse) GetHost() *Host {
@@ -2032,7 +2250,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2262,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2275,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 type ListHostsResponse struct {
@@ -2069,7 +2287,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2299,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2312,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -2113,7 +2331,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2343,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2356,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetHostRequest) GetName() string {
@@ -2157,7 +2375,7 @@ type GetHostResponse struct {
 
 func (x *GetHostResponse) Reset() {
 	*x = GetHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2387,7 @@ func (x *GetHostResponse) String() string {
 func (*GetHostResponse) ProtoMessage() {}
 
 func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2400,7 @@ func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
 func (*GetHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetHostResponse) GetHost() *Host {
@@ -2211,7 +2429,7 @@ type UpdateHostRequest struct {
 
 func (x *UpdateHostRequest) Reset() {
 	*x = UpdateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2441,7 @@ func (x *UpdateHostRequest) String() string {
 func (*UpdateHostRequest) ProtoMessage() {}
 
 func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2454,7 @@ func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostRequest.ProtoReflect.Descriptor instead.
 func (*UpdateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateHostRequest) GetRequestId() string {
@@ -2305,7 +2523,7 @@ type UpdateHostResponse struct {
 
 func (x *UpdateHostResponse) Reset() {
 	*x = UpdateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2535,7 @@ func (x *UpdateHostResponse) String() string {
 func (*UpdateHostResponse) ProtoMessage() {}
 
 func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2548,7 @@ func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostResponse.ProtoReflect.Descriptor instead.
 func (*UpdateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UpdateHostResponse) GetHost() *Host {
@@ -2358,7 +2576,7 @@ type DeleteHostRequest struct {
 
 func (x *DeleteHostRequest) Reset() {
 	*x = DeleteHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2588,7 @@ func (x *DeleteHostRequest) String() string {
 func (*DeleteHostRequest) ProtoMessage() {}
 
 func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2601,7 @@ func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostRequest.ProtoReflect.Descriptor instead.
 func (*DeleteHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteHostRequest) GetRequestId() string {
@@ -2416,7 +2634,7 @@ type DeleteHostResponse struct {
 
 func (x *DeleteHostResponse) Reset() {
 	*x = DeleteHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2646,7 @@ func (x *DeleteHostResponse) String() string {
 func (*DeleteHostResponse) ProtoMessage() {}
 
 func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2659,7 @@ func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostResponse.ProtoReflect.Descriptor instead.
 func (*DeleteHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteHostResponse) GetChanges() []string {
@@ -2464,7 +2682,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2694,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2707,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Mapping) GetVolume() string {
@@ -2527,7 +2745,7 @@ type MapVolumeRequest struct {
 
 func (x *MapVolumeRequest) Reset() {
 	*x = MapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2757,7 @@ func (x *MapVolumeRequest) String() string {
 func (*MapVolumeRequest) ProtoMessage() {}
 
 func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2770,7 @@ func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MapVolumeRequest) GetRequestId() string {
@@ -2600,7 +2818,7 @@ type MapVolumeResponse struct {
 
 func (x *MapVolumeResponse) Reset() {
 	*x = MapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2830,7 @@ func (x *MapVolumeResponse) String() string {
 func (*MapVolumeResponse) ProtoMessage() {}
 
 func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2843,7 @@ func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MapVolumeResponse) GetMapping() *Mapping {
@@ -2654,7 +2872,7 @@ type UnmapVolumeRequest struct {
 
 func (x *UnmapVolumeRequest) Reset() {
 	*x = UnmapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2884,7 @@ func (x *UnmapVolumeRequest) String() string {
 func (*UnmapVolumeRequest) ProtoMessage() {}
 
 func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2897,7 @@ func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UnmapVolumeRequest) GetRequestId() string {
@@ -2719,7 +2937,7 @@ type UnmapVolumeResponse struct {
 
 func (x *UnmapVolumeResponse) Reset() {
 	*x = UnmapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2731,7 +2949,7 @@ func (x *UnmapVolumeResponse) String() string {
 func (*UnmapVolumeResponse) ProtoMessage() {}
 
 func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2744,7 +2962,7 @@ func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UnmapVolumeResponse) GetChanges() []string {
@@ -2762,7 +2980,7 @@ type ListMappingsRequest struct {
 
 func (x *ListMappingsRequest) Reset() {
 	*x = ListMappingsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +2992,7 @@ func (x *ListMappingsRequest) String() string {
 func (*ListMappingsRequest) ProtoMessage() {}
 
 func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +3005,7 @@ func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ListMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 type ListMappingsResponse struct {
@@ -2799,7 +3017,7 @@ type ListMappingsResponse struct {
 
 func (x *ListMappingsResponse) Reset() {
 	*x = ListMappingsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +3029,7 @@ func (x *ListMappingsResponse) String() string {
 func (*ListMappingsResponse) ProtoMessage() {}
 
 func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +3042,7 @@ func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ListMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListMappingsResponse) GetMappings() []*Mapping {
@@ -2855,7 +3073,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2867,7 +3085,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2880,7 +3098,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Node) GetName() string {
@@ -2968,7 +3186,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3198,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3211,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 type ListNodesResponse struct {
@@ -3005,7 +3223,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3235,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3248,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -3072,7 +3290,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3302,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3315,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Disk) GetName() string {
@@ -3234,7 +3452,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3464,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3259,7 +3477,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -3312,7 +3530,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3542,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3555,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
 }
 
 type ListDisksResponse struct {
@@ -3349,7 +3567,7 @@ type ListDisksResponse struct {
 
 func (x *ListDisksResponse) Reset() {
 	*x = ListDisksResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3579,7 @@ func (x *ListDisksResponse) String() string {
 func (*ListDisksResponse) ProtoMessage() {}
 
 func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3592,7 @@ func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksResponse.ProtoReflect.Descriptor instead.
 func (*ListDisksResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListDisksResponse) GetDisks() []*Disk {
@@ -3404,7 +3622,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +3634,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +3647,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Session) GetId() string {
@@ -3503,7 +3721,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +3733,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +3746,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
 }
 
 type ListSessionsResponse struct {
@@ -3540,7 +3758,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +3770,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +3783,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3590,7 +3808,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3602,7 +3820,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3615,7 +3833,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Finding) GetLevel() string {
@@ -3654,7 +3872,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +3884,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +3897,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
 }
 
 type DiagnoseResponse struct {
@@ -3691,7 +3909,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3703,7 +3921,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3716,7 +3934,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -3742,7 +3960,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3754,7 +3972,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3767,7 +3985,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -3821,7 +4039,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +4051,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +4064,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *WatchEventsRequest) GetFollow() bool {
@@ -3865,7 +4083,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3877,7 +4095,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3890,7 +4108,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -3919,7 +4137,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3931,7 +4149,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3944,7 +4162,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AuditEntry) GetRevision() uint64 {
@@ -4011,7 +4229,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4023,7 +4241,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4036,7 +4254,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{64}
 }
 
 type ListAuditResponse struct {
@@ -4048,7 +4266,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4060,7 +4278,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4073,7 +4291,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4087,7 +4305,7 @@ var File_blockd_v1_blockd_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xa2\x04\n" +
+	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xcd\x04\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -4115,12 +4333,17 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x04node\x18\x12 \x01(\tR\x04node\x12.\n" +
 	"\breplicas\x18\x13 \x03(\v2\x12.blockd.v1.ReplicaR\breplicas\x12\x14\n" +
 	"\x05epoch\x18\x14 \x01(\x04R\x05epoch\x12\x1b\n" +
-	"\tmoving_to\x18\x15 \x01(\tR\bmovingTo\"_\n" +
+	"\tmoving_to\x18\x15 \x01(\tR\bmovingTo\x12)\n" +
+	"\x06limits\x18\x16 \x01(\v2\x11.blockd.v1.LimitsR\x06limits\"k\n" +
+	"\x06Limits\x12\x12\n" +
+	"\x04iops\x18\x01 \x01(\x04R\x04iops\x12(\n" +
+	"\x10bytes_per_second\x18\x02 \x01(\x04R\x0ebytesPerSecond\x12#\n" +
+	"\rburst_seconds\x18\x03 \x01(\rR\fburstSeconds\"_\n" +
 	"\aReplica\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\rR\x06number\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
-	"\x05state\x18\x04 \x01(\tR\x05state\"\xb3\x01\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"\xde\x01\n" +
 	"\x13CreateVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -4130,7 +4353,8 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
 	"block_size\x18\x04 \x01(\x05R\tblockSize\x12\x12\n" +
 	"\x04pool\x18\x05 \x01(\tR\x04pool\x12\x17\n" +
-	"\adry_run\x18\x06 \x01(\bR\x06dryRun\"[\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12)\n" +
+	"\x06limits\x18\a \x01(\v2\x11.blockd.v1.LimitsR\x06limits\"[\n" +
 	"\x14CreateVolumeResponse\x12)\n" +
 	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\x12\x18\n" +
 	"\achanges\x18\x02 \x03(\tR\achanges\"\x14\n" +
@@ -4175,7 +4399,21 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\amean_ms\x18\x03 \x01(\x01R\x06meanMs\x12\x15\n" +
 	"\x06p50_ms\x18\x04 \x01(\x01R\x05p50Ms\x12\x15\n" +
 	"\x06p99_ms\x18\x05 \x01(\x01R\x05p99Ms\x12\x15\n" +
-	"\x06max_ms\x18\x06 \x01(\x01R\x05maxMs\"a\n" +
+	"\x06max_ms\x18\x06 \x01(\x01R\x05maxMs\"\x86\x02\n" +
+	"\x16SetVolumeLimitsRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n" +
+	"\x04iops\x18\x03 \x01(\x04H\x00R\x04iops\x88\x01\x01\x12-\n" +
+	"\x10bytes_per_second\x18\x04 \x01(\x04H\x01R\x0ebytesPerSecond\x88\x01\x01\x12(\n" +
+	"\rburst_seconds\x18\x05 \x01(\rH\x02R\fburstSeconds\x88\x01\x01\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRunB\a\n" +
+	"\x05_iopsB\x13\n" +
+	"\x11_bytes_per_secondB\x10\n" +
+	"\x0e_burst_seconds\"^\n" +
+	"\x17SetVolumeLimitsResponse\x12)\n" +
+	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"a\n" +
 	"\x13DeleteVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -4406,13 +4644,14 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\arefused\x18\b \x01(\tR\arefused\"\x12\n" +
 	"\x10ListAuditRequest\"D\n" +
 	"\x11ListAuditResponse\x12/\n" +
-	"\aentries\x18\x01 \x03(\v2\x15.blockd.v1.AuditEntryR\aentries2\xc9\x04\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.blockd.v1.AuditEntryR\aentries2\xa3\x05\n" +
 	"\rVolumeService\x12O\n" +
 	"\fCreateVolume\x12\x1e.blockd.v1.CreateVolumeRequest\x1a\x1f.blockd.v1.CreateVolumeResponse\x12L\n" +
 	"\vListVolumes\x12\x1d.blockd.v1.ListVolumesRequest\x1a\x1e.blockd.v1.ListVolumesResponse\x12F\n" +
 	"\tGetVolume\x12\x1b.blockd.v1.GetVolumeRequest\x1a\x1c.blockd.v1.GetVolumeResponse\x12O\n" +
 	"\fResizeVolume\x12\x1e.blockd.v1.ResizeVolumeRequest\x1a\x1f.blockd.v1.ResizeVolumeResponse\x12R\n" +
-	"\rProtectVolume\x12\x1f.blockd.v1.ProtectVolumeRequest\x1a .blockd.v1.ProtectVolumeResponse\x12O\n" +
+	"\rProtectVolume\x12\x1f.blockd.v1.ProtectVolumeRequest\x1a .blockd.v1.ProtectVolumeResponse\x12X\n" +
+	"\x0fSetVolumeLimits\x12!.blockd.v1.SetVolumeLimitsRequest\x1a\".blockd.v1.SetVolumeLimitsResponse\x12O\n" +
 	"\fDeleteVolume\x12\x1e.blockd.v1.DeleteVolumeRequest\x1a\x1f.blockd.v1.DeleteVolumeResponse\x12[\n" +
 	"\x10GetVolumeLatency\x12\".blockd.v1.GetVolumeLatencyRequest\x1a#.blockd.v1.GetVolumeLatencyResponse2\xe2\x01\n" +
 	"\vPoolService\x12I\n" +
@@ -4454,159 +4693,167 @@ func file_blockd_v1_blockd_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_blockd_proto_rawDescData
 }
 
-var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_blockd_v1_blockd_proto_goTypes = []any{
 	(*Volume)(nil),                   // 0: blockd.v1.Volume
-	(*Replica)(nil),                  // 1: blockd.v1.Replica
-	(*CreateVolumeRequest)(nil),      // 2: blockd.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),     // 3: blockd.v1.CreateVolumeResponse
-	(*ListVolumesRequest)(nil),       // 4: blockd.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 5: blockd.v1.ListVolumesResponse
-	(*GetVolumeRequest)(nil),         // 6: blockd.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),        // 7: blockd.v1.GetVolumeResponse
-	(*ResizeVolumeRequest)(nil),      // 8: blockd.v1.ResizeVolumeRequest
-	(*ResizeVolumeResponse)(nil),     // 9: blockd.v1.ResizeVolumeResponse
-	(*ProtectVolumeRequest)(nil),     // 10: blockd.v1.ProtectVolumeRequest
-	(*ProtectVolumeResponse)(nil),    // 11: blockd.v1.ProtectVolumeResponse
-	(*GetVolumeLatencyRequest)(nil),  // 12: blockd.v1.GetVolumeLatencyRequest
-	(*GetVolumeLatencyResponse)(nil), // 13: blockd.v1.GetVolumeLatencyResponse
-	(*LatencyStage)(nil),             // 14: blockd.v1.LatencyStage
-	(*DeleteVolumeRequest)(nil),      // 15: blockd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),     // 16: blockd.v1.DeleteVolumeResponse
-	(*Pool)(nil),                     // 17: blockd.v1.Pool
-	(*CreatePoolRequest)(nil),        // 18: blockd.v1.CreatePoolRequest
-	(*CreatePoolResponse)(nil),       // 19: blockd.v1.CreatePoolResponse
-	(*ListPoolsRequest)(nil),         // 20: blockd.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),        // 21: blockd.v1.ListPoolsResponse
-	(*GetPoolRequest)(nil),           // 22: blockd.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),          // 23: blockd.v1.GetPoolResponse
-	(*Chap)(nil),                     // 24: blockd.v1.Chap
-	(*Host)(nil),                     // 25: blockd.v1.Host
-	(*DhChap)(nil),                   // 26: blockd.v1.DhChap
-	(*CreateHostRequest)(nil),        // 27: blockd.v1.CreateHostRequest
-	(*CreateHostResponse)(nil),       // 28: blockd.v1.CreateHostResponse
-	(*ListHostsRequest)(nil),         // 29: blockd.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),        // 30: blockd.v1.ListHostsResponse
-	(*GetHostRequest)(nil),           // 31: blockd.v1.GetHostRequest
-	(*GetHostResponse)(nil),          // 32: blockd.v1.GetHostResponse
-	(*UpdateHostRequest)(nil),        // 33: blockd.v1.UpdateHostRequest
-	(*UpdateHostResponse)(nil),       // 34: blockd.v1.UpdateHostResponse
-	(*DeleteHostRequest)(nil),        // 35: blockd.v1.DeleteHostRequest
-	(*DeleteHostResponse)(nil),       // 36: blockd.v1.DeleteHostResponse
-	(*Mapping)(nil),                  // 37: blockd.v1.Mapping
-	(*MapVolumeRequest)(nil),         // 38: blockd.v1.MapVolumeRequest
-	(*MapVolumeResponse)(nil),        // 39: blockd.v1.MapVolumeResponse
-	(*UnmapVolumeRequest)(nil),       // 40: blockd.v1.UnmapVolumeRequest
-	(*UnmapVolumeResponse)(nil),      // 41: blockd.v1.UnmapVolumeResponse
-	(*ListMappingsRequest)(nil),      // 42: blockd.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil),     // 43: blockd.v1.ListMappingsResponse
-	(*Node)(nil),                     // 44: blockd.v1.Node
-	(*ListNodesRequest)(nil),         // 45: blockd.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),        // 46: blockd.v1.ListNodesResponse
-	(*Disk)(nil),                     // 47: blockd.v1.Disk
-	(*Scrub)(nil),                    // 48: blockd.v1.Scrub
-	(*ListDisksRequest)(nil),         // 49: blockd.v1.ListDisksRequest
-	(*ListDisksResponse)(nil),        // 50: blockd.v1.ListDisksResponse
-	(*Session)(nil),                  // 51: blockd.v1.Session
-	(*ListSessionsRequest)(nil),      // 52: blockd.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),     // 53: blockd.v1.ListSessionsResponse
-	(*Finding)(nil),                  // 54: blockd.v1.Finding
-	(*DiagnoseRequest)(nil),          // 55: blockd.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),         // 56: blockd.v1.DiagnoseResponse
-	(*Event)(nil),                    // 57: blockd.v1.Event
-	(*WatchEventsRequest)(nil),       // 58: blockd.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),      // 59: blockd.v1.WatchEventsResponse
-	(*AuditEntry)(nil),               // 60: blockd.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 61: blockd.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 62: blockd.v1.ListAuditResponse
-	nil,                              // 63: blockd.v1.Session.ParametersEntry
+	(*Limits)(nil),                   // 1: blockd.v1.Limits
+	(*Replica)(nil),                  // 2: blockd.v1.Replica
+	(*CreateVolumeRequest)(nil),      // 3: blockd.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),     // 4: blockd.v1.CreateVolumeResponse
+	(*ListVolumesRequest)(nil),       // 5: blockd.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 6: blockd.v1.ListVolumesResponse
+	(*GetVolumeRequest)(nil),         // 7: blockd.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),        // 8: blockd.v1.GetVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 9: blockd.v1.ResizeVolumeRequest
+	(*ResizeVolumeResponse)(nil),     // 10: blockd.v1.ResizeVolumeResponse
+	(*ProtectVolumeRequest)(nil),     // 11: blockd.v1.ProtectVolumeRequest
+	(*ProtectVolumeResponse)(nil),    // 12: blockd.v1.ProtectVolumeResponse
+	(*GetVolumeLatencyRequest)(nil),  // 13: blockd.v1.GetVolumeLatencyRequest
+	(*GetVolumeLatencyResponse)(nil), // 14: blockd.v1.GetVolumeLatencyResponse
+	(*LatencyStage)(nil),             // 15: blockd.v1.LatencyStage
+	(*SetVolumeLimitsRequest)(nil),   // 16: blockd.v1.SetVolumeLimitsRequest
+	(*SetVolumeLimitsResponse)(nil),  // 17: blockd.v1.SetVolumeLimitsResponse
+	(*DeleteVolumeRequest)(nil),      // 18: blockd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 19: blockd.v1.DeleteVolumeResponse
+	(*Pool)(nil),                     // 20: blockd.v1.Pool
+	(*CreatePoolRequest)(nil),        // 21: blockd.v1.CreatePoolRequest
+	(*CreatePoolResponse)(nil),       // 22: blockd.v1.CreatePoolResponse
+	(*ListPoolsRequest)(nil),         // 23: blockd.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),        // 24: blockd.v1.ListPoolsResponse
+	(*GetPoolRequest)(nil),           // 25: blockd.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),          // 26: blockd.v1.GetPoolResponse
+	(*Chap)(nil),                     // 27: blockd.v1.Chap
+	(*Host)(nil),                     // 28: blockd.v1.Host
+	(*DhChap)(nil),                   // 29: blockd.v1.DhChap
+	(*CreateHostRequest)(nil),        // 30: blockd.v1.CreateHostRequest
+	(*CreateHostResponse)(nil),       // 31: blockd.v1.CreateHostResponse
+	(*ListHostsRequest)(nil),         // 32: blockd.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),        // 33: blockd.v1.ListHostsResponse
+	(*GetHostRequest)(nil),           // 34: blockd.v1.GetHostRequest
+	(*GetHostResponse)(nil),          // 35: blockd.v1.GetHostResponse
+	(*UpdateHostRequest)(nil),        // 36: blockd.v1.UpdateHostRequest
+	(*UpdateHostResponse)(nil),       // 37: blockd.v1.UpdateHostResponse
+	(*DeleteHostRequest)(nil),        // 38: blockd.v1.DeleteHostRequest
+	(*DeleteHostResponse)(nil),       // 39: blockd.v1.DeleteHostResponse
+	(*Mapping)(nil),                  // 40: blockd.v1.Mapping
+	(*MapVolumeRequest)(nil),         // 41: blockd.v1.MapVolumeRequest
+	(*MapVolumeResponse)(nil),        // 42: blockd.v1.MapVolumeResponse
+	(*UnmapVolumeRequest)(nil),       // 43: blockd.v1.UnmapVolumeRequest
+	(*UnmapVolumeResponse)(nil),      // 44: blockd.v1.UnmapVolumeResponse
+	(*ListMappingsRequest)(nil),      // 45: blockd.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil),     // 46: blockd.v1.ListMappingsResponse
+	(*Node)(nil),                     // 47: blockd.v1.Node
+	(*ListNodesRequest)(nil),         // 48: blockd.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 49: blockd.v1.ListNodesResponse
+	(*Disk)(nil),                     // 50: blockd.v1.Disk
+	(*Scrub)(nil),                    // 51: blockd.v1.Scrub
+	(*ListDisksRequest)(nil),         // 52: blockd.v1.ListDisksRequest
+	(*ListDisksResponse)(nil),        // 53: blockd.v1.ListDisksResponse
+	(*Session)(nil),                  // 54: blockd.v1.Session
+	(*ListSessionsRequest)(nil),      // 55: blockd.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),     // 56: blockd.v1.ListSessionsResponse
+	(*Finding)(nil),                  // 57: blockd.v1.Finding
+	(*DiagnoseRequest)(nil),          // 58: blockd.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),         // 59: blockd.v1.DiagnoseResponse
+	(*Event)(nil),                    // 60: blockd.v1.Event
+	(*WatchEventsRequest)(nil),       // 61: blockd.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),      // 62: blockd.v1.WatchEventsResponse
+	(*AuditEntry)(nil),               // 63: blockd.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 64: blockd.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 65: blockd.v1.ListAuditResponse
+	nil,                              // 66: blockd.v1.Session.ParametersEntry
 }
 var file_blockd_v1_blockd_proto_depIdxs = []int32{
-	37, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
-	1,  // 1: blockd.v1.Volume.replicas:type_name -> blockd.v1.Replica
-	0,  // 2: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 3: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
-	0,  // 4: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 5: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 6: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
-	14, // 7: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
-	17, // 8: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
-	17, // 9: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
-	17, // 10: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
-	37, // 11: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
-	24, // 12: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
-	24, // 13: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	26, // 14: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	25, // 15: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
-	25, // 16: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
-	25, // 17: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
-	24, // 18: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
-	24, // 19: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	26, // 20: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	25, // 21: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
-	37, // 22: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
-	37, // 23: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
-	44, // 24: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
-	48, // 25: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
-	47, // 26: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
-	63, // 27: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
-	51, // 28: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
-	54, // 29: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
-	57, // 30: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
-	60, // 31: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
-	2,  // 32: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
-	4,  // 33: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
-	6,  // 34: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
-	8,  // 35: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
-	10, // 36: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
-	15, // 37: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
-	12, // 38: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
-	18, // 39: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
-	20, // 40: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
-	22, // 41: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
-	27, // 42: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
-	29, // 43: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
-	31, // 44: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
-	33, // 45: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
-	35, // 46: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
-	38, // 47: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
-	40, // 48: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
-	42, // 49: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
-	45, // 50: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
-	49, // 51: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
-	52, // 52: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
-	55, // 53: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
-	58, // 54: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
-	61, // 55: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
-	3,  // 56: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
-	5,  // 57: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
-	7,  // 58: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
-	9,  // 59: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
-	11, // 60: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
-	16, // 61: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
-	13, // 62: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
-	19, // 63: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
-	21, // 64: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
-	23, // 65: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
-	28, // 66: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
-	30, // 67: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
-	32, // 68: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
-	34, // 69: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
-	36, // 70: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
-	39, // 71: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
-	41, // 72: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
-	43, // 73: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
-	46, // 74: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
-	50, // 75: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
-	53, // 76: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
-	56, // 77: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
-	59, // 78: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
-	62, // 79: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
-	56, // [56:80] is the sub-list for method output_type
-	32, // [32:56] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	40, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
+	2,  // 1: blockd.v1.Volume.replicas:type_name -> blockd.v1.Replica
+	1,  // 2: blockd.v1.Volume.limits:type_name -> blockd.v1.Limits
+	1,  // 3: blockd.v1.CreateVolumeRequest.limits:type_name -> blockd.v1.Limits
+	0,  // 4: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 5: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
+	0,  // 6: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 7: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 8: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
+	15, // 9: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
+	0,  // 10: blockd.v1.SetVolumeLimitsResponse.volume:type_name -> blockd.v1.Volume
+	20, // 11: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
+	20, // 12: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
+	20, // 13: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
+	40, // 14: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
+	27, // 15: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
+	27, // 16: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	29, // 17: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	28, // 18: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
+	28, // 19: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
+	28, // 20: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
+	27, // 21: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
+	27, // 22: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	29, // 23: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	28, // 24: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
+	40, // 25: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
+	40, // 26: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
+	47, // 27: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
+	51, // 28: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
+	50, // 29: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
+	66, // 30: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
+	54, // 31: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
+	57, // 32: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
+	60, // 33: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
+	63, // 34: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
+	3,  // 35: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
+	5,  // 36: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
+	7,  // 37: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
+	9,  // 38: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
+	11, // 39: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
+	16, // 40: blockd.v1.VolumeService.SetVolumeLimits:input_type -> blockd.v1.SetVolumeLimitsRequest
+	18, // 41: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
+	13, // 42: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
+	21, // 43: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
+	23, // 44: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
+	25, // 45: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
+	30, // 46: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
+	32, // 47: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
+	34, // 48: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
+	36, // 49: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
+	38, // 50: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
+	41, // 51: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
+	43, // 52: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
+	45, // 53: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
+	48, // 54: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
+	52, // 55: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
+	55, // 56: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
+	58, // 57: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
+	61, // 58: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
+	64, // 59: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
+	4,  // 60: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
+	6,  // 61: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
+	8,  // 62: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
+	10, // 63: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
+	12, // 64: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
+	17, // 65: blockd.v1.VolumeService.SetVolumeLimits:output_type -> blockd.v1.SetVolumeLimitsResponse
+	19, // 66: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
+	14, // 67: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
+	22, // 68: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
+	24, // 69: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
+	26, // 70: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
+	31, // 71: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
+	33, // 72: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
+	35, // 73: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
+	37, // 74: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
+	39, // 75: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
+	42, // 76: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
+	44, // 77: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
+	46, // 78: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
+	49, // 79: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
+	53, // 80: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
+	56, // 81: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
+	59, // 82: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
+	62, // 83: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
+	65, // 84: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
+	60, // [60:85] is the sub-list for method output_type
+	35, // [35:60] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_blockd_proto_init() }
@@ -4614,15 +4861,16 @@ func file_blockd_v1_blockd_proto_init() {
 	if File_blockd_v1_blockd_proto != nil {
 		return
 	}
-	file_blockd_v1_blockd_proto_msgTypes[33].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[38].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[16].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[36].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[41].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_blockd_proto_rawDesc), len(file_blockd_v1_blockd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   64,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

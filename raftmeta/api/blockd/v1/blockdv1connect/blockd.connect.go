@@ -68,6 +68,9 @@ const (
 	// VolumeServiceProtectVolumeProcedure is the fully-qualified name of the VolumeService's
 	// ProtectVolume RPC.
 	VolumeServiceProtectVolumeProcedure = "/blockd.v1.VolumeService/ProtectVolume"
+	// VolumeServiceSetVolumeLimitsProcedure is the fully-qualified name of the VolumeService's
+	// SetVolumeLimits RPC.
+	VolumeServiceSetVolumeLimitsProcedure = "/blockd.v1.VolumeService/SetVolumeLimits"
 	// VolumeServiceDeleteVolumeProcedure is the fully-qualified name of the VolumeService's
 	// DeleteVolume RPC.
 	VolumeServiceDeleteVolumeProcedure = "/blockd.v1.VolumeService/DeleteVolume"
@@ -123,6 +126,9 @@ type VolumeServiceClient interface {
 	ResizeVolume(context.Context, *connect.Request[v1.ResizeVolumeRequest]) (*connect.Response[v1.ResizeVolumeResponse], error)
 	// ProtectVolume says whether hosts may write a volume.
 	ProtectVolume(context.Context, *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error)
+	// SetVolumeLimits changes how much hosts may do with a volume. It holds at
+	// once, also for connected hosts.
+	SetVolumeLimits(context.Context, *connect.Request[v1.SetVolumeLimitsRequest]) (*connect.Response[v1.SetVolumeLimitsResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
 	// GetVolumeLatency says where the time of a volume's requests goes, by its
 	// owner. Only for volumes of several copies.
@@ -170,6 +176,12 @@ func NewVolumeServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(volumeServiceMethods.ByName("ProtectVolume")),
 			connect.WithClientOptions(opts...),
 		),
+		setVolumeLimits: connect.NewClient[v1.SetVolumeLimitsRequest, v1.SetVolumeLimitsResponse](
+			httpClient,
+			baseURL+VolumeServiceSetVolumeLimitsProcedure,
+			connect.WithSchema(volumeServiceMethods.ByName("SetVolumeLimits")),
+			connect.WithClientOptions(opts...),
+		),
 		deleteVolume: connect.NewClient[v1.DeleteVolumeRequest, v1.DeleteVolumeResponse](
 			httpClient,
 			baseURL+VolumeServiceDeleteVolumeProcedure,
@@ -192,6 +204,7 @@ type volumeServiceClient struct {
 	getVolume        *connect.Client[v1.GetVolumeRequest, v1.GetVolumeResponse]
 	resizeVolume     *connect.Client[v1.ResizeVolumeRequest, v1.ResizeVolumeResponse]
 	protectVolume    *connect.Client[v1.ProtectVolumeRequest, v1.ProtectVolumeResponse]
+	setVolumeLimits  *connect.Client[v1.SetVolumeLimitsRequest, v1.SetVolumeLimitsResponse]
 	deleteVolume     *connect.Client[v1.DeleteVolumeRequest, v1.DeleteVolumeResponse]
 	getVolumeLatency *connect.Client[v1.GetVolumeLatencyRequest, v1.GetVolumeLatencyResponse]
 }
@@ -221,6 +234,11 @@ func (c *volumeServiceClient) ProtectVolume(ctx context.Context, req *connect.Re
 	return c.protectVolume.CallUnary(ctx, req)
 }
 
+// SetVolumeLimits calls blockd.v1.VolumeService.SetVolumeLimits.
+func (c *volumeServiceClient) SetVolumeLimits(ctx context.Context, req *connect.Request[v1.SetVolumeLimitsRequest]) (*connect.Response[v1.SetVolumeLimitsResponse], error) {
+	return c.setVolumeLimits.CallUnary(ctx, req)
+}
+
 // DeleteVolume calls blockd.v1.VolumeService.DeleteVolume.
 func (c *volumeServiceClient) DeleteVolume(ctx context.Context, req *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error) {
 	return c.deleteVolume.CallUnary(ctx, req)
@@ -239,6 +257,9 @@ type VolumeServiceHandler interface {
 	ResizeVolume(context.Context, *connect.Request[v1.ResizeVolumeRequest]) (*connect.Response[v1.ResizeVolumeResponse], error)
 	// ProtectVolume says whether hosts may write a volume.
 	ProtectVolume(context.Context, *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error)
+	// SetVolumeLimits changes how much hosts may do with a volume. It holds at
+	// once, also for connected hosts.
+	SetVolumeLimits(context.Context, *connect.Request[v1.SetVolumeLimitsRequest]) (*connect.Response[v1.SetVolumeLimitsResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
 	// GetVolumeLatency says where the time of a volume's requests goes, by its
 	// owner. Only for volumes of several copies.
@@ -282,6 +303,12 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(volumeServiceMethods.ByName("ProtectVolume")),
 		connect.WithHandlerOptions(opts...),
 	)
+	volumeServiceSetVolumeLimitsHandler := connect.NewUnaryHandler(
+		VolumeServiceSetVolumeLimitsProcedure,
+		svc.SetVolumeLimits,
+		connect.WithSchema(volumeServiceMethods.ByName("SetVolumeLimits")),
+		connect.WithHandlerOptions(opts...),
+	)
 	volumeServiceDeleteVolumeHandler := connect.NewUnaryHandler(
 		VolumeServiceDeleteVolumeProcedure,
 		svc.DeleteVolume,
@@ -306,6 +333,8 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 			volumeServiceResizeVolumeHandler.ServeHTTP(w, r)
 		case VolumeServiceProtectVolumeProcedure:
 			volumeServiceProtectVolumeHandler.ServeHTTP(w, r)
+		case VolumeServiceSetVolumeLimitsProcedure:
+			volumeServiceSetVolumeLimitsHandler.ServeHTTP(w, r)
 		case VolumeServiceDeleteVolumeProcedure:
 			volumeServiceDeleteVolumeHandler.ServeHTTP(w, r)
 		case VolumeServiceGetVolumeLatencyProcedure:
@@ -337,6 +366,10 @@ func (UnimplementedVolumeServiceHandler) ResizeVolume(context.Context, *connect.
 
 func (UnimplementedVolumeServiceHandler) ProtectVolume(context.Context, *connect.Request[v1.ProtectVolumeRequest]) (*connect.Response[v1.ProtectVolumeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.VolumeService.ProtectVolume is not implemented"))
+}
+
+func (UnimplementedVolumeServiceHandler) SetVolumeLimits(context.Context, *connect.Request[v1.SetVolumeLimitsRequest]) (*connect.Response[v1.SetVolumeLimitsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.VolumeService.SetVolumeLimits is not implemented"))
 }
 
 func (UnimplementedVolumeServiceHandler) DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error) {

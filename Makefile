@@ -108,7 +108,7 @@ links: ## AF_XDP and UDP links, and nodes on them, in network namespaces; needs 
 .PHONY: cluster-test
 cluster-test: build ## clusters of real nodes in network namespaces, under faults; needs root
 	@scripts/need.sh cluster
-	$(GO) test -p 1 -tags e2e -count=1 -timeout 15m -v ./testenv/cluster
+	$(GO) test -p 1 -tags e2e -count=1 -timeout 15m -v ./testenv/cluster ./testenv/clusterbench
 	$(GO) test -tags e2e -count=1 -timeout 5m -run TestNoAcknowledgedChangeIsLost -v ./tools/blockd/daemon
 
 .PHONY: reliability

@@ -16,6 +16,7 @@ type Config struct {
 	BinDir  string        // of blockd, blockctl, blockbench and testenv
 	Runtime time.Duration // of each measurement, in whole seconds
 	Rounds  int           // of all measurements on a cluster; the median counts
+	Away    time.Duration // of a node, in the part on resync
 	Only    string        // name of one part; all by default
 }
 
@@ -23,6 +24,7 @@ type Config struct {
 type Report struct {
 	Copies  []Result `json:"copies,omitempty"`
 	Durable *Durable `json:"durable,omitempty"`
+	Resync  *Resync  `json:"resync,omitempty"`
 }
 
 // parts are what Run does, in order.
@@ -36,6 +38,10 @@ var parts = []struct {
 	}},
 	{"durable", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
 		r.Durable, err = durable(ctx, cfg, w)
+		return err
+	}},
+	{"resync", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
+		r.Resync, err = resync(ctx, cfg, w)
 		return err
 	}},
 }
@@ -55,6 +61,9 @@ func Run(ctx context.Context, cfg Config, w io.Writer) (*Report, error) {
 	}
 	if cfg.Rounds < 1 {
 		return r, fmt.Errorf("--rounds %d: give 1 or more", cfg.Rounds)
+	}
+	if cfg.Away < time.Second {
+		return r, fmt.Errorf("--away %v: give a second or more", cfg.Away)
 	}
 	if !known {
 		return r, fmt.Errorf("--only %s: give one of %v", cfg.Only, names)

@@ -69,10 +69,11 @@ func TestPrintDurable(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	for words, cfg := range map[string]Config{
-		"--only disks":    {Only: "disks", Runtime: time.Second, Rounds: 1},
-		"--runtime 1.5s":  {Runtime: 1500 * time.Millisecond, Rounds: 1},
+		"--only disks":    {Only: "disks", Runtime: time.Second, Rounds: 1, Away: time.Second},
+		"--runtime 1.5s":  {Runtime: 1500 * time.Millisecond, Rounds: 1, Away: time.Second},
 		"--rounds 0":      {Runtime: time.Second},
-		"[copies durable": {Only: "?", Runtime: time.Second, Rounds: 1},
+		"--away 0s":       {Runtime: time.Second, Rounds: 1},
+		"[copies durable": {Only: "?", Runtime: time.Second, Rounds: 1, Away: time.Second},
 	} {
 		if _, err := Run(t.Context(), cfg, io.Discard); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%+v: %v, want words on %q", cfg, err, words)

@@ -6,6 +6,8 @@
 //	          disks in memory, so that it is the software that is measured
 //	durable   three copies with all disks in files of one file system, beside Ceph's
 //	          RBD (testenv/ceph) with its OSDs on the same
+//	resync    what is copied to bring a node back that was away, how fast a disk is
+//	          emptied onto another, and what hosts see of either
 //
 // All nodes, the host and the network between them share the machine's
 // processors, and so do a peer's. Ratios of one run hold better than figures.

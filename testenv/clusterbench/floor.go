@@ -2,13 +2,10 @@ package clusterbench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -45,24 +42,7 @@ func (f *floors) median() Floor {
 
 func durableWrites(ctx context.Context, dir string, files int, runtime time.Duration) (float64, error) {
 	// overwrite lays the files out first: a disk's blocks have been written, too.
-	cmd := exec.CommandContext(ctx, "fio", "--name=floor", "--directory="+dir, "--ioengine=io_uring", "--direct=1", "--sync=dsync", "--rw=randwrite",
-		"--bs=4k", "--iodepth=1", "--size=128m", "--overwrite=1", fmt.Sprintf("--numjobs=%d", files), "--group_reporting",
-		"--time_based", fmt.Sprintf("--runtime=%d", int(runtime.Round(time.Second)/time.Second)), "--output-format=json")
-	var words strings.Builder
-	cmd.Stderr = &words
-	out, err := cmd.Output()
-	if err != nil {
-		return 0, fmt.Errorf("fio on %s: %w: %s", dir, err, words.String())
-	}
-	var doc struct {
-		Jobs []struct {
-			Write struct {
-				IOPS float64 `json:"iops"`
-			} `json:"write"`
-		} `json:"jobs"`
-	}
-	if err := json.Unmarshal(out, &doc); err != nil || len(doc.Jobs) != 1 {
-		return 0, fmt.Errorf("fio on %s printed %q: %w", dir, out, err)
-	}
-	return doc.Jobs[0].Write.IOPS, nil
+	f, err := fio(ctx, dir, "--sync=dsync", "--rw=randwrite", "--bs=4k", "--iodepth=1", "--size=128m", "--overwrite=1",
+		fmt.Sprintf("--numjobs=%d", files), "--group_reporting", "--time_based", "--runtime="+wholeSeconds(runtime))
+	return f.Write.IOPS, err
 }

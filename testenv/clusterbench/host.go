@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -100,18 +101,38 @@ func (b *bench) fill(ctx context.Context, v *target, off int64) error {
 	}
 }
 
+// shownVolume is a part of what `blockctl volume show` says.
+type shownVolume struct {
+	Node     string `json:"node"`
+	NQN      string `json:"nqn"`
+	NSID     int    `json:"nsid"`
+	Replicas []struct {
+		Node string `json:"node"`
+	} `json:"replicas"`
+}
+
+// on tells whether a node has a copy.
+func (s *shownVolume) on(node string) bool {
+	for _, c := range s.Replicas {
+		if c.Node == node {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *bench) shown(ctx context.Context, v *target) (s shownVolume, err error) {
+	out, err := b.c.Ctl(ctx, "n1", "volume", "show", v.name, "-o", "json")
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &s)
+	}
+	return s, err
+}
+
 // locate asks which node a volume is best reached by.
 func (b *bench) locate(ctx context.Context, v *target) error {
-	out, err := b.c.Ctl(ctx, "n1", "volume", "show", v.name, "-o", "json")
+	s, err := b.shown(ctx, v)
 	if err != nil {
-		return err
-	}
-	var shown struct {
-		Node string `json:"node"`
-		NQN  string `json:"nqn"`
-		NSID int    `json:"nsid"`
-	}
-	if err := json.Unmarshal([]byte(out), &shown); err != nil {
 		return err
 	}
 	st, err := b.c.Status()
@@ -119,12 +140,12 @@ func (b *bench) locate(ctx context.Context, v *target) error {
 		return err
 	}
 	for _, n := range st.Nodes {
-		if n.Name == shown.Node && len(n.NVMe) > 0 {
-			v.url = fmt.Sprintf("nvme://%s/%s/%d", n.NVMe[0], shown.NQN, shown.NSID)
+		if n.Name == s.Node && len(n.NVMe) > 0 {
+			v.url = fmt.Sprintf("nvme://%s/%s/%d", n.NVMe[0], s.NQN, s.NSID)
 			return nil
 		}
 	}
-	return fmt.Errorf("volume %s is at node %q, which is none of the cluster", v.name, shown.Node)
+	return fmt.Errorf("volume %s is at node %q, which is none of the cluster", v.name, s.Node)
 }
 
 // warmup is how long each load runs before it is measured.
@@ -148,18 +169,24 @@ func (b *bench) measure(ctx context.Context, l load, v *target) (Sample, error) 
 	})
 }
 
-// loaded is what blockbench says.
-type loaded struct {
-	IOPS  float64       `json:"iops"`
+// loadedResult is what blockbench says.
+type loadedResult struct {
+	Ops   int64         `json:"ops"`
 	Bytes int64         `json:"bytes"`
+	IOPS  float64       `json:"iops"`
 	P50   time.Duration `json:"p50_ns"`
 	P99   time.Duration `json:"p99_ns"`
 }
 
-// blockbench loads a volume from the host's place.
-func (b *bench) blockbench(ctx context.Context, v *target, args ...string) (r loaded, err error) {
+// blockbenchCommand loads a volume from the host's place.
+func (b *bench) blockbenchCommand(ctx context.Context, v *target, args ...string) (*exec.Cmd, error) {
 	argv := append([]string{filepath.Join(b.cfg.BinDir, "blockbench"), "nvme", v.url, "-o", "json", "--progress", "off"}, args...)
-	cmd, err := b.c.Command(ctx, cluster.HostName, argv...)
+	return b.c.Command(ctx, cluster.HostName, argv...)
+}
+
+// blockbench runs it to its end.
+func (b *bench) blockbench(ctx context.Context, v *target, args ...string) (r loadedResult, err error) {
+	cmd, err := b.blockbenchCommand(ctx, v, args...)
 	if err != nil {
 		return r, err
 	}

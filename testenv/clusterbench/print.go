@@ -7,6 +7,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"blockd.dev/internal/units"
 )
 
 // Print writes a report as tables.
@@ -17,6 +19,9 @@ func Print(w io.Writer, r *Report) error {
 	}
 	if r.Durable != nil {
 		errs = append(errs, printDurable(w, r.Durable))
+	}
+	if r.Resync != nil {
+		errs = append(errs, printResync(w, r.Resync))
 	}
 	return errors.Join(errs...)
 }
@@ -99,4 +104,40 @@ func goalWords(r *DurableRow) string {
 		return fmt.Sprintf("%.0f: met", r.Goal)
 	}
 	return fmt.Sprintf("%.0f: short", r.Goal)
+}
+
+func printResync(w io.Writer, r *Resync) error {
+	mb := func(bytes float64) string { return fmt.Sprintf("%.0f MB", bytes/1e6) }
+	fmt.Fprintf(w, "\nCopies that are brought back: a volume of %s, %.0f writes of 4 KiB a second where there is a load\n", units.FormatBytes(r.VolumeBytes), r.Rate)
+	err := table(w, func(row func(...any)) {
+		row("AWAY FOR", "WRITES WITHIN", "WRITES", "BLOCKS OF 4K", "REGIONS OF 64K", "COPIED", "TO BLOCKS", "TO REGIONS", "TOOK", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
+		for _, a := range r.Absences {
+			row(a.Away, units.FormatBytes(a.Range), a.Writes, mb(a.Blocks), mb(a.Regions), mb(a.Copied), ratio(a.Copied/a.Blocks),
+				atMost(a.Copied/a.Regions, goalCopied), a.Took.Round(10*time.Millisecond), micros(a.Before), micros(a.During), atMost(float64(a.During)/float64(a.Before), goalP99))
+		}
+	})
+	fmt.Fprintf(w, "\nA disk that is emptied onto another. The disk copies %.0f MB/s, the link moves %.0f MB/s\n", r.Limits.Disk, r.Limits.Link)
+	return errors.Join(err, table(w, func(row func(...any)) {
+		row("HOSTS", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
+		for _, x := range r.Rebuilds {
+			near := x.MBps() / r.Limits.least()
+			cells := []any{"none", mb(x.Copied), x.Took.Round(10 * time.Millisecond), fmt.Sprintf("%.0f", x.MBps()), atLeast(near, goalRate)}
+			if x.Loaded {
+				cells[0], cells[4] = "writing", ratio(near)
+				cells = append(cells, micros(x.Before), micros(x.During), atMost(float64(x.During)/float64(x.Before), goalP99))
+			}
+			row(cells...)
+		}
+	}))
+}
+
+func atMost(f, goal float64) string  { return judged(f, f <= goal, "at most", goal) }
+func atLeast(f, goal float64) string { return judged(f, f >= goal, "at least", goal) }
+
+func judged(f float64, met bool, words string, goal float64) string {
+	mark := "met"
+	if !met {
+		mark = "short"
+	}
+	return fmt.Sprintf("%.2f (%s %.1f: %s)", f, words, goal, mark)
 }

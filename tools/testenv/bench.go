@@ -24,6 +24,8 @@ func benchCommand(f *clusterFlags) *cobra.Command {
   durable   volumes of three copies with all disks in files of one file system,
             beside Ceph's RBD with three OSDs on the same file system, if Ceph is
             installed; and where the time of a write goes
+  resync    what is copied to bring a node back that was away, how fast a disk is
+            emptied onto another, and what hosts see of either
 
 The host and all nodes share this machine.`,
 		Args: cobra.NoArgs,
@@ -47,8 +49,9 @@ The host and all nodes share this machine.`,
 	}
 	cmd.Flags().StringVar(&cfg.BinDir, "bin", "", "directory of blockd, blockctl, blockbench and testenv (default: where testenv is)")
 	cmd.Flags().StringVar(&on, "on", "", "directory for the clusters, on the disk to measure (default: that of temporary files)")
-	cmd.Flags().StringVar(&cfg.Only, "only", "", "run one part: copies or durable")
+	cmd.Flags().StringVar(&cfg.Only, "only", "", "run one part: copies, durable or resync")
 	cmd.Flags().DurationVar(&cfg.Runtime, "runtime", 5*time.Second, "how long each load runs, after a second of warming up")
+	cmd.Flags().DurationVar(&cfg.Away, "away", time.Minute, "how long a node is away in the part on resync")
 	cmd.Flags().IntVar(&cfg.Rounds, "rounds", 3, "how often each is measured; the median counts")
 	return cmd
 }

@@ -1,0 +1,140 @@
+package clusterbench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// followEvery is how often metrics are read.
+const followEvery = 100 * time.Millisecond
+
+// progress is what bringing a copy back took.
+type progress struct {
+	copied      float64   // bytes
+	first, last time.Time // when copied was first and last seen to grow; zero if never
+}
+
+// grew takes the owner's counter at a time. Another owner begins at zero.
+func (p *progress) grew(before, now float64, at time.Time) {
+	by := now - before
+	if by < 0 {
+		by = now
+	}
+	if by == 0 {
+		return
+	}
+	if p.copied += by; p.first.IsZero() {
+		p.first = at
+	}
+	p.last = at
+}
+
+// replicas is how many copies of the volume are in a state, as a node knows.
+func (r *resyncer) replicas(metrics map[string]float64, state string) int {
+	return int(metrics[fmt.Sprintf("blockd_volume_replicas{state=%q,volume=%q}", state, r.v.name)])
+}
+
+// follow reads the metrics of the volume's owner until done says so.
+func (r *resyncer) follow(ctx context.Context, done func(owner map[string]float64) (bool, error)) (p progress, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, resyncPatience, fmt.Errorf("still so after %v", resyncPatience))
+	defer cancel()
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	copied := -1.0 // not known
+	for {
+		owner, err := r.ownersMetrics(ctx)
+		if err != nil {
+			return p, err
+		}
+		if owner != nil {
+			now := owner[fmt.Sprintf("blockd_volume_rebuild_copied_bytes_total{volume=%q}", r.v.name)]
+			if copied >= 0 {
+				p.grew(copied, now, time.Now())
+			}
+			copied = now
+			if ok, err := done(owner); err != nil || ok {
+				return p, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return p, context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// ownersMetrics are those of the node that owns the volume; nil while no node that
+// answers does.
+func (r *resyncer) ownersMetrics(ctx context.Context) (map[string]float64, error) {
+	st, err := r.c.Status()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range st.Nodes {
+		m, err := metrics(ctx, n.SocketPath)
+		if err == nil && m[fmt.Sprintf("blockd_volume_owned{volume=%q}", r.v.name)] == 1 {
+			return m, nil
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// otherThanOwner is a node that has a copy, and is not n1, which is asked about all.
+func (r *resyncer) otherThanOwner(ctx context.Context) (string, error) {
+	s, err := r.shown(ctx, r.v)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range s.Replicas {
+		if c.Node != s.Node && c.Node != "n1" {
+			return c.Node, nil
+		}
+	}
+	return "", fmt.Errorf("volume %s: no node but %s and n1 has a copy", r.v.name, s.Node)
+}
+
+func (b *bench) drain(ctx context.Context, node string) error {
+	_, err := b.c.Ctl(ctx, "n1", "disk", "drain", node+"/disk0")
+	return err
+}
+
+func (b *bench) resume(ctx context.Context, node string) error {
+	_, err := b.c.Ctl(ctx, "n1", "disk", "resume", node+"/disk0")
+	return err
+}
+
+// loadFor has hosts write for a while.
+func (r *resyncer) loadFor(ctx context.Context, bytes int64, runtime time.Duration) (loadedResult, error) {
+	if err := r.locate(ctx, r.v); err != nil {
+		return loadedResult{}, err
+	}
+	return r.blockbench(ctx, r.v, r.hosts(bytes, runtime)...)
+}
+
+// whileLoaded has hosts write until during returns.
+func (r *resyncer) whileLoaded(ctx context.Context, rangeBytes int64, during func() error) (l loadedResult, err error) {
+	if err := r.locate(ctx, r.v); err != nil {
+		return l, err
+	}
+	cmd, err := r.blockbenchCommand(ctx, r.v, r.hosts(rangeBytes, 2*resyncPatience)...)
+	if err != nil {
+		return l, err
+	}
+	var out, words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &words
+	if err := cmd.Start(); err != nil {
+		return l, err
+	}
+	errDuring := during()
+	errSignal := cmd.Process.Signal(syscall.SIGINT) // then it prints what it has measured
+	if err := errors.Join(cmd.Wait(), errSignal, errDuring); err != nil {
+		return l, fmt.Errorf("%w: %s", err, words.String())
+	}
+	return l, json.Unmarshal(out.Bytes(), &l)
+}

@@ -1,0 +1,99 @@
+package clusterbench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// Limits are what a rebuild can't be faster than, in MB/s.
+type Limits struct {
+	Disk float64 `json:"disk_mb_per_s"` // the file system's, that reads and writes as much at the same time, in order
+	Link float64 `json:"link_mb_per_s"` // one connection of the kernel's TCP between two nodes
+}
+
+// least is the one that counts.
+func (l Limits) least() float64 { return min(l.Disk, l.Link) }
+
+// limits measures both, while the cluster is idle.
+func (b *bench) limits(ctx context.Context) (l Limits, err error) {
+	if l.Disk, err = copyRate(ctx, filepath.Join(b.cfg.Dir, "copy"), b.cfg.Runtime); err != nil {
+		return l, err
+	}
+	l.Link, err = b.linkRate(ctx, "n1", "n2")
+	return l, err
+}
+
+// copyRate works in dir, which it makes and removes.
+func copyRate(ctx context.Context, dir string, runtime time.Duration) (mbps float64, err error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	f, err := fio(ctx, dir, "--rw=rw", "--rwmixread=50", "--bs=1m", "--iodepth=8", "--size=512m", "--overwrite=1", "--end_fsync=1",
+		"--time_based", "--runtime="+wholeSeconds(runtime))
+	return f.Write.Bytes / 1e6, err
+}
+
+const (
+	linkPort     = 7999      // free in the nodes' namespaces
+	linkMessage  = "1048576" // bytes
+	linkPatience = 10 * time.Second
+)
+
+// linkRate sends from one node to another.
+func (b *bench) linkRate(ctx context.Context, from, to string) (mbps float64, err error) {
+	st, err := b.c.Status()
+	if err != nil {
+		return 0, err
+	}
+	at := map[string]string{}
+	for _, n := range st.Nodes {
+		at[n.Name] = n.IPv4.String()
+	}
+	program := filepath.Join(b.cfg.BinDir, "blockbench")
+	server := net.JoinHostPort(at[to], strconv.Itoa(linkPort))
+	ctx, stop := context.WithTimeout(ctx, b.cfg.Runtime+linkPatience)
+	defer stop() // ends the server
+	serve, err := b.c.Command(ctx, to, program, "net", "serve", "--kind", "tcp", "--request", linkMessage, "--local", server, "--peer", at[from])
+	if err != nil {
+		return 0, err
+	}
+	listens, err := serve.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	var words bytes.Buffer
+	serve.Stderr = &words
+	if err := serve.Start(); err != nil {
+		return 0, err
+	}
+	defer func() { stop(); _ = serve.Wait() }()
+	// It says where it listens once it does.
+	if _, err := listens.Read(make([]byte, 256)); err != nil {
+		return 0, fmt.Errorf("blockbench net serve on %s: %w: %s", to, err, &words)
+	}
+	run, err := b.c.Command(ctx, from, program, "net", "run", server, "--kind", "tcp", "--local", net.JoinHostPort(at[from], "0"),
+		"--request", linkMessage, "--depth", "8", "--runtime", b.cfg.Runtime.String(), "-o", "json")
+	if err != nil {
+		return 0, err
+	}
+	out, err := run.Output()
+	var doc struct {
+		MBps float64 `json:"megabytes_per_second"`
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &doc)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("blockbench net run from %s to %s: %w: %s", from, to, err, out)
+	}
+	return doc.MBps, nil
+}

@@ -64,6 +64,7 @@ var Needs = map[string]Need{
 	blockdv1connect.JobServicePauseJobProcedure:  NeedOperator,
 	blockdv1connect.JobServiceResumeJobProcedure: NeedOperator,
 	blockdv1connect.JobServiceCancelJobProcedure: NeedOperator,
+	blockdv1connect.JobServiceRebalanceProcedure: NeedOperator,
 
 	blockdv1connect.PoolServiceCreatePoolProcedure: NeedAdmin,
 	blockdv1connect.PoolServiceListPoolsProcedure:  NeedViewer,

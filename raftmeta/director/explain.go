@@ -3,6 +3,7 @@ package director
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/raftmeta/membership"
+	"blockd.dev/raftmeta/placement"
 	"blockd.dev/raftmeta/pulse"
 )
 
@@ -20,6 +22,7 @@ type Health string
 const (
 	Healthy  Health = "healthy"  // all copies are good, and it is served
 	Degraded Health = "degraded" // it is served, with fewer copies than it should have
+	Starting Health = "starting" // it gets its disks and its first owner; or the node that is asked starts
 	Stuck    Health = "stuck"    // hosts wait: it can't be written, or is not served
 )
 
@@ -50,10 +53,15 @@ func Explain(s *catalog.State, members []pulse.NodeView, volume catalog.ID) (e E
 		x.next("when its owner has stopped to serve it, all nodes free its data")
 	case x.m == nil:
 		x.oneCopy()
+	case len(members) == 0:
+		x.worse(Starting)
+		x.because("this node has not heard yet how the nodes of the cluster are")
+		x.next("the leader's next answer says it; ask again in a second, or at another node")
 	default:
 		x.extents()
 		x.owner()
 		x.replicas()
+		x.moves()
 	}
 	return x.Explanation, true
 }
@@ -81,10 +89,21 @@ func (x *explainer) advise(format string, args ...any) {
 	}
 }
 
+// worse makes the state a worse one, if it is.
 func (x *explainer) worse(h Health) {
-	if x.State != Stuck {
+	order := []Health{Healthy, Degraded, Starting, Stuck}
+	if slices.Index(order, h) > slices.Index(order, x.State) {
 		x.State = h
 	}
+}
+
+// unready is how a volume is that can't be served yet, but will be at once: one
+// that never was has no hosts that wait.
+func (x *explainer) unready() Health {
+	if l, _ := x.s.Lease(x.vol.ID); l.Epoch == 0 {
+		return Starting
+	}
+	return Stuck
 }
 
 // alive reports whether a node is heard by the leader, as far as is known.
@@ -136,17 +155,18 @@ func (x *explainer) extents() {
 	if have == total {
 		return
 	}
-	x.worse(Stuck)
 	x.because("%d of its %d extents have no disks yet", total-have, total)
-	c, err := Cluster(x.s, x.vol.Pool, func(node string) bool { id, _ := catalog.ParseID(node); return x.alive(id) })
+	c, err := x.cluster()
 	if err == nil {
 		err = c.Explain(x.m.Policy())
 	}
 	if err != nil {
+		x.worse(Stuck)
 		x.because("%s", strings.TrimPrefix(err.Error(), "placement: "))
 		x.next("they get disks as soon as there are enough")
 		return
 	}
+	x.worse(x.unready())
 	x.next("they get disks now")
 }
 
@@ -181,13 +201,14 @@ func (x *explainer) owner() {
 
 // unserved is what follows from a volume that nobody serves.
 func (x *explainer) unserved(next string) {
-	x.worse(Stuck)
 	for i := range x.s.Nodes {
 		if n := &x.s.Nodes[i]; n.State == catalog.NodeActive && n.Plays(RoleTarget) && x.alive(n.ID) {
+			x.worse(x.unready())
 			x.next("%s; hosts wait until then", next)
 			return
 		}
 	}
+	x.worse(Stuck)
 	x.next("nobody can take it: no node is up and active that serves volumes")
 	x.advise("start a node, or resume one (blockctl node list)")
 }
@@ -258,7 +279,7 @@ func (x *explainer) replica(r catalog.Replica) string {
 	return ""
 }
 
-// elsewhere is which disk takes the place of one that is lost or to be emptied.
+// elsewhere is which disks take the place of one that is lost or to be emptied.
 func (x *explainer) elsewhere(r catalog.Replica) {
 	d, n := x.s.DiskByID(r.DiskID), x.s.NodeByID(r.Node)
 	if d == nil || n == nil {
@@ -269,18 +290,67 @@ func (x *explainer) elsewhere(r catalog.Replica) {
 		if x.alive(r.Node) || n.State == catalog.NodeDraining {
 			return
 		}
-		when = fmt.Sprintf("if node %s stays away for %v, its copy is made anew: ", n.Name, RebuildAfter)
+		when = fmt.Sprintf("if node %s stays away for %v, its copies are made anew: ", n.Name, RebuildAfter)
 	}
-	c, err := Cluster(x.s, x.vol.Pool, func(node string) bool { id, _ := catalog.ParseID(node); return x.alive(id) })
+	c, err := x.cluster()
 	if err != nil {
 		return
 	}
-	to, err := c.Replace(x.m, r.Disk, int(x.pool.MinInSync))
-	if err != nil {
+	moves, err := c.Evacuate(x.m, func(from extmap.Disk) bool { return from == r.Disk }, batch)
+	switch {
+	case err != nil:
 		x.next("%s%s", when, strings.TrimPrefix(err.Error(), "placement: "))
+	case len(moves) > 0:
+		x.next("%s%s the place of disk %d, of up to %d extents at a time, and at most %d volumes", when, takers(moves), r.Disk, batch.Moves, movingMax)
+	}
+}
+
+// takers are the disks that extents move to, in words.
+func takers(moves []extmap.Move) string {
+	var to []extmap.Disk
+	for _, m := range moves {
+		to = append(to, m.To)
+	}
+	slices.Sort(to)
+	to = slices.Compact(to)
+	if len(to) == 1 {
+		return fmt.Sprintf("disk %d takes", to[0])
+	}
+	return fmt.Sprintf("disks %s take", numbers(to))
+}
+
+// numbers lists disks: "1, 2 and 3".
+func numbers(disks []extmap.Disk) string {
+	var words []string
+	for _, d := range disks {
+		words = append(words, fmt.Sprint(d))
+	}
+	last := len(words) - 1
+	if last == 0 {
+		return words[0]
+	}
+	return strings.Join(words[:last], ", ") + " and " + words[last]
+}
+
+// moves is which extents are on the move.
+func (x *explainer) moves() {
+	to := map[extmap.Disk]int{}
+	n := 0
+	for m := range x.m.Moves() {
+		to[m.To]++
+		n++
+	}
+	if n == 0 {
 		return
 	}
-	x.next("%sdisk %d takes the place of disk %d, at most %d volumes at a time", when, to, r.Disk, replacementsMax)
+	disks := slices.Sorted(maps.Keys(to))
+	x.because("%d of its %d extents are being copied to other disks: to %s", n, x.m.Layout().Extents(), numbers(disks))
+	x.next("when all is there, they take the place of those that have these extents now, and their owner begins anew with them")
+}
+
+// cluster is the disks that its extents may be on.
+func (x *explainer) cluster() (*placement.Cluster, error) {
+	return Cluster(x.s, x.vol.Pool, func(node string) bool { id, _ := catalog.ParseID(node); return x.alive(id) })
 }
 
 // reachable is good without the disks of nodes that are not heard.

@@ -1,6 +1,7 @@
 package director
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,18 @@ func allocateCmd(volume int, sets ...uint32) *catalogpb.Command {
 func markCmd(volume int, epoch uint64, disk uint32, generation uint64, change catalogpb.ReplicaChange) *catalogpb.Command {
 	return command(func(c *catalogpb.Command) {
 		c.Kind = &catalogpb.Command_MarkReplica{MarkReplica: &catalogpb.MarkReplica{Volume: raw(volumeID(volume)), Epoch: epoch, Disk: disk, Generation: generation, Change: change}}
+	})
+}
+
+func startMovesCmd(volume int, extent, from, to uint32) *catalogpb.Command {
+	return command(func(c *catalogpb.Command) {
+		c.Kind = &catalogpb.Command_StartMoves{StartMoves: &catalogpb.StartMoves{Volume: raw(volumeID(volume)), Moves: []*catalogpb.Move{{Extent: extent, From: from, To: to}}}}
+	})
+}
+
+func growCmd(volume int, extents int64) *catalogpb.Command {
+	return command(func(c *catalogpb.Command) {
+		c.Kind = &catalogpb.Command_ResizeVolume{ResizeVolume: &catalogpb.ResizeVolume{Name: fmt.Sprintf("v%d", volume), SizeBytes: extents << 26}}
 	})
 }
 
@@ -70,8 +83,9 @@ func TestExplain(t *testing.T) {
 		words   []string
 	}{
 		{"new, and too few nodes", base, append(up(1, 2), down(3)), Stuck, []string{"1 of its 1 extents have no disks yet", "need 3 different hosts", "no node serves it yet"}},
-		{"new", base, up(1, 2, 3), Stuck, []string{"they get disks now"}},
-		{"placed", placed, up(1, 2, 3), Stuck, []string{"no node serves it yet", "chooses one; hosts wait until then"}},
+		{"new", base, up(1, 2, 3), Starting, []string{"they get disks now"}},
+		{"placed", placed, up(1, 2, 3), Starting, []string{"no node serves it yet", "chooses one; hosts wait until then"}},
+		{"asked of a node that has just started", served, nil, Starting, []string{"has not heard yet", "ask again"}},
 		{"well", served, up(1, 2, 3), Healthy, []string{"node n1 serves it since 2027", "all 3 copies are in sync", "for 2 at least"}},
 		{"owner down", served, append(up(2, 3), down(1)), Stuck, []string{"was served by node n1, which is down since 2027", "nothing heard for 10s", "1.21s after", "start node n1"}},
 		{"owner down, and nobody else", served, []pulse.NodeView{down(1), down(2), down(3)}, Stuck, []string{"nobody can take it", "start a node"}},
@@ -82,11 +96,13 @@ func TestExplain(t *testing.T) {
 		{"too few that can be reached", out, append(up(1), down(2), down(3)), Stuck, []string{"only 1 of those in sync can be reached"}},
 		{"moving", apply(t, served, moveCmd(1, 2)), up(1, 2, 3), Healthy, []string{"it moves to node n2"}},
 		{"draining", apply(t, served, nodeStateCmd(1, catalog.NodeDraining)), up(1, 2, 3), Healthy, []string{"moves away from node n1"}},
-		{"lost, and a spare", four, append(up(1, 2, 4), down(3)), Degraded, []string{"if node n3 stays away for 10m0s, its copy is made anew: disk 4 takes the place of disk 3"}},
+		{"lost, and a spare", four, append(up(1, 2, 4), down(3)), Degraded, []string{"if node n3 stays away for 10m0s, its copies are made anew: disk 4 takes the place of disk 3"}},
 		{"lost, and no spare", served, append(up(1, 2), down(3)), Degraded, []string{"made anew: no disk can take the place of disk 3: none that is up is on another host", "add a disk or a host"}},
 		{"drained for an upgrade", apply(t, four, nodeStateCmd(3, catalog.NodeDraining)), append(up(1, 2, 4), down(3)), Degraded, []string{"start node n3"}},
 		{"failed disk", failed, up(1, 2, 3, 4), Degraded, []string{"disk 2 on node n2 has failed", "disk 4 takes the place of disk 2"}},
 		{"draining disk", apply(t, four, diskStateCmd(1, catalog.DiskDraining)), up(1, 2, 3, 4), Healthy, []string{"disk 4 takes the place of disk 1"}},
+		{"moving away", apply(t, four, startMovesCmd(1, 0, 1, 4)), up(1, 2, 3, 4), Healthy, []string{"1 of its 1 extents are being copied to other disks: to 4"}},
+		{"grows", apply(t, served, growCmd(1, 2)), up(1, 2, 3), Stuck, []string{"1 of its 2 extents have no disks yet", "they get disks now"}},
 		{"deleted", apply(t, served, retireCmd(1)), up(1, 2, 3), Healthy, []string{"it was deleted", "free its data"}},
 	} {
 		e, ok := Explain(c.state, c.members, volumeID(1))

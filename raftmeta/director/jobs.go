@@ -7,7 +7,7 @@ import (
 	"blockd.dev/raftmeta/catalog/catalogpb"
 )
 
-// The kinds of jobs that a director carries on. Their subject is the name of a node.
+// Kinds of jobs that a director carries on. Their subject is the name of a node.
 const (
 	// JobDrain moves all leases of a node away, for example for an upgrade. The
 	// node keeps its data, and stays in the state draining until it is resumed.
@@ -23,7 +23,7 @@ const cursorBegun = "begun"
 func (t *term) carryOn(v *view, out *turn) {
 	for i := range v.state.Jobs {
 		j := &v.state.Jobs[i]
-		if (j.Kind == JobDrain || j.Kind == JobRemove) && (j.State == catalog.JobRunning || j.State == catalog.JobWaiting) && t.mayPropose(v.now, jobKey(j)) {
+		if (j.Kind == JobDrain || j.Kind == JobRemove || j.Kind == JobRebalance) && (j.State == catalog.JobRunning || j.State == catalog.JobWaiting) && t.mayPropose(v.now, jobKey(j)) {
 			if cmd := t.nextStep(v, j); cmd != nil {
 				t.propose(out, proposal{key: jobKey(j), cmd: cmd})
 			}
@@ -35,6 +35,9 @@ func jobKey(j *catalog.Job) string { return "job " + j.ID.String() }
 
 // nextStep returns the next command of a job, or nil while there is nothing to say.
 func (t *term) nextStep(v *view, j *catalog.Job) *catalogpb.Command {
+	if j.Kind == JobRebalance {
+		return t.rebalanceStep(v, j)
+	}
 	n := v.state.Node(j.Subject)
 	switch {
 	case n == nil && j.Kind == JobRemove:
@@ -46,15 +49,15 @@ func (t *term) nextStep(v *view, j *catalog.Job) *catalogpb.Command {
 	case j.Cursor == cursorBegun && n.State != catalog.NodeDraining && n.State != catalog.NodeDrained:
 		return setJob(j, catalog.JobCanceled, fmt.Sprintf("node %s was made %s again", n.Name, n.State))
 	}
-	left, copies := leasesOf(v, n), uint64(0)
+	left, extents := leasesOf(v, n), uint64(0)
 	if j.Kind == JobRemove {
-		copies = uint64(v.state.ReplicasOn(n.ID))
+		extents = extentsOn(v.state, n)
 	}
-	total := max(j.StepsTotal, left+copies)
-	done := total - left - copies
+	total := max(j.StepsTotal, left+extents)
+	done := total - left - extents
 	switch {
 	case j.Cursor != cursorBegun || j.StepsDone != done || j.StepsTotal < total:
-		return progress(j, done, total, leftWords(j, n, left, copies))
+		return progress(j, done, total, leftWords(j, n, left, extents))
 	case left > 0 && len(v.eligible) == 0:
 		return wait(j, fmt.Sprintf("no other node is up that may serve the %d volumes of node %s; start one, or resume one (blockctl node list)", left, n.Name))
 	case left > 0:
@@ -62,30 +65,56 @@ func (t *term) nextStep(v *view, j *catalog.Job) *catalogpb.Command {
 	case j.Kind == JobDrain:
 		return setJob(j, catalog.JobDone, fmt.Sprintf("node %s serves no volume; stop it, and resume it when it is back", n.Name))
 	}
-	return t.emptyStep(v, j, n, copies)
+	return t.emptyStep(v, j, n, extents)
 }
 
-func leftWords(j *catalog.Job, n *catalog.Node, leases, copies uint64) string {
+func leftWords(j *catalog.Job, n *catalog.Node, leases, extents uint64) string {
 	if j.Kind == JobRemove {
-		return fmt.Sprintf("node %s serves %d volumes and keeps copies of %d", n.Name, leases, copies)
+		return fmt.Sprintf("node %s serves %d volumes and keeps copies of %d extents", n.Name, leases, extents)
 	}
 	return fmt.Sprintf("node %s serves %d volumes", n.Name, leases)
 }
 
-// emptyStep is the rest of JobRemove: the data. replaceLost moves it.
-func (t *term) emptyStep(v *view, j *catalog.Job, n *catalog.Node, copies uint64) *catalogpb.Command {
+// emptyStep is the rest of JobRemove: the data. moveExtents moves it.
+func (t *term) emptyStep(v *view, j *catalog.Job, n *catalog.Node, extents uint64) *catalogpb.Command {
 	homes := homesOn(v.state, n)
 	switch reason := t.stuckOn(v, n); {
-	case copies > 0 && reason != "":
-		return wait(j, fmt.Sprintf("node %s keeps copies of %d volumes; of %s", n.Name, copies, reason))
-	case copies > 0:
-		return resume(j, fmt.Sprintf("node %s keeps copies of %d volumes, which other disks get, at most %d at a time", n.Name, copies, replacementsMax))
+	case extents > 0 && reason != "":
+		return wait(j, fmt.Sprintf("node %s keeps copies of %d extents; of %s", n.Name, extents, reason))
+	case extents > 0:
+		return resume(j, fmt.Sprintf("node %s keeps copies of %d extents, which other disks get, of at most %d volumes at a time", n.Name, extents, movingMax))
 	case homes > 0:
 		return wait(j, fmt.Sprintf("node %s keeps the only copy of %d volumes; copy what is needed to volumes of another pool, and delete them", n.Name, homes))
 	case n.State != catalog.NodeDrained:
 		return nodeState(n, catalog.NodeDrained, fmt.Sprintf("job %s has emptied it", j.ID))
 	}
-	return setJob(j, catalog.JobDone, fmt.Sprintf("node %s is empty; remove it: blockctl node remove %s", n.Name, n.Name))
+	return setJob(j, catalog.JobDone, fmt.Sprintf("node %s is empty; remove it: blockctl node remove %s --yes%s", n.Name, n.Name, forceFor(v.state, n)))
+}
+
+// forceFor is what removing an empty node takes, beside --yes: its disks are forgotten with it.
+func forceFor(s *catalog.State, n *catalog.Node) string {
+	if len(disksOf(s, n)) > 0 {
+		return " --force"
+	}
+	return ""
+}
+
+// disksOf are the disks of a node.
+func disksOf(s *catalog.State, n *catalog.Node) (disks []*catalog.Disk) {
+	for i := range s.Disks {
+		if s.Disks[i].Node == n.ID {
+			disks = append(disks, &s.Disks[i])
+		}
+	}
+	return disks
+}
+
+// extentsOn counts the extents that are on a node's disks, or move there.
+func extentsOn(s *catalog.State, n *catalog.Node) (extents uint64) {
+	for _, d := range disksOf(s, n) {
+		extents += uint64(s.Map().Used(d.Number))
+	}
+	return extents
 }
 
 // leasesOf counts the volumes that a node may be serving.

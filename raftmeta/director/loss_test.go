@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,8 +23,8 @@ import (
 const simRebuildAfter = 5 * time.Second
 
 // own does for the volumes that the node holds what their owners do: they say which
-// copies are lost, and make those good that can be, each in its time. One that finds that a
-// disk has taken the place of another gives its lease back.
+// copies are lost, make those good that can be, and copy the extents that move, each in its
+// time. One that finds that the volume is on other disks gives its lease back.
 func (n *simNode) own(ctx context.Context) {
 	w := n.w
 	for pause(ctx, 50*time.Millisecond+w.upTo(50*time.Millisecond)) {
@@ -38,10 +39,11 @@ func (n *simNode) own(ctx context.Context) {
 		w.mu.Unlock()
 		for _, v := range held {
 			e, _ := s.Lease(v)
-			if vol := s.VolumeByID(v); vol == nil || e.Epoch <= vol.ReplacedIn {
+			if vol := s.VolumeByID(v); vol == nil || e.Epoch <= vol.EndedIn() {
 				n.Recalled(v)
 				continue
 			}
+			n.finish(ctx, s, v, e.Epoch)
 			for _, r := range s.Replicas(v) {
 				change := w.changeOf(s, r)
 				if change == 0 {
@@ -54,6 +56,34 @@ func (n *simNode) own(ctx context.Context) {
 		}
 	}
 }
+
+// finish says of the extents that move, now and then, that they are where they move to.
+func (n *simNode) finish(ctx context.Context, s *catalog.State, v catalog.ID, epoch uint64) {
+	m := s.Map().Volume(extmap.VolumeID(v))
+	if m == nil {
+		return
+	}
+	var to []extmap.Disk
+	for move := range m.Moves() {
+		if !slices.Contains(to, move.To) {
+			to = append(to, move.To)
+		}
+	}
+	for _, d := range to {
+		n.w.mu.Lock()
+		there := !n.w.nodes[n.w.nodeOf(d)].dead && m.Sync(d).State == extmap.InSync && n.w.rng.IntN(5) == 0
+		n.w.mu.Unlock()
+		if there {
+			_, _ = n.cat.DoContext(ctx, command(func(c *catalogpb.Command) { // it is looked at again
+				c.Kind = &catalogpb.Command_FinishMoves{FinishMoves: &catalogpb.FinishMoves{Volume: v[:], Epoch: epoch, Disk: uint32(d), Generation: m.Sync(d).Generation}}
+			}))
+		}
+	}
+}
+
+// nodeOf is the place in w.nodes of the node of a disk: each has w.disks of them, registered
+// one after the other.
+func (w *world) nodeOf(d extmap.Disk) int { return (int(d) - 1) / max(1, w.disks) }
 
 // changeOf is what an owner would have of a copy now, or 0.
 func (w *world) changeOf(s *catalog.State, r catalog.Replica) catalogpb.ReplicaChange {
@@ -71,35 +101,49 @@ func (w *world) changeOf(s *catalog.State, r catalog.Replica) catalogpb.ReplicaC
 	return 0
 }
 
-// judgeReplacement says when a replacement costs an extent a copy that writes need,
-// or when there are more at a time than there should be. The caller has w.mu.
-func (w *world) judgeReplacement(before, after *catalog.State, data []byte) {
+// judgeMoves says when a move costs an extent a good copy, and when there are more at a
+// time than there should be. The caller has w.mu.
+func (w *world) judgeMoves(before, after *catalog.State, data []byte) {
 	cmd := &catalogpb.Command{}
 	if err := proto.Unmarshal(data, cmd); err != nil {
 		panic(err)
 	}
-	if cmd.GetReplaceReplica() == nil || before.Revision == after.Revision {
+	if before.Revision == after.Revision {
 		return
 	}
-	id := catalog.ID(cmd.GetReplaceReplica().GetVolume())
-	w.replaced++
+	var volume []byte
+	switch {
+	case cmd.GetStartMoves() != nil:
+		volume = cmd.GetStartMoves().GetVolume()
+		w.started += len(cmd.GetStartMoves().GetMoves())
+	case cmd.GetFinishMoves() != nil:
+		volume = cmd.GetFinishMoves().GetVolume()
+		w.finished++
+	case cmd.GetCancelMoves() != nil:
+		volume = cmd.GetCancelMoves().GetVolume()
+		w.canceled++
+	default:
+		return
+	}
+	id := catalog.ID(volume)
 	was, is := before.Map().Volume(extmap.VolumeID(id)), after.Map().Volume(extmap.VolumeID(id))
 	for i := range is.Layout().Extents() {
-		if a, b := good(was, i), good(is, i); b < min(a, 2) {
-			w.violation = fmt.Sprintf("extent %d of volume %s had %d good copies, and has %d when a disk takes the place of another", i, id, a, b)
+		if a, b := good(was, i), good(is, i); b < a {
+			w.violation = fmt.Sprintf("extent %d of volume %s had %d good copies, and has %d after %v", i, id, a, b, cmd)
 		}
 	}
 	busy := 0
 	for _, m := range after.Map().Volumes() {
-		for _, d := range m.Disks() {
-			if m.Sync(d).State != extmap.InSync && !w.nodes[d-1].dead {
-				busy++
-				break
-			}
+		moving := false
+		for range m.Moves() {
+			moving = true
+		}
+		if moving {
+			busy++
 		}
 	}
-	if busy > replacementsMax {
-		w.violation = fmt.Sprintf("%d volumes get copies at a time", busy)
+	if busy > movingMax {
+		w.violation = fmt.Sprintf("extents of %d volumes move at a time", busy)
 	}
 }
 
@@ -113,25 +157,26 @@ func good(m *extmap.Volume, extent uint32) (n int) {
 	return n
 }
 
-// copiesLeft is what is wrong with the copies while a disk must have none, unless
-// no other may take its place.
-func (w *world) copiesLeft(from extmap.Disk) string {
+// copiesLeft is what is wrong with the copies while disks must have none, unless
+// no other may take their place.
+func (w *world) copiesLeft(from ...extmap.Disk) string {
 	s := w.truth.State()
+	leaving := func(d extmap.Disk) bool { return slices.Contains(from, d) }
 	for id, m := range s.Map().Volumes() {
 		for _, d := range m.Disks() {
-			if d != from && m.Sync(d).State != extmap.InSync {
+			if !leaving(d) && m.Sync(d).State != extmap.InSync {
 				return fmt.Sprintf("volume %x is %v on disk %d", id, m.Sync(d), d)
 			}
 		}
-		if m.Uses(from) == 0 {
-			continue
+		for move := range m.Moves() {
+			return fmt.Sprintf("volume %x has %+v", id, move)
 		}
 		c, err := Cluster(s, "p", func(node string) bool { return !w.nodes[nodeNumber(s, node)-1].dead })
 		if err != nil {
 			panic(err)
 		}
-		if to, err := c.Replace(m, from, 2); err == nil {
-			return fmt.Sprintf("volume %x is on disk %d, and disk %d can take its place", id, from, to)
+		if moves, _ := c.Evacuate(m, leaving, batch); len(moves) > 0 {
+			return fmt.Sprintf("volume %x could have %+v", id, moves[0])
 		}
 	}
 	return ""
@@ -142,11 +187,16 @@ func nodeNumber(s *catalog.State, id string) uint16 {
 	return s.NodeByID(node).Number
 }
 
-// insist does a command until it is done.
+// insist does a command, again and again for half a minute.
 func (w *world) insist(cmd *catalogpb.Command) {
-	for w.do(cmd) != nil {
+	var err error
+	for range 3000 {
+		if err = w.do(cmd); err == nil {
+			return
+		}
 		time.Sleep(10 * time.Millisecond) // sleep: simulated time
 	}
+	w.t.Fatalf("%v: %v", cmd, err)
 }
 
 const (
@@ -169,6 +219,7 @@ func simulateLoss(t *testing.T, seed uint64) string {
 	lost := 1 + int(w.upTo(lossNodes-1))
 	w.nodes[lost-1].kill()
 	time.Sleep(30 * time.Second) // sleep: simulated time, in which messages are lost
+	w.deposeLeader()             // another goes on with what this one has begun
 	if bad := w.broken(); bad != "" {
 		return bad
 	}
@@ -177,15 +228,22 @@ func simulateLoss(t *testing.T, seed uint64) string {
 	w.mu.Unlock()
 	time.Sleep(20 * time.Second) // sleep: simulated time
 	if bad := w.copiesLeft(extmap.Disk(lost)); bad != "" {
-		return "with no spare disk, " + bad
+		return bad
 	}
-	early := w.replaced
-
-	// A disk that has nothing can take all that is left.
-	w.insist(diskStateCmd(lossNodes, catalog.DiskActive))
-	time.Sleep(40 * time.Second) // sleep: simulated time
 	if n := w.truth.State().Map().Used(extmap.Disk(lost)); n > 0 {
-		return fmt.Sprintf("%d extents are on the lost disk: %s", n, w.copiesLeft(extmap.Disk(lost)))
+		return fmt.Sprintf("%d extents are on the lost disk", n)
+	}
+
+	// A disk that has nothing gets nothing by itself, and its share when that is asked for.
+	w.insist(diskStateCmd(lossNodes, catalog.DiskActive))
+	time.Sleep(10 * time.Second) // sleep: simulated time
+	if n := w.truth.State().Map().Used(lossNodes); n > 0 {
+		return fmt.Sprintf("%d extents went to a new disk, and nobody has asked for it", n)
+	}
+	w.insist(jobCmd(9, JobRebalance, RebalanceSubject))
+	time.Sleep(30 * time.Second) // sleep: simulated time
+	if bad := w.uneven(lost); bad != "" {
+		return bad
 	}
 
 	// A node that is up is emptied by a job, and a disk without one.
@@ -203,15 +261,28 @@ func simulateLoss(t *testing.T, seed uint64) string {
 	if d := s.DiskByID(diskID(disk)); d.State != catalog.DiskDrained || s.Map().Used(d.Number) > 0 {
 		return fmt.Sprintf("disk %d is %s with %d extents", disk, d.State, s.Map().Used(d.Number))
 	}
-	t.Logf("seed %d: node %d lost, %d replacements without a spare disk and %d in all, %d commands", seed, lost, early, w.replaced, len(w.committed))
+	t.Logf("seed %d: node %d lost, %d moves started, %d times finished and %d canceled, %d commands", seed, lost, w.started, w.finished, w.canceled, len(w.committed))
 	if bad := w.broken(); bad != "" {
 		return bad
 	}
 	return w.judge()
 }
 
+// uneven is what is wrong after a JobRebalance, or "".
+func (w *world) uneven(dead int) string {
+	s := w.truth.State()
+	alive := func(node string) bool { return nodeNumber(s, node) != uint16(dead) }
+	if j := s.Job(testID(5, 9)); j.State != catalog.JobDone || j.StepsDone != j.StepsTotal {
+		return fmt.Sprintf("the job is %+v, to move: %+v", j, PlanRebalance(s, alive))
+	}
+	if left := PlanRebalance(s, alive); len(left) > 0 || s.Map().Used(lossNodes) == 0 {
+		return fmt.Sprintf("%d extents are on the new disk, and there is left to move: %+v", s.Map().Used(lossNodes), left)
+	}
+	return ""
+}
+
 // When a node is lost for good its copies are made anew elsewhere, a few volumes at
-// a time, and never at the price of one that writes need; so when a node or a disk is emptied.
+// a time, and never at the price of a good one; so when a node or a disk is emptied.
 func TestSimulationOfLoss(t *testing.T) {
 	for seed := uint64(1); seed <= lossSeeds; seed++ {
 		synctest.Test(t, func(t *testing.T) {
@@ -223,37 +294,34 @@ func TestSimulationOfLoss(t *testing.T) {
 }
 
 // What is chosen, of what there is, and why nothing is.
-func TestReplacementsInWords(t *testing.T) {
+func TestMovesInWords(t *testing.T) {
 	s := apply(t, build(t, nodesAndPool(4)...), volumeCmd(1, 2), allocateCmd(1, 1, 2, 3, 1, 2, 4))
-	m := s.Map().Volume(extmap.VolumeID(volumeID(1)))
 	all := func(string) bool { return true }
-	c, err := Cluster(s, "p", all)
-	if err != nil {
-		t.Fatal(err)
+	plan := func(s *catalog.State, alive func(string) bool, from extmap.Disk) ([]extmap.Move, error) {
+		c, err := Cluster(s, "p", alive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Evacuate(s.Map().Volume(extmap.VolumeID(volumeID(1))), func(d extmap.Disk) bool { return d == from }, batch)
 	}
-	if to, err := c.Replace(m, 3, 2); err != nil || to != 4 || c.Used(4) != 2 {
-		t.Errorf("disk %d: %v", to, err)
+	if moves, err := plan(s, all, 3); err != nil || !slices.Equal(moves, []extmap.Move{{Extent: 0, From: 3, To: 4}}) {
+		t.Errorf("%+v, %v", moves, err)
 	}
-	// Both extents are on disk 1: one may go to disk 3, and the other to disk 4 later.
-	if to, err := c.Replace(m, 1, 2); err != nil || to != 3 {
-		t.Errorf("disk %d: %v", to, err)
+	// Both extents are on disk 1: one goes to disk 4, and the other to disk 3.
+	if moves, err := plan(s, all, 1); err != nil || !slices.Equal(moves, []extmap.Move{{Extent: 0, From: 1, To: 4}, {Extent: 1, From: 1, To: 3}}) {
+		t.Errorf("%+v, %v", moves, err)
 	}
-	out := apply(t, s, grantCmd(1, 2, 0), markCmd(1, 1, 1, 0, catalogpb.ReplicaChange_REPLICA_CHANGE_OUT))
+	out := apply(t, s, grantCmd(1, 2, 0), markCmd(1, 1, 4, 0, catalogpb.ReplicaChange_REPLICA_CHANGE_OUT))
 	for _, tc := range []struct {
 		s     *catalog.State
 		from  extmap.Disk
 		alive func(string) bool
 		want  string
 	}{
-		{out, 1, all, "each of the 3 that might keeps other extents of the volume beside it"},
-		{out, 2, all, "before 1 that are out of sync for the volume are in sync again"},
+		{out, 3, all, "before 1 that might are in sync for the volume again"},
 		{s, 3, func(node string) bool { return node != nodeID(4).String() }, "none that is up is on another host"},
 	} {
-		c, err := Cluster(tc.s, "p", tc.alive)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = c.Replace(tc.s.Map().Volume(extmap.VolumeID(volumeID(1))), tc.from, 2)
+		_, err := plan(tc.s, tc.alive, tc.from)
 		var impossible *placement.Impossible
 		if !errors.As(err, &impossible) || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("disk %d: %v, want %q", tc.from, err, tc.want)

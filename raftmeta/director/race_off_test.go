@@ -8,5 +8,6 @@ package director
 const (
 	simSeeds     = 15
 	lossSeeds    = 8
+	diskSeeds    = 3
 	mistakeSeeds = 80
 )

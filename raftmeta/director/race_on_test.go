@@ -7,5 +7,6 @@ package director
 const (
 	simSeeds     = 4
 	lossSeeds    = 2
+	diskSeeds    = 1
 	mistakeSeeds = 0
 )

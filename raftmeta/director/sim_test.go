@@ -50,7 +50,8 @@ type world struct {
 	wrong  mistake
 	start  time.Time
 	nodes  []*simNode
-	owners bool // who holds a lease marks copies, as owners do
+	owners bool // who holds a lease marks and moves copies, as owners do
+	disks  int  // of each node; 0 is 1
 
 	mu        sync.Mutex
 	rng       *rand.Rand
@@ -64,7 +65,9 @@ type world struct {
 	changed   chan struct{}        // closed and replaced when something above changes
 	violation string
 	acquired  int
-	replaced  int
+	started   int // moves
+	finished  int
+	canceled  int
 	done      bool
 }
 
@@ -213,7 +216,7 @@ func (w *world) commitFirst() *attempt {
 	before := w.truth.State()
 	a.result = w.truth.Apply(a.index, a.term, a.cmd.Version, slices.Clone(a.cmd.Data))
 	if w.owners {
-		w.judgeReplacement(before, w.truth.State(), a.cmd.Data)
+		w.judgeMoves(before, w.truth.State(), a.cmd.Data)
 	}
 	close(a.done)
 	w.tell()
@@ -299,7 +302,7 @@ func (n *simNode) Quiet(ctx context.Context) (time.Duration, error) {
 			last = at
 		}
 	}
-	quiet := time.Duration(float64(time.Since(last)) * n.w.nodes[n.w.rng.IntN(simNodes)].rate)
+	quiet := time.Duration(float64(time.Since(last)) * n.w.nodes[n.w.rng.IntN(len(n.w.nodes))].rate)
 	if n.w.wrong == tooQuiet {
 		quiet += 500 * time.Millisecond
 	}

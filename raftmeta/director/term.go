@@ -37,8 +37,9 @@ type term struct {
 	rebuildAfter time.Duration
 	downSince    map[string]clock.Mono  // nodes that are down
 	stuck        map[extmap.Disk]string // why nothing takes the place of a disk
-	replaceAt    clock.Mono             // no replacement is planned before
-	replaceFrom  int                    // the volume to begin with
+	moveAt       clock.Mono             // no moves are planned before
+	moveFrom     int                    // the volume to begin with
+	even         int                    // volumes in a row of which nothing is worth moving
 }
 
 // peer is a node that was heard in this term.
@@ -97,7 +98,7 @@ func (t *term) look(now clock.Mono, wall time.Time, s *catalog.State) turn {
 	}
 	t.assignExtents(v, &out)
 	t.assignLeases(v, &out)
-	t.replaceLost(v, &out)
+	t.moveExtents(v, &out)
 	t.carryOn(v, &out)
 	for key, until := range t.refused {
 		if until <= now {

@@ -10,9 +10,9 @@
 // different ones and a lost disk is rebuilt from many to many.
 //
 // The map is explicit, so nothing moves because a formula changed: when a disk
-// comes, Rebalance moves what is above the fair share of the others, and
-// when one goes, Evacuate moves what it had. Both look at the present map only
-// and make a bounded batch of copies; called again after the batch was
+// comes, a Balance moves what is above the fair share of the others, if somebody asks for it,
+// and when one goes, Evacuate moves what it had. Both look at the present map only
+// and make a bounded batch of moves of one volume; called again after the batch was
 // started or done, they go on, on this leader or another.
 //
 // The same arguments give the same result: no clock, no randomness but the

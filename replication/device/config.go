@@ -51,6 +51,11 @@ type Members struct {
 	Disks []uint16
 	// Sets returns the members that keep an extent; nil when all keep all.
 	Sets func(extent int64) []int
+	// Arriving returns the member that an extent moves to, or -1; nil when none moves. No
+	// owner before the epoch ArrivingSince knew of all these moves. What an owner began with counts
+	// as long as it lives.
+	Arriving      func(extent int64) int
+	ArrivingSince uint64
 }
 
 // Timeouts of an owner. Zero fields mean the defaults, which replace a node that

@@ -108,6 +108,7 @@ func newRun(v *Volume, l Lease, waits clock.Mono, m Members, local int) *run {
 	if m.Sets != nil {
 		cfg.Sets = func(extent int64) []int { return r.sets(extent) }
 	}
+	cfg.Arriving, cfg.ArrivingSince = m.Arriving, m.ArrivingSince
 	r.until = l.Deadline()
 	r.owner = volume.New(cfg, r, volume.Grant{View: m.View, Until: r.until, Waits: waits, Local: local}, v.now())
 	return r

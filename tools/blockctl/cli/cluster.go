@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) cluster() *cobra.Command {
-	return group("cluster", "Make a cluster, see how it is, back it up", a.clusterInit(), a.clusterStatus(), a.clusterTransfer(), a.clusterBackup())
+	return group("cluster", "Make a cluster, see how it is, back it up", a.clusterInit(), a.clusterStatus(), a.clusterTransfer(), a.clusterRebalance(), a.clusterBackup())
 }
 
 // clusterNameDefault is what a cluster is called that is given no name.

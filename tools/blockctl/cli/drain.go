@@ -21,7 +21,7 @@ func (a *app) nodeDrain() *cobra.Command {
 		Short: "Have other nodes serve what a node does, so that it can be stopped",
 		Long: `Have other nodes serve what a node does, as a job. The node gets nothing new until ` + "`node resume`" + `.
 For an upgrade its data stays: the job is done when no volume of several copies is served by it. To remove it,
-other disks get its copies too, some volumes at a time; when none can, and for volumes of one copy, the job waits, and says for what.
+other disks get its extents too, of some volumes at a time; when none can, and for volumes of one copy, the job waits, and says for what.
 Volumes of one copy can't be reached while their node is stopped, drained or not.`,
 		Example:           "  blockctl node drain n2 --wait      # then stop it, upgrade it, start it\n  blockctl node resume n2",
 		Args:              cobra.ExactArgs(1),
@@ -78,7 +78,7 @@ func (a *app) diskDrain() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "drain DISK",
 		Short: "Have a disk get nothing new, so that it can be removed when it is empty",
-		Long: `Have a disk get nothing new, so that it can be removed when it is empty. Other disks get its copies, some
+		Long: `Have a disk get nothing new, so that it can be removed when it is empty. Other disks get its extents, of some
 volumes at a time, and then it is drained; volumes of one copy stay until they are deleted. ` + "`disk resume`" + ` ends it. DISK is its name or its UUID.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.diskNames),
@@ -104,7 +104,8 @@ volumes at a time, and then it is drained; volumes of one copy stay until they a
 func (a *app) diskResume() *cobra.Command {
 	c := &cobra.Command{
 		Use:               "resume DISK",
-		Short:             "Have a disk get new data again that was drained",
+		Short:             "Have a disk get new data again that was drained, or had failed",
+		Long:              "Have a disk get new data again that was drained, or that had failed and was mended. Its node says so again after a minute\nif it takes no writes.",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -77,6 +77,14 @@ func (f *fake) GetVolumeLatency(_ context.Context, r *connect.Request[blockdv1.G
 		{Name: "read", Count: 1000, MeanMs: 0.1, P50Ms: 0.09, P99Ms: 0.5, MaxMs: 2}, {Name: "copy"}}})
 }
 
+func (f *fake) Rebalance(_ context.Context, r *connect.Request[blockdv1.RebalanceRequest]) (*connect.Response[blockdv1.RebalanceResponse], error) {
+	if r.Msg.GetDryRun() {
+		return respond(&blockdv1.RebalanceResponse{Changes: []string{"64 extents move from disk n1/disk0 to disk n4/disk0, 4.0 GiB at most"}})
+	}
+	return respond(&blockdv1.RebalanceResponse{Job: &blockdv1.Job{Id: "77aa", Kind: "rebalance", Subject: "cluster", State: "running", Reason: "64 extents are to move, 32 of them do now, of at most 4 volumes at a time",
+		StepsDone: 16, StepsTotal: 80, Created: "2026-11-21T10:00:00Z", Updated: "2026-11-21T10:01:00Z", Actor: "alice"}})
+}
+
 func (f *fake) DrainNode(_ context.Context, r *connect.Request[blockdv1.DrainNodeRequest]) (*connect.Response[blockdv1.DrainNodeResponse], error) {
 	if r.Msg.GetDryRun() {
 		return respond(&blockdv1.DrainNodeResponse{Changes: []string{"node " + r.Msg.GetNode() + " is emptied, to " + r.Msg.GetPurpose()}})

@@ -173,7 +173,8 @@ func leftOn(s *catalog.State, d *catalog.Disk) string {
 	if homes+copies == 0 {
 		return ""
 	}
-	return fmt.Sprintf("it has the only copy of %s, which stays until it is deleted, and a copy of %s, which moves to other disks; it is drained when nothing is left on it", countOf(homes, "volume"), countOf(copies, "volume"))
+	return fmt.Sprintf("it has the only copy of %s, which stays until it is deleted, and a copy of %s, %s of which move to other disks; it is drained when nothing is left on it",
+		countOf(homes, "volume"), countOf(copies, "volume"), countOf(int(s.Map().Used(d.Number)), "extent"))
 }
 
 // DrainDisk implements blockdv1connect.MembershipServiceHandler. A disk that has nothing is drained at once.
@@ -198,15 +199,13 @@ func (a api) DrainDisk(ctx context.Context, req *connect.Request[blockdv1.DrainD
 	return connect.NewResponse(&blockdv1.DrainDiskResponse{Changes: changes, Left: left}), nil
 }
 
-// ResumeDisk implements blockdv1connect.MembershipServiceHandler.
+// ResumeDisk implements blockdv1connect.MembershipServiceHandler. A disk that has failed may be
+// resumed too, when it is mended: if it isn't, its node says so again (see disk_health.go).
 func (a api) ResumeDisk(ctx context.Context, req *connect.Request[blockdv1.ResumeDiskRequest]) (*connect.Response[blockdv1.ResumeDiskResponse], error) {
 	m := req.Msg
 	d, err := a.namedDisk(m.GetDisk())
 	if err != nil {
 		return nil, err
-	}
-	if d.State == catalog.DiskFailed {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("disk %s has failed: %s; replace it", m.GetDisk(), d.Reason))
 	}
 	changes, err := a.changeOrTry(ctx, callerOf(ctx, req, m.GetRequestId()), diskCommand(d, catalog.DiskActive, ""), m.GetDryRun())
 	if err != nil {

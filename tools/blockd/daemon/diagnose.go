@@ -60,7 +60,7 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 		switch state, reason := d.volumeState(v); {
 		case state == "online" && reason == "":
 			working++
-		case state == "deleting" && reason == "":
+		case state == "deleting" && reason == "", state == string(director.Starting):
 		case state == string(director.Degraded):
 			working++
 			add(warning, "volume "+v.Name, "see `blockctl explain "+v.Name+"`", "%s", reason)
@@ -72,6 +72,7 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 	}
 	add(ok, "volumes", "", "%d of %d online", working, here)
 	d.shared.Load().diagnoseScrubs(add)
+	d.diagnoseMended(add)
 
 	if d.iscsi == nil {
 		add(ok, "iscsi", "", "this node has not the role target")

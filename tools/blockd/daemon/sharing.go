@@ -13,7 +13,6 @@ import (
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/clock"
 	"blockd.dev/raftmeta/catalog"
-	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/raftmeta/lease"
 	"blockd.dev/raftmeta/membership"
@@ -122,6 +121,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	d.shared.Store(s)
 	d.background.Go(func() { s.tellHosts(ctx) })
 	d.background.Go(func() { s.freeReplaced(ctx) })
+	d.background.Go(func() { d.reportBadDisks(ctx) })
 	return nil
 }
 
@@ -338,7 +338,7 @@ func (s *sharing) settle(state *catalog.State, v *sharedVolume) {
 // the next one: a disk has taken the place of another in that epoch, or the disks of
 // the members that it has are in other places.
 func (s *sharing) beginsAnew(state *catalog.State, v *sharedVolume, epoch uint64, m device.Members) bool {
-	if cv := state.VolumeByID(v.id); cv != nil && epoch <= cv.ReplacedIn {
+	if cv := state.VolumeByID(v.id); cv != nil && epoch <= cv.EndedIn() {
 		return true
 	}
 	owned := v.owned.Load()
@@ -378,29 +378,9 @@ func (s *sharing) members(state *catalog.State, id catalog.ID) (m device.Members
 			local = i
 		}
 	}
-	m.Sets = func(extent int64) []int {
-		e, ok := v.Extent(uint32(extent))
-		if !ok {
-			return nil
-		}
-		set := make([]int, 0, len(e.Disks))
-		for _, number := range e.Disks {
-			if i, found := slices.BinarySearch(disks, number); found {
-				set = append(set, i)
-			}
-		}
-		return set
-	}
+	m.Sets = setsOf(v)
+	m.Arriving, m.ArrivingSince = arrivingOf(state, v, id)
 	return m, local, true
-}
-
-var syncStates = map[extmap.SyncState]replicated.Sync{
-	extmap.InSync: replicated.InSync, extmap.OutOfSync: replicated.Out, extmap.Rebuilding: replicated.Rebuilding,
-}
-
-var replicaChanges = map[replicated.Change]catalogpb.ReplicaChange{
-	replicated.MarkOut: catalogpb.ReplicaChange_REPLICA_CHANGE_OUT, replicated.MarkRebuilding: catalogpb.ReplicaChange_REPLICA_CHANGE_REBUILDING,
-	replicated.MarkIn: catalogpb.ReplicaChange_REPLICA_CHANGE_IN, replicated.Keep: catalogpb.ReplicaChange_REPLICA_CHANGE_KEEP,
 }
 
 // proposalTimeout is how long a proposal is carried around before the owner
@@ -417,8 +397,7 @@ func (s *sharing) Propose(id [16]byte, p replicated.Proposal) {
 	if owned == nil || owned.epoch != p.Epoch || p.Disk >= len(owned.disks) {
 		return // of an owner that was replaced
 	}
-	cmd := &catalogpb.Command{Kind: &catalogpb.Command_MarkReplica{MarkReplica: &catalogpb.MarkReplica{Volume: id[:], Epoch: p.Epoch,
-		Disk: uint32(owned.disks[p.Disk]), Generation: p.Gen, Change: replicaChanges[p.Change]}}}
+	cmd := proposed(id, p, owned.disks[p.Disk])
 	s.d.background.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, proposalTimeout)
 		defer cancel()

@@ -28,9 +28,9 @@ const (
 type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// drain (what a node serves moves away) or remove (its data too).
+	// drain (what a node serves moves away), remove (its data too), or rebalance.
 	Kind    string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // the node's name
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // the node's name; cluster, of rebalance
 	// running, waiting (for what the reason says), paused, done, failed or canceled.
 	State      string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	Reason     string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -680,6 +680,110 @@ func (x *CancelJobResponse) GetChanges() []string {
 	return nil
 }
 
+type RebalanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceRequest) Reset() {
+	*x = RebalanceRequest{}
+	mi := &file_blockd_v1_ops_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceRequest) ProtoMessage() {}
+
+func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_ops_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RebalanceRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RebalanceRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RebalanceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           *Job                   `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Changes       []string               `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceResponse) Reset() {
+	*x = RebalanceResponse{}
+	mi := &file_blockd_v1_ops_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceResponse) ProtoMessage() {}
+
+func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_ops_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
+func (*RebalanceResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RebalanceResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *RebalanceResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 // A Lease lets one node serve a volume.
 type Lease struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -696,7 +800,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_blockd_v1_ops_proto_msgTypes[11]
+	mi := &file_blockd_v1_ops_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +812,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_ops_proto_msgTypes[11]
+	mi := &file_blockd_v1_ops_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +825,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{11}
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Lease) GetVolume() string {
@@ -774,7 +878,7 @@ type ListLeasesRequest struct {
 
 func (x *ListLeasesRequest) Reset() {
 	*x = ListLeasesRequest{}
-	mi := &file_blockd_v1_ops_proto_msgTypes[12]
+	mi := &file_blockd_v1_ops_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +890,7 @@ func (x *ListLeasesRequest) String() string {
 func (*ListLeasesRequest) ProtoMessage() {}
 
 func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_ops_proto_msgTypes[12]
+	mi := &file_blockd_v1_ops_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +903,7 @@ func (x *ListLeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesRequest.ProtoReflect.Descriptor instead.
 func (*ListLeasesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{12}
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{14}
 }
 
 type ListLeasesResponse struct {
@@ -811,7 +915,7 @@ type ListLeasesResponse struct {
 
 func (x *ListLeasesResponse) Reset() {
 	*x = ListLeasesResponse{}
-	mi := &file_blockd_v1_ops_proto_msgTypes[13]
+	mi := &file_blockd_v1_ops_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +927,7 @@ func (x *ListLeasesResponse) String() string {
 func (*ListLeasesResponse) ProtoMessage() {}
 
 func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_ops_proto_msgTypes[13]
+	mi := &file_blockd_v1_ops_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +940,7 @@ func (x *ListLeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLeasesResponse.ProtoReflect.Descriptor instead.
 func (*ListLeasesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{13}
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListLeasesResponse) GetLeases() []*Lease {
@@ -858,7 +962,7 @@ type MoveLeaseRequest struct {
 
 func (x *MoveLeaseRequest) Reset() {
 	*x = MoveLeaseRequest{}
-	mi := &file_blockd_v1_ops_proto_msgTypes[14]
+	mi := &file_blockd_v1_ops_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +974,7 @@ func (x *MoveLeaseRequest) String() string {
 func (*MoveLeaseRequest) ProtoMessage() {}
 
 func (x *MoveLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_ops_proto_msgTypes[14]
+	mi := &file_blockd_v1_ops_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +987,7 @@ func (x *MoveLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveLeaseRequest.ProtoReflect.Descriptor instead.
 func (*MoveLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{14}
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MoveLeaseRequest) GetRequestId() string {
@@ -924,7 +1028,7 @@ type MoveLeaseResponse struct {
 
 func (x *MoveLeaseResponse) Reset() {
 	*x = MoveLeaseResponse{}
-	mi := &file_blockd_v1_ops_proto_msgTypes[15]
+	mi := &file_blockd_v1_ops_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1040,7 @@ func (x *MoveLeaseResponse) String() string {
 func (*MoveLeaseResponse) ProtoMessage() {}
 
 func (x *MoveLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_ops_proto_msgTypes[15]
+	mi := &file_blockd_v1_ops_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1053,7 @@ func (x *MoveLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveLeaseResponse.ProtoReflect.Descriptor instead.
 func (*MoveLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{15}
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MoveLeaseResponse) GetLease() *Lease {
@@ -975,7 +1079,7 @@ type ExplainVolumeRequest struct {
 
 func (x *ExplainVolumeRequest) Reset() {
 	*x = ExplainVolumeRequest{}
-	mi := &file_blockd_v1_ops_proto_msgTypes[16]
+	mi := &file_blockd_v1_ops_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1091,7 @@ func (x *ExplainVolumeRequest) String() string {
 func (*ExplainVolumeRequest) ProtoMessage() {}
 
 func (x *ExplainVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_ops_proto_msgTypes[16]
+	mi := &file_blockd_v1_ops_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1104,7 @@ func (x *ExplainVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ExplainVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{16}
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainVolumeRequest) GetName() string {
@@ -1028,7 +1132,7 @@ type ExplainVolumeResponse struct {
 
 func (x *ExplainVolumeResponse) Reset() {
 	*x = ExplainVolumeResponse{}
-	mi := &file_blockd_v1_ops_proto_msgTypes[17]
+	mi := &file_blockd_v1_ops_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1144,7 @@ func (x *ExplainVolumeResponse) String() string {
 func (*ExplainVolumeResponse) ProtoMessage() {}
 
 func (x *ExplainVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_ops_proto_msgTypes[17]
+	mi := &file_blockd_v1_ops_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1157,7 @@ func (x *ExplainVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ExplainVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{17}
+	return file_blockd_v1_ops_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainVolumeResponse) GetName() string {
@@ -1146,6 +1250,13 @@ const file_blockd_v1_ops_proto_rawDesc = "" +
 	"\x02id\x18\x03 \x01(\tR\x02id\"O\n" +
 	"\x11CancelJobResponse\x12 \n" +
 	"\x03job\x18\x01 \x01(\v2\x0e.blockd.v1.JobR\x03job\x12\x18\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"J\n" +
+	"\x10RebalanceRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"O\n" +
+	"\x11RebalanceResponse\x12 \n" +
+	"\x03job\x18\x01 \x01(\v2\x0e.blockd.v1.JobR\x03job\x12\x18\n" +
 	"\achanges\x18\x02 \x03(\tR\achanges\"\x94\x01\n" +
 	"\x05Lease\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x14\n" +
@@ -1173,14 +1284,15 @@ const file_blockd_v1_ops_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
 	"\abecause\x18\x03 \x03(\tR\abecause\x12\x12\n" +
 	"\x04next\x18\x04 \x03(\tR\x04next\x12\x16\n" +
-	"\x06advice\x18\x05 \x03(\tR\x06advice2\xe5\x02\n" +
+	"\x06advice\x18\x05 \x03(\tR\x06advice2\xad\x03\n" +
 	"\n" +
 	"JobService\x12C\n" +
 	"\bListJobs\x12\x1a.blockd.v1.ListJobsRequest\x1a\x1b.blockd.v1.ListJobsResponse\x12=\n" +
 	"\x06GetJob\x12\x18.blockd.v1.GetJobRequest\x1a\x19.blockd.v1.GetJobResponse\x12C\n" +
 	"\bPauseJob\x12\x1a.blockd.v1.PauseJobRequest\x1a\x1b.blockd.v1.PauseJobResponse\x12F\n" +
 	"\tResumeJob\x12\x1b.blockd.v1.ResumeJobRequest\x1a\x1c.blockd.v1.ResumeJobResponse\x12F\n" +
-	"\tCancelJob\x12\x1b.blockd.v1.CancelJobRequest\x1a\x1c.blockd.v1.CancelJobResponse2\xa1\x01\n" +
+	"\tCancelJob\x12\x1b.blockd.v1.CancelJobRequest\x1a\x1c.blockd.v1.CancelJobResponse\x12F\n" +
+	"\tRebalance\x12\x1b.blockd.v1.RebalanceRequest\x1a\x1c.blockd.v1.RebalanceResponse2\xa1\x01\n" +
 	"\fLeaseService\x12I\n" +
 	"\n" +
 	"ListLeases\x12\x1c.blockd.v1.ListLeasesRequest\x1a\x1d.blockd.v1.ListLeasesResponse\x12F\n" +
@@ -1200,7 +1312,7 @@ func file_blockd_v1_ops_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_ops_proto_rawDescData
 }
 
-var file_blockd_v1_ops_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_blockd_v1_ops_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_blockd_v1_ops_proto_goTypes = []any{
 	(*Job)(nil),                   // 0: blockd.v1.Job
 	(*ListJobsRequest)(nil),       // 1: blockd.v1.ListJobsRequest
@@ -1213,13 +1325,15 @@ var file_blockd_v1_ops_proto_goTypes = []any{
 	(*ResumeJobResponse)(nil),     // 8: blockd.v1.ResumeJobResponse
 	(*CancelJobRequest)(nil),      // 9: blockd.v1.CancelJobRequest
 	(*CancelJobResponse)(nil),     // 10: blockd.v1.CancelJobResponse
-	(*Lease)(nil),                 // 11: blockd.v1.Lease
-	(*ListLeasesRequest)(nil),     // 12: blockd.v1.ListLeasesRequest
-	(*ListLeasesResponse)(nil),    // 13: blockd.v1.ListLeasesResponse
-	(*MoveLeaseRequest)(nil),      // 14: blockd.v1.MoveLeaseRequest
-	(*MoveLeaseResponse)(nil),     // 15: blockd.v1.MoveLeaseResponse
-	(*ExplainVolumeRequest)(nil),  // 16: blockd.v1.ExplainVolumeRequest
-	(*ExplainVolumeResponse)(nil), // 17: blockd.v1.ExplainVolumeResponse
+	(*RebalanceRequest)(nil),      // 11: blockd.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),     // 12: blockd.v1.RebalanceResponse
+	(*Lease)(nil),                 // 13: blockd.v1.Lease
+	(*ListLeasesRequest)(nil),     // 14: blockd.v1.ListLeasesRequest
+	(*ListLeasesResponse)(nil),    // 15: blockd.v1.ListLeasesResponse
+	(*MoveLeaseRequest)(nil),      // 16: blockd.v1.MoveLeaseRequest
+	(*MoveLeaseResponse)(nil),     // 17: blockd.v1.MoveLeaseResponse
+	(*ExplainVolumeRequest)(nil),  // 18: blockd.v1.ExplainVolumeRequest
+	(*ExplainVolumeResponse)(nil), // 19: blockd.v1.ExplainVolumeResponse
 }
 var file_blockd_v1_ops_proto_depIdxs = []int32{
 	0,  // 0: blockd.v1.ListJobsResponse.jobs:type_name -> blockd.v1.Job
@@ -1227,29 +1341,32 @@ var file_blockd_v1_ops_proto_depIdxs = []int32{
 	0,  // 2: blockd.v1.PauseJobResponse.job:type_name -> blockd.v1.Job
 	0,  // 3: blockd.v1.ResumeJobResponse.job:type_name -> blockd.v1.Job
 	0,  // 4: blockd.v1.CancelJobResponse.job:type_name -> blockd.v1.Job
-	11, // 5: blockd.v1.ListLeasesResponse.leases:type_name -> blockd.v1.Lease
-	11, // 6: blockd.v1.MoveLeaseResponse.lease:type_name -> blockd.v1.Lease
-	1,  // 7: blockd.v1.JobService.ListJobs:input_type -> blockd.v1.ListJobsRequest
-	3,  // 8: blockd.v1.JobService.GetJob:input_type -> blockd.v1.GetJobRequest
-	5,  // 9: blockd.v1.JobService.PauseJob:input_type -> blockd.v1.PauseJobRequest
-	7,  // 10: blockd.v1.JobService.ResumeJob:input_type -> blockd.v1.ResumeJobRequest
-	9,  // 11: blockd.v1.JobService.CancelJob:input_type -> blockd.v1.CancelJobRequest
-	12, // 12: blockd.v1.LeaseService.ListLeases:input_type -> blockd.v1.ListLeasesRequest
-	14, // 13: blockd.v1.LeaseService.MoveLease:input_type -> blockd.v1.MoveLeaseRequest
-	16, // 14: blockd.v1.ExplainService.ExplainVolume:input_type -> blockd.v1.ExplainVolumeRequest
-	2,  // 15: blockd.v1.JobService.ListJobs:output_type -> blockd.v1.ListJobsResponse
-	4,  // 16: blockd.v1.JobService.GetJob:output_type -> blockd.v1.GetJobResponse
-	6,  // 17: blockd.v1.JobService.PauseJob:output_type -> blockd.v1.PauseJobResponse
-	8,  // 18: blockd.v1.JobService.ResumeJob:output_type -> blockd.v1.ResumeJobResponse
-	10, // 19: blockd.v1.JobService.CancelJob:output_type -> blockd.v1.CancelJobResponse
-	13, // 20: blockd.v1.LeaseService.ListLeases:output_type -> blockd.v1.ListLeasesResponse
-	15, // 21: blockd.v1.LeaseService.MoveLease:output_type -> blockd.v1.MoveLeaseResponse
-	17, // 22: blockd.v1.ExplainService.ExplainVolume:output_type -> blockd.v1.ExplainVolumeResponse
-	15, // [15:23] is the sub-list for method output_type
-	7,  // [7:15] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	0,  // 5: blockd.v1.RebalanceResponse.job:type_name -> blockd.v1.Job
+	13, // 6: blockd.v1.ListLeasesResponse.leases:type_name -> blockd.v1.Lease
+	13, // 7: blockd.v1.MoveLeaseResponse.lease:type_name -> blockd.v1.Lease
+	1,  // 8: blockd.v1.JobService.ListJobs:input_type -> blockd.v1.ListJobsRequest
+	3,  // 9: blockd.v1.JobService.GetJob:input_type -> blockd.v1.GetJobRequest
+	5,  // 10: blockd.v1.JobService.PauseJob:input_type -> blockd.v1.PauseJobRequest
+	7,  // 11: blockd.v1.JobService.ResumeJob:input_type -> blockd.v1.ResumeJobRequest
+	9,  // 12: blockd.v1.JobService.CancelJob:input_type -> blockd.v1.CancelJobRequest
+	11, // 13: blockd.v1.JobService.Rebalance:input_type -> blockd.v1.RebalanceRequest
+	14, // 14: blockd.v1.LeaseService.ListLeases:input_type -> blockd.v1.ListLeasesRequest
+	16, // 15: blockd.v1.LeaseService.MoveLease:input_type -> blockd.v1.MoveLeaseRequest
+	18, // 16: blockd.v1.ExplainService.ExplainVolume:input_type -> blockd.v1.ExplainVolumeRequest
+	2,  // 17: blockd.v1.JobService.ListJobs:output_type -> blockd.v1.ListJobsResponse
+	4,  // 18: blockd.v1.JobService.GetJob:output_type -> blockd.v1.GetJobResponse
+	6,  // 19: blockd.v1.JobService.PauseJob:output_type -> blockd.v1.PauseJobResponse
+	8,  // 20: blockd.v1.JobService.ResumeJob:output_type -> blockd.v1.ResumeJobResponse
+	10, // 21: blockd.v1.JobService.CancelJob:output_type -> blockd.v1.CancelJobResponse
+	12, // 22: blockd.v1.JobService.Rebalance:output_type -> blockd.v1.RebalanceResponse
+	15, // 23: blockd.v1.LeaseService.ListLeases:output_type -> blockd.v1.ListLeasesResponse
+	17, // 24: blockd.v1.LeaseService.MoveLease:output_type -> blockd.v1.MoveLeaseResponse
+	19, // 25: blockd.v1.ExplainService.ExplainVolume:output_type -> blockd.v1.ExplainVolumeResponse
+	17, // [17:26] is the sub-list for method output_type
+	8,  // [8:17] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_ops_proto_init() }
@@ -1263,7 +1380,7 @@ func file_blockd_v1_ops_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_ops_proto_rawDesc), len(file_blockd_v1_ops_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

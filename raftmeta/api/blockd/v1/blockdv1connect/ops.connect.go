@@ -50,6 +50,8 @@ const (
 	JobServiceResumeJobProcedure = "/blockd.v1.JobService/ResumeJob"
 	// JobServiceCancelJobProcedure is the fully-qualified name of the JobService's CancelJob RPC.
 	JobServiceCancelJobProcedure = "/blockd.v1.JobService/CancelJob"
+	// JobServiceRebalanceProcedure is the fully-qualified name of the JobService's Rebalance RPC.
+	JobServiceRebalanceProcedure = "/blockd.v1.JobService/Rebalance"
 	// LeaseServiceListLeasesProcedure is the fully-qualified name of the LeaseService's ListLeases RPC.
 	LeaseServiceListLeasesProcedure = "/blockd.v1.LeaseService/ListLeases"
 	// LeaseServiceMoveLeaseProcedure is the fully-qualified name of the LeaseService's MoveLease RPC.
@@ -66,6 +68,8 @@ type JobServiceClient interface {
 	PauseJob(context.Context, *connect.Request[v1.PauseJobRequest]) (*connect.Response[v1.PauseJobResponse], error)
 	ResumeJob(context.Context, *connect.Request[v1.ResumeJobRequest]) (*connect.Response[v1.ResumeJobResponse], error)
 	CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error)
+	// Rebalance begins a job that moves extents to disks that have less than their share.
+	Rebalance(context.Context, *connect.Request[v1.RebalanceRequest]) (*connect.Response[v1.RebalanceResponse], error)
 }
 
 // NewJobServiceClient constructs a client for the blockd.v1.JobService service. By default, it uses
@@ -109,6 +113,12 @@ func NewJobServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(jobServiceMethods.ByName("CancelJob")),
 			connect.WithClientOptions(opts...),
 		),
+		rebalance: connect.NewClient[v1.RebalanceRequest, v1.RebalanceResponse](
+			httpClient,
+			baseURL+JobServiceRebalanceProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("Rebalance")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -119,6 +129,7 @@ type jobServiceClient struct {
 	pauseJob  *connect.Client[v1.PauseJobRequest, v1.PauseJobResponse]
 	resumeJob *connect.Client[v1.ResumeJobRequest, v1.ResumeJobResponse]
 	cancelJob *connect.Client[v1.CancelJobRequest, v1.CancelJobResponse]
+	rebalance *connect.Client[v1.RebalanceRequest, v1.RebalanceResponse]
 }
 
 // ListJobs calls blockd.v1.JobService.ListJobs.
@@ -146,6 +157,11 @@ func (c *jobServiceClient) CancelJob(ctx context.Context, req *connect.Request[v
 	return c.cancelJob.CallUnary(ctx, req)
 }
 
+// Rebalance calls blockd.v1.JobService.Rebalance.
+func (c *jobServiceClient) Rebalance(ctx context.Context, req *connect.Request[v1.RebalanceRequest]) (*connect.Response[v1.RebalanceResponse], error) {
+	return c.rebalance.CallUnary(ctx, req)
+}
+
 // JobServiceHandler is an implementation of the blockd.v1.JobService service.
 type JobServiceHandler interface {
 	ListJobs(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error)
@@ -153,6 +169,8 @@ type JobServiceHandler interface {
 	PauseJob(context.Context, *connect.Request[v1.PauseJobRequest]) (*connect.Response[v1.PauseJobResponse], error)
 	ResumeJob(context.Context, *connect.Request[v1.ResumeJobRequest]) (*connect.Response[v1.ResumeJobResponse], error)
 	CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error)
+	// Rebalance begins a job that moves extents to disks that have less than their share.
+	Rebalance(context.Context, *connect.Request[v1.RebalanceRequest]) (*connect.Response[v1.RebalanceResponse], error)
 }
 
 // NewJobServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -192,6 +210,12 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(jobServiceMethods.ByName("CancelJob")),
 		connect.WithHandlerOptions(opts...),
 	)
+	jobServiceRebalanceHandler := connect.NewUnaryHandler(
+		JobServiceRebalanceProcedure,
+		svc.Rebalance,
+		connect.WithSchema(jobServiceMethods.ByName("Rebalance")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blockd.v1.JobService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case JobServiceListJobsProcedure:
@@ -204,6 +228,8 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 			jobServiceResumeJobHandler.ServeHTTP(w, r)
 		case JobServiceCancelJobProcedure:
 			jobServiceCancelJobHandler.ServeHTTP(w, r)
+		case JobServiceRebalanceProcedure:
+			jobServiceRebalanceHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -231,6 +257,10 @@ func (UnimplementedJobServiceHandler) ResumeJob(context.Context, *connect.Reques
 
 func (UnimplementedJobServiceHandler) CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.JobService.CancelJob is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) Rebalance(context.Context, *connect.Request[v1.RebalanceRequest]) (*connect.Response[v1.RebalanceResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.JobService.Rebalance is not implemented"))
 }
 
 // LeaseServiceClient is a client for the blockd.v1.LeaseService service.

@@ -64,8 +64,9 @@ func shortest(history []Op) []Op {
 
 // operations is a history for the search.
 //
-// To be told that a volume is not there, of a call that made or changed it, is two
-// things: the call may have been done, and somebody deleted the volume before the answer.
+// To be told that a volume is not there, of a call that made it, is that it was made
+// and somebody has deleted it. Of one that changed it, it is two things: the call
+// may have been done, and somebody deleted the volume before the answer.
 //
 // To be told no when a node was asked before that did not answer is two things as
 // well: what the last one was asked was refused, and nothing is remembered of
@@ -76,13 +77,8 @@ func operations(history []Op) (out []porcupine.Operation) {
 		out = append(out, porcupine.Operation{ClientId: o.Client, Input: o, Call: int64(o.Call), Return: int64(o.Return)})
 	}
 	for _, o := range history {
-		if o.Kind == Create && o.Answer == None { // which only one that was done is told
-			made := o
-			made.Answer, made.Seen = Done, Volume{}
-			add(made)
-			o.Kind, o.Answer, o.Call = observeNo, Done, o.Last
-			add(o)
-			continue
+		if o.Kind == Create && o.Answer == None {
+			o.Answer, o.Seen = Done, Volume{}
 		}
 		if o.Answer > Done && len(o.Nodes) > 1 && o.Kind != Read {
 			late := o

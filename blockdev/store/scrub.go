@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,18 @@ type ScrubError struct {
 // ctx ends, or when the store is closed. Hosts go on meanwhile; what they write
 // is not read again.
 func (s *Store) Scrub(ctx context.Context, bytesPerSec int64, report func(ScrubError)) error {
+	return s.ScrubFrom(ctx, ScrubPlace{}, bytesPerSec, func(ScrubPlace) {}, report)
+}
+
+// ScrubPlace is how far a scrub has come: it goes by the volumes' IDs.
+type ScrubPlace struct {
+	Volume VolumeID
+	Offset int64 // bytes in it
+}
+
+// ScrubFrom is Scrub from a place on. reached is called after each step with the place
+// from which another call goes on.
+func (s *Store) ScrubFrom(ctx context.Context, from ScrubPlace, bytesPerSec int64, reached func(ScrubPlace), report func(ScrubError)) error {
 	buf := disk.NewAligned(ChunkBytes)
 	start := time.Now()
 	total := int64(0)
@@ -33,12 +46,18 @@ func (s *Store) Scrub(ctx context.Context, bytesPerSec int64, report func(ScrubE
 		s.mu.Lock()
 		v := s.mu.vols[vi.ID]
 		s.mu.Unlock()
-		if v == nil {
+		order := bytes.Compare(vi.ID[:], from.Volume[:])
+		if v == nil || order < 0 {
 			continue
 		}
-		err := s.scrubVolume(v, vi.EndBytes, buf, report, func(n int64) error {
+		begin := int64(0)
+		if order == 0 {
+			begin = max(0, from.Offset-from.Offset%BlockBytes)
+		}
+		err := s.scrubVolume(v, begin, vi.EndBytes, buf, report, func(end, n int64) error {
 			total += n
 			s.stats.scrubbedBytes.Add(n)
+			reached(ScrubPlace{Volume: vi.ID, Offset: end})
 			if err := ctx.Err(); err != nil || bytesPerSec <= 0 {
 				return err
 			}
@@ -61,8 +80,8 @@ func (s *Store) Scrub(ctx context.Context, bytesPerSec int64, report func(ScrubE
 	return nil
 }
 
-func (s *Store) scrubVolume(v *Vol, end int64, buf []byte, report func(ScrubError), pace func(int64) error) error {
-	for off := int64(0); off < end; {
+func (s *Store) scrubVolume(v *Vol, begin, end int64, buf []byte, report func(ScrubError), pace func(end, n int64) error) error {
+	for off := begin; off < end; {
 		mapped, n, err := s.Mapped(v, off, end-off)
 		if err != nil {
 			if errors.Is(err, blockdev.ErrGone) {
@@ -80,10 +99,10 @@ func (s *Store) scrubVolume(v *Vol, end int64, buf []byte, report func(ScrubErro
 		if err := s.scrubRange(v, off, buf[:n], report); err != nil {
 			return err
 		}
-		if err := pace(n); err != nil {
+		off += n
+		if err := pace(off, n); err != nil {
 			return err
 		}
-		off += n
 	}
 	return nil
 }

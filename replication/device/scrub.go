@@ -39,34 +39,35 @@ const (
 	scrubPause    = time.Second
 )
 
-// Scrub compares all copies of the whole volume, at no more than bytesPerSecond
-// of it (0: as fast as it goes), repairs what differs or can't be read, and calls
-// report for each region where there was anything. Hosts go on meanwhile. It
-// returns how far it came, and why not farther: ctx has ended, this node does not
-// own the volume (any more), or copies did not answer.
-func (v *Volume) Scrub(ctx context.Context, bytesPerSecond int64, report func(Finding)) (reached int64, err error) {
+// Scrub compares all copies of the volume from the byte from on, at no more than
+// bytesPerSecond of it (0: as fast as it goes), repairs what differs or can't be
+// read, and calls report for each region where there was anything, and passed with how far it has come.
+// Hosts go on meanwhile. It returns why it did not come to the end: ctx has ended, this
+// node does not own the volume (any more), or copies did not answer.
+func (v *Volume) Scrub(ctx context.Context, from, bytesPerSecond int64, passed func(int64), report func(Finding)) error {
 	if v.route.Load().run == nil {
-		return 0, ErrNotOwner
+		return ErrNotOwner
 	}
 	size := v.Geometry().SizeBytes
 	start, cost := time.Now(), int64(0)
-	for reached < size {
-		next := min(reached+scrubDepth*regionBytes, size)
-		n, err := v.scrubWell(ctx, reached, next, report)
+	for at := from - from%regionBytes; at < size; {
+		next := min(at+scrubDepth*regionBytes, size)
+		n, err := v.scrubWell(ctx, at, next, report)
 		if err != nil {
-			return reached, err
+			return err
 		}
-		reached = next
+		at = next
+		passed(at)
 		cost += n
 		if bytesPerSecond <= 0 {
 			continue
 		}
 		ahead := time.Duration(float64(cost)/float64(bytesPerSecond)*float64(time.Second)) - time.Since(start)
 		if err := pause(ctx, ahead); err != nil {
-			return reached, err
+			return err
 		}
 	}
-	return reached, nil
+	return nil
 }
 
 // ScrubStored does the same for the region of the volume's extents, one after the

@@ -139,7 +139,8 @@ func TestScrub(t *testing.T) {
 	scrub := func() {
 		t.Helper()
 		found = nil
-		reached, err := owner.vol.Scrub(t.Context(), 0, func(f device.Finding) { found = append(found, f) })
+		reached := int64(0)
+		err := owner.vol.Scrub(t.Context(), 0, 0, func(at int64) { reached = at }, func(f device.Finding) { found = append(found, f) })
 		if err != nil || reached != volumeBytes {
 			t.Fatalf("reached %d: %v", reached, err)
 		}
@@ -192,7 +193,9 @@ func TestScrubEnds(t *testing.T) {
 	c := newCluster(t, options{})
 	none := func(f device.Finding) { t.Errorf("found %+v", f) }
 	v := c.nodes[0].vol
-	if reached, err := v.Scrub(t.Context(), 0, none); reached != 0 || !errors.Is(err, device.ErrNotOwner) {
+	reached := int64(0)
+	passed := func(at int64) { reached = at }
+	if err := v.Scrub(t.Context(), 0, 0, passed, none); reached != 0 || !errors.Is(err, device.ErrNotOwner) {
 		t.Errorf("without an owner: %d, %v", reached, err)
 	}
 	c.meta.grant(c.nodes[0])
@@ -203,15 +206,11 @@ func TestScrubEnds(t *testing.T) {
 	}{{cancel, context.Canceled}, {func() { c.handOver(c.nodes[1]) }, device.ErrNotOwner}} {
 		before := v.Scrubbed()
 		done := make(chan error, 1)
-		var reached int64
-		go func() {
-			var err error
-			reached, err = v.Scrub(ctx, 1<<20, none)
-			done <- err
-		}()
+		from := reached
+		go func() { done <- v.Scrub(ctx, from, 1<<20, passed, none) }()
 		c.await("the scrub to have begun", func() bool { return v.Scrubbed() > before })
 		end.do()
-		if err := <-done; !errors.Is(err, end.want) || reached == 0 || reached >= volumeBytes {
+		if err := <-done; !errors.Is(err, end.want) || reached <= from || reached >= volumeBytes {
 			t.Errorf("reached %d: %v, want %v", reached, err, end.want)
 		}
 		ctx = t.Context()

@@ -36,6 +36,7 @@ type Daemon struct {
 	catalog      *catalog.Catalog
 	disks        []*storage // in the order of the configuration; none without the role store
 	lostDisks    []lostDisk
+	scrubs       *scrubNotes
 	reservations *reservations
 	shared       atomic.Pointer[sharing] // nil while the node belongs to no cluster
 	directing    atomic.Pointer[directing]
@@ -121,6 +122,7 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 			return nil, err
 		}
 	}
+	d.recallScrubs()
 	if err := d.openReservations(); err != nil {
 		return nil, err
 	}
@@ -153,7 +155,7 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 	}
 	for _, s := range d.disks {
 		if cfg.ScrubRate > 0 {
-			d.background.Go(func() { d.scrubLoop(ctx, func(ctx context.Context) { d.scrubOnce(ctx, s) }) })
+			d.background.Go(func() { d.scrubLoop(ctx, func(ctx context.Context) { d.scrubDisk(ctx, s) }) })
 		}
 	}
 	if d.shared.Load() != nil {

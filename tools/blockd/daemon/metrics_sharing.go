@@ -19,7 +19,7 @@ type sharingMetrics struct {
 	ownerSeconds, ownerRequests, rebuildLeft, notWritable *prometheus.Desc
 	rebuildCompared, rebuildCopied, rebuildPause          *prometheus.Desc
 	scrubRunning, scrubBytes, scrubRounds, scrubFinish    *prometheus.Desc
-	scrubFound                                            *prometheus.Desc
+	scrubFound, scrubAt                                   *prometheus.Desc
 }
 
 func newSharingMetrics(desc func(name, help string, labels ...string) *prometheus.Desc) sharingMetrics {
@@ -49,6 +49,7 @@ func newSharingMetrics(desc func(name, help string, labels ...string) *prometheu
 		notWritable:     desc("volume_unwritable_bytes", "Bytes with too few copies in sync to be written.", "volume"),
 
 		scrubRunning: desc("volume_scrub_running", "1 while the node compares the copies of the volume.", "volume"),
+		scrubAt:      desc("volume_scrub_reached_bytes", "Where the round under way is, or goes on after a pause; 0 when there is none.", "volume"),
 		scrubBytes:   desc("volume_scrub_bytes_total", "Bytes of the volume whose copies the node has compared.", "volume"),
 		scrubRounds:  desc("volume_scrub_rounds_total", "Scrubs of the volume by the node that came to the end.", "volume"),
 		scrubFinish:  desc("volume_scrub_last_finished_seconds", "When the last one ended, in seconds since 1970; 0 for never.", "volume"),
@@ -161,6 +162,7 @@ func (c *sharingMetrics) collectScrub(m sink, v *sharedVolume, name string) {
 		finished = float64(s.lastFinished.Unix())
 	}
 	m.gauge(c.scrubRunning, running, name)
+	m.gauge(c.scrubAt, float64(s.at), name)
 	m.gauge(c.scrubFinish, finished, name)
 	m.counter(c.scrubBytes, float64(v.Scrubbed()), name)
 	m.counter(c.scrubRounds, float64(s.rounds), name)

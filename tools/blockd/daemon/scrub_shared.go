@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/units"
@@ -25,32 +26,46 @@ type sharedScrub struct {
 // scrubEventsMax is how many regions of a volume one round names.
 const scrubEventsMax = 32
 
-// scrub compares the copies of all volumes that this node owns, one after the
-// other. One that moves meanwhile is left to the rounds of its new owner.
+// scrub compares the copies of all volumes that this node owns and that are due, one
+// after the other. One that moves meanwhile is left to its new owner, who begins
+// where it was with that volume itself.
 func (s *sharing) scrub(ctx context.Context) {
 	for _, v := range s.all() {
-		if ctx.Err() == nil && v.Status().Owner {
+		if ctx.Err() == nil && v.Status().Owner && s.d.scrubDue(v.scrubName(), &v.scrub.scrubStatus) {
 			v.scrubOnce(ctx)
 		}
 	}
+	state := s.d.catalog.State()
+	if err := s.d.scrubs.keep(func(name string) bool {
+		id, of := strings.CutPrefix(name, scrubVolume)
+		return !of || state.VolumeByID(parseID(id)) != nil
+	}); err != nil && s.d.errorGate.pass("scrub notes") {
+		s.d.events.add(levelWarning, "scrub.notes", s.d.nodeName(), err.Error())
+	}
 }
 
+// scrubVolume begins what the notes have shared volumes by.
+const scrubVolume = "volume "
+
+func (v *sharedVolume) scrubName() string { return scrubVolume + v.id.String() }
+
+// scrubOnce compares all of the volume, or what a round that was ended has left.
 func (v *sharedVolume) scrubOnce(ctx context.Context) {
 	s, events := v.d.shared.Load(), v.d.events
-	v.scrub.begin()
-	regions := 0
-	reached, err := v.Scrub(ctx, v.d.cfg.ScrubRate, func(f device.Finding) {
+	r := v.d.beginScrub(v.scrubName(), &v.scrub.scrubStatus)
+	regions, from := 0, r.note.At
+	err := v.Scrub(ctx, from, v.d.cfg.ScrubRate, func(at int64) { r.passed("", at, at-from) }, func(f device.Finding) {
 		lv, text := v.found(f)
 		if regions++; regions <= scrubEventsMax {
 			events.add(lv, "volume.scrub", s.d.volumeNamed(v.id), text)
 		}
 	})
-	v.scrub.end(reached, err)
+	r.end(err)
 	if regions > scrubEventsMax {
 		events.add(levelWarning, "volume.scrub", s.d.volumeNamed(v.id), fmt.Sprintf("%d more regions were repaired, or could not be", regions-scrubEventsMax))
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, device.ErrNotOwner) {
-		events.add(levelWarning, "volume.scrub", s.d.volumeNamed(v.id), fmt.Sprintf("stopped after %s, until the next round: %v", units.FormatBytes(reached), err))
+		events.add(levelWarning, "volume.scrub", s.d.volumeNamed(v.id), fmt.Sprintf("stopped after %s, and goes on from there in %v: %v", units.FormatBytes(r.note.At), scrubRetry, err))
 	}
 }
 
@@ -83,6 +98,14 @@ func (v *sharedVolume) found(f device.Finding) (lv level, text string) {
 	}
 	v.scrub.found(text)
 	return lv, text
+}
+
+// ended says when the last round ended, for people.
+func (s scrubInfo) ended() string {
+	if s.lastFinished.IsZero() {
+		return "never"
+	}
+	return s.lastFinished.Format(time.RFC3339)
 }
 
 // repair has a block of a shared volume that the scrub of a disk of this node
@@ -122,8 +145,10 @@ func (s *sharing) diagnoseScrubs(add func(lv, subject, advice, format string, ar
 			add("error", subject, "see `blockctl events`; restore what is named there from a backup, and replace the disks", "%d errors, %d of them not repaired, the last: %s", scrub.errors, lost, scrub.lastError)
 		case scrub.errors > 0:
 			add("warning", subject, "see `blockctl events`; a disk that is named there again and again should be replaced", "%d errors, all repaired, the last: %s", scrub.errors, scrub.lastError)
-		case scrub.rounds > 0:
-			add("ok", subject, "", "%d rounds", scrub.rounds)
+		case scrub.at > 0:
+			add("ok", subject, "", "%d%% of this round; the last one ended %s", scrub.at*100/v.Geometry().SizeBytes, scrub.ended())
+		case !scrub.lastFinished.IsZero():
+			add("ok", subject, "", "the last round ended %s", scrub.ended())
 		}
 	}
 }

@@ -175,7 +175,7 @@ func TestWrongCopiesAreRepaired(t *testing.T) {
 			writes.Add(1)
 		}
 	})
-	owner.Daemon().shared.Load().scrub(t.Context())
+	v.scrubOnce(t.Context())
 	before := writes.Load()
 	until(t, "hosts go on", func() bool { return writes.Load() > before })
 	stop.Store(true)
@@ -203,7 +203,7 @@ func TestWrongCopiesAreRepaired(t *testing.T) {
 	rot(t, others[0], block(1))
 	others[0].Daemon().scrubOnce(t.Context(), others[0].Daemon().disks[0])
 	wantEvent(t, others[0], "scrub.error", "volume v at byte", "node that owns the volume")
-	owner.Daemon().shared.Load().scrub(t.Context())
+	v.scrubOnce(t.Context())
 	wantEqualCopies(t, nodes, id)
 	if !slices.ContainsFunc(owner.Daemon().diagnose(), func(f *blockdv1.Finding) bool {
 		return f.GetSubject() == "scrub of volume v" && f.GetLevel() == string(levelWarning)

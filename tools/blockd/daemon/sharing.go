@@ -220,6 +220,7 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	}
 	v := &sharedVolume{Volume: dev, d: s.d, id: id, limiter: qos.New(clock.Boot{}), guard: guard}
 	v.goOn = func(what any, _ qos.Pass) { v.serveNow(what.(*message.Incoming)) }
+	v.scrub.recall(s.d.scrubs.peek(v.scrubName()))
 	s.mu.Lock()
 	s.volumes[id] = v
 	s.mu.Unlock()

@@ -31,6 +31,7 @@ vm          depmod                          kmod
 vm          ldd                             libc-bin
 vm          dpkg-deb                        dpkg
 cluster     ip                              iproute2
+cluster     xz                              xz-utils
 bench       fio                             fio
 bench       tgtd                            tgt
 bench       iscsi-perf                      libiscsi-bin

@@ -117,7 +117,7 @@ func Explain(err error) string {
 	case ce.Code() == connect.CodeDeadlineExceeded:
 		return ce.Message() + "; blockd did not answer in time, see its log; --timeout waits longer"
 	case ce.Code() == connect.CodeUnimplemented:
-		return ce.Message() + "; is there a blockd of this version at that address?"
+		return ce.Message() + "; if blockd answers at that address, it is older than this blockctl and does not have the request: upgrade it"
 	case isStrange(err):
 		return ce.Message() + "; the node did not answer as blockd does: if it is of a cluster, name your certificate with --cert"
 	}

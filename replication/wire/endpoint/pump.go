@@ -28,9 +28,10 @@ const (
 	// sleepMin is the shortest sleep worth its wake-up, for a pump that may
 	// poll instead.
 	sleepMin = 30 * time.Microsecond
-	// goschedEvery is how many empty turns of a polling pump go by before it offers
-	// its processor to other goroutines: the offer takes longer than a turn.
-	goschedEvery = 16
+	// goschedEvery is how long a pump goes on without a sleep before it offers its
+	// processor to other goroutines: the offer is answered by a thread that has
+	// to be woken, whether there are others or not.
+	goschedEvery = 100 * time.Microsecond
 	// yieldEvery is how long a busy pump polls in vain before it offers its
 	// processor to other threads, among them the kernel's own that bring what it
 	// waits for (ksoftirqd). Where others want it, sched_yield gives up a whole
@@ -77,6 +78,7 @@ type pump struct {
 	spare     []*conn // memory for mu.ready
 	nextTimer clock.Mono
 	draining  clock.Mono
+	offered   clock.Mono // when the processor was last offered to other goroutines
 	yielded   clock.Mono // when polling last offered the processor to other threads
 	busy      contest    // mode busy only
 	full      bool       // the link had no room
@@ -131,7 +133,6 @@ func (p *pump) loop() error {
 		idle, polling bool
 		began         clock.Mono
 		budget        time.Duration
-		empty         int // turns in a row
 	)
 	for {
 		last := p.now
@@ -146,6 +147,7 @@ func (p *pump) loop() error {
 				p.busy.hit()
 			case idle:
 				p.poller.Parked(p.now.Sub(began))
+				p.offered = p.now
 			}
 			idle, polling = false, false
 			continue
@@ -158,7 +160,7 @@ func (p *pump) loop() error {
 			continue
 		}
 		if !idle {
-			idle, began, empty, last = true, p.now, 0, p.now
+			idle, began, last = true, p.now, p.now
 			p.yielded = p.now
 			if polling = !p.busy.resting(); polling {
 				budget = p.poller.Begin()
@@ -166,8 +168,7 @@ func (p *pump) loop() error {
 			}
 		}
 		if polling {
-			empty++
-			if p.now.Sub(began) < budget && p.yield(empty, last) {
+			if p.now.Sub(began) < budget && p.yield(last) {
 				continue
 			}
 			p.poller.Miss(p.now.Sub(began))
@@ -182,8 +183,9 @@ func (p *pump) loop() error {
 // yield lets others have the processor between two looks at the link, of which
 // the last one began at the given time. It reports false when polling is at
 // the expense of somebody who has work.
-func (p *pump) yield(empty int, last clock.Mono) bool {
-	if empty%goschedEvery == 0 {
+func (p *pump) yield(last clock.Mono) bool {
+	if p.now.Sub(p.offered) > goschedEvery {
+		p.offered = p.now
 		runtime.Gosched()
 	}
 	alone := p.now.Sub(last) < preempted

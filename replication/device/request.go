@@ -118,8 +118,8 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 		v.refuse(r, from, err)
 		return
 	}
-	q := newRequest()
-	q.v, q.r, q.from, q.born, q.parked, q.guard = v, r, from, v.now(), 0, v.cfg.Guard()
+	q, now := newRequest(), v.now()
+	q.v, q.r, q.from, q.born, q.parked, q.guard = v, r, from, now, 0, v.cfg.Guard()
 	q.off = r.Offset / blockBytes * blockBytes
 	end := (r.Offset + r.Length + blockBytes - 1) / blockBytes * blockBytes
 	q.n = end - q.off
@@ -135,7 +135,7 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 			return
 		}
 	}
-	v.dispatch(q)
+	v.begin(q, now)
 }
 
 // serveHeld has the owner here serve a request that was held back, however long that was. The

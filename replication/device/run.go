@@ -21,6 +21,7 @@ type run struct {
 	route *route // to it
 	epoch uint64
 	began []uint16 // disks of its members at its beginning
+	local int      // the member on a disk of this node, or -1
 	inbox inbox.Inbox[event]
 
 	// Of whoever works at the inbox.
@@ -96,7 +97,7 @@ var sends = sync.Pool{New: func() any {
 }}
 
 func newRun(v *Volume, l Lease, waits clock.Mono, m Members, local int) *run {
-	r := &run{v: v, epoch: m.View.Epoch, began: m.Disks, disks: m.Disks, lease: l, sets: m.Sets, armed: clock.Never, bufs: map[*byte]*message.Buffer{}}
+	r := &run{v: v, epoch: m.View.Epoch, began: m.Disks, local: local, disks: m.Disks, lease: l, sets: m.Sets, armed: clock.Never, bufs: map[*byte]*message.Buffer{}}
 	r.route = &route{run: r}
 	r.foreign.sources = map[string]*source{}
 	r.active.Store(1)
@@ -208,11 +209,19 @@ func (r *run) end() {
 	r.drained = nil
 }
 
-// act does what the owner wants done. Sends come first: they take longest.
+// act does what the owner wants done. Sends come first: they take longest, and
+// those to other nodes longer than the one that is done here.
 func (r *run) act() {
+	for _, s := range r.todo.sends {
+		if s.member != r.local {
+			r.v.cfg.Transport.Send(&s.Sent)
+		}
+	}
 	for i, s := range r.todo.sends {
 		r.todo.sends[i] = nil
-		r.v.cfg.Transport.Send(&s.Sent)
+		if s.member == r.local {
+			r.v.cfg.Transport.Send(&s.Sent)
+		}
 	}
 	r.todo.sends = r.todo.sends[:0]
 	for i, op := range r.todo.complete {

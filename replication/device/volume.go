@@ -111,9 +111,12 @@ func (v *Volume) resume(parked []*request) {
 	}
 }
 
-// dispatch begins q, or begins it again, wherever requests go now.
-func (v *Volume) dispatch(q *request) {
-	if why := q.stale(v.now()); why != nil {
+// dispatch begins q again, wherever requests go now.
+func (v *Volume) dispatch(q *request) { v.begin(q, v.now()) }
+
+// begin begins q, wherever requests go now.
+func (v *Volume) begin(q *request, now clock.Mono) {
+	if why := q.stale(now); why != nil {
 		q.finish(blockdev.NewError(blockdev.ErrBusy, q.r, -1, why))
 		return
 	}

@@ -18,7 +18,8 @@
 //     an owner elsewhere belong to a session, and the request is sent again only
 //     in a newer one, which begins when nothing of the older can happen any more.
 //     Nor is what a host has given up on begun when it was sent by another path
-//     meanwhile: Config.Late after it came it ends with ErrBusy.
+//     meanwhile: once its connection has ended (Request.Gone), and Config.Late after
+//     it came, it ends with ErrBusy.
 //   - Memory of a host is looked at after its request is done. Owners are given
 //     copies of what is to be written, in buffers that are held until the last
 //     replica has answered; they read into a host's memory while they have the

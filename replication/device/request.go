@@ -319,7 +319,7 @@ func (q *request) start(at, n int64) {
 	p := newPiece()
 	p.q, p.off, p.len, p.buf = q, at, n, nil
 	extent, offset, _ := (*q.v.layout.Load()).Locate(at)
-	p.op = volume.Op{Off: int64(extent)*extentBytes + offset, Tag: p}
+	p.op = volume.Op{Off: int64(extent)*extentBytes + offset, Tag: p, Gone: q.r.Gone}
 	switch {
 	case q.step == stepEdges:
 		p.read()

@@ -9,6 +9,10 @@ func (o *Owner) admit() {
 		return
 	}
 	o.waiting = slices.DeleteFunc(o.waiting, func(op *Op) bool {
+		if op.Gone != nil && op.Gone.Load() && op.changes() {
+			o.finish(op, ErrTimeout)
+			return true
+		}
 		if !o.admits(op) {
 			return false
 		}

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"blockd.dev/internal/clock"
@@ -99,6 +100,9 @@ type Op struct {
 	Len     int64  // Unmap, WriteZeroes, Scrub: bytes, in the place of Data
 	Compare []byte // CompareWrite: as long as Data
 	Tag     any
+	// Gone, when not nil, is set once nobody waits for the op any more. A change that has not
+	// begun, for want of replicas, is not begun then: parts of it may have been written anew.
+	Gone *atomic.Bool
 
 	Err  error
 	Sent bool // a change of it may have reached a replica

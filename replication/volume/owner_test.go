@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,6 +111,33 @@ func TestWriteWaitsForMarkOut(t *testing.T) {
 	}
 	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{InSync, 1}, {InSync, 1}, {Out, 2}}})
 	b.only(op, nil)
+}
+
+// A write that waits for replicas is not begun when its host is gone.
+func TestWaitingWriteOfNobodyIsNotBegun(t *testing.T) {
+	b := serves(t)
+	b.o.Unreachable(b.now, 0)
+	b.o.Unreachable(b.now, 2)
+	b.pass(testConfig.RetryAfter / 2)
+	var gone, other atomic.Bool
+	lost, kept := writeAt(0), writeAt(8)
+	lost.Gone, kept.Gone = &gone, &other
+	for b.now < 1e9 { // until the others count as away
+		b.pass(5 * time.Millisecond)
+		for _, s := range b.take(replica.Stable) {
+			b.answer(s, replica.Response{Status: replica.OK})
+		}
+	}
+	b.o.Submit(b.now, lost)
+	b.o.Submit(b.now, kept)
+	gone.Store(true)
+	b.pass(5 * time.Millisecond)
+	b.only(lost, ErrTimeout)
+	if lost.Sent || len(b.take(replica.Write)) != 0 {
+		t.Error("it was begun")
+	}
+	b.pass(testConfig.OpTimeout)
+	b.only(kept, ErrTimeout)
 }
 
 // [I3]: with two of three silent nothing can be written, so nobody is marked out:

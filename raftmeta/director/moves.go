@@ -54,8 +54,8 @@ func (t *term) moveExtents(v *view, out *turn) {
 	}
 	t.moveAt = v.now.Add(moveEvery)
 	t.cancelMoves(v, out, func(d extmap.Disk) bool { return lost[d] || draining[d] || t.away(v, d) })
-	busy := t.moving(v)
-	if busy > 0 {
+	busy, all := t.moving(v)
+	if all > 0 {
 		t.even = 0
 	}
 	p := &planner{t: t, v: v, out: out, clusters: t.clusters(v), balances: map[string]*placement.Balance{}, room: movingMax - busy, left: moveExtents}
@@ -88,7 +88,7 @@ func (p *planner) each(plan func(*catalog.Volume, *extmap.Volume) []extmap.Move)
 		vol := &volumes[t.moveFrom%len(volumes)]
 		t.moveFrom = t.moveFrom%len(volumes) + 1
 		m := p.v.state.Map().Volume(extmap.VolumeID(vol.ID))
-		if m == nil || p.v.busy(t, m) || !t.mayPropose(p.v.now, moveKey(vol.ID)) || p.clusters(vol.Pool) == nil {
+		if m == nil || p.v.busy(t, m) || !p.v.served(t, vol.ID) || !t.mayPropose(p.v.now, moveKey(vol.ID)) || p.clusters(vol.Pool) == nil {
 			continue
 		}
 		moves := plan(vol, m)
@@ -221,15 +221,24 @@ func isLeaving(s *catalog.State, d *catalog.Disk, n *catalog.Node) bool {
 	return false
 }
 
-// moving counts the volumes with extents on the move, or about to be, and with copies
-// that are being made good.
-func (t *term) moving(v *view) (n int) {
+// moving counts the volumes with extents on the move, or about to be, and with copies that are
+// being made good; also those that nobody serves, of which nothing is copied.
+func (t *term) moving(v *view) (served, all int) {
 	for id, m := range v.state.Map().Volumes() {
 		if t.underWay[moveKey(catalog.ID(id))] || v.busy(t, m) {
-			n++
+			all++
+			if v.served(t, catalog.ID(id)) {
+				served++
+			}
 		}
 	}
-	return n
+	return served, all
+}
+
+// served reports whether the owner of a volume is heard.
+func (v *view) served(t *term, volume catalog.ID) bool {
+	owner := v.table.Get(volume).Owner
+	return owner != "" && t.hears(v.now, owner)
 }
 
 // busy reports whether extents of a volume move, or a copy of it is being made good on

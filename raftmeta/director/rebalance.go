@@ -29,6 +29,7 @@ func rebalancing(s *catalog.State) *catalog.Job {
 // rebalanceStep returns the next command of JobRebalance. It is done when all volumes were
 // looked at in a row and nothing of them was worth moving, while nothing moved.
 func (t *term) rebalanceStep(v *view, j *catalog.Job) *catalogpb.Command {
+	_, busy := t.moving(v)
 	under := uint64(0)
 	for _, m := range v.state.Map().Volumes() {
 		for range m.Moves() {
@@ -40,7 +41,7 @@ func (t *term) rebalanceStep(v *view, j *catalog.Job) *catalogpb.Command {
 	case j.Cursor != cursorBegun:
 		t.even = 0
 		return progress(j, 0, left, fmt.Sprintf("%d extents are on disks that have more than their share", left))
-	case t.moving(v) == 0 && t.even >= spread(v.state):
+	case busy == 0 && t.even >= spread(v.state):
 		if j.StepsDone < j.StepsTotal {
 			return progress(j, j.StepsTotal, j.StepsTotal, "")
 		}

@@ -274,7 +274,7 @@ func (f *fake) ListNodes(context.Context, *connect.Request[blockdv1.ListNodesReq
 
 func (f *fake) ListDisks(context.Context, *connect.Request[blockdv1.ListDisksRequest]) (*connect.Response[blockdv1.ListDisksResponse], error) {
 	return respond(&blockdv1.ListDisksResponse{Disks: []*blockdv1.Disk{{Name: "disk0", Path: "/var/lib/blockd/disk0", Uuid: "ccb6e09ede2a404086df5c9d4e9d4a34", State: "online", Driver: "io_uring", Direct: true,
-		CapacityBytes: 16 << 30, UsedBytes: 1 << 30, LogBytes: 1 << 28, WriteAmplification: 1.25, Checkpoints: 3, Scrub: &blockdv1.Scrub{LastFinished: when, Rounds: 1}, Node: "n1", Service: "active"}}})
+		CapacityBytes: 16 << 30, UsedBytes: 1 << 30, LogBytes: 1 << 28, WriteAmplification: 1.25, Checkpoints: 3, Scrub: &blockdv1.Scrub{LastFinished: when, Rounds: 1}, Node: "n1", Service: "active", Extents: 12}}})
 }
 
 func (f *fake) ListSessions(context.Context, *connect.Request[blockdv1.ListSessionsRequest]) (*connect.Response[blockdv1.ListSessionsResponse], error) {

@@ -35,6 +35,7 @@ type diskView struct {
 	Scrub              scrubView `json:"scrub"`
 	Node               string    `json:"node"`
 	Service            string    `json:"service"`
+	Extents            uint32    `json:"extents"`
 }
 
 func viewDisk(d *blockdv1.Disk) diskView {
@@ -42,7 +43,7 @@ func viewDisk(d *blockdv1.Disk) diskView {
 	return diskView{d.GetName(), d.GetPath(), d.GetUuid(), d.GetState(), d.GetReason(), d.GetDriver(), d.GetDirect(),
 		d.GetDriverReason(), d.GetCapacityBytes(), d.GetUsedBytes(), d.GetLogBytes(), d.GetLogUsedBytes(),
 		d.GetWriteAmplification(), d.GetCheckpoints(),
-		scrubView{s.GetRunning(), s.GetBytes(), s.GetErrors(), s.GetRounds(), s.GetLastFinished(), s.GetLastError()}, d.GetNode(), d.GetService()}
+		scrubView{s.GetRunning(), s.GetBytes(), s.GetErrors(), s.GetRounds(), s.GetLastFinished(), s.GetLastError()}, d.GetNode(), d.GetService(), d.GetExtents()}
 }
 
 type sessionView struct {
@@ -97,6 +98,7 @@ var diskColumns = []column[diskView]{
 	{"PATH", func(d diskView) string { return d.Path }, plain},
 	{"STATE", diskView.state, plain},
 	{"DRIVER", func(d diskView) string { return d.Driver }, plain},
+	{"EXTENTS", func(d diskView) string { return fmt.Sprint(d.Extents) }, wide},
 	{"USED", func(d diskView) string { return units.FormatBytes(d.UsedBytes) }, fixed},
 	{"CAPACITY", func(d diskView) string { return units.FormatBytes(d.CapacityBytes) }, fixed},
 	{"WRITE AMP", func(d diskView) string { return fmt.Sprintf("%.2f", d.WriteAmplification) }, wide},

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -145,7 +146,8 @@ func (a api) namedDisk(name string) (*catalog.Disk, error) {
 func (a api) placeDisk(out *blockdv1.Disk) {
 	s := a.d.catalog.State()
 	if d := s.DiskByID(parseID(out.GetUuid())); d != nil {
-		out.Service = string(d.State)
+		out.Service, out.Extents = string(d.State), s.Map().Used(d.Number)
+		out.Reason = cmp.Or(out.GetReason(), d.Reason)
 		if n := s.NodeByID(d.Node); n != nil && a.d.plane.creds != nil {
 			out.Node = n.Name
 		}

@@ -3282,8 +3282,10 @@ type Disk struct {
 	Uuid               string  `protobuf:"bytes,15,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	// The node that it is on; empty on a node that is in no cluster.
 	Node string `protobuf:"bytes,16,opt,name=node,proto3" json:"node,omitempty"`
-	// As an administrator wants it: active, draining or drained.
-	Service       string `protobuf:"bytes,17,opt,name=service,proto3" json:"service,omitempty"`
+	// As the cluster has it: active, draining, drained, or failed.
+	Service string `protobuf:"bytes,17,opt,name=service,proto3" json:"service,omitempty"`
+	// Extents of volumes of several copies that are on it or move to it.
+	Extents       uint32 `protobuf:"varint,18,opt,name=extents,proto3" json:"extents,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3435,6 +3437,13 @@ func (x *Disk) GetService() string {
 		return x.Service
 	}
 	return ""
+}
+
+func (x *Disk) GetExtents() uint32 {
+	if x != nil {
+		return x.Extents
+	}
+	return 0
 }
 
 // Scrub is how far the reading of everything has come.
@@ -4563,7 +4572,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x05media\x18\v \x01(\tR\x05media\"\x12\n" +
 	"\x10ListNodesRequest\":\n" +
 	"\x11ListNodesResponse\x12%\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x0f.blockd.v1.NodeR\x05nodes\"\xf7\x03\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x0f.blockd.v1.NodeR\x05nodes\"\x91\x04\n" +
 	"\x04Disk\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
@@ -4583,7 +4592,8 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x05scrub\x18\x0e \x01(\v2\x10.blockd.v1.ScrubR\x05scrub\x12\x12\n" +
 	"\x04uuid\x18\x0f \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04node\x18\x10 \x01(\tR\x04node\x12\x18\n" +
-	"\aservice\x18\x11 \x01(\tR\aservice\"\xab\x01\n" +
+	"\aservice\x18\x11 \x01(\tR\aservice\x12\x18\n" +
+	"\aextents\x18\x12 \x01(\rR\aextents\"\xab\x01\n" +
 	"\x05Scrub\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x16\n" +

@@ -13,6 +13,7 @@ import (
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/disk/faulty"
 	"blockd.dev/blockdev/disk/volatile"
+	"blockd.dev/internal/clock"
 )
 
 // DiskFaultsVariable names a file with rules of blockdev/disk/faulty, one per
@@ -49,14 +50,20 @@ func (c *Config) wrap(by func(disk.Disk) disk.Disk) {
 	c.wrapDisk = func(d disk.Disk) disk.Disk { return by(under(d)) }
 }
 
-// faultedDisk looks before every batch whether the rules have changed.
+// faultsAge is for how long rules are believed without a look at their file: a
+// batch of I/O is not to cost one, or clusters in tests would tell little of what a
+// node takes.
+const faultsAge = 2 * time.Millisecond
+
+// faultedDisk looks before a batch whether the rules have changed.
 type faultedDisk struct {
 	*faulty.Disk
 	rules *faulty.Rules
 	paths []string // the first that is there counts
 
-	mu   sync.Mutex
-	last os.FileInfo // of the file that rules is from; nil: there was none
+	mu     sync.Mutex
+	looked clock.Mono
+	last   os.FileInfo // of the file that rules is from; nil: there was none
 }
 
 // Submit implements disk.Disk.
@@ -68,6 +75,11 @@ func (d *faultedDisk) Submit(batch []*disk.IO) {
 func (d *faultedDisk) refresh() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	at := clock.Fast{}.Now()
+	if d.looked != 0 && at.Sub(d.looked) < faultsAge {
+		return
+	}
+	d.looked = at
 	path, now, err := d.file()
 	if errors.Is(err, fs.ErrNotExist) {
 		if d.last != nil {

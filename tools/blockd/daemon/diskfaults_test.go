@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/disk/sim"
@@ -36,6 +37,7 @@ func TestOneDisksFaults(t *testing.T) {
 		if err := os.WriteFile(step.file, []byte(step.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(faultsAge) // sleep: until the file is looked at again
 		if err := read(); !errors.Is(err, step.want) {
 			t.Errorf("step %d: %v, want %v", i, err, step.want)
 		}
@@ -75,6 +77,7 @@ func TestDiskFaultsFollowTheirFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(faultsAge) // sleep: until the file is looked at again
 		if err := do(disk.Read); !errors.Is(err, step.read) {
 			t.Errorf("step %d: read: %v, want %v", i, err, step.read)
 		}

@@ -62,6 +62,9 @@ func (a api) InitCluster(ctx context.Context, req *connect.Request[blockdv1.Init
 	if err != nil {
 		return nil, apiError(fmt.Errorf("the cluster was made, and this node could not start as its member: %w", err))
 	}
+	by.requestID = "" // the cluster was made by it
+	now.noteDone(ctx, by, issued("certificate.issue", now.nodeName(), "of a node", cert), nil)
+	now.noteDone(ctx, by, issued("certificate.issue", "admin", "role admin", admin), nil)
 	return connect.NewResponse(&blockdv1.InitClusterResponse{Cluster: now.cluster(), AdminCertificatePem: certificatePEM(admin.Raw),
 		AdminKeyPem: adminPEM, CaPem: bundle.PEM()}), nil
 }
@@ -163,6 +166,7 @@ func (a api) AdmitNode(ctx context.Context, req *connect.Request[blockdv1.AdmitN
 	if err != nil {
 		return nil, apiError(err)
 	}
+	d.noteDone(ctx, by, issued("certificate.issue", m.GetName(), "of a node", cert), nil)
 	d.events.add(levelInfo, "node.admitted", m.GetName(), fmt.Sprintf("at %s, by token %s", m.GetAddress(), token.Record().Name()))
 	members := map[string]string{}
 	for _, n := range d.plane.group.Stats().Members {
@@ -245,9 +249,20 @@ func (a api) IssueClientCertificate(ctx context.Context, req *connect.Request[bl
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	by := callerOf(ctx, req, "")
-	d.events.add(levelInfo, "certificate.issued", m.GetName(), fmt.Sprintf("role %v for %v, by %s from %s", role, life, by.actor, by.source))
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, apiError(err)
+	}
+	// It is handed out only when the audit log has it.
+	if err := d.note(ctx, callerOf(ctx, req, ""), issued("certificate.issue", m.GetName(), fmt.Sprintf("role %v", role), cert)); err != nil {
+		return nil, apiError(err)
+	}
 	return connect.NewResponse(&blockdv1.IssueClientCertificateResponse{CertificatePem: certificatePEM(der), CaPem: bundle.PEM()}), nil
+}
+
+// issued says what the audit log has of a certificate.
+func issued(action, to, what string, cert *x509.Certificate) *catalogpb.Note {
+	return &catalogpb.Note{Action: action, Subject: to, Detail: fmt.Sprintf("%s, serial %s, valid until %s", what, cert.SerialNumber.Text(16), timeText(cert.NotAfter))}
 }
 
 // TransferLeadership implements blockdv1connect.ClusterServiceHandler.
@@ -260,12 +275,14 @@ func (a api) TransferLeadership(ctx context.Context, req *connect.Request[blockd
 		}
 		to = n.ID.String()
 	}
-	if err := a.d.plane.group.TransferLeadership(ctx, to); err != nil {
+	from := a.d.leaderName()
+	err := a.d.plane.group.TransferLeadership(ctx, to)
+	leader := a.d.leaderName()
+	a.d.noteDone(ctx, callerOf(ctx, req, ""), &catalogpb.Note{Action: "cluster.transfer", Subject: cmp.Or(req.Msg.GetTo(), leader, "nobody yet"),
+		Detail: fmt.Sprintf("leadership is handed over by %s", cmp.Or(from, "nobody"))}, err)
+	if err != nil {
 		return nil, apiError(err)
 	}
-	by := callerOf(ctx, req, "")
-	leader := a.d.leaderName()
-	a.d.events.add(levelInfo, "cluster.transfer", cmp.Or(leader, "nobody yet"), fmt.Sprintf("leadership was handed over, by %s from %s", by.actor, by.source))
 	return connect.NewResponse(&blockdv1.TransferLeadershipResponse{Leader: leader}), nil
 }
 
@@ -291,11 +308,10 @@ func (b backupStream) Write(p []byte) (n int, err error) {
 // BackupMeta implements blockdv1connect.ClusterServiceHandler.
 func (a api) BackupMeta(ctx context.Context, req *connect.Request[blockdv1.BackupMetaRequest], stream *connect.ServerStream[blockdv1.BackupMetaResponse]) error {
 	h, err := a.d.plane.group.Backup(ctx, backupStream{stream}, time.Now())
+	a.d.noteDone(ctx, callerOf(ctx, req, ""), &catalogpb.Note{Action: "cluster.backup", Subject: a.d.nodeName(), Detail: fmt.Sprintf("the state up to index %d", h.Index)}, err)
 	if err != nil {
 		return apiError(err)
 	}
-	by := callerOf(ctx, req, "")
-	a.d.events.add(levelInfo, "cluster.backup", a.d.nodeName(), fmt.Sprintf("the state up to index %d, for %s from %s", h.Index, by.actor, by.source))
 	return nil
 }
 

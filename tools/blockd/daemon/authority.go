@@ -133,6 +133,6 @@ func (d *Daemon) renewCertificate(now time.Time) error {
 			return err
 		}
 	}
-	d.events.add(levelInfo, "certificate.renewed", d.nodeName(), "valid until "+timeText(cert.NotAfter))
+	d.noteDone(context.Background(), nil, issued("certificate.renew", d.nodeName(), "of a node", cert), nil)
 	return d.introduce()
 }

@@ -333,6 +333,44 @@ func wantCode(t *testing.T, what string, err error, code connect.Code, text stri
 	}
 }
 
+// What changes nothing in the catalog is in the audit log as well: who did what, from
+// where, and what came of it.
+func TestAuditOfWhatIsNoChange(t *testing.T) {
+	t.Parallel()
+	a, nodes := threeNodes(t)
+	n := nodes[0]
+	certificate(t, a, n, "operator", "otto")
+	cluster := blockdv1connect.NewClusterServiceClient(a.client(), n.url())
+	other := nodes[1]
+	if leading(nodes) == other {
+		other = n
+	}
+	if _, err := cluster.TransferLeadership(t.Context(), connect.NewRequest(&blockdv1.TransferLeadershipRequest{To: other.cfg.Name})); err != nil {
+		t.Fatal(err)
+	}
+	backup(t, a, n)
+	for _, want := range []struct{ action, actor, subject, detail string }{
+		{"certificate.issue", "local:", "admin", "role admin, serial "},
+		{"certificate.issue", "admin", "otto", "role operator, serial "},
+		{"certificate.issue", "local:", nodes[0].cfg.Name, "of a node, serial "},
+		{"certificate.issue", "node:", nodes[1].cfg.Name, "of a node, serial "},
+		{"cluster.transfer", "admin", other.cfg.Name, "handed over by "},
+		{"cluster.backup", "admin", n.cfg.Name, "the state up to index "},
+	} {
+		until(t, want.action+" of "+want.subject+" is in the audit log", func() bool {
+			for _, e := range n.Daemon().catalog.State().Audits {
+				if e.Action == want.action && strings.HasPrefix(e.Actor, want.actor) && e.Subject == want.subject && strings.Contains(e.Detail, want.detail) {
+					if e.Source == "" || e.Refused != "" {
+						t.Errorf("%+v", e)
+					}
+					return true
+				}
+			}
+			return false
+		})
+	}
+}
+
 // Who may do what over the network, and what the audit log says of it.
 func TestRolesOverTheNetwork(t *testing.T) {
 	t.Parallel()

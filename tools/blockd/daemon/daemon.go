@@ -145,6 +145,7 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 			return nil, err
 		}
 	}
+	d.background.Go(func() { d.noteBrought(ctx) })
 	d.servePortals()
 	d.servePorts()
 	if len(d.disks) > 0 {

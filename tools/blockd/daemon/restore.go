@@ -57,7 +57,10 @@ func Restore(cfg Config, file io.ReadSeeker, keysFile string) (_ group.BackupHea
 	if err := data.saveIdentity(self); err != nil {
 		return h, err
 	}
-	return h, data.certify(self, keys, s)
+	if err := data.certify(self, keys, s); err != nil {
+		return h, err
+	}
+	return h, data.saveBrought("cluster.restore", fmt.Sprintf("from a backup of %s by node %s, up to index %d", timeText(h.Made), h.Node, h.Index))
 }
 
 // Recover makes the node's member of a group that has lost its majority for
@@ -73,7 +76,10 @@ func Recover(cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	return group.Recover(memberConfig(data, self, cfg.API, catalog.NewFSM()))
+	if err := group.Recover(memberConfig(data, self, cfg.API, catalog.NewFSM())); err != nil {
+		return err
+	}
+	return data.saveBrought("cluster.recover", "a cluster of one, after a majority was lost")
 }
 
 // memberConfig is for a member that is not in touch with others.

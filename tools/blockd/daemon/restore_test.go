@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -68,6 +70,15 @@ func TestRestore(t *testing.T) {
 	check := func() {
 		t.Helper()
 		d := n.Daemon()
+		until(t, "the restore is in the audit log", func() bool {
+			for _, e := range d.catalog.State().Audits {
+				if e.Action == "cluster.restore" && strings.HasPrefix(e.Actor, "local:") && e.Source == "local" && strings.Contains(e.Detail, "from a backup of 2") {
+					return true
+				}
+			}
+			return false
+		})
+		until(t, "and nowhere else", func() bool { _, err := os.Stat(d.data.join(fileBrought)); return errors.Is(err, os.ErrNotExist) })
 		s := d.catalog.State()
 		if s.Volume("v") == nil || s.Volume("later") != nil || d.plane.group.Incarnation() < 2 {
 			t.Errorf("not the state of the backup: %+v, incarnation %d", s.Volumes, d.plane.group.Incarnation())

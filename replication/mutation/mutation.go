@@ -49,7 +49,6 @@ const (
 	MarkAfterFinish     // an owner whose moves were finished may still mark replicas
 	FinishUnknown       // an owner may finish moves that it began without
 	ArrivalHolds        // a takeover takes the tail of what arrives for that of the set
-	DrainDropsArrival   // an owner that drains drops what arrives, and tells the watermark there
 	Count
 )
 
@@ -69,7 +68,7 @@ var names = [Count]string{
 	"a bare write to what arrives keeps the version of an unclean region", "what a disk has from before a move is trusted",
 	"versions of arriving regions with unstable writes are trusted", "an old lease may read the disk that an extent has left",
 	"an owner whose moves were finished may still mark replicas", "an owner finishes moves that it does not know",
-	"a takeover takes the tail of what arrives for that of the set", "a drain drops what arrives and tells the watermark there",
+	"a takeover takes the tail of what arrives for that of the set",
 }
 
 // String says what the mistake is.

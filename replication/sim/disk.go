@@ -14,8 +14,8 @@ type disk struct {
 	image    []byte
 	versions []replica.Version
 	state    replica.State
-	held     map[[2]uint64]time.Duration // block, value: when it last took it durably
-	bad      map[int64]bool              // blocks that can't be read
+	held     [mostBlocks]map[uint64]time.Duration // by value: when it last took that durably, or what came after it
+	bad      map[int64]bool                       // blocks that can't be read
 	slow     time.Duration
 	present  []bool // blocks that take space, by the region
 	space    int    // regions that it can hold; 0 is any number
@@ -33,7 +33,7 @@ type diskOp struct {
 
 func newDisk(w *world) *disk {
 	d := &disk{w: w, image: make([]byte, mostBytes), versions: make([]replica.Version, mostBytes/regionBytes), present: make([]bool, mostBlocks),
-		held: map[[2]uint64]time.Duration{}, bad: map[int64]bool{}, pending: map[*diskOp]bool{}}
+		bad: map[int64]bool{}, pending: map[*diskOp]bool{}}
 	return d
 }
 
@@ -121,7 +121,10 @@ func (d *disk) apply(x *diskOp) {
 		for b := op.Off; b < op.Off+op.Len; b += blockBytes {
 			d.present[b/blockBytes] = op.Kind != replica.OpClear
 			delete(d.bad, b)
-			d.held[[2]uint64{uint64(b / blockBytes), valueAt(d.image, b)}] = d.w.now
+			d.holds(b)
+			if op.Copied {
+				d.inherit(b)
+			}
 		}
 		s.Last = max(s.Last, op.Ver.Seq)
 		if !op.Copied {
@@ -136,6 +139,27 @@ func (d *disk) apply(x *diskOp) {
 	s.Stable = max(s.Stable, op.Stable)
 	s.Last = max(s.Last, s.Stable)
 	s.Tail = slices.DeleteFunc(s.Tail, func(e replica.Entry) bool { return e.Ver.Seq <= s.Stable })
+}
+
+// holds notes that d has now taken what block b is.
+func (d *disk) holds(b int64) {
+	held := &d.held[b/blockBytes]
+	if *held == nil {
+		*held = map[uint64]time.Duration{}
+	}
+	(*held)[valueAt(d.image, b)] = d.w.now
+}
+
+// inherit notes that d, which was given a copy of block b, has with it what
+// its source has had there before.
+func (d *disk) inherit(b int64) {
+	for _, n := range d.w.nodes {
+		if s := n.disk; s != nil && s != d && s.versions[b/regionBytes] == d.versions[b/regionBytes] && valueAt(s.image, b) == valueAt(d.image, b) {
+			for value := range s.held[b/blockBytes] {
+				d.held[b/blockBytes][value] = d.w.now
+			}
+		}
+	}
 }
 
 // uses tells whether the region at off takes space.

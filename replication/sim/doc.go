@@ -8,15 +8,15 @@
 // Meta's too; power is cut at any node, and then each operation that its disk
 // had not ended has happened or not; nodes stand still; clocks run up to 1% off;
 // disks are slow, can't read a block, or fail a write and stop; hints that a peer
-// is gone are wrong. Owners drain, the volume grows. Not simulated: a disk that
-// loses what it has acknowledged while hosts use it, and torn operations, which
-// replica.Op rules out.
+// is gone are wrong. Owners drain, the volume grows, extents move to other disks
+// (moves.go). Not simulated: a disk that loses what it has acknowledged while hosts
+// use it, and torn operations, which replica.Op rules out.
 //
 // Judges: per block, the history is linearizable (check.go); a write that is
 // acknowledged is on min_in_sync disks of its extent; what was not sent did not
 // happen; replicas in sync never differ when they are compared under a lock; after
 // a drain nothing is repeated; once the faults end, there is an owner, all
-// replicas come back in sync within a set time, their contents are equal byte by
+// replicas come back in sync within a set time, all moves come to an end, their contents are equal byte by
 // byte, a scrub repairs what is then changed on one of them, and every block reads
 // as the history allows.
 package sim

@@ -41,7 +41,7 @@ func (h *host) again() {
 	if h.w.calm {
 		return
 	}
-	h.w.after(h.w.between(0, 2*time.Millisecond), func() {
+	h.w.after(h.w.between(0, 2*time.Millisecond)+max(0, h.w.quiet-h.w.now), func() {
 		r := &record{kind: volume.Read, blocks: 1 + h.w.rng.Int64N(3)}
 		switch p := h.w.rng.Float64(); {
 		case p < 0.4:
@@ -58,6 +58,9 @@ func (h *host) again() {
 		span := h.w.meta.bytes() / blockBytes
 		if h.w.chance(0.6) && r.blocks <= 6 {
 			span = 6 // a hot place
+		}
+		if h.w.rare && r.kind != volume.Scrub && h.w.chance(0.8) {
+			r.blocks, span = 1, regionBytes/blockBytes // hosts are side by side in it
 		}
 		r.off = h.w.rng.Int64N(span-r.blocks+1) * blockBytes
 		if r.kind == volume.Scrub {

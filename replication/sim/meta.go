@@ -11,14 +11,10 @@ import (
 
 // meta is the linearizable log that owners propose to, and the leases.
 type meta struct {
-	w      *world
-	view   volume.View
-	sets   [][]int       // by extent; grows
-	to     []int         // by extent: where it is being moved to, or -1
-	from   []int         // ... and whose place that member takes
-	began  uint64        // epoch in which moves began or were cancelled
-	ended  uint64        // epoch in which moves were finished
-	moved  int           // extents, in all
+	w    *world
+	view volume.View
+	sets [][]int // by extent; grows
+	moves
 	end    time.Duration // when every lease so far has ended for sure, true time
 	before time.Duration // the same without the newest lease
 	holder int

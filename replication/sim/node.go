@@ -223,7 +223,7 @@ func (e ownerEnv) Complete(op *volume.Op) {
 func (w *world) copiesOf(b int64, r *record) int {
 	copies := 0
 	for _, d := range w.meta.sets[b/extentBytes] {
-		if at, ok := w.nodes[d].disk.held[[2]uint64{uint64(b / blockBytes), r.value}]; ok && at >= r.call {
+		if at, ok := w.nodes[d].disk.held[b/blockBytes][r.value]; ok && at >= r.call {
 			copies++
 		}
 	}

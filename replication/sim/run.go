@@ -35,6 +35,9 @@ var config = volume.Config{
 func (n *node) config() volume.Config {
 	c := config
 	c.VolumeBytes, c.MinInSync = n.known.bytes, n.w.minInSync
+	if n.w.slowly {
+		c.Pace, c.PaceMax, c.RebuildJobs, c.CompareRegions = 1, 100*time.Millisecond, 1, 1
+	}
 	if !n.w.whole {
 		c.Sets = func(extent int64) []int { return n.known.sets[extent] }
 		c.Arriving = func(extent int64) int { return n.known.to[extent] }
@@ -63,6 +66,7 @@ func Run(seed uint64) Result {
 		w.hasty = 1
 	}
 	w.lossy, w.doubly, w.laggy = w.rng.Float64()*0.03, w.rng.Float64()*0.05, w.rng.Float64()*0.06
+	w.slowly = w.chance(0.4)
 	w.shape()
 	count := max(w.disks, 3+w.rng.IntN(3))
 	for i := range count {
@@ -85,9 +89,17 @@ func Run(seed uint64) Result {
 		h.again()
 	}
 	w.faults()
+	switch {
+	case w.whole:
+	case w.chance(0.4):
+		w.rare = true
+		w.meta.toAndFro()
+	case w.chance(0.5):
+		w.meta.restless()
+	}
 	w.runUntil(faultsFor, nil)
 	w.settle()
-	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers, Moved: w.meta.moved}
+	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers, Moved: w.meta.count}
 	for _, r := range w.ops {
 		if r.ok {
 			res.OK++
@@ -126,9 +138,12 @@ func (w *world) faults() {
 			return
 		}
 		w.faults()
+		if w.rare && w.chance(0.8) {
+			return
+		}
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		d := w.nodes[w.rng.IntN(w.disks)].disk
-		switch w.rng.IntN(21) {
+		switch w.rng.IntN(24) {
 		case 0, 1: // cut a side off
 			side := w.rng.IntN(1 << len(w.cut))
 			oneWay := w.chance(0.2)
@@ -144,14 +159,7 @@ func (w *world) faults() {
 			w.cut[i][j], w.cut[j][i] = true, true
 			w.healAfter(w.between(5*time.Millisecond, 200*time.Millisecond))
 		case 3, 4:
-			if n.alive {
-				n.crash()
-				w.after(w.between(time.Millisecond, 150*time.Millisecond), func() {
-					if !n.alive {
-						n.start()
-					}
-				})
-			}
+			w.crash(n)
 		case 5:
 			n.paused = w.now + w.between(time.Millisecond, 250*time.Millisecond)
 		case 6:
@@ -164,11 +172,7 @@ func (w *world) faults() {
 		case 9, 10: // cut an owner off with its own disk; hosts still reach it
 			for _, n := range w.nodes {
 				if n.alive && n.owner != nil && !n.owner.Over() && n.disk != nil {
-					for j := range w.cut {
-						w.cut[n.index][j], w.cut[j][n.index] = j != n.index, j != n.index
-					}
-					w.healAfter(w.between(50*time.Millisecond, 400*time.Millisecond))
-					w.rival(n)
+					w.cutOff(n)
 					break
 				}
 			}
@@ -178,6 +182,8 @@ func (w *world) faults() {
 			w.meta.grow()
 		case 18, 19, 20:
 			w.meta.move()
+		case 21, 22, 23:
+			w.gap()
 		case 15: // a disk is full
 			d.fill()
 			w.after(w.between(20*time.Millisecond, 300*time.Millisecond), func() { d.space = 0 })
@@ -186,6 +192,40 @@ func (w *world) faults() {
 				n.disk.fill()
 				w.after(w.between(20*time.Millisecond, 500*time.Millisecond), func() { n.disk.space = 0 })
 			}
+		}
+	})
+}
+
+// crash cuts the power of n for a while.
+func (w *world) crash(n *node) {
+	if !n.alive {
+		return
+	}
+	n.crash()
+	w.after(w.between(time.Millisecond, 150*time.Millisecond), func() {
+		if !n.alive {
+			n.start()
+		}
+	})
+}
+
+// cutOff leaves an owner with its own disk; hosts still reach it.
+func (w *world) cutOff(n *node) {
+	for j := range w.cut {
+		w.cut[n.index][j], w.cut[j][n.index] = j != n.index, j != n.index
+	}
+	w.healAfter(w.between(50*time.Millisecond, 400*time.Millisecond))
+	w.rival(n)
+}
+
+// gap has messages lost of the last things that hosts ask for, for a while: nothing that
+// comes later makes good what a replica has missed. The owner may drain amid that.
+func (w *world) gap() {
+	w.storm = w.now + w.between(2*time.Millisecond, 8*time.Millisecond)
+	w.quiet = w.storm + w.between(20*time.Millisecond, 120*time.Millisecond)
+	w.after(w.storm-w.now, func() {
+		if !w.calm && w.chance(0.1) {
+			w.drain()
 		}
 	})
 }

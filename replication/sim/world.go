@@ -44,18 +44,22 @@ type world struct {
 	hosts  []*host
 	cut    [][]bool // from, to; the last index is Meta's
 	calm   bool     // no faults any more
+	rare   bool     // there are few faults
 	rotten bool     // a disk has changed by itself
 	ops    []*record
 	cuts   int
-	lossy  float64 // chance that a message is lost
-	doubly float64 // ... doubled
-	laggy  float64 // ... late
-	hasty  float64 // chance that a node does not wait for the last lease's end
+	lossy  float64       // chance that a message is lost
+	doubly float64       // ... doubled
+	laggy  float64       // ... late
+	storm  time.Duration // until then many messages are lost
+	quiet  time.Duration // until then hosts ask for nothing new
+	hasty  float64       // chance that a node does not wait for the last lease's end
 	broken []string
 
 	disks     int // nodes that have one
 	copies    int // of each extent
 	minInSync int
+	slowly    bool // resync gives way to hosts all the time
 	whole     bool // all extents are on all members, and the owner is not told
 	handed    handed
 	handovers int
@@ -95,7 +99,7 @@ func (w *world) chance(p float64) bool { return w.rng.Float64() < p }
 func (w *world) send(from, to int, deliver func()) {
 	copies := 1
 	if !w.calm {
-		if w.chance(w.lossy) {
+		if w.chance(w.lossy) || w.now < w.storm && w.chance(0.2) {
 			return
 		}
 		if w.chance(w.doubly) {

@@ -27,7 +27,7 @@ func (o *Owner) Drain(now clock.Mono) {
 	}
 	o.waiting = nil
 	for d, c := range o.conns {
-		if !c.re.arrival || mutation.On(mutation.DrainDropsArrival) {
+		if !c.re.arrival {
 			c.re.stop(o, d)
 		} // else it is told the watermark, so it takes part in the writes below that [I9]
 	}

@@ -3,6 +3,7 @@ package device
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/volume"
@@ -61,8 +62,9 @@ func stop(runs []*run) {
 }
 
 // Drain ends serving in good order, so that the next owner has nothing to
-// repair: new requests wait for it, those in flight are finished. done is called
-// once, perhaps before Drain returns, when the owner has ended, in this way or
+// repair: new requests wait for it, those in flight are finished. Where that takes
+// longer than drainPatience the owner just ends, and the next one takes over as from one that died.
+// done is called once, perhaps before Drain returns, when the owner has ended, in one of these ways or
 // because its lease was over. Only then may the lease be given back.
 func (v *Volume) Drain(done func()) {
 	v.control.Lock()
@@ -76,8 +78,17 @@ func (v *Volume) Drain(done func()) {
 		done()
 		return
 	}
-	r.drainWhenIdle(done)
+	late := time.AfterFunc(drainPatience, func() { r.inbox.Post(event{kind: evStop}) })
+	r.drainWhenIdle(func() {
+		late.Stop()
+		done()
+	})
 }
+
+// drainPatience is how long a drain waits for what is in flight. A replica that dies in it can't be
+// marked out any more, since the catalog may have moved on and the owner gets no views: without
+// a bound its writes would wait until they time out, and the volume with them.
+const drainPatience = time.Second
 
 // View takes the newest members. Disks may be added at the end, for a volume that
 // grows. If those that the owner began with have other places, it drains and

@@ -73,6 +73,7 @@ var Faults = []Fault{
 	{Name: "another node's disk fails writes", Lasts: lasts, Begin: onReplica(failingWrites)},
 	{Name: "owner's disk fails writes", Lasts: lasts, Begin: onOwner(failingWrites)},
 	{Name: "another node's disk full", Lasts: lasts, Begin: onReplica(fullDisk)},
+	{Name: "a disk of the owner is lost for good", Begin: onOwner(lostDisk)},
 	{Name: "owner drained", Lasts: time.Second, Begin: onOwner(drained)},
 	{Name: "nodes restarted one after the other", Begin: rollingRestart},
 }
@@ -114,6 +115,33 @@ func fullDisk(t *Trial, name string) ending {
 		return func(ctx context.Context) error {
 			return errors.Join(t.c.DiskFull(name, false), t.c.Restart(ctx, name))
 		}, t.c.DiskFull(name, true)
+	}
+}
+
+// lostDisk is a disk that answers nothing any more, and whose copies an administrator has
+// others take. It lasts until they have them. After it, the disk is as good as new.
+func lostDisk(t *Trial, node string) ending {
+	return func() (func(context.Context) error, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), syncPatience)
+		defer cancel()
+		const path = "disk1"
+		disk, err := t.diskAt(ctx, node, path)
+		if err == nil {
+			err = t.c.DiskFaults(node+"/"+path, "any err=EIO")
+		}
+		if err == nil {
+			_, err = t.c.Ctl(ctx, cluster.HostName, "disk", "drain", disk.GetName())
+		}
+		if err == nil {
+			err = t.awaitDisk(ctx, disk.GetUuid(), "drained")
+		}
+		return func(ctx context.Context) error {
+			err := errors.Join(t.c.DiskFaults(node+"/"+path), t.c.Restart(ctx, node))
+			if err == nil {
+				_, err = t.c.Ctl(ctx, cluster.HostName, "disk", "resume", disk.GetName())
+			}
+			return err
+		}, err
 	}
 }
 

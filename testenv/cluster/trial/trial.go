@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -27,7 +28,9 @@ const (
 )
 
 // Cluster is what the trial needs: a node that is killed loses what its disks have not synced.
-var Cluster = cluster.Config{Volatile: true}
+// Nodes have two disks, so that the extents of a volume are on different ones, and there is room
+// when one is lost.
+var Cluster = cluster.Config{Volatile: true, Disks: 2}
 
 // volumeBytes has room for the blocks of all windows.
 const volumeBytes = windows * windowBlocks * blockStride
@@ -172,6 +175,39 @@ func (t *Trial) awaitOwner(ctx context.Context, what string, wanted func(string)
 	})
 }
 
+// diskAt finds a disk by the name of its file.
+func (t *Trial) diskAt(ctx context.Context, node, file string) (disk *blockdv1.Disk, err error) {
+	err = t.ask(ctx, "the list of disks", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
+		r, err := blockdv1connect.NewNodeServiceClient(client, address).ListDisks(ctx, connect.NewRequest(&blockdv1.ListDisksRequest{}))
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(r.Msg.GetDisks(), func(d *blockdv1.Disk) bool { return d.GetNode() == node && filepath.Base(d.GetPath()) == file })
+		if i < 0 {
+			return fmt.Errorf("%s has no %s", node, file)
+		}
+		disk = r.Msg.GetDisks()[i]
+		return nil
+	})
+	return disk, err
+}
+
+// awaitDisk waits until a disk is as an administrator wants it.
+func (t *Trial) awaitDisk(ctx context.Context, uuid, service string) error {
+	return t.ask(ctx, "the disk to be "+service, syncPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
+		r, err := blockdv1connect.NewNodeServiceClient(client, address).ListDisks(ctx, connect.NewRequest(&blockdv1.ListDisksRequest{}))
+		if err != nil {
+			return err
+		}
+		for _, d := range r.Msg.GetDisks() {
+			if d.GetUuid() == uuid && d.GetService() != service {
+				return fmt.Errorf("disk %s is %s", d.GetName(), d.GetService())
+			}
+		}
+		return nil
+	})
+}
+
 // Leader waits until the nodes have one.
 func (t *Trial) Leader(ctx context.Context) (name string, err error) {
 	err = t.ask(ctx, "a leader", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
@@ -214,8 +250,8 @@ func (t *Trial) AwaitSync(ctx context.Context) (took time.Duration, err error) {
 
 // inSync is nil if the volume is as it should be.
 func inSync(v *blockdv1.Volume) error {
-	if len(v.GetReplicas()) != copies || v.GetNode() == "" {
-		return fmt.Errorf("%d copies, owner %q", len(v.GetReplicas()), v.GetNode())
+	if len(v.GetReplicas()) < copies || v.GetNode() == "" {
+		return fmt.Errorf("it is on %d disks, owner %q", len(v.GetReplicas()), v.GetNode())
 	}
 	for _, r := range v.GetReplicas() {
 		if r.GetState() != "in-sync" {

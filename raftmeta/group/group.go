@@ -107,7 +107,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	if err := s.setIdentity(g.id); err != nil {
 		return nil, err
 	}
-	if g.raft, err = raft.NewRaft(rc, g.machine, s.store, s.store, s.snaps, g.trans); err != nil {
+	if err := g.startRaft(rc); err != nil {
 		return nil, g.explain(err)
 	}
 	g.running.Store(g.raft)
@@ -134,6 +134,27 @@ func Open(cfg Config) (_ *Group, err error) {
 		}
 	}
 	return g, nil
+}
+
+// startRaft has the library read the folder and go on from there. When a file is damaged
+// it returns an error that does not say where, or panics with one: an entry that has to be in
+// the log is not, since the log goes back to a snapshot that can't be read.
+func (g *Group) startRaft(rc *raft.Config) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case error:
+			err = p
+		default:
+			panic(p)
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: the log and the snapshots in %s can't be read or don't fit together: %w; if a file is damaged, see docs/RAFT.md, and then wipe the folder and let the node join again under a new id",
+				ErrStorage, g.cfg.Dir, err)
+		}
+	}()
+	g.raft, err = raft.NewRaft(rc, g.machine, g.storage.store, g.storage.store, g.storage.snaps, g.trans)
+	return err
 }
 
 // cutShort finds a Restore or Recover that did not get to its end.

@@ -240,6 +240,27 @@ func TestRestartAll(t *testing.T) {
 	c.agree(append(names, "d")...)
 }
 
+// TestRestartInEveryOrder: two of three suffice to go on, whichever they are, and in
+// whatever order all stop and start.
+func TestRestartInEveryOrder(t *testing.T) {
+	c := start(t, 3, nil)
+	names := []string{"first"}
+	for i, starts := range orders {
+		for _, id := range orders[len(orders)-1-i] {
+			c.nodes[id].stop()
+		}
+		c.nodes[starts[0]].mustOpen()
+		c.nodes[starts[1]].mustOpen()
+		names = append(names, fmt.Sprint(starts))
+		c.apply(c.nodes[starts[0]], names[i+1])
+		c.nodes[starts[2]].mustOpen()
+	}
+	c.agree(names...)
+}
+
+// orders are all of three nodes.
+var orders = [][]string{{"n1", "n2", "n3"}, {"n1", "n3", "n2"}, {"n2", "n1", "n3"}, {"n2", "n3", "n1"}, {"n3", "n1", "n2"}, {"n3", "n2", "n1"}}
+
 // A leader that is cut off stops: it proves nothing, acknowledges nothing, and
 // reads on its side fail, from the first moment. The others go on.
 func TestIsolatedLeader(t *testing.T) {

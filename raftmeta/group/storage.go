@@ -98,7 +98,7 @@ func openStorage(cfg *Config, log hclog.Logger) (_ *storage, err error) {
 	if cfg.wrapStore != nil {
 		inner = cfg.wrapStore(inner)
 	}
-	s.store = &guarded{store: &ordered{store: inner}}
+	s.store = &guarded{store: &ordered{store: &summed{inner}}}
 	if s.snaps, err = raft.NewFileSnapshotStoreWithLogger(dir, snapshotsMax, log); err != nil {
 		return nil, err
 	}

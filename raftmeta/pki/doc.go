@@ -33,6 +33,8 @@
 //
 // # Rotation of the authority
 //
+// This is the plan, which Bundle and Keyring are made for; no command carries it out yet.
+//
 //  1. Prepare: a new authority is made, its certificate joins the old one in
 //     the Bundle, which every node stores (Bundle.With). The old one signs.
 //  2. Switch: when every member has announced the new Bundle, the new

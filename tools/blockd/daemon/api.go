@@ -379,7 +379,7 @@ func (a api) CreatePool(ctx context.Context, req *connect.Request[blockdv1.Creat
 	id := newID()
 	cmd := &catalogpb.CreatePool{Id: id[:], Name: m.GetName(), Replicas: max(m.GetReplicas(), 1), MinInSync: m.GetMinInSync(), Domain: m.GetDomain(), Media: m.GetMedia()}
 	if m.GetEc() != "" {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("erasure coding %s: no node can serve it in this version; use --replicas, which keeps whole copies", m.GetEc()))
+		return nil, refuseErasure(m.GetEc())
 	}
 	if cmd.Media == "" {
 		cmd.Media = string(a.d.cfg.Media)

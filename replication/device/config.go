@@ -125,11 +125,11 @@ type Config struct {
 	// or clock.Never while that is being found out: what hosts sent before it they may have
 	// sent by another path meanwhile, so that is as late. nil means since ever.
 	Since func() clock.Mono
-	// Pace is the 99th percentile of hosts' latency above which replicas are
-	// brought back more slowly. Default 10 ms.
+	// Pace is what hosts' 99th percentile may be while replicas are brought back, even
+	// if that is more than twice what it was before. Default 1 ms.
 	Pace time.Duration
 	// RebuildJobs are comparisons and copies at a time, per replica that is
-	// brought back. Default 4.
+	// brought back, while hosts do not wait for them. Default 32.
 	RebuildJobs int
 }
 
@@ -168,10 +168,10 @@ func (c *Config) setDefaults() error {
 		c.Late = 2 * time.Second
 	}
 	if c.Pace == 0 {
-		c.Pace = 10 * time.Millisecond
+		c.Pace = time.Millisecond
 	}
 	if c.RebuildJobs == 0 {
-		c.RebuildJobs = 4
+		c.RebuildJobs = 32
 	}
 	c.Timeouts.setDefaults()
 	return nil
@@ -192,7 +192,7 @@ func (c *Config) owner() volume.Config {
 		OpTimeout: c.Timeouts.Op, RequestTimeout: c.Timeouts.Request, HedgeAfter: c.Timeouts.Hedge,
 		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, GoneAfter: c.Timeouts.Gone, StableAfter: c.Timeouts.Stable,
 		CompareRegions: compareRegions, RebuildJobs: c.RebuildJobs,
-		Pace: c.Pace, PaceMax: paceMax,
+		Pace: c.Pace, PaceListen: paceListen, PaceMax: paceMax,
 	}
 }
 
@@ -210,4 +210,6 @@ const (
 	// paceMax is the longest pause before a region is copied or regions are
 	// compared, which leaves 13 MB/s at least.
 	paceMax = 5 * time.Millisecond
+	// paceListen is for how long hosts are watched before that, and again each minute.
+	paceListen = time.Second
 )

@@ -28,7 +28,7 @@ var config = volume.Config{
 	BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, MaxData: 3 * blockBytes, OpTimeout: 120 * time.Millisecond, RequestTimeout: 12 * time.Millisecond,
 	HedgeAfter: 3 * time.Millisecond, RetryAfter: 4 * time.Millisecond, OutAfter: 15 * time.Millisecond,
 	GoneAfter: 2 * time.Millisecond, FullAfter: 10 * time.Millisecond, StableAfter: 3 * time.Millisecond, CompareRegions: 3, RebuildJobs: 2, TailMax: 12,
-	Pace: 2 * time.Millisecond, PaceMax: 8 * time.Millisecond,
+	Pace: 2 * time.Millisecond, PaceListen: 5 * time.Millisecond, PaceMax: 8 * time.Millisecond,
 }
 
 // config is for the owner of n.

@@ -48,14 +48,16 @@ type Config struct {
 	StableAfter    time.Duration // an idle owner sends the watermark
 	FullAfter      time.Duration // a rebuild tries again on a disk that was full; 0 is 1 s
 	CompareRegions int64         // regions compared at a time
-	RebuildJobs    int           // comparisons and copies at a time, per replica
+	RebuildJobs    int           // comparisons and copies at a time, per replica, at most
 	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 1024
 
-	// Pace is the hosts' 99th percentile above which resync goes slower; 0
-	// never slows it. PaceMax is the longest pause before each comparison
-	// and copy, which is what sees to it that a resync ends.
-	Pace    time.Duration
-	PaceMax time.Duration
+	// Resync goes slower while the hosts' 99th percentile is above Pace, and above twice
+	// what it is without resync, as found out within PaceListen. If Pace is 0, it is never
+	// slowed; if PaceListen is, Pace alone counts. PaceMax is the longest pause before each
+	// comparison and copy, which is what sees to it that a resync ends.
+	Pace       time.Duration
+	PaceListen time.Duration
+	PaceMax    time.Duration
 }
 
 // tailMax is a quarter of what a store keeps (4096): takeovers that end early,

@@ -7,24 +7,78 @@ import (
 	"blockd.dev/replication/mutation"
 )
 
-// paceWindow is how often the pause between steps of a resync is reconsidered.
-const paceWindow = 50 * time.Millisecond
+const (
+	// paceWindow is how often the speed of a resync is reconsidered, unless so few ops
+	// of hosts have ended that one of them would decide: then after paceWindowMax.
+	paceWindow    = 50 * time.Millisecond
+	paceWindowMax = 4 * paceWindow
+	paceOps       = 100 // by which a 99th percentile can be told
+	paceFewOps    = 20  // by which it can be guessed
+	// paceBoundMax is for what was seen while ops waited for a takeover, or for a replica
+	// that had gone.
+	paceBoundMax = 100 * time.Millisecond
+	// paceJobs is how many steps are under way at first.
+	paceJobs = 4
+	// paceStale is how old, in Config.PaceListen, what is known of hosts may become.
+	paceStale = 60
+)
 
-// pacer slows resync down while hosts have to wait: the pause before each step
-// doubles when more than one op of 100 took longer than Config.Pace, and
-// halves when not.
+// pacer has resync go as fast as hosts let it. What they may have to wait is twice the
+// 99th percentile that they saw without resync, and Config.Pace if that is more. It is
+// measured whenever there is no resync, and while there is one, in a pause of
+// Config.PaceListen now and then.
+//
+// While more than one op of 100 takes longer, half as many steps are under way, and when
+// it is one at a time, the pause before each doubles; while not, both become better
+// again. A step that takes long by itself counts as well: the replica has more to do
+// than it can.
 type pacer struct {
+	calm   Latency // of hosts' ops without resync, since since
+	since  clock.Mono
+	bound  time.Duration // what hosts may have to wait; 0: not known
+	heard  clock.Mono    // when bound was found
+	silent clock.Mono    // until then no step begins
+
 	ops, late int
-	until     clock.Mono // end of the window
+	from      clock.Mono // beginning of the window
+	jobs      int        // steps at a time, for each replica
 	gap       time.Duration
 }
 
-// saw counts an op of a host that took d.
-func (c *pacer) saw(cfg *Config, d time.Duration) {
+// saw counts an op of a host that took d, while there was resync or not.
+func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
+	if cfg.PaceListen > 0 && (!resync || now < c.silent) {
+		if c.calm.add(d); c.calm.Count >= paceOps && now >= c.since.Add(cfg.PaceListen) {
+			c.hear(now)
+		}
+		return
+	}
 	c.ops++
-	if d > cfg.Pace {
+	if d > max(c.bound, cfg.Pace) {
 		c.late++
 	}
+}
+
+// hear finds the bound by what was seen.
+func (c *pacer) hear(now clock.Mono) {
+	// A quantile is an eighth too much at most.
+	c.bound, c.heard = min(c.calm.Quantile(0.99)*2*8/9, paceBoundMax), now
+	c.calm, c.since = Latency{}, now
+}
+
+// took counts a copy that took d.
+func (c *pacer) took(cfg *Config, d time.Duration) {
+	if d > cfg.RequestTimeout/4 {
+		c.ops, c.late = c.ops+1, c.late+1
+	}
+}
+
+// steps is how many may be under way for a replica.
+func (c *pacer) steps(cfg *Config) int {
+	if cfg.Pace == 0 {
+		return cfg.RebuildJobs
+	}
+	return max(1, min(c.jobs, cfg.RebuildJobs))
 }
 
 // pause is what to wait before the next step.
@@ -32,20 +86,45 @@ func (c *pacer) pause(cfg *Config, now clock.Mono) time.Duration {
 	if cfg.Pace == 0 {
 		return 0
 	}
-	if now < c.until {
-		return c.gap
+	if c.jobs == 0 {
+		c.jobs, c.from = min(paceJobs, max(1, cfg.RebuildJobs)), now
 	}
+	if now < c.silent {
+		return c.silent.Sub(now)
+	}
+	if c.calm.Count >= paceFewOps && c.since.Add(cfg.PaceListen) <= now {
+		c.hear(now)
+	}
+	if cfg.PaceListen > 0 && (c.heard == 0 || now >= c.heard.Add(paceStale*cfg.PaceListen)) {
+		// If hosts are too quiet to tell, what was known stands.
+		c.calm, c.since, c.heard = Latency{}, now, now
+		c.silent = now.Add(cfg.PaceListen)
+		c.ops, c.late, c.from = 0, 0, c.silent
+		return cfg.PaceListen
+	}
+	if age := now.Sub(c.from); age >= paceWindowMax || age >= paceWindow && (c.ops == 0 || c.ops >= paceOps || c.late > 1) {
+		c.adapt(cfg)
+		c.ops, c.late, c.from = 0, 0, now
+	}
+	return c.gap
+}
+
+// adapt changes the speed by what was seen in a window.
+func (c *pacer) adapt(cfg *Config) {
 	least := cfg.PaceMax / 64
+	late := c.late*100 > c.ops
 	switch {
-	case c.late*100 > c.ops && mutation.On(mutation.PaceForEver):
+	case late && mutation.On(mutation.PaceForEver):
 		c.gap = time.Hour
-	case c.late*100 > c.ops:
+	case late && c.jobs > 1:
+		c.jobs /= 2
+	case late:
 		c.gap = min(max(2*c.gap, least), cfg.PaceMax)
 	case c.gap > least:
 		c.gap /= 2
-	default:
+	case c.gap > 0:
 		c.gap = 0
+	default:
+		c.jobs = min(c.jobs+max(1, c.jobs/4), max(1, cfg.RebuildJobs))
 	}
-	c.ops, c.late, c.until = 0, 0, now.Add(paceWindow)
-	return c.gap
 }

@@ -169,6 +169,7 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 		r.jobs--
 		o.remove(p)
 	case p.state == sending && kind == replica.Copy:
+		o.pace.took(&o.cfg, o.now.Sub(p.started))
 		o.conns[d].re.left--
 		o.conns[d].re.jobs--
 		o.remove(p)

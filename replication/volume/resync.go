@@ -179,8 +179,21 @@ func (o *Owner) regions(of func(*group) bool) int64 {
 	return n / o.cfg.RegionBytes
 }
 
+// comparing tells whether any replica is being brought back.
+func (o *Owner) comparing() bool {
+	for _, c := range o.conns {
+		if c.re.phase == comparing {
+			return true
+		}
+	}
+	return false
+}
+
 func (r *rebuild) startJobs(o *Owner, d int) {
-	for r.jobs < o.cfg.RebuildJobs && o.now >= r.next {
+	for r.jobs < o.pace.steps(&o.cfg) && o.now >= r.next {
+		if r.next = o.now.Add(o.pace.pause(&o.cfg, o.now)); o.now < o.pace.silent {
+			return
+		}
 		var p *piece
 		switch {
 		case len(r.differ) > 0:
@@ -194,7 +207,6 @@ func (r *rebuild) startJobs(o *Owner, d int) {
 			return
 		}
 		r.jobs++
-		r.next = o.now.Add(o.pace.pause(&o.cfg, o.now))
 		p.to, p.unlocked = d, mutation.On(mutation.NoWriteBarrier)
 		o.add(p)
 	}

@@ -119,7 +119,7 @@ func (s *stats) finished(o *Owner, op *Op) {
 		s.writes.add(took)
 	}
 	if op.Err != ErrNotOwner && op.Kind != Scrub {
-		o.pace.saw(&o.cfg, took)
+		o.pace.saw(&o.cfg, o.now, took, o.comparing())
 	}
 }
 

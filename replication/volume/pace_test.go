@@ -1,0 +1,104 @@
+package volume
+
+import (
+	"testing"
+	"time"
+
+	"blockd.dev/internal/clock"
+)
+
+// paced is a pacer with a clock in the test's hands.
+type paced struct {
+	pacer
+	cfg Config
+	now clock.Mono
+}
+
+func newPaced() *paced {
+	return &paced{now: 1, cfg: Config{
+		RebuildJobs: 32, RequestTimeout: 500 * time.Millisecond, Pace: time.Millisecond, PaceListen: time.Second, PaceMax: 5 * time.Millisecond,
+	}}
+}
+
+// hosts has ops end, one each millisecond, one of slow of them after rare and the others after d.
+func (p *paced) hosts(n int, d time.Duration, slow int, rare time.Duration, resync bool) {
+	for i := range n {
+		p.now = p.now.Add(time.Millisecond)
+		took := d
+		if slow > 0 && i%slow == 0 {
+			took = rare
+		}
+		p.saw(&p.cfg, p.now, took, resync)
+		if resync {
+			p.pause(&p.cfg, p.now)
+		}
+	}
+}
+
+// TestPaceIsTwiceTheCalm: what hosts may wait follows from what they waited.
+func TestPaceIsTwiceTheCalm(t *testing.T) {
+	p := newPaced()
+	p.hosts(3000, 3*time.Millisecond, 20, 8*time.Millisecond, false)
+	if p.bound < 14*time.Millisecond || p.bound > 16*time.Millisecond {
+		t.Fatalf("the bound is %v of a 99th percentile of 8ms", p.bound)
+	}
+	p.hosts(3000, 13*time.Millisecond, 0, 0, true)
+	if p.steps(&p.cfg) != 32 || p.gap != 0 {
+		t.Errorf("%d steps, %v between them, with hosts within the bound: want 32", p.steps(&p.cfg), p.gap)
+	}
+	p.hosts(3000, 13*time.Millisecond, 50, 18*time.Millisecond, true)
+	if p.steps(&p.cfg) != 1 || p.gap != p.cfg.PaceMax {
+		t.Errorf("%d steps, %v between them, with 2 ops of 100 over the bound: want 1, %v", p.steps(&p.cfg), p.gap, p.cfg.PaceMax)
+	}
+	p.hosts(3000, 13*time.Millisecond, 200, 18*time.Millisecond, true)
+	if p.steps(&p.cfg) != 32 || p.gap != 0 {
+		t.Errorf("%d steps, %v between them, with 1 op of 200 over it: want 32 again", p.steps(&p.cfg), p.gap)
+	}
+}
+
+// TestPaceListens: nothing is copied for a while where nothing is known of the hosts,
+// and again each minute.
+func TestPaceListens(t *testing.T) {
+	p := newPaced()
+	if wait := p.pause(&p.cfg, p.now); wait != p.cfg.PaceListen {
+		t.Errorf("a resync of which nothing is known begins after %v", wait)
+	}
+	p.hosts(1200, 5*time.Millisecond, 0, 0, true)
+	if p.bound < 8*time.Millisecond || p.bound > 10*time.Millisecond {
+		t.Errorf("the bound is %v of 5ms", p.bound)
+	}
+	silent := 0
+	for range 100_000 {
+		p.hosts(1, 2*time.Millisecond, 0, 0, true)
+		if p.now < p.silent {
+			silent++
+		}
+	}
+	if silent < 900 || silent > 2100 {
+		t.Errorf("of 100 s it listened %d ms", silent)
+	}
+	if p.bound > 4*time.Millisecond {
+		t.Errorf("the bound is %v after a minute in which hosts wait 2ms", p.bound)
+	}
+}
+
+// TestPaceOfASlowDisk: copies that take long are enough of a reason, without hosts.
+func TestPaceOfASlowDisk(t *testing.T) {
+	p := newPaced()
+	for range 100 {
+		p.now = p.now.Add(50 * time.Millisecond)
+		p.took(&p.cfg, 10*time.Millisecond)
+		p.pause(&p.cfg, p.now)
+	}
+	if p.steps(&p.cfg) != 32 {
+		t.Errorf("%d steps with a fast disk and no hosts", p.steps(&p.cfg))
+	}
+	for range 100 {
+		p.now = p.now.Add(50 * time.Millisecond)
+		p.took(&p.cfg, 130*time.Millisecond)
+		p.pause(&p.cfg, p.now)
+	}
+	if p.steps(&p.cfg) != 1 {
+		t.Errorf("%d steps while each copy takes more than a quarter of what makes the owner give up", p.steps(&p.cfg))
+	}
+}

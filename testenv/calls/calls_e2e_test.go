@@ -32,6 +32,10 @@ func seed(t *testing.T) uint64 {
 	return n
 }
 
+// electedWithin is how long a cluster may be without a leader after the last one was
+// killed: the others are told at once that its connections have ended.
+const electedWithin = 2 * time.Second
+
 var nodes = []string{"n1", "n2", "n3"}
 
 func others(name string) []string {
@@ -102,6 +106,11 @@ func TestHistoriesAreLinearizable(t *testing.T) {
 			t.Fatalf("%s: %v", f.name, err)
 		}
 		began := time.Now()
+		if f.name == "leader killed" {
+			if _, err := leader(ctx, c); err != nil || time.Since(began) > electedWithin {
+				t.Errorf("a new leader after %v, want it within %v: %v", time.Since(began), electedWithin, err)
+			}
+		}
 		if f.name != "all killed" {
 			err = l.Progress(ctx)
 		}

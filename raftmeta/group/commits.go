@@ -103,7 +103,7 @@ func (g *Group) tellCommit(s raft.Server, index, term uint64) {
 	self := g.trans.EncodePeer(raft.ServerID(g.cfg.NodeID), g.stream.addr)
 	news := raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.cfg.NodeID), Addr: self},
-		Term:      term, Leader: self, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
+		Term:      term, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
 	}
 	for try := 0; try < behindTries && g.leadsIn(term); try++ {
 		var answer raft.AppendEntriesResponse

@@ -2,8 +2,8 @@ package qos
 
 import "time"
 
-// slack is what a bucket holds at least, in time: a timer may be that late, and
-// the rate is still what it should be.
+// slack is what a bucket holds at least, in time: a host may be that late with its next
+// request, and have what the limit allows still.
 const slack = 100 * time.Millisecond
 
 // bucket is a token bucket. The zero value has no limit.
@@ -25,8 +25,17 @@ func (b *bucket) set(perSecond uint64, burst time.Duration) {
 	}
 }
 
-func (b *bucket) refill(d time.Duration) {
-	b.tokens = min(b.size, b.tokens+b.rate*d.Seconds())
+// lateMax is how late a timer may be at most, so that it does not cost those who waited.
+const lateMax = time.Second
+
+// refill adds what has come in a time. If somebody waited all that time, more than fits is
+// due: it is for those who would have gone on if the machine had not been busy.
+func (b *bucket) refill(d time.Duration, waited bool) {
+	size := b.size
+	if waited {
+		size += b.rate * lateMax.Seconds()
+	}
+	b.tokens = min(size, b.tokens+b.rate*d.Seconds())
 }
 
 // need is how many tokens there must be for a cost: a full bucket does for what would

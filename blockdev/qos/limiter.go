@@ -213,8 +213,9 @@ func (l *Limiter) refillLocked() {
 	now := l.clock.Now()
 	d := now.Sub(l.mu.at)
 	l.mu.at = now
-	l.mu.ops.refill(d)
-	l.mu.bytes.refill(d)
+	waited := len(l.mu.queue) > 0
+	l.mu.ops.refill(d, waited)
+	l.mu.bytes.refill(d, waited)
 }
 
 // unlockAndRelease lets all go on that may. One caller does it at a time, so that they go in

@@ -135,6 +135,34 @@ func TestBurst(t *testing.T) {
 	})
 }
 
+// late is a clock of a machine on which nothing runs at times.
+type late struct{ by atomic.Int64 }
+
+func (c *late) Now() clock.Mono { return clock.Fast{}.Now() + clock.Mono(c.by.Load()) }
+
+// A machine that is too busy to run the timer in time takes nothing from those who
+// waited; those who did not get no more than a bucket.
+func TestLateTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &late{}
+		l := qos.New(c)
+		l.Set(qos.Limits{Ops: 100})
+		h := newHost(l, 4096)
+		for i := range 10 {
+			time.AfterFunc(time.Duration(2*i+1)*time.Second, func() { c.by.Add(int64(500 * time.Millisecond)) })
+		}
+		h.run(128, 20*time.Second)
+		within(t, "in 25 seconds, 5 of them at once", len(h.passed), 2500)
+
+		l = qos.New(c)
+		l.Set(qos.Limits{Ops: 100})
+		c.by.Add(int64(time.Minute))
+		h = newHost(l, 4096)
+		h.run(128, time.Second)
+		within(t, "in a second after a minute", len(h.passed), 110)
+	})
+}
+
 // A change holds at once for what waits.
 func TestChangeOfLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

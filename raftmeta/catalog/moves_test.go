@@ -93,7 +93,7 @@ func TestMoves(t *testing.T) {
 	if err != nil || *back.Volume("v") != *s.Volume("v") || back.Hash() != s.Hash() {
 		t.Fatal(err)
 	}
-	s = mustApply(t, s, releaseCmd(60, 102, 1, 2), grantCmd(60, 102, 1, 2), markCmd(60, 3, 3, 1, toRebuilding))
+	mustApply(t, s, releaseCmd(60, 102, 1, 2), grantCmd(60, 102, 1, 2), markCmd(60, 3, 3, 1, toRebuilding))
 
 	// What is canceled stays where it is.
 	s = mustApply(t, part, cancelMovesCmd(60, 5))

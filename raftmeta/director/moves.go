@@ -21,6 +21,10 @@ const RebuildAfter = 10 * time.Minute
 // then they go elsewhere. What has been copied is not lost by that.
 const cancelAfter = time.Minute
 
+// unservedAfter is for how long a volume takes part in movingMax that nobody serves: owners
+// change when its moves begin and end.
+const unservedAfter = 10 * time.Second
+
 // movingMax is how many volumes have extents on the move at a time. Volumes whose
 // copies are made good again on the disk that they were on count too: all of them load
 // the same disks.
@@ -54,6 +58,7 @@ func (t *term) moveExtents(v *view, out *turn) {
 	}
 	t.moveAt = v.now.Add(moveEvery)
 	t.cancelMoves(v, out, func(d extmap.Disk) bool { return lost[d] || draining[d] || t.away(v, d) })
+	t.followUnserved(v)
 	busy, all := t.moving(v)
 	if all > 0 {
 		t.even = 0
@@ -222,17 +227,32 @@ func isLeaving(s *catalog.State, d *catalog.Disk, n *catalog.Node) bool {
 }
 
 // moving counts the volumes with extents on the move, or about to be, and with copies that are
-// being made good; also those that nobody serves, of which nothing is copied.
-func (t *term) moving(v *view) (served, all int) {
+// being made good; all are those too that nobody serves for long, of which nothing is copied.
+func (t *term) moving(v *view) (moving, all int) {
 	for id, m := range v.state.Map().Volumes() {
-		if t.underWay[moveKey(catalog.ID(id))] || v.busy(t, m) {
-			all++
-			if v.served(t, catalog.ID(id)) {
-				served++
-			}
+		if !t.underWay[moveKey(catalog.ID(id))] && !v.busy(t, m) {
+			continue
+		}
+		all++
+		if v.served(t, catalog.ID(id)) || v.now.Sub(t.unserved[catalog.ID(id)]) < unservedAfter {
+			moving++
 		}
 	}
-	return served, all
+	return moving, all
+}
+
+// followUnserved notes since when nobody serves volumes.
+func (t *term) followUnserved(v *view) {
+	for id := range t.unserved {
+		if v.state.Map().Volume(extmap.VolumeID(id)) == nil || v.served(t, id) {
+			delete(t.unserved, id)
+		}
+	}
+	for id := range v.state.Map().Volumes() {
+		if _, known := t.unserved[catalog.ID(id)]; !known && !v.served(t, catalog.ID(id)) {
+			t.unserved[catalog.ID(id)] = v.now
+		}
+	}
 }
 
 // served reports whether the owner of a volume is heard.

@@ -35,7 +35,7 @@ func decided(t *testing.T, s *catalog.State, rebuildAfter time.Duration, at time
 	return out
 }
 
-// Volumes that nobody serves don't hold up the others, and nothing of them begins to move.
+// Volumes that nobody serves for long don't hold up the others, and nothing of them begins to move.
 func TestOnlyWhatIsServedMoves(t *testing.T) {
 	s := build(t, nodesAndPool(5)...)
 	for v := 1; v <= movingMax+1; v++ {
@@ -43,7 +43,10 @@ func TestOnlyWhatIsServedMoves(t *testing.T) {
 	}
 	s = apply(t, s, volumeCmd(20, 1), allocateCmd(20, 1, 2, 3), grantCmd(20, 1, 0),
 		volumeCmd(21, 1), allocateCmd(21, 1, 2, 3), grantCmd(21, 5, 0), diskStateCmd(3, catalog.DiskFailed))
-	got := decided(t, s, time.Hour, 2*time.Second, 1, 2, 3, 4)
+	got := decided(t, s, time.Hour, unservedAfter+2*time.Second, 1, 2, 3, 4)
+	if early := decided(t, s, time.Hour, unservedAfter/2, 1, 2, 3, 4); len(early) > 0 {
+		t.Errorf("while owners may only be changing: %v", early)
+	}
 	m := got[volumeID(20)].GetStartMoves().GetMoves()
 	if len(got) != 1 || len(m) != 1 || m[0].GetFrom() != 3 || m[0].GetTo() != 4 {
 		t.Errorf("%v", got)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
@@ -50,7 +51,7 @@ func (w *writer) run() {
 	w.stop = cancel
 	dev := volumeDevice(w.t, w.n.Daemon(), "v")
 	for i := range int64(writerBlocks) {
-		if err := blockdev.WriteAt(dev, old(i), i*w.stride+w.stride/2); err != nil {
+		if err := writeAsHosts(dev, old(i), i*w.stride+w.stride/2); err != nil {
 			w.t.Fatal(err)
 		}
 	}
@@ -58,13 +59,23 @@ func (w *writer) run() {
 		for ctx.Err() == nil {
 			w.last++
 			for i := range int64(writerBlocks) {
-				if err := blockdev.WriteAt(dev, bytes.Repeat([]byte{w.last + byte(i)}, 4096), i*w.stride); err != nil {
+				if err := writeAsHosts(dev, bytes.Repeat([]byte{w.last + byte(i)}, 4096), i*w.stride); err != nil {
 					w.t.Errorf("write of block %d: %v", i, err)
 					return
 				}
 			}
 		}
 	})
+}
+
+// writeAsHosts sends a write again that is busy, as every host does: on a slow machine a change of
+// owner takes longer than a node keeps writes for (device.Config.Late).
+func writeAsHosts(dev blockdev.Device, b []byte, off int64) error {
+	for {
+		if err := blockdev.WriteAt(dev, b, off); !errors.Is(err, blockdev.ErrBusy) {
+			return err
+		}
+	}
 }
 
 // check ends the writing, and reads all of it through n, which owns the volume.

@@ -43,9 +43,12 @@ type history struct {
 	dead  map[taken]bool
 }
 
+// mostSteps is how many operations of one block the check can take.
+const mostSteps = 512
+
 // taken says which steps have had their turn, and what the block is now.
 type taken struct {
-	steps [4]uint64
+	steps [mostSteps / 64]uint64
 	value uint64
 }
 
@@ -88,7 +91,7 @@ func checkBlock(ops []*record, b int64) string {
 		return s.may && !seen[s.makes] && !slices.ContainsFunc(h.steps, func(x step) bool { return x.may && x.reads && x.needs == s.makes })
 	})
 	slices.SortStableFunc(h.steps, func(a, b step) int { return cmp.Compare(a.call, b.call) })
-	if len(h.steps) > 256 {
+	if len(h.steps) > mostSteps {
 		return fmt.Sprintf("block %d: %d operations are more than the check can take", b, len(h.steps))
 	}
 	if h.possible(taken{}) {

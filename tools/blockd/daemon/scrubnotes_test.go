@@ -59,8 +59,8 @@ func TestScrubNotes(t *testing.T) {
 // one ended is known after a restart.
 func TestScrubGoesOnAfterARestart(t *testing.T) {
 	cfg := testConfig(t.TempDir())
-	const size = 2 << 20 // of each of two volumes
-	cfg.ScrubRate = 4 << 20
+	const size = 1 << 20 // of each of two volumes
+	cfg.ScrubRate = size // so that there is a second to end the scrub in the second one
 	d := start(t, cfg)
 	for _, name := range []string{"v", "w"} {
 		mustCtl(t, d, "volume", "create", name, "--size", "1GiB")

@@ -118,13 +118,15 @@ func printResync(w io.Writer, r *Resync) error {
 	})
 	fmt.Fprintf(w, "\nA disk that is emptied onto another. The disk copies %.0f MB/s, the link moves %.0f MB/s\n", r.Limits.Disk, r.Limits.Link)
 	return errors.Join(err, table(w, func(row func(...any)) {
-		row("HOSTS", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
+		row("HOSTS", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "CPU PER MB", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
 		for _, x := range r.Rebuilds {
 			near := x.MBps() / r.Limits.least()
 			cells := []any{"none", mb(x.Copied), x.Took.Round(10 * time.Millisecond), fmt.Sprintf("%.0f", x.MBps()), atLeast(near, goalRate)}
-			if x.Loaded {
+			if !x.Loaded {
+				cells = append(cells, micros(time.Duration(float64(x.CPU)/max(1, x.Copied/1e6))))
+			} else { // its CPU time is the hosts' as well
 				cells[0], cells[4] = "writing", ratio(near)
-				cells = append(cells, micros(x.Before), micros(x.During), atMost(float64(x.During)/float64(x.Before), goalP99))
+				cells = append(cells, "-", micros(x.Before), micros(x.During), atMost(float64(x.During)/float64(x.Before), goalP99))
 			}
 			row(cells...)
 		}

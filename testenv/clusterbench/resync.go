@@ -37,9 +37,10 @@ type Absence struct {
 
 // Rebuild is a disk that was emptied onto another.
 type Rebuild struct {
-	Loaded bool          `json:"loaded"` // hosts wrote meanwhile
-	Copied float64       `json:"copied_bytes"`
-	Took   time.Duration `json:"took_ns"` // from the first byte copied to the last
+	Loaded bool          `json:"loaded"`       // hosts wrote meanwhile
+	Copied float64       `json:"copied_bytes"` // as far as the owner was seen to count: the last moments before another begins are missing
+	Took   time.Duration `json:"took_ns"`      // from when the first of these was seen until the last was
+	CPU    time.Duration `json:"cpu_ns"`       // of all nodes, from the order until the disk was empty
 	Before time.Duration `json:"p99_before_ns,omitempty"`
 	During time.Duration `json:"p99_during_ns,omitempty"`
 }
@@ -197,15 +198,27 @@ func (r *resyncer) rebuild(ctx context.Context, loaded bool) (re Rebuild, err er
 		return re, err
 	}
 	var p progress
+	pids, err := r.pids()
+	if err != nil {
+		return re, err
+	}
 	empty := func() error {
+		before, err := cpu(pids)
+		if err != nil {
+			return err
+		}
 		if err := r.drain(ctx, from); err != nil {
 			return err
 		}
-		var err error
 		p, err = r.follow(ctx, func(owner map[string]float64) (bool, error) {
 			s, err := r.shown(ctx, r.v)
 			return err == nil && len(s.Replicas) == 3 && !s.on(from) && r.replicas(owner, "in sync") == 3, err
 		})
+		if err != nil {
+			return err
+		}
+		after, err := cpu(pids)
+		re.CPU = after - before
 		return err
 	}
 	if loaded {

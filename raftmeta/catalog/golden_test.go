@@ -150,8 +150,11 @@ func writeHistories(t *testing.T, file string) {
 // 60, of three copies in a lease.
 func drawHistory(t *rapid.T) (records [][]byte) {
 	fsm := NewFSM()
+	newest := rapid.Uint32Range(2, CommandVersion).Draw(t, "version in use")
 	apply := func(cmd *catalogpb.Command) {
-		cmd.Version = versionOf(cmd)
+		if cmd.Version = versionOf(cmd); cmd.Version > newest {
+			return
+		}
 		b := must(proto.Marshal(cmd))
 		records = append(records, b, fsm.Apply(1, 1, cmd.GetVersion(), b))
 	}
@@ -197,7 +200,11 @@ func genThree(t *rapid.T, s *State) *catalogpb.Command {
 	}
 	late := rapid.SampledFrom([]uint64{0, 0, 0, 0, 0, 1}).Draw(t, "its late")
 	generation := v.Sync(extmap.Disk(disks[0])).Generation - late
-	switch rapid.IntRange(0, 9).Draw(t, "copieskind") {
+	to := extmap.Disk(disks[0])
+	for m := range v.Moves() {
+		to = m.To
+	}
+	switch rapid.IntRange(0, 14).Draw(t, "copieskind") {
 	case 0:
 		return releaseCmd(id, 101, incarnation, lease.Epoch)
 	case 1:
@@ -208,6 +215,17 @@ func genThree(t *rapid.T, s *State) *catalogpb.Command {
 		return allocateCmd(id, v.Allocated(), disks[:3]...)
 	case 4:
 		return replaceCmd(id, disks[0], disks[1], generation)
+	case 5, 6:
+		return startMovesCmd(id, rapid.Uint32Range(0, v.Allocated()).Draw(t, "extent"), disks[0], disks[1])
+	case 7:
+		return finishMovesCmd(id, lease.Epoch, uint32(to), v.Sync(to).Generation-late)
+	case 8:
+		return cancelMovesCmd(id, uint32(to))
+	case 9:
+		limit := rapid.Uint64Range(0, 3).Draw(t, "limit") * 1000
+		return limitsCmd(&catalogpb.SetVolumeLimits{Name: "v", Iops: &limit})
+	case 10:
+		return noteCmd("certificate.issue", "v", "for n1", "")
 	}
 	return markCmd(id, lease.Epoch, disks[0], generation, catalogpb.ReplicaChange(rapid.Int32Range(1, 4).Draw(t, "its change")))
 }

@@ -6,7 +6,7 @@
 //
 //	Director   runs while this node leads; answers pulses, proposes commands
 //	term       what is known and decided in one term, without goroutines or clock
-//	           (term.go; by what it is about: leases.go, extents.go, jobs.go)
+//	           (term.go; by what it is about: leases.go, extents.go, moves.go, rebalance.go, jobs.go)
 //	Explain    how a volume is, in words; pure, on any node
 //
 // # What it decides
@@ -14,6 +14,8 @@
 // From the catalog, the pulses of this term and the lease.Leader of this term:
 //
 //   - Extents that have no disks get some, of nodes that are up, in distinct failure domains.
+//   - Extents on disks that are lost or to be emptied move to others, and with a JobRebalance those on
+//     disks that have more than their share; a batch of some volumes at a time (moves.go).
 //   - A volume without an owner gets one, and one whose owner's lease has ended
 //     for certain another. First choice is where an administrator wants
 //     it (Lease.MoveTo), then who had it last, if that is alive and may have it, then, of
@@ -21,7 +23,7 @@
 //   - Leases are recalled from where a node is drained or leaves, some at a
 //     time, and where an administrator moves one. Nothing else moves a lease.
 //   - What was deleted is forgotten when nobody can be serving it any more.
-//   - Jobs of the kinds JobDrain and JobRemove are carried on.
+//   - Jobs of the kinds JobDrain, JobRemove and JobRebalance are carried on.
 //
 // # Rules of leases
 //

@@ -216,6 +216,7 @@ func (w *world) cutOff(n *node) {
 	}
 	w.healAfter(w.between(50*time.Millisecond, 400*time.Millisecond))
 	w.rival(n)
+	w.watch(n, w.rng.IntN(len(w.meta.sets)))
 }
 
 // gap has messages lost of the last things that hosts ask for, for a while: nothing that

@@ -20,8 +20,8 @@ import (
 
 const (
 	// A process that ends closes one thing after the other: its port is looked at so often,
-	// with so long in between.
-	portLooks, portLookEvery = 4, 25 * time.Millisecond
+	// with twice as long in between each time, which is 0.8 s in all.
+	portLooks, portLookAfter = 6, 25 * time.Millisecond
 	// refusedWithin is how soon a port is known to refuse.
 	refusedWithin = 200 * time.Millisecond
 	// standAfter is how long a follower leaves to each of those before it, to be elected in:
@@ -77,12 +77,12 @@ func (g *Group) succeed(dead Leader) {
 // refuses reports whether nobody listens at an address of a machine that answers, or
 // is about to.
 func (g *Group) refuses(address string) bool {
-	for range portLooks {
+	for look := range portLooks {
 		if g.dialRefused(address) {
 			return true
 		}
 		select {
-		case <-time.After(portLookEvery):
+		case <-time.After(portLookAfter << look):
 		case <-g.ctx.Done():
 			return false
 		}

@@ -50,6 +50,7 @@ func (g *Group) hungUp(id string) {
 // succeed stands for election in the place of a leader whose process has ended, when those
 // before this node had the time to.
 func (g *Group) succeed(dead Leader) {
+	term := g.raft.CurrentTerm()
 	if !g.refuses(dead.Address) {
 		g.mu.Lock()
 		g.mourned = Leader{} // it lives, and may yet end
@@ -67,7 +68,8 @@ func (g *Group) succeed(dead Leader) {
 	case <-g.ctx.Done():
 		return
 	}
-	if g.Leader().ID != dead.ID || g.raft.State() != raft.Follower {
+	// A later term is an election that has reached this node: to stand as well would depose who wins it.
+	if g.Leader().ID != dead.ID || g.raft.State() != raft.Follower || g.raft.CurrentTerm() != term {
 		return
 	}
 	g.trans.inject(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax,

@@ -81,25 +81,25 @@ func resync(ctx context.Context, cfg Config, w io.Writer) (_ *Resync, err error)
 	b := &bench{cfg: cfg, c: c, w: w}
 	out := &Resync{VolumeBytes: resyncVolume}
 	if out.Limits, err = b.limits(ctx); err != nil {
-		return nil, err
+		return out, err
 	}
 	fmt.Fprintf(w, "  the disk copies %.0f MB/s, the link moves %.0f MB/s\n", out.Limits.Disk, out.Limits.Link)
 	r, err := newResyncer(ctx, b, resyncVolume)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	out.Rate = r.rate
 	for _, written := range []int64{r.size, r.size / 16} {
 		a, err := r.absence(ctx, written)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		out.Absences = append(out.Absences, a)
 	}
 	for _, loaded := range []bool{false, true} {
 		re, err := r.rebuild(ctx, loaded)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		out.Rebuilds = append(out.Rebuilds, re)
 	}

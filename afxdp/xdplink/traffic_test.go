@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,45 +32,62 @@ func content(number, length int) []byte {
 
 // exchange sends count datagrams of mixed lengths from one link to the other in
 // batches, each of which must have arrived before the next, so that none may be
-// lost; all arrive in order and as they were.
+// lost; all arrive as they were.
 func exchange(from, to link.Link, count int) error {
+	lost, err := send(from, to, count, patience)
+	if err == nil && lost > 0 {
+		err = fmt.Errorf("%d of %d datagrams did not come from %v; sender %+v, receiver %+v", lost, count, from.LocalAddr(), from.Stats(), to.Stats())
+	}
+	return err
+}
+
+// send is exchange that waits so long for what is missing of a batch, and counts
+// what did not come by then. A kernel that moves the sender to another processor
+// amid a batch may pass the rest by what went before, across a bridge.
+func send(from, to link.Link, count int, wait time.Duration) (lost int, err error) {
 	longest := min(from.MaxDatagram(), to.MaxDatagram())
 	tx, rx := make([]link.TxBuf, 8), make([]link.RxBuf, 8)
-	length := func(i int) int { return 1 + i*977%longest }
+	known := map[string]int{} // by content
+	for i := range count {
+		known[string(content(i, 1+i*977%longest))] = i
+	}
+	came := make([]bool, count)
 	for sent := 0; sent < count; {
 		n := from.Reserve(tx[:min(len(tx), count-sent)])
 		for i := range n {
-			tx[i].Data = append(tx[i].Data, content(sent+i, length(sent+i))...)
+			tx[i].Data = append(tx[i].Data, content(sent+i, 1+(sent+i)*977%longest)...)
 			tx[i].Peer = to.LocalAddr()
 		}
 		if err := from.Send(tx[:n]); err != nil {
-			return err
-		}
-		deadline := time.Now().Add(patience)
-		for got := 0; got < n; {
-			k, err := to.Recv(rx)
-			if err != nil {
-				return err
-			}
-			for _, r := range rx[:k] {
-				if want := content(sent+got, length(sent+got)); r.Peer != from.LocalAddr() || !bytes.Equal(r.Data, want) {
-					return fmt.Errorf("datagram %d: %d bytes from %v, want %d from %v", sent+got, len(r.Data), r.Peer, len(want), from.LocalAddr())
-				}
-				got++
-			}
-			to.ReleaseRx(rx[:k])
-			if k == 0 && time.Now().After(deadline) {
-				return fmt.Errorf("%d of %d datagrams came from %v; sender %+v, receiver %+v", sent+got, sent+n, from.LocalAddr(), from.Stats(), to.Stats())
-			}
-			if k == 0 {
-				if err := to.Wait(100 * time.Millisecond); err != nil {
-					return err
-				}
-			}
+			return 0, err
 		}
 		sent += n
+		for deadline := time.Now().Add(wait); slices.Contains(came[sent-n:sent], false) && time.Now().Before(deadline); {
+			k, err := to.Recv(rx)
+			if err != nil {
+				return 0, err
+			}
+			for _, r := range rx[:k] {
+				i, ok := known[string(r.Data)]
+				if !ok || r.Peer != from.LocalAddr() {
+					return 0, fmt.Errorf("%d bytes from %v are no datagram of %v", len(r.Data), r.Peer, from.LocalAddr())
+				}
+				came[i] = true
+			}
+			to.ReleaseRx(rx[:k])
+			if k == 0 {
+				if err := to.Wait(min(wait, 100*time.Millisecond)); err != nil {
+					return 0, err
+				}
+			}
+		}
 	}
-	return nil
+	for _, ok := range came {
+		if !ok {
+			lost++
+		}
+	}
+	return lost, nil
 }
 
 // TestKernelPeersUnderstandUs: the other end is a socket of the kernel, which
@@ -189,12 +207,15 @@ func TestOtherTrafficGoesOn(t *testing.T) {
 			return err
 		})
 	}()
-	pending, rounds := 2, 0
+	// TCP fills the queues that both go through, so some datagrams may be lost there.
+	pending, sent, lost := 2, 0, 0
 	for pending > 0 {
-		if err := errors.Join(exchange(a, b, 50), exchange(b, a, 50)); err != nil {
+		there, err1 := send(a, b, 50, 20*time.Millisecond)
+		back, err2 := send(b, a, 50, 20*time.Millisecond)
+		if err := errors.Join(err1, err2); err != nil {
 			t.Fatal(err)
 		}
-		rounds++
+		sent, lost = sent+100, lost+there+back
 		for again := true; again; {
 			select {
 			case err := <-sum:
@@ -207,9 +228,10 @@ func TestOtherTrafficGoesOn(t *testing.T) {
 			}
 		}
 	}
-	if rounds == 0 {
-		t.Error("nothing was sent meanwhile")
+	if lost > sent/2 {
+		t.Errorf("%d of %d datagrams were lost beside a TCP connection", lost, sent)
 	}
+	t.Logf("%d of %d datagrams were lost beside a TCP connection", lost, sent)
 }
 
 // TestTaggedFrames: with VLAN tags in the frames, two of them too, links

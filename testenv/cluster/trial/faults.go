@@ -16,7 +16,7 @@ import (
 // A Fault is something that happens to a cluster.
 type Fault struct {
 	Name string
-	// Lasts is how long it goes on once hosts have got over its begin.
+	// Lasts is how long it goes on once hosts have got over its begin; 0 for what is over by itself.
 	Lasts time.Duration
 	// Stuck says that hosts may not get on while it lasts, mostly since no majority of the nodes
 	// is there.

@@ -161,7 +161,7 @@ func (a api) namedVolume(ctx context.Context, req connect.AnyRequest, name strin
 	if v == nil {
 		return nil, noSuch("volume", name)
 	}
-	return a.volumeNow(ctx, req, s, v, revision), nil
+	return a.volumeNow(ctx, req, s, v, max(revision, s.Revision)), nil
 }
 
 // servedVolume is namedVolume, and an error when its node could not do what the

@@ -31,20 +31,19 @@ func TestStandstill(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var watching sync.WaitGroup
-	var left atomic.Int64
-	left.Store(1)
-	asked, told := make(chan bool), make(chan time.Duration, 1)
+	left, told := make(chan int), make(chan time.Duration, 1)
 	watching.Go(func() {
 		s.watch(ctx, func(d time.Duration) { told <- d }, func(time.Time) int {
 			select {
-			case asked <- true:
+			case n := <-left:
+				return n
 			case <-ctx.Done():
+				return 0
 			}
-			return int(left.Load())
 		})
 	})
-	<-asked
-	<-asked
+	left <- 1
+	left <- 1
 	if got := s.over(); got != clock.Never {
 		t.Errorf("while a connection is left: %d, want never", got)
 	}
@@ -52,8 +51,7 @@ func TestStandstill(t *testing.T) {
 		t.Errorf("told of a break of %v", d)
 	}
 	c.forward(time.Minute)
-	left.Store(0)
-	<-asked
+	left <- 0
 	until(t, "the break to be dealt with", func() bool { return s.over() != clock.Never })
 	if got := s.over(); got != c.Now() {
 		t.Errorf("afterwards: %d, want %d", got, c.Now())

@@ -79,7 +79,7 @@ var pumpMemory = []int64{0, wireBytes}
 
 // Run measures every case: blockd and the pumps in turn, each asked by a client
 // that blocks and by one that polls. It is the same client that asks either,
-// on a core of its own, so what differs is the server. A side's figures are
+// client and server on a core each, so what differs is the server. A side's figures are
 // those of the client that gets more from it; the p50 is that which the polling
 // client sees.
 func (w Wire) Run(ctx context.Context) (rows []Row, err error) {
@@ -190,7 +190,9 @@ func (w Wire) startBlockd(ctx context.Context) (*ramVolume, error) {
 	} else {
 		args = append(args, "--nvme", "", "--iscsi", addr)
 	}
-	p, err := start(ctx, "blockd ready", "taskset", append([]string{"-c", "1", w.Blockd}, args...)...)
+	// A core of its own, as the pump has; with the GOMAXPROCS of a machine that has one for the
+	// client too, since readers poll only where something else can run beside them.
+	p, err := start(ctx, "blockd ready", "taskset", append([]string{"-c", "1", "env", "GOMAXPROCS=2", w.Blockd}, args...)...)
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err

@@ -16,7 +16,7 @@ import (
 //
 //	1  all that a volume of one copy needs
 //	2  volumes of several copies: the extent map, numbers of nodes and disks, portals, terms
-//	3  moves of extents, limits of volumes, notes in the audit log
+//	3  moves of extents, limits of volumes, notes in the audit log, jobs about disks
 //
 // While the newest command in the log is of version 1, a state has the same
 // hash, the same snapshot and the same refusals, to the letter, as in releases
@@ -44,6 +44,10 @@ var fieldVersions = map[protoreflect.FullName]uint32{
 	"blockd.catalog.v1.CreateVolume.limits":    3,
 }
 
+// jobVersions has the version of kinds of jobs that came in later than jobs: a leader of
+// an older release would not carry them on.
+var jobVersions = map[string]uint32{"drain-disk": 3, "rebuild": 3}
+
 // versionOf is the lowest version that cmd can have; 0 for a command that has
 // no kind.
 func versionOf(cmd *catalogpb.Command) uint32 {
@@ -52,7 +56,7 @@ func versionOf(cmd *catalogpb.Command) uint32 {
 	if kind == nil || kindVersions[kind.Name()] == 0 {
 		return 0
 	}
-	return max(kindVersions[kind.Name()], fieldsVersion(m), fieldsVersion(m.Get(kind).Message()))
+	return max(kindVersions[kind.Name()], fieldsVersion(m), fieldsVersion(m.Get(kind).Message()), jobVersions[cmd.GetCreateJob().GetKind()])
 }
 
 func fieldsVersion(m protoreflect.Message) (version uint32) {

@@ -6,7 +6,7 @@
 //
 //	Director   runs while this node leads; answers pulses, proposes commands
 //	term       what is known and decided in one term, without goroutines or clock
-//	           (term.go; by what it is about: leases.go, extents.go, moves.go, rebalance.go, jobs.go)
+//	           (term.go; by what it is about: leases.go, extents.go, moves.go, rebalance.go, jobs.go, diskjobs.go)
 //	Explain    how a volume is, in words; pure, on any node
 //
 // # What it decides
@@ -23,7 +23,8 @@
 //   - Leases are recalled from where a node is drained or leaves, some at a
 //     time, and where an administrator moves one. Nothing else moves a lease.
 //   - What was deleted is forgotten when nobody can be serving it any more.
-//   - Jobs of the kinds JobDrain, JobRemove and JobRebalance are carried on.
+//   - Jobs of the kinds JobDrain, JobRemove, JobRebalance, JobDrainDisk and JobRebuild are carried on. Disks that
+//     drain or are lost get one of the last two; while it is paused, or when it was canceled, their extents stay.
 //
 // # Rules of leases
 //

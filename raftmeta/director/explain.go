@@ -42,7 +42,7 @@ func Explain(s *catalog.State, members []pulse.NodeView, volume catalog.ID) (e E
 	if vol == nil {
 		return Explanation{}, false
 	}
-	x := &explainer{s: s, vol: vol, pool: s.Pool(vol.Pool), m: s.Map().Volume(extmap.VolumeID(volume)), nodes: map[string]pulse.NodeView{}}
+	x := &explainer{s: s, vol: vol, pool: s.Pool(vol.Pool), m: s.Map().Volume(extmap.VolumeID(volume)), nodes: map[string]pulse.NodeView{}, jobs: diskJobs(s)}
 	x.State = Healthy
 	for _, n := range members {
 		x.nodes[n.Node] = n
@@ -73,6 +73,7 @@ type explainer struct {
 	pool  *catalog.Pool
 	m     *extmap.Volume
 	nodes map[string]pulse.NodeView
+	jobs  map[diskJob]*catalog.Job
 }
 
 func (x *explainer) because(format string, args ...any) {
@@ -285,8 +286,16 @@ func (x *explainer) elsewhere(r catalog.Replica) {
 	if d == nil || n == nil {
 		return
 	}
-	leaving, when := isLeaving(x.s, d, n), ""
-	if !leaving {
+	j := jobOf(x.jobs, d)
+	if j != nil && !goes(j) {
+		x.held(r.Disk, d, j)
+		return
+	}
+	when, moved := "", ""
+	if j != nil {
+		moved = fmt.Sprintf("; job %s has %d of %d extents moved", j.ID, j.StepsDone, j.StepsTotal)
+	}
+	if j == nil && !isLeaving(x.s, x.jobs, d, n) {
 		if x.alive(r.Node) || n.State == catalog.NodeDraining {
 			return
 		}
@@ -301,8 +310,18 @@ func (x *explainer) elsewhere(r catalog.Replica) {
 	case err != nil:
 		x.next("%s%s", when, strings.TrimPrefix(err.Error(), "placement: "))
 	case len(moves) > 0:
-		x.next("%s%s the place of disk %d, of up to %d extents at a time, and at most %d volumes", when, takers(moves), r.Disk, batch.Moves, movingMax)
+		x.next("%s%s the place of disk %d, of up to %d extents at a time, and at most %d volumes%s", when, takers(moves), r.Disk, batch.Moves, movingMax, moved)
 	}
+}
+
+// held is why nothing takes the place of a disk that should be emptied.
+func (x *explainer) held(number extmap.Disk, d *catalog.Disk, j *catalog.Job) {
+	x.next("no disk takes the place of disk %d: job %s (%s) is %s", number, j.ID, j.Kind, j.State)
+	if j.State == catalog.JobPaused {
+		x.advise("blockctl job resume %s, to have other disks take the place of disk %d", j.ID, number)
+		return
+	}
+	x.advise("blockctl disk drain %s, to have other disks take the place of disk %d after all", d.ID, number)
 }
 
 // takers are the disks that extents move to, in words.

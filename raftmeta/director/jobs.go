@@ -23,20 +23,36 @@ const cursorBegun = "begun"
 func (t *term) carryOn(v *view, out *turn) {
 	for i := range v.state.Jobs {
 		j := &v.state.Jobs[i]
-		if (j.Kind == JobDrain || j.Kind == JobRemove || j.Kind == JobRebalance) && (j.State == catalog.JobRunning || j.State == catalog.JobWaiting) && t.mayPropose(v.now, jobKey(j)) {
+		if carries(j) && t.mayPropose(v.now, jobKey(j)) {
 			if cmd := t.nextStep(v, j); cmd != nil {
 				t.propose(out, proposal{key: jobKey(j), cmd: cmd})
 			}
 		}
 	}
+	t.beginDiskJobs(v, out)
+}
+
+// carries reports whether a job is one to carry on. Those about disks end by what becomes
+// of the disk, also while they are paused.
+func carries(j *catalog.Job) bool {
+	switch j.Kind {
+	case JobDrain, JobRemove, JobRebalance:
+		return j.State == catalog.JobRunning || j.State == catalog.JobWaiting
+	case JobDrainDisk, JobRebuild:
+		return !j.Ended()
+	}
+	return false
 }
 
 func jobKey(j *catalog.Job) string { return "job " + j.ID.String() }
 
 // nextStep returns the next command of a job, or nil while there is nothing to say.
 func (t *term) nextStep(v *view, j *catalog.Job) *catalogpb.Command {
-	if j.Kind == JobRebalance {
+	switch {
+	case j.Kind == JobRebalance:
 		return t.rebalanceStep(v, j)
+	case aboutDisk(j):
+		return t.diskStep(v, j)
 	}
 	n := v.state.Node(j.Subject)
 	switch {

@@ -29,11 +29,12 @@ type view struct {
 	load     map[string]int           // leases that a node has, or is about to get
 	nodeOf   map[extmap.Disk]string
 	emptying map[string]bool // shall have no leases
-	complete bool            // all that may be granted leases have been heard, or had the time for it
+	diskJobs map[diskJob]*catalog.Job
+	complete bool // all that may be granted leases have been heard, or had the time for it
 }
 
 func (t *term) view(now clock.Mono, s *catalog.State) *view {
-	v := &view{now: now, state: s, table: s.LeaseTable(), eligible: map[string]*catalog.Node{}, load: map[string]int{}, nodeOf: map[extmap.Disk]string{}, emptying: map[string]bool{}}
+	v := &view{now: now, state: s, table: s.LeaseTable(), eligible: map[string]*catalog.Node{}, load: map[string]int{}, nodeOf: map[extmap.Disk]string{}, emptying: map[string]bool{}, diskJobs: diskJobs(s)}
 	active := 0
 	for i := range s.Nodes {
 		n := &s.Nodes[i]

@@ -234,6 +234,10 @@ func simulateLoss(t *testing.T, seed uint64) string {
 		return fmt.Sprintf("%d extents are on the lost disk", n)
 	}
 
+	if bad := jobDone(w.truth.State(), JobRebuild, lost); bad != "" {
+		return bad
+	}
+
 	// A disk that has nothing gets nothing by itself, and its share when that is asked for.
 	w.insist(diskStateCmd(lossNodes, catalog.DiskActive))
 	time.Sleep(10 * time.Second) // sleep: simulated time
@@ -261,11 +265,23 @@ func simulateLoss(t *testing.T, seed uint64) string {
 	if d := s.DiskByID(diskID(disk)); d.State != catalog.DiskDrained || s.Map().Used(d.Number) > 0 {
 		return fmt.Sprintf("disk %d is %s with %d extents", disk, d.State, s.Map().Used(d.Number))
 	}
+	if bad := jobDone(s, JobDrainDisk, disk); bad != "" {
+		return bad
+	}
 	t.Logf("seed %d: node %d lost, %d moves started, %d times finished and %d canceled, %d commands", seed, lost, w.started, w.finished, w.canceled, len(w.committed))
 	if bad := w.broken(); bad != "" {
 		return bad
 	}
 	return w.judge()
+}
+
+// jobDone is what is wrong with the only job of a kind about the disk of a node, or "".
+func jobDone(s *catalog.State, kind string, disk int) string {
+	jobs := slices.DeleteFunc(slices.Clone(s.Jobs), func(j catalog.Job) bool { return j.Kind != kind || j.Subject != diskID(disk).String() })
+	if len(jobs) != 1 || jobs[0].State != catalog.JobDone || jobs[0].StepsDone != jobs[0].StepsTotal || jobs[0].StepsTotal == 0 {
+		return fmt.Sprintf("disk %d has the jobs %+v", disk, jobs)
+	}
+	return ""
 }
 
 // uneven is what is wrong after a JobRebalance, or "".

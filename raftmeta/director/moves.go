@@ -57,7 +57,9 @@ func (t *term) moveExtents(v *view, out *turn) {
 		return
 	}
 	t.moveAt = v.now.Add(moveEvery)
-	t.cancelMoves(v, out, func(d extmap.Disk) bool { return lost[d] || draining[d] || t.away(v, d) })
+	t.cancelMoves(v, out, func(d extmap.Disk) bool {
+		return lost[d] || draining[d] || v.state.DiskByNumber(d).State != catalog.DiskActive || t.away(v, d)
+	})
 	t.followUnserved(v)
 	busy, all := t.moving(v)
 	if all > 0 {
@@ -200,12 +202,10 @@ func (t *term) leaving(v *view) (lost, draining map[extmap.Disk]bool) {
 		if n == nil || v.state.Map().Used(d.Number) == 0 {
 			continue
 		}
-		since, down := t.downSince[n.ID.String()]
-		gone := down && n.State != catalog.NodeDraining && v.now.Sub(since) >= t.rebuildAfter
 		switch {
-		case gone || d.State == catalog.DiskFailed:
+		case t.isLost(v, d, n) && goes(v.diskJobs[diskJob{JobRebuild, d.ID}]):
 			lost[d.Number] = true
-		case isLeaving(v.state, d, n):
+		case isLeaving(v.state, v.diskJobs, d, n):
 			draining[d.Number] = true
 		}
 	}
@@ -213,8 +213,8 @@ func (t *term) leaving(v *view) (lost, draining map[extmap.Disk]bool) {
 }
 
 // isLeaving reports whether a disk is to be emptied by what the catalog says.
-func isLeaving(s *catalog.State, d *catalog.Disk, n *catalog.Node) bool {
-	if d.State == catalog.DiskFailed || d.State == catalog.DiskDraining {
+func isLeaving(s *catalog.State, jobs map[diskJob]*catalog.Job, d *catalog.Disk, n *catalog.Node) bool {
+	if d.State == catalog.DiskFailed && goes(jobs[diskJob{JobRebuild, d.ID}]) || d.State == catalog.DiskDraining && goes(jobs[diskJob{JobDrainDisk, d.ID}]) {
 		return true
 	}
 	for i := range s.Jobs {

@@ -67,6 +67,8 @@ func TestMovesAreCanceled(t *testing.T) {
 		{"nothing is wrong", s, 2 * time.Second, []int{1, 2, 3, 4}, false},
 		{"the disk drains", apply(t, s, diskStateCmd(4, catalog.DiskDraining)), 2 * time.Second, []int{1, 2, 3, 4}, true},
 		{"the disk has failed", apply(t, s, diskStateCmd(4, catalog.DiskFailed)), 2 * time.Second, []int{1, 2, 3, 4}, true},
+		{"the disk has failed, and its rebuild was canceled", apply(t, s, diskStateCmd(4, catalog.DiskFailed), jobCmd(1, JobRebuild, diskID(4).String()), jobStateCmd(1, catalog.JobCanceled)),
+			2 * time.Second, []int{1, 2, 3, 4}, true},
 		{"its node is away", s, cancelAfter / 2, []int{1, 2, 3}, false},
 		{"its node is away for long", s, 2 * cancelAfter, []int{1, 2, 3}, true},
 		{"the disk that they leave is away", s, 2 * cancelAfter, []int{2, 3, 4}, false},

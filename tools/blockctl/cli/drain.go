@@ -70,16 +70,24 @@ func (a *app) nodeResume() *cobra.Command {
 // drainedDiskView is what `disk drain` prints as JSON.
 type drainedDiskView struct {
 	Disk   string `json:"disk"`
-	Result string `json:"result"` // drained or draining
+	Result string `json:"result"` // drained, draining, or rebuilding for one that has failed
 	Left   string `json:"left,omitempty"`
+	Job    string `json:"job,omitempty"`
 }
 
+// diskResults are how a disk is that a job empties, by the kind of the job.
+var diskResults = map[string]string{"": "draining", "drain-disk": "draining", "rebuild": "rebuilding"}
+
 func (a *app) diskDrain() *cobra.Command {
+	var wait bool
 	c := &cobra.Command{
-		Use:   "drain DISK",
+		Use:   "drain DISK [--wait]",
 		Short: "Have a disk get nothing new, so that it can be removed when it is empty",
-		Long: `Have a disk get nothing new, so that it can be removed when it is empty. Other disks get its extents, of some
-volumes at a time, and then it is drained; volumes of one copy stay until they are deleted. ` + "`disk resume`" + ` ends it. DISK is its name or its UUID.`,
+		Long: `Have a disk get nothing new, so that it can be removed when it is empty. Other disks get its extents, as a job, of some
+volumes at a time, and then it is drained; volumes of one copy stay until they are deleted. ` + "`disk resume`" + ` ends it. While its job
+is paused, or when that was canceled, the extents stay where they are until the job is resumed or the disk drained again.
+A disk that has failed gets nothing new anyway, and its job rebuild begins by itself: this begins it again after it was canceled.
+DISK is its name or its UUID.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -90,14 +98,24 @@ volumes at a time, and then it is drained; volumes of one copy stay until they a
 			if a.dry {
 				return a.printChanges(cmd, r.GetChanges())
 			}
-			v := drainedDiskView{args[0], "drained", r.GetLeft()}
-			line := "disk " + args[0] + " is drained; remove it: blockctl disk remove " + args[0]
-			if v.Left != "" {
-				v.Result, line = "draining", "disk "+args[0]+" gets nothing new; "+v.Left
+			j := viewJob(r.GetJob())
+			switch {
+			case r.GetLeft() == "":
+				return a.print(cmd, drainedDiskView{Disk: args[0], Result: "drained"}, rows{{"disk " + args[0] + " is drained; remove it: blockctl disk remove " + args[0]}})
+			case wait && j.ID == "":
+				return fmt.Errorf("disk %s is draining, and no job says when it is empty: a node of an older release is in the cluster; see `blockctl disk list`", args[0])
+			case wait:
+				j, err = a.await(cmd, j)
+				return errors.Join(a.print(cmd, j, jobDetail(j)), err)
 			}
-			return a.print(cmd, v, rows{{line}})
+			lines := rows{{"disk " + args[0] + " gets nothing new; " + r.GetLeft()}}
+			if j.ID != "" {
+				lines = append(lines, []string{fmt.Sprintf("job %s is %s; blockctl job show %s says how far it is", j.ID, j.State, j.ID)})
+			}
+			return a.print(cmd, drainedDiskView{args[0], diskResults[j.Kind], r.GetLeft(), j.ID}, lines)
 		},
 	}
+	c.Flags().BoolVar(&wait, "wait", false, "wait until the job has ended, and fail if it was not done")
 	return a.dryRun(c, &blockdv1.DrainDiskRequest{})
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -13,6 +14,9 @@ import (
 var (
 	drainJob = &blockdv1.Job{Id: "3d1e43b1d0f94c6fb7a2d7f1b0c1a2f3", Kind: "drain", Subject: "n2", State: "running", Reason: "node n2 serves 3 volumes; they move to other nodes, some at a time",
 		StepsDone: 5, StepsTotal: 8, Created: when, Updated: when, EstimatedEnd: "2026-03-04T05:07:07Z", Actor: "alice"}
+	rebuildJob = &blockdv1.Job{Id: "8f2c0b7a5c0f4d4f9a0ad8cf33f6f3b1", Kind: "rebuild", Subject: "n3/disk0", State: "waiting", Reason: "9 extents are left on disk 3 on node n3; of volume db1: no disk can take the place of disk 3",
+		StepsDone: 3, StepsTotal: 12, Created: when, Updated: when, Actor: "cluster"}
+	diskJob  = &blockdv1.Job{Id: "77ab43b1d0f94c6fb7a2d7f1b0c1a2f3", Kind: "drain-disk", Subject: "n1/disk0", State: "running", StepsTotal: 12, Created: when, Updated: when, Actor: "alice"}
 	db1Lease = &blockdv1.Lease{Volume: "db1", Owner: "n2", Epoch: 4, State: "moving", Since: when, MovingTo: "n1"}
 )
 
@@ -24,7 +28,7 @@ func jobIn(state, reason string) *blockdv1.Job {
 }
 
 func (f *fake) ListJobs(_ context.Context, r *connect.Request[blockdv1.ListJobsRequest]) (*connect.Response[blockdv1.ListJobsResponse], error) {
-	list := []*blockdv1.Job{drainJob}
+	list := []*blockdv1.Job{drainJob, rebuildJob}
 	if r.Msg.GetAll() {
 		ended := jobIn("failed", "there is no node \"n2\"")
 		ended.StepsTotal, ended.StepsDone = 0, 0
@@ -33,10 +37,13 @@ func (f *fake) ListJobs(_ context.Context, r *connect.Request[blockdv1.ListJobsR
 	return respond(&blockdv1.ListJobsResponse{Jobs: list})
 }
 
-func (f *fake) GetJob(context.Context, *connect.Request[blockdv1.GetJobRequest]) (*connect.Response[blockdv1.GetJobResponse], error) {
+func (f *fake) GetJob(_ context.Context, r *connect.Request[blockdv1.GetJobRequest]) (*connect.Response[blockdv1.GetJobResponse], error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	j := drainJob
+	if strings.HasPrefix(rebuildJob.GetId(), r.Msg.GetId()) {
+		j = rebuildJob
+	}
 	if len(f.jobs) > 0 {
 		j, f.jobs = f.jobs[0], f.jobs[1:]
 	}
@@ -97,11 +104,16 @@ func (f *fake) ResumeNode(_ context.Context, r *connect.Request[blockdv1.ResumeN
 }
 
 func (f *fake) DrainDisk(_ context.Context, r *connect.Request[blockdv1.DrainDiskRequest]) (*connect.Response[blockdv1.DrainDiskResponse], error) {
-	left := ""
-	if r.Msg.GetDisk() == "n1/disk0" {
-		left = "it has a copy of 2 volumes; they stay until they are deleted"
+	out := &blockdv1.DrainDiskResponse{Changes: []string{"disk " + r.Msg.GetDisk() + " gets nothing new"}}
+	switch r.Msg.GetDisk() {
+	case "n1/disk0":
+		out.Left, out.Job = "it has a copy of 2 volumes, 12 extents of which move to other disks", diskJob
+	case "n3/disk0":
+		out.Left, out.Job = "it has failed, and other disks get the copies of 9 extents that it has", rebuildJob
+	case "old/disk0":
+		out.Left = "it has a copy of 2 volumes"
 	}
-	return respond(&blockdv1.DrainDiskResponse{Left: left, Changes: []string{"disk " + r.Msg.GetDisk() + " gets nothing new"}})
+	return respond(out)
 }
 
 func (f *fake) ResumeDisk(_ context.Context, r *connect.Request[blockdv1.ResumeDiskRequest]) (*connect.Response[blockdv1.ResumeDiskResponse], error) {

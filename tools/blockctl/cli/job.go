@@ -25,8 +25,10 @@ func (a *app) job() *cobra.Command {
 		r, err := ask(a, cmd, a.clients().job.CancelJob, &blockdv1.CancelJobRequest{Id: id})
 		return r.GetJob(), r.GetChanges(), err
 	})
-	cancel.Long = "End a job; what it has done stays. A node that was being drained gets nothing new until\n`blockctl node resume`, which ends the job too."
-	return group("job", "Show and steer long work, such as the draining of nodes", a.jobList(), a.jobShow(), pause, resume, cancel)
+	cancel.Long = `End a job; what it has done stays. A node or disk that was being drained gets nothing new until
+` + "`blockctl node resume` or `blockctl disk resume`" + `, which end the job too. After a rebuild was canceled, the copies of the lost disk
+stay as they are until the disk is back, or ` + "`blockctl disk drain`" + ` asks for it again.`
+	return group("job", "Show and steer long work, such as the draining of nodes and disks", a.jobList(), a.jobShow(), pause, resume, cancel)
 }
 
 func (a *app) jobList() *cobra.Command {

@@ -42,6 +42,35 @@ func TestDrainWaits(t *testing.T) {
 	}
 }
 
+// `disk drain --wait` does so too; without a job there is nothing to wait for.
+func TestDiskDrainWaits(t *testing.T) {
+	alone(t)
+	ended := func(state, reason string) *blockdv1.Job {
+		j := proto.CloneOf(diskJob)
+		j.State, j.Reason, j.StepsDone = state, reason, 12
+		return j
+	}
+	for _, c := range []struct {
+		disk string
+		last *blockdv1.Job
+		code int
+		says string
+	}{
+		{"n1/disk0", ended("done", "disk 1 on node n1 is drained"), exitDone, ""},
+		{"n1/disk0", ended("canceled", "canceled by bob"), exitRefused, "has been canceled: canceled by bob"},
+		{"old/disk0", nil, exitRefused, "a node of an older release"},
+	} {
+		f := &fake{jobs: []*blockdv1.Job{c.last}}
+		out, _, err := ctl("", "disk", "drain", c.disk, "--wait", "--api", f.start(t, listen(t)))
+		if ExitCode(err) != c.code || err != nil && !strings.Contains(Explain(err), c.says) {
+			t.Errorf("%s: exit %d: %v", c.disk, ExitCode(err), err)
+		}
+		if c.last != nil && (!strings.Contains(out, c.last.GetReason()) || !strings.Contains(out, "12 of 12")) {
+			t.Errorf("it prints %q", out)
+		}
+	}
+}
+
 // On a terminal the bar stays on its line, and what nodes say can't move it.
 func TestProgressOnATerminal(t *testing.T) {
 	var b bytes.Buffer

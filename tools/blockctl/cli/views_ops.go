@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -86,13 +87,16 @@ var jobColumns = []column[jobView]{
 	{"ACTOR", func(j jobView) string { return j.Actor }, wide},
 }
 
+// stepWords are what the steps of jobs are, where all are the same.
+var stepWords = map[string]string{"drain-disk": "extents moved", "rebuild": "extents moved", "rebalance": "extents moved"}
+
 func jobDetail(j jobView) rows {
 	t := rows{{"id", j.ID}, {"kind", j.Kind}, {"subject", j.Subject}, {"state", j.State}}
 	if j.Reason != "" {
 		t = append(t, []string{"reason", j.Reason})
 	}
 	if j.StepsTotal > 0 {
-		t = append(t, []string{"steps", fmt.Sprintf("%d of %d", j.StepsDone, j.StepsTotal)})
+		t = append(t, []string{cmp.Or(stepWords[j.Kind], "steps"), fmt.Sprintf("%d of %d", j.StepsDone, j.StepsTotal)})
 	}
 	if j.EstimatedEnd != "" {
 		t = append(t, []string{"estimated end", j.EstimatedEnd})

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	"connectrpc.com/connect"
@@ -11,6 +12,7 @@ import (
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/director"
+	"blockd.dev/raftmeta/group"
 )
 
 // drainKinds are the jobs of the director, by what DrainNodeRequest calls them.
@@ -47,8 +49,9 @@ func (a api) DrainNode(ctx context.Context, req *connect.Request[blockdv1.DrainN
 		return nil, err
 	}
 	out := &blockdv1.DrainNodeResponse{Changes: []string{changeText(res.Audit)}}
-	if j := a.d.catalog.State().Job(res.ID); j != nil {
-		out.Job = jobMessage(j)
+	s := a.d.catalog.State()
+	if j := s.Job(res.ID); j != nil {
+		out.Job = jobMessage(s, j)
 	}
 	return connect.NewResponse(out), nil
 }
@@ -105,14 +108,9 @@ func (a api) ResumeNode(ctx context.Context, req *connect.Request[blockdv1.Resum
 		return nil, err
 	}
 	by := callerOf(ctx, req, m.GetRequestId())
-	each := &caller{actor: by.actor, source: by.source} // the request's id is that of the node's state
-	var changes []string
-	for _, j := range liveJobs(a.d.catalog.State(), n.Name) {
-		did, err := a.changeOrTry(ctx, each, jobCommand(&j, catalog.JobCanceled, "node "+n.Name+" is resumed by "+by.actor), m.GetDryRun())
-		if err != nil && connect.CodeOf(err) != connect.CodeFailedPrecondition { // it has ended meanwhile
-			return nil, err
-		}
-		changes = append(changes, did...)
+	changes, err := a.cancelJobs(ctx, by, n.Name, "", "node "+n.Name+" is resumed by "+by.actor, m.GetDryRun())
+	if err != nil {
+		return nil, err
 	}
 	did, err := a.changeOrTry(ctx, by, &catalogpb.Command{Kind: &catalogpb.Command_SetNodeState{SetNodeState: &catalogpb.SetNodeState{
 		Node: n.Name, State: string(catalog.NodeActive)}}}, m.GetDryRun())
@@ -124,6 +122,22 @@ func (a api) ResumeNode(ctx context.Context, req *connect.Request[blockdv1.Resum
 	}
 	st := a.d.plane.group.Stats()
 	return connect.NewResponse(&blockdv1.ResumeNodeResponse{Member: a.d.member(n, &st), Changes: append(changes, did...)}), nil
+}
+
+// cancelJobs ends the jobs about something that is resumed, of one kind or of all.
+func (a api) cancelJobs(ctx context.Context, by *caller, subject, kind, reason string, dry bool) (changes []string, err error) {
+	each := &caller{actor: by.actor, source: by.source} // the request's id is that of what follows
+	for _, j := range liveJobs(a.d.catalog.State(), subject) {
+		if kind != "" && j.Kind != kind {
+			continue
+		}
+		did, err := a.changeOrTry(ctx, each, jobCommand(&j, catalog.JobCanceled, reason), dry)
+		if err != nil && connect.CodeOf(err) != connect.CodeFailedPrecondition { // it has ended meanwhile
+			return nil, err
+		}
+		changes = append(changes, did...)
+	}
+	return changes, nil
 }
 
 // namedDisk finds a disk by its uuid, or by the name that `disk list` gives it.
@@ -142,12 +156,25 @@ func (a api) namedDisk(name string) (*catalog.Disk, error) {
 	return nil, noSuch("disk", name)
 }
 
+// reasonOfDisk is why a disk is in its state, and which job empties it or is kept from that.
+func reasonOfDisk(s *catalog.State, d *catalog.Disk, reason string) string {
+	j := director.JobOf(s, d)
+	if j == nil {
+		return reason
+	}
+	job := fmt.Sprintf("job %s (%s) is %s: %d of %d extents have moved", j.ID, j.Kind, j.State, j.StepsDone, j.StepsTotal)
+	if reason == "" {
+		return job
+	}
+	return reason + "; " + job
+}
+
 // placeDisk adds to a disk of this node what the catalog knows of it.
 func (a api) placeDisk(out *blockdv1.Disk) {
 	s := a.d.catalog.State()
 	if d := s.DiskByID(parseID(out.GetUuid())); d != nil {
 		out.Service, out.Extents = string(d.State), s.Map().Used(d.Number)
-		out.Reason = cmp.Or(out.GetReason(), d.Reason)
+		out.Reason = reasonOfDisk(s, d, cmp.Or(out.GetReason(), d.Reason))
 		if n := s.NodeByID(d.Node); n != nil && a.d.plane.creds != nil {
 			out.Node = n.Name
 		}
@@ -186,10 +213,10 @@ func (a api) DrainDisk(ctx context.Context, req *connect.Request[blockdv1.DrainD
 	if err != nil {
 		return nil, err
 	}
-	if d.State == catalog.DiskFailed {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("disk %s has failed, and gets nothing new: %s; when nothing is on it any more, remove it with --force", m.GetDisk(), d.Reason))
-	}
 	by := callerOf(ctx, req, m.GetRequestId())
+	if d.State == catalog.DiskFailed {
+		return a.rebuildDisk(ctx, by, m, d)
+	}
 	to, left := catalog.DiskDrained, leftOn(a.d.catalog.State(), d)
 	if left != "" {
 		to = catalog.DiskDraining
@@ -198,7 +225,52 @@ func (a api) DrainDisk(ctx context.Context, req *connect.Request[blockdv1.DrainD
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&blockdv1.DrainDiskResponse{Changes: changes, Left: left}), nil
+	out := &blockdv1.DrainDiskResponse{Changes: changes, Left: left}
+	if left != "" {
+		each := &caller{actor: by.actor, source: by.source} // the request's id is that of the disk's state
+		if changes, out.Job, err = a.diskJob(ctx, each, d, director.JobDrainDisk, m.GetDryRun()); err != nil {
+			return nil, err
+		}
+		out.Changes = append(out.Changes, changes...)
+	}
+	return connect.NewResponse(out), nil
+}
+
+// rebuildDisk has other disks get the copies of one that has failed, after that was canceled.
+func (a api) rebuildDisk(ctx context.Context, by *caller, m *blockdv1.DrainDiskRequest, d *catalog.Disk) (*connect.Response[blockdv1.DrainDiskResponse], error) {
+	used := a.d.catalog.State().Map().Used(d.Number)
+	if used == 0 {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("disk %s has failed, and gets nothing new: %s; no volume of several copies has one on it any more: remove it with --force", m.GetDisk(), d.Reason))
+	}
+	changes, job, err := a.diskJob(ctx, by, d, director.JobRebuild, m.GetDryRun())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.DrainDiskResponse{Changes: changes, Job: job,
+		Left: fmt.Sprintf("it has failed, and other disks get the copies of %s that it has", countOf(int(used), "extent"))}), nil
+}
+
+// diskJob begins a job about a disk, and returns it or the one that does that already. There is
+// none while an older release is in the cluster: the director begins it when that is gone.
+func (a api) diskJob(ctx context.Context, by *caller, d *catalog.Disk, kind string, dry bool) ([]string, *blockdv1.Job, error) {
+	id := newID()
+	changes, err := a.changeOrTry(ctx, by, &catalogpb.Command{Kind: &catalogpb.Command_CreateJob{CreateJob: &catalogpb.CreateJob{
+		Id: id[:], Kind: kind, Subject: d.ID.String(), StepsTotal: uint64(a.d.catalog.State().Map().Used(d.Number))}}}, dry)
+	switch {
+	case dry && err == nil:
+		return changes, nil, nil
+	case errors.Is(err, group.ErrGate):
+		return nil, nil, nil
+	case err != nil && connect.CodeOf(err) != connect.CodeAlreadyExists:
+		return nil, nil, err
+	}
+	s := a.d.catalog.State()
+	for i := len(s.Jobs) - 1; i >= 0; i-- {
+		if j := &s.Jobs[i]; j.Kind == kind && j.Subject == d.ID.String() {
+			return changes, jobMessage(s, j), nil
+		}
+	}
+	return changes, nil, nil
 }
 
 // ResumeDisk implements blockdv1connect.MembershipServiceHandler. A disk that has failed may be
@@ -209,11 +281,16 @@ func (a api) ResumeDisk(ctx context.Context, req *connect.Request[blockdv1.Resum
 	if err != nil {
 		return nil, err
 	}
-	changes, err := a.changeOrTry(ctx, callerOf(ctx, req, m.GetRequestId()), diskCommand(d, catalog.DiskActive, ""), m.GetDryRun())
+	by := callerOf(ctx, req, m.GetRequestId())
+	changes, err := a.cancelJobs(ctx, by, d.ID.String(), director.JobDrainDisk, "the disk is resumed by "+by.actor, m.GetDryRun())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&blockdv1.ResumeDiskResponse{Changes: changes}), nil
+	did, err := a.changeOrTry(ctx, by, diskCommand(d, catalog.DiskActive, ""), m.GetDryRun())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&blockdv1.ResumeDiskResponse{Changes: append(changes, did...)}), nil
 }
 
 // RemoveDisk implements blockdv1connect.MembershipServiceHandler. A disk that its node has open

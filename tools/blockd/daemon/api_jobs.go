@@ -14,10 +14,18 @@ import (
 	"blockd.dev/raftmeta/catalog/catalogpb"
 )
 
-func jobMessage(j *catalog.Job) *blockdv1.Job {
-	return &blockdv1.Job{Id: j.ID.String(), Kind: j.Kind, Subject: j.Subject, State: string(j.State), Reason: j.Reason,
+func jobMessage(s *catalog.State, j *catalog.Job) *blockdv1.Job {
+	return &blockdv1.Job{Id: j.ID.String(), Kind: j.Kind, Subject: subjectOf(s, j), State: string(j.State), Reason: j.Reason,
 		StepsDone: j.StepsDone, StepsTotal: j.StepsTotal, BytesDone: j.BytesDone, BytesTotal: j.BytesTotal, Actor: j.Actor,
 		Created: timeText(j.Created), Updated: timeText(j.Updated), EstimatedEnd: timeText(estimatedEnd(j))}
+}
+
+// subjectOf is what a job is about, a disk by the name that `disk list` gives it.
+func subjectOf(s *catalog.State, j *catalog.Job) string {
+	if d := s.DiskByID(parseID(j.Subject)); d != nil {
+		return nameOfDisk(s, d.Number)
+	}
+	return j.Subject
 }
 
 // estimatedEnd is when a job ends if the rest takes as long, step by step or byte by
@@ -59,7 +67,7 @@ func (a api) ListJobs(_ context.Context, req *connect.Request[blockdv1.ListJobsR
 	out := &blockdv1.ListJobsResponse{}
 	for i := range s.Jobs {
 		if req.Msg.GetAll() || !s.Jobs[i].Ended() {
-			out.Jobs = append(out.Jobs, jobMessage(&s.Jobs[i]))
+			out.Jobs = append(out.Jobs, jobMessage(s, &s.Jobs[i]))
 		}
 	}
 	return connect.NewResponse(out), nil
@@ -71,7 +79,7 @@ func (a api) GetJob(_ context.Context, req *connect.Request[blockdv1.GetJobReque
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&blockdv1.GetJobResponse{Job: jobMessage(j)}), nil
+	return connect.NewResponse(&blockdv1.GetJobResponse{Job: jobMessage(a.d.catalog.State(), j)}), nil
 }
 
 // setJob makes a job go into a state, because by wants it.
@@ -84,10 +92,11 @@ func (a api) setJob(ctx context.Context, by *caller, id string, to catalog.JobSt
 	if err != nil {
 		return nil, nil, err
 	}
-	if now := a.d.catalog.State().Job(j.ID); now != nil {
+	s := a.d.catalog.State()
+	if now := s.Job(j.ID); now != nil {
 		j = now
 	}
-	return jobMessage(j), changes, nil
+	return jobMessage(s, j), changes, nil
 }
 
 func jobCommand(j *catalog.Job, to catalog.JobState, reason string) *catalogpb.Command {
@@ -124,7 +133,7 @@ func (a api) CancelJob(ctx context.Context, req *connect.Request[blockdv1.Cancel
 	return connect.NewResponse(&blockdv1.CancelJobResponse{Job: j, Changes: changes}), nil
 }
 
-// liveJobs are the jobs about a node that have not ended.
-func liveJobs(s *catalog.State, node string) []catalog.Job {
-	return slices.DeleteFunc(slices.Clone(s.Jobs), func(j catalog.Job) bool { return j.Subject != node || j.Ended() })
+// liveJobs are the jobs about a node, by its name, or a disk, by its UUID, that have not ended.
+func liveJobs(s *catalog.State, subject string) []catalog.Job {
+	return slices.DeleteFunc(slices.Clone(s.Jobs), func(j catalog.Job) bool { return j.Subject != subject || j.Ended() })
 }

@@ -190,7 +190,7 @@ func unheardDisks(s *catalog.State, n *catalog.Node, err error) []*blockdv1.Disk
 	for i := range s.Disks {
 		if d := &s.Disks[i]; d.Node == n.ID {
 			out = append(out, &blockdv1.Disk{Name: n.Name + "/" + diskNameIn(s, d.ID), Path: d.Path, State: "unknown", CapacityBytes: d.CapacityBytes,
-				Reason: fmt.Sprintf("node %s does not answer: %v", n.Name, err), Uuid: d.ID.String(), Node: n.Name, Service: string(d.State), Extents: s.Map().Used(d.Number)})
+				Reason: reasonOfDisk(s, d, fmt.Sprintf("node %s does not answer: %v", n.Name, err)), Uuid: d.ID.String(), Node: n.Name, Service: string(d.State), Extents: s.Map().Used(d.Number)})
 		}
 	}
 	return out

@@ -181,17 +181,31 @@ func TestLeasesMoveAndNodesDrain(t *testing.T) {
 	// A disk gets nothing new, and can't be removed while it has a copy.
 	disk := v.GetReplicas()[0].GetDisk()
 	drained := must[blockdv1.DrainDiskResponse](t)(here.member.DrainDisk(t.Context(), connect.NewRequest(&blockdv1.DrainDiskRequest{Disk: disk})))
-	if !strings.Contains(drained.GetLeft(), "a copy of 1 volume") {
+	if !strings.Contains(drained.GetLeft(), "a copy of 1 volume") || drained.GetJob().GetSubject() != v.GetReplicas()[0].GetNode()+"/disk0" {
 		t.Errorf("%v", drained)
 	}
+	until(t, "the job waits for another disk", func() bool { return get(drained.GetJob().GetId()).GetState() == "waiting" })
 	disks := must[blockdv1.ListDisksResponse](t)(here.node.ListDisks(t.Context(), connect.NewRequest(&blockdv1.ListDisksRequest{}))).GetDisks()
 	i := slices.IndexFunc(disks, func(d *blockdv1.Disk) bool { return d.GetUuid() == disk })
-	if i < 0 || disks[i].GetService() != "draining" || disks[i].GetNode() != v.GetReplicas()[0].GetNode() {
+	if i < 0 || disks[i].GetService() != "draining" || disks[i].GetNode() != v.GetReplicas()[0].GetNode() ||
+		!strings.Contains(disks[i].GetReason(), "job "+drained.GetJob().GetId()+" (drain-disk) is waiting: 0 of ") {
 		t.Fatalf("%v", disks)
+	}
+	// Canceled, it waits no more, until it is asked for again.
+	must[blockdv1.CancelJobResponse](t)(here.job.CancelJob(t.Context(), connect.NewRequest(&blockdv1.CancelJobRequest{Id: drained.GetJob().GetId()})))
+	if text := strings.Join(here.explained(t, "v").GetAdvice(), "\n"); !strings.Contains(text, "blockctl disk drain "+disk) {
+		t.Errorf("after the job was canceled: %s", text)
+	}
+	again := must[blockdv1.DrainDiskResponse](t)(here.member.DrainDisk(t.Context(), connect.NewRequest(&blockdv1.DrainDiskRequest{Disk: disk}))).GetJob()
+	if again.GetKind() != "drain-disk" || again.GetId() == drained.GetJob().GetId() {
+		t.Errorf("%v", again)
 	}
 	_, err = here.member.RemoveDisk(t.Context(), connect.NewRequest(&blockdv1.RemoveDiskRequest{Disk: disks[i].GetName(), Force: true}))
 	refusedWith(t, err, connect.CodeFailedPrecondition, "has a copy of 1 volume")
 	must[blockdv1.ResumeDiskResponse](t)(here.member.ResumeDisk(t.Context(), connect.NewRequest(&blockdv1.ResumeDiskRequest{Disk: disk})))
+	if j := get(again.GetId()); j.GetState() != "canceled" {
+		t.Errorf("%v", j)
+	}
 
 	// A copy whose node is away is missed.
 	lost := other

@@ -32,8 +32,9 @@ func (a api) Rebalance(ctx context.Context, req *connect.Request[blockdv1.Rebala
 		return nil, err
 	}
 	out := &blockdv1.RebalanceResponse{Changes: []string{changeText(res.Audit)}}
-	if j := a.d.catalog.State().Job(res.ID); j != nil {
-		out.Job = jobMessage(j)
+	s := a.d.catalog.State()
+	if j := s.Job(res.ID); j != nil {
+		out.Job = jobMessage(s, j)
 	}
 	return connect.NewResponse(out), nil
 }

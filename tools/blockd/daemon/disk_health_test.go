@@ -19,6 +19,7 @@ import (
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/director"
 )
 
 // ruled are the rules of disks, by path.
@@ -96,6 +97,7 @@ func TestADiskFailsAndIsMended(t *testing.T) {
 		t.Errorf("the reason is %q", reason)
 	}
 	until(t, "nothing of the volume is on it", func() bool { return state().Map().Used(number) == 0 })
+	jobOfDisk(t, a, nodes[1], director.JobRebuild, "n3/disk1")
 	until(t, "all copies are in sync", func() bool { return inSync(nodes[0], id) == 5 && len(state().Replicas(id)) == 5 })
 
 	// Its node starts anew, and the disk works: nobody but an administrator takes that for good.

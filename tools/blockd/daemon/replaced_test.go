@@ -15,6 +15,7 @@ import (
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/director"
 )
 
 // copiesAt are the nodes that a volume has its copies on, by the catalog of n.
@@ -111,6 +112,21 @@ func ownedBy(t *testing.T, a admin, nodes []*testNode, n *testNode, id catalog.I
 	until(t, "the volume has moved to its new copy", func() bool { return ownerOf(t, nodes, id) == n })
 }
 
+// jobOfDisk is the only job of a kind about a disk, which has to be done, and is known by the disk's name.
+func jobOfDisk(t *testing.T, a admin, n *testNode, kind, disk string) {
+	t.Helper()
+	jobs := blockdv1connect.NewJobServiceClient(a.client(), n.url())
+	var found []*blockdv1.Job
+	until(t, "the job "+kind+" of disk "+disk+" is done", func() bool {
+		all := must[blockdv1.ListJobsResponse](t)(jobs.ListJobs(t.Context(), connect.NewRequest(&blockdv1.ListJobsRequest{All: true}))).GetJobs()
+		found = slices.DeleteFunc(all, func(j *blockdv1.Job) bool { return j.GetKind() != kind || j.GetSubject() != disk })
+		return len(found) > 0 && found[0].GetState() == "done"
+	})
+	if len(found) != 1 || found[0].GetStepsTotal() == 0 || found[0].GetStepsDone() != found[0].GetStepsTotal() {
+		t.Errorf("%v", found)
+	}
+}
+
 // A disk is drained, with extents on all four nodes: each of them gets some of its copies
 // while the volume is written, and then it can be removed.
 func TestADiskIsEmptied(t *testing.T) {
@@ -137,7 +153,7 @@ func TestADiskIsEmptied(t *testing.T) {
 	store := owner.Daemon().disks[0].store
 	disk := catalog.ID(store.Info().UUID).String()
 	drained, err := members.DrainDisk(t.Context(), connect.NewRequest(&blockdv1.DrainDiskRequest{Disk: disk}))
-	if err != nil || drained.Msg.GetLeft() == "" {
+	if err != nil || drained.Msg.GetLeft() == "" || drained.Msg.GetJob().GetKind() != director.JobDrainDisk {
 		t.Fatal(drained, err)
 	}
 	_, err = members.RemoveDisk(t.Context(), connect.NewRequest(&blockdv1.RemoveDiskRequest{Disk: disk, Force: true}))
@@ -146,6 +162,7 @@ func TestADiskIsEmptied(t *testing.T) {
 		return rest[0].Daemon().catalog.State().DiskByID(parseID(disk)).State == catalog.DiskDrained
 	})
 	until(t, "three copies are in sync", func() bool { return inSync(rest[0], id) == 3 })
+	jobOfDisk(t, a, rest[1], director.JobDrainDisk, owner.cfg.Name+"/disk0")
 	until(t, "the copy on the drained disk is freed", func() bool { return store.Stats().Volumes == 0 })
 	for _, n := range rest {
 		ownedBy(t, a, nodes, n, id)
@@ -179,6 +196,7 @@ func TestANodeIsLostForGood(t *testing.T) {
 	lost.stop()
 	until(t, "no copy is on the lost node", func() bool { return spare.Daemon().catalog.State().ReplicasOn(gone) == 0 })
 	until(t, "three copies are in sync again", func() bool { return inSync(spare, id) == 3 })
+	jobOfDisk(t, a, spare, director.JobRebuild, lost.cfg.Name+"/disk0")
 	ownedBy(t, a, rest, spare, id)
 	w.check(spare)
 	if _, err := members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{Node: lost.cfg.Name, Force: true})); err != nil {

@@ -1774,8 +1774,11 @@ func (x *DrainDiskRequest) GetDisk() string {
 type DrainDiskResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Changes []string               `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
-	// What stays on it, in words; empty when it is drained.
-	Left          string `protobuf:"bytes,2,opt,name=left,proto3" json:"left,omitempty"`
+	// What is still on it, in words; empty when it is drained.
+	Left string `protobuf:"bytes,2,opt,name=left,proto3" json:"left,omitempty"`
+	// The job that empties it; none when it is drained, and while nodes of an older release are
+	// in the cluster. Those have no such jobs.
+	Job           *Job `protobuf:"bytes,3,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1822,6 +1825,13 @@ func (x *DrainDiskResponse) GetLeft() string {
 		return x.Left
 	}
 	return ""
+}
+
+func (x *DrainDiskResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
 }
 
 type ResumeDiskRequest struct {
@@ -2195,10 +2205,11 @@ const file_blockd_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x12\n" +
-	"\x04disk\x18\x03 \x01(\tR\x04disk\"A\n" +
+	"\x04disk\x18\x03 \x01(\tR\x04disk\"c\n" +
 	"\x11DrainDiskResponse\x12\x18\n" +
 	"\achanges\x18\x01 \x03(\tR\achanges\x12\x12\n" +
-	"\x04left\x18\x02 \x01(\tR\x04left\"_\n" +
+	"\x04left\x18\x02 \x01(\tR\x04left\x12 \n" +
+	"\x03job\x18\x03 \x01(\v2\x0e.blockd.v1.JobR\x03job\"_\n" +
 	"\x11ResumeDiskRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x17\n" +
@@ -2302,41 +2313,42 @@ var file_blockd_v1_cluster_proto_depIdxs = []int32{
 	3,  // 8: blockd.v1.SetNodeLabelsResponse.member:type_name -> blockd.v1.Member
 	36, // 9: blockd.v1.DrainNodeResponse.job:type_name -> blockd.v1.Job
 	3,  // 10: blockd.v1.ResumeNodeResponse.member:type_name -> blockd.v1.Member
-	0,  // 11: blockd.v1.ClusterService.InitCluster:input_type -> blockd.v1.InitClusterRequest
-	4,  // 12: blockd.v1.ClusterService.GetCluster:input_type -> blockd.v1.GetClusterRequest
-	6,  // 13: blockd.v1.ClusterService.CreateJoinToken:input_type -> blockd.v1.CreateJoinTokenRequest
-	8,  // 14: blockd.v1.ClusterService.JoinCluster:input_type -> blockd.v1.JoinClusterRequest
-	10, // 15: blockd.v1.ClusterService.AdmitNode:input_type -> blockd.v1.AdmitNodeRequest
-	12, // 16: blockd.v1.ClusterService.IssueClientCertificate:input_type -> blockd.v1.IssueClientCertificateRequest
-	14, // 17: blockd.v1.ClusterService.TransferLeadership:input_type -> blockd.v1.TransferLeadershipRequest
-	16, // 18: blockd.v1.ClusterService.BackupMeta:input_type -> blockd.v1.BackupMetaRequest
-	18, // 19: blockd.v1.MembershipService.SetNodeLabels:input_type -> blockd.v1.SetNodeLabelsRequest
-	20, // 20: blockd.v1.MembershipService.RemoveNode:input_type -> blockd.v1.RemoveNodeRequest
-	22, // 21: blockd.v1.MembershipService.DrainNode:input_type -> blockd.v1.DrainNodeRequest
-	24, // 22: blockd.v1.MembershipService.ResumeNode:input_type -> blockd.v1.ResumeNodeRequest
-	26, // 23: blockd.v1.MembershipService.DrainDisk:input_type -> blockd.v1.DrainDiskRequest
-	28, // 24: blockd.v1.MembershipService.ResumeDisk:input_type -> blockd.v1.ResumeDiskRequest
-	30, // 25: blockd.v1.MembershipService.RemoveDisk:input_type -> blockd.v1.RemoveDiskRequest
-	1,  // 26: blockd.v1.ClusterService.InitCluster:output_type -> blockd.v1.InitClusterResponse
-	5,  // 27: blockd.v1.ClusterService.GetCluster:output_type -> blockd.v1.GetClusterResponse
-	7,  // 28: blockd.v1.ClusterService.CreateJoinToken:output_type -> blockd.v1.CreateJoinTokenResponse
-	9,  // 29: blockd.v1.ClusterService.JoinCluster:output_type -> blockd.v1.JoinClusterResponse
-	11, // 30: blockd.v1.ClusterService.AdmitNode:output_type -> blockd.v1.AdmitNodeResponse
-	13, // 31: blockd.v1.ClusterService.IssueClientCertificate:output_type -> blockd.v1.IssueClientCertificateResponse
-	15, // 32: blockd.v1.ClusterService.TransferLeadership:output_type -> blockd.v1.TransferLeadershipResponse
-	17, // 33: blockd.v1.ClusterService.BackupMeta:output_type -> blockd.v1.BackupMetaResponse
-	19, // 34: blockd.v1.MembershipService.SetNodeLabels:output_type -> blockd.v1.SetNodeLabelsResponse
-	21, // 35: blockd.v1.MembershipService.RemoveNode:output_type -> blockd.v1.RemoveNodeResponse
-	23, // 36: blockd.v1.MembershipService.DrainNode:output_type -> blockd.v1.DrainNodeResponse
-	25, // 37: blockd.v1.MembershipService.ResumeNode:output_type -> blockd.v1.ResumeNodeResponse
-	27, // 38: blockd.v1.MembershipService.DrainDisk:output_type -> blockd.v1.DrainDiskResponse
-	29, // 39: blockd.v1.MembershipService.ResumeDisk:output_type -> blockd.v1.ResumeDiskResponse
-	31, // 40: blockd.v1.MembershipService.RemoveDisk:output_type -> blockd.v1.RemoveDiskResponse
-	26, // [26:41] is the sub-list for method output_type
-	11, // [11:26] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	36, // 11: blockd.v1.DrainDiskResponse.job:type_name -> blockd.v1.Job
+	0,  // 12: blockd.v1.ClusterService.InitCluster:input_type -> blockd.v1.InitClusterRequest
+	4,  // 13: blockd.v1.ClusterService.GetCluster:input_type -> blockd.v1.GetClusterRequest
+	6,  // 14: blockd.v1.ClusterService.CreateJoinToken:input_type -> blockd.v1.CreateJoinTokenRequest
+	8,  // 15: blockd.v1.ClusterService.JoinCluster:input_type -> blockd.v1.JoinClusterRequest
+	10, // 16: blockd.v1.ClusterService.AdmitNode:input_type -> blockd.v1.AdmitNodeRequest
+	12, // 17: blockd.v1.ClusterService.IssueClientCertificate:input_type -> blockd.v1.IssueClientCertificateRequest
+	14, // 18: blockd.v1.ClusterService.TransferLeadership:input_type -> blockd.v1.TransferLeadershipRequest
+	16, // 19: blockd.v1.ClusterService.BackupMeta:input_type -> blockd.v1.BackupMetaRequest
+	18, // 20: blockd.v1.MembershipService.SetNodeLabels:input_type -> blockd.v1.SetNodeLabelsRequest
+	20, // 21: blockd.v1.MembershipService.RemoveNode:input_type -> blockd.v1.RemoveNodeRequest
+	22, // 22: blockd.v1.MembershipService.DrainNode:input_type -> blockd.v1.DrainNodeRequest
+	24, // 23: blockd.v1.MembershipService.ResumeNode:input_type -> blockd.v1.ResumeNodeRequest
+	26, // 24: blockd.v1.MembershipService.DrainDisk:input_type -> blockd.v1.DrainDiskRequest
+	28, // 25: blockd.v1.MembershipService.ResumeDisk:input_type -> blockd.v1.ResumeDiskRequest
+	30, // 26: blockd.v1.MembershipService.RemoveDisk:input_type -> blockd.v1.RemoveDiskRequest
+	1,  // 27: blockd.v1.ClusterService.InitCluster:output_type -> blockd.v1.InitClusterResponse
+	5,  // 28: blockd.v1.ClusterService.GetCluster:output_type -> blockd.v1.GetClusterResponse
+	7,  // 29: blockd.v1.ClusterService.CreateJoinToken:output_type -> blockd.v1.CreateJoinTokenResponse
+	9,  // 30: blockd.v1.ClusterService.JoinCluster:output_type -> blockd.v1.JoinClusterResponse
+	11, // 31: blockd.v1.ClusterService.AdmitNode:output_type -> blockd.v1.AdmitNodeResponse
+	13, // 32: blockd.v1.ClusterService.IssueClientCertificate:output_type -> blockd.v1.IssueClientCertificateResponse
+	15, // 33: blockd.v1.ClusterService.TransferLeadership:output_type -> blockd.v1.TransferLeadershipResponse
+	17, // 34: blockd.v1.ClusterService.BackupMeta:output_type -> blockd.v1.BackupMetaResponse
+	19, // 35: blockd.v1.MembershipService.SetNodeLabels:output_type -> blockd.v1.SetNodeLabelsResponse
+	21, // 36: blockd.v1.MembershipService.RemoveNode:output_type -> blockd.v1.RemoveNodeResponse
+	23, // 37: blockd.v1.MembershipService.DrainNode:output_type -> blockd.v1.DrainNodeResponse
+	25, // 38: blockd.v1.MembershipService.ResumeNode:output_type -> blockd.v1.ResumeNodeResponse
+	27, // 39: blockd.v1.MembershipService.DrainDisk:output_type -> blockd.v1.DrainDiskResponse
+	29, // 40: blockd.v1.MembershipService.ResumeDisk:output_type -> blockd.v1.ResumeDiskResponse
+	31, // 41: blockd.v1.MembershipService.RemoveDisk:output_type -> blockd.v1.RemoveDiskResponse
+	27, // [27:42] is the sub-list for method output_type
+	12, // [12:27] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_cluster_proto_init() }

@@ -28,13 +28,14 @@ const (
 type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// drain (what a node serves moves away), remove (its data too), or rebalance.
+	// drain (what a node serves moves away), remove (its data too), rebalance, drain-disk (what a disk
+	// has moves away), or rebuild (the copies of a lost disk are made anew on others).
 	Kind    string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // the node's name; cluster, of rebalance
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // the name of the node or of the disk; cluster, of rebalance
 	// running, waiting (for what the reason says), paused, done, failed or canceled.
 	State      string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	Reason     string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	StepsDone  uint64 `protobuf:"varint,6,opt,name=steps_done,json=stepsDone,proto3" json:"steps_done,omitempty"`
+	StepsDone  uint64 `protobuf:"varint,6,opt,name=steps_done,json=stepsDone,proto3" json:"steps_done,omitempty"` // volumes that are served elsewhere, extents that have moved
 	StepsTotal uint64 `protobuf:"varint,7,opt,name=steps_total,json=stepsTotal,proto3" json:"steps_total,omitempty"`
 	BytesDone  int64  `protobuf:"varint,8,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
 	BytesTotal int64  `protobuf:"varint,9,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`

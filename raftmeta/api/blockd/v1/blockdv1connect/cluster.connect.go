@@ -369,9 +369,10 @@ type MembershipServiceClient interface {
 	DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error)
 	// ResumeNode ends a drain: the node takes part again.
 	ResumeNode(context.Context, *connect.Request[v1.ResumeNodeRequest]) (*connect.Response[v1.ResumeNodeResponse], error)
-	// DrainDisk has a disk get nothing new.
+	// DrainDisk has a disk get nothing new, and other disks take what it has, as a job. Of a disk
+	// that has failed it begins the job anew that was canceled.
 	DrainDisk(context.Context, *connect.Request[v1.DrainDiskRequest]) (*connect.Response[v1.DrainDiskResponse], error)
-	// ResumeDisk ends that.
+	// ResumeDisk ends that, and the job.
 	ResumeDisk(context.Context, *connect.Request[v1.ResumeDiskRequest]) (*connect.Response[v1.ResumeDiskResponse], error)
 	// RemoveDisk forgets a disk that has nothing any more.
 	RemoveDisk(context.Context, *connect.Request[v1.RemoveDiskRequest]) (*connect.Response[v1.RemoveDiskResponse], error)
@@ -488,9 +489,10 @@ type MembershipServiceHandler interface {
 	DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error)
 	// ResumeNode ends a drain: the node takes part again.
 	ResumeNode(context.Context, *connect.Request[v1.ResumeNodeRequest]) (*connect.Response[v1.ResumeNodeResponse], error)
-	// DrainDisk has a disk get nothing new.
+	// DrainDisk has a disk get nothing new, and other disks take what it has, as a job. Of a disk
+	// that has failed it begins the job anew that was canceled.
 	DrainDisk(context.Context, *connect.Request[v1.DrainDiskRequest]) (*connect.Response[v1.DrainDiskResponse], error)
-	// ResumeDisk ends that.
+	// ResumeDisk ends that, and the job.
 	ResumeDisk(context.Context, *connect.Request[v1.ResumeDiskRequest]) (*connect.Response[v1.ResumeDiskResponse], error)
 	// RemoveDisk forgets a disk that has nothing any more.
 	RemoveDisk(context.Context, *connect.Request[v1.RemoveDiskRequest]) (*connect.Response[v1.RemoveDiskResponse], error)

@@ -33,7 +33,10 @@ func diskJobs(s *catalog.State) map[diskJob]*catalog.Job {
 	last := map[diskJob]*catalog.Job{}
 	for i := range s.Jobs {
 		j := &s.Jobs[i]
-		if id, ok := catalog.ParseID(j.Subject); ok && aboutDisk(j) {
+		if !aboutDisk(j) {
+			continue
+		}
+		if id, ok := catalog.ParseID(j.Subject); ok {
 			last[diskJob{j.Kind, id}] = j
 		}
 	}

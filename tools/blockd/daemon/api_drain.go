@@ -261,7 +261,11 @@ func (a api) diskJob(ctx context.Context, by *caller, d *catalog.Disk, kind stri
 		return changes, nil, nil
 	case errors.Is(err, group.ErrGate):
 		return nil, nil, nil
-	case err != nil && connect.CodeOf(err) != connect.CodeAlreadyExists:
+	case connect.CodeOf(err) == connect.CodeAlreadyExists: // perhaps since just now, which is not known here yet
+		if err := a.d.catalog.Barrier(ctx); err != nil {
+			return nil, nil, apiError(err)
+		}
+	case err != nil:
 		return nil, nil, err
 	}
 	s := a.d.catalog.State()

@@ -43,6 +43,11 @@ func sayHello(c net.Conn, incarnation uint32, to string) error {
 	}
 	var head [3]byte
 	if _, err := io.ReadFull(c, head[:]); err != nil {
+		// An alert comes after the handshake when it is about the client's
+		// certificate (RFC 8446, section 4.4.3).
+		if alert := new(net.OpError); errors.As(err, &alert) && alert.Op == "remote error" {
+			return fmt.Errorf("node %s refuses this node's certificate; compare the clocks of both: %w", to, err)
+		}
 		return fmt.Errorf("node %s has hung up; its blockd may just be starting: %w", to, err)
 	}
 	text := make([]byte, binary.BigEndian.Uint16(head[1:]))

@@ -16,7 +16,7 @@ import (
 )
 
 // How long certificates last. Nodes renew theirs by themselves after two
-// thirds of it (RenewAt), so a node may be away for four months.
+// thirds of it (RenewAt), or when they are started later than that.
 const (
 	AuthorityLife = 10 * 365 * 24 * time.Hour
 	NodeLife      = 365 * 24 * time.Hour
@@ -136,7 +136,8 @@ func (a *Authority) Sign(csr []byte, id Identity, now time.Time, life time.Durat
 	}
 	if end := a.cert.NotAfter; now.Add(life).After(end) {
 		if !now.Before(end) {
-			return nil, fmt.Errorf("%w: the authority was valid until %s; rotate it", ErrRequest, end.UTC().Format(time.RFC3339))
+			return nil, fmt.Errorf("%w: the authority was valid until %s, and here it is %s; compare the clocks",
+				ErrRequest, end.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 		}
 		life = end.Sub(now) // what outlives its authority is refused anyhow
 	}

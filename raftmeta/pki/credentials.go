@@ -68,14 +68,24 @@ func (c *Credentials) Bundle() Bundle { return c.current.Load().bundle }
 // Certificate is what the holder shows.
 func (c *Credentials) Certificate() *x509.Certificate { return c.current.Load().cert.Leaf }
 
-// RenewAt is when the certificate should be replaced: see RenewAt, or at once
-// when it is not signed by the authority that signs now.
-func (c *Credentials) RenewAt() time.Time {
+// Due reports whether the certificate should be replaced: from RenewAt on; when it is
+// not signed by the authority that signs now; and when it is not valid yet, which it
+// is when it was made while the clock was ahead. Before its authority is valid the
+// clock is wrong, and another certificate would be refused as well.
+func (c *Credentials) Due(now time.Time) bool {
 	cur := c.current.Load()
-	if cur.cert.Leaf.CheckSignatureFrom(cur.bundle.Signer()) != nil {
-		return cur.cert.Leaf.NotBefore
+	leaf, signer := cur.cert.Leaf, cur.bundle.Signer()
+	if now.Before(signer.NotBefore) {
+		return false
 	}
-	return RenewAt(cur.cert.Leaf)
+	return now.Before(leaf.NotBefore) || !now.Before(RenewAt(leaf)) || leaf.CheckSignatureFrom(signer) != nil
+}
+
+// Valid says in words why others would refuse the certificate, if they had the
+// clock now; nil when they would not.
+func (c *Credentials) Valid(now time.Time) error {
+	cur := c.current.Load()
+	return wrongTime(cur.self, cur.cert.Leaf, cur.bundle, now)
 }
 
 // ServerConfig is for a listener that speaks protocols (ALPN, RFC 7301), of
@@ -188,19 +198,44 @@ func verifyChain(bundle Bundle, chain []*x509.Certificate, now time.Time, usage 
 	_, err = leaf.Verify(x509.VerifyOptions{
 		Roots: bundle.Pool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
 	})
-	var unknown x509.UnknownAuthorityError
-	stamp := now.UTC().Format(time.RFC3339)
-	switch {
-	case err == nil:
+	if err == nil {
 		return id, nil
-	case now.Before(leaf.NotBefore):
-		return Identity{}, fmt.Errorf("%w: the certificate of %s is not valid before %s, and here it is %s; compare the clocks",
-			ErrPeer, id, leaf.NotBefore.UTC().Format(time.RFC3339), stamp)
-	case now.After(leaf.NotAfter):
-		return Identity{}, fmt.Errorf("%w: the certificate of %s was valid until %s, and here it is %s; compare the clocks, or let the node join again",
-			ErrPeer, id, leaf.NotAfter.UTC().Format(time.RFC3339), stamp)
-	case errors.As(err, &unknown):
+	}
+	// That an authority is not valid now is to x509 one that nobody knows.
+	if wrong := wrongTime(id, leaf, bundle, now); wrong != nil {
+		return Identity{}, fmt.Errorf("%w: %w", ErrPeer, wrong)
+	}
+	if errors.As(err, new(x509.UnknownAuthorityError)) {
 		return Identity{}, fmt.Errorf("%w: the certificate of %s is signed by %q, which is not this cluster's authority", ErrPeer, id, leaf.Issuer.CommonName)
 	}
 	return Identity{}, fmt.Errorf("%w: the certificate of %s: %w", ErrPeer, id, err)
+}
+
+// wrongTime says in words why the certificate of id, or the authority in bundle that
+// has signed it, is not valid now; nil when they are.
+func wrongTime(id Identity, leaf *x509.Certificate, bundle Bundle, now time.Time) error {
+	at := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	const (
+		early = "%s is not valid before %s, and here it is %s; compare the clocks"
+		late  = "%s was valid until %s, and here it is %s; compare the clocks"
+	)
+	what, advice := fmt.Sprintf("the certificate of %s", id), "; if they are right, have another issued"
+	if id.IsNode() {
+		advice = "; if they are right, look there why it is not renewed (blockctl events)"
+	}
+	for _, c := range append([]*x509.Certificate{leaf}, bundle.certs...) {
+		if c != leaf {
+			what, advice = fmt.Sprintf("the authority that signed the certificate of %s", id), ""
+			if leaf.CheckSignatureFrom(c) != nil {
+				continue
+			}
+		}
+		switch {
+		case now.Before(c.NotBefore):
+			return fmt.Errorf(early, what, at(c.NotBefore), at(now))
+		case now.After(c.NotAfter):
+			return fmt.Errorf(late+advice, what, at(c.NotAfter), at(now))
+		}
+	}
+	return nil
 }

@@ -18,14 +18,18 @@ import (
 //	                    that a crash can't leave the key of another certificate
 //	ca.pem        0644  the Bundle
 //	cluster.keys  0600  the Keyring
+//	authority     0600  the authority as the replicated state has it, sealed by
+//	                    the Keyring: a node that comes back after its
+//	                    certificate has ended renews it before it is let in
 type Files struct {
 	Dir string
 }
 
 const (
-	fileNode    = "node.pem"
-	fileBundle  = "ca.pem"
-	fileKeyring = "cluster.keys"
+	fileNode      = "node.pem"
+	fileBundle    = "ca.pem"
+	fileKeyring   = "cluster.keys"
+	fileAuthority = "authority"
 )
 
 // Member is what Files holds.
@@ -74,6 +78,13 @@ func (f Files) SaveBundle(b Bundle) error { return f.replace(fileBundle, b.PEM()
 
 // SaveKeyring replaces the cluster keys.
 func (f Files) SaveKeyring(k Keyring) error { return f.replace(fileKeyring, k.Marshal(), 0o600) }
+
+// SaveAuthority replaces the sealed authority. It is not part of a Member: what a node
+// needs it for is rare, and it has it when it is a member.
+func (f Files) SaveAuthority(sealed []byte) error { return f.replace(fileAuthority, sealed, 0o600) }
+
+// LoadAuthority returns what SaveAuthority was given.
+func (f Files) LoadAuthority() ([]byte, error) { return f.secret(fileAuthority) }
 
 // Load reads all files, and refuses secrets that other users may read.
 func (f Files) Load() (Member, error) {

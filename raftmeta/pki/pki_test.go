@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -196,15 +197,15 @@ func TestRotationOfTheAuthority(t *testing.T) {
 	if connect(a, b) == nil || connect(b, a) == nil {
 		t.Fatal("a certificate of the retired authority is still good")
 	}
-	if got := a.RenewAt(); got.After(epoch.Add(61 * 24 * time.Hour)) {
-		t.Fatalf("a renews at %v", got)
+	if a.Due(epoch) {
+		t.Fatal("a renews at once")
 	}
 	am := a.current.Load()
 	if err := a.Replace(am.cert.Leaf, am.cert.PrivateKey.(ed25519.PrivateKey), switched); err != nil {
 		t.Fatal(err)
 	}
-	if got := a.RenewAt(); got.After(epoch) {
-		t.Fatalf("after the switch, a certificate of the old authority is renewed at once, not at %v", got)
+	if !a.Due(epoch) {
+		t.Fatal("after the switch, a certificate of the old authority is renewed at once")
 	}
 }
 
@@ -436,6 +437,13 @@ func TestFilesKeepWhatWasSaved(t *testing.T) {
 	if len(want) != 0 {
 		t.Errorf("missing: %v", want)
 	}
+	sealed := []byte("sealed")
+	if err := f.SaveAuthority(sealed); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.LoadAuthority(); err != nil || !bytes.Equal(got, sealed) {
+		t.Errorf("the authority: %q, %v", got, err)
+	}
 	for _, name := range []string{fileNode, fileKeyring} {
 		path := filepath.Join(f.Dir, name)
 		if err := os.Chmod(path, 0o640); err != nil {
@@ -453,8 +461,89 @@ func TestFilesKeepWhatWasSaved(t *testing.T) {
 func TestRenewalComesBeforeExpiry(t *testing.T) {
 	ca := authority(t, "prod")
 	c, m := member(t, ca, node1, NewBundle(ca.Certificate()))
-	at := c.RenewAt()
+	at := RenewAt(m.Certificate)
 	if left := m.Certificate.NotAfter.Sub(at); left < 29*24*time.Hour || !at.After(epoch) {
 		t.Fatalf("renewed at %v, %v before the end", at, left)
+	}
+	if c.Due(at.Add(-time.Second)) || !c.Due(at) {
+		t.Error("not renewed from then on")
+	}
+}
+
+// A clock that was ahead leaves a certificate that is not valid yet, and it is replaced when
+// the clock is right. A clock that is behind gets no certificate: none would be of use.
+func TestRenewalWhenTheClockWasSet(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	ca := authority(t, "prod")
+	c, _ := member(t, ca, node1, NewBundle(ca.Certificate()))
+	key, csr, err := NewRequest(node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := ca.Sign(csr, node1, epoch.Add(year), NodeLife)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []struct {
+		name  string
+		cert  *x509.Certificate // nil: of epoch
+		clock time.Duration     // from epoch
+		due   bool
+		says  string
+	}{
+		{"right", nil, 0, false, ""},
+		{"an hour behind", nil, -clockSkew, false, ""},
+		{"30 days behind", nil, -30 * 24 * time.Hour, false, "the certificate of blockd://prod/node/n1 is not valid before 2026-03-01T11:00:00Z, and here it is 2026-01-30T12:00:00Z; compare the clocks"},
+		{"a year ahead", nil, year, true, "was valid until 2026-05-30T12:00:00Z, and here it is 2027-03-01T12:00:00Z; compare the clocks"},
+		{"a year ahead, renewed", ahead, year, false, ""},
+		{"right again", ahead, 0, true, "is not valid before 2027-03-01T11:00:00Z"},
+		{"beyond the authority's end", ahead, 11 * year, true, "valid until 2028-02-29"},
+	} {
+		if at.cert != nil {
+			if err := c.Replace(at.cert, key, NewBundle(ca.Certificate())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now := epoch.Add(at.clock)
+		if got := c.Due(now); got != at.due {
+			t.Errorf("%s: due %v", at.name, got)
+		}
+		if err := c.Valid(now); (err != nil) != (at.says != "") || err != nil && !strings.Contains(err.Error(), at.says) {
+			t.Errorf("%s: %v; want %q", at.name, err, at.says)
+		}
+	}
+	if _, err := ca.Sign(csr, node1, epoch.Add(11*year), NodeLife); !errors.Is(err, ErrRequest) || !strings.Contains(err.Error(), "compare the clocks") {
+		t.Errorf("signed by an authority that has ended: %v", err)
+	}
+}
+
+// What a peer's clock has to do with a refusal is said, also when it is the authority
+// that is not valid yet, which a node with a slow clock can have signed for.
+func TestWrongClocksAreNamed(t *testing.T) {
+	ca := authority(t, "prod")
+	key, csr, err := NewRequest(node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := ca.Sign(csr, node1, epoch.Add(-48*time.Hour), NodeLife)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewCredentials(slow, key, NewBundle(ca.Certificate()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Now = func() time.Time { return epoch.Add(-48 * time.Hour) }
+	if _, err := c.verify([]*x509.Certificate{slow}, x509.ExtKeyUsageClientAuth); !errors.Is(err, ErrPeer) ||
+		!strings.Contains(err.Error(), "the authority that signed the certificate of blockd://prod/node/n1 is not valid before") {
+		t.Error(err)
 	}
 }

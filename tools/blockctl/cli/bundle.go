@@ -157,7 +157,8 @@ func (b *bundle) save() error {
 func (b *bundle) check(now time.Time) error {
 	switch {
 	case now.After(b.cert.NotAfter):
-		return fmt.Errorf("%w: %s expired at %s; ask an administrator for another (blockctl cert issue)", errCertificate, b.file, stamp(b.cert.NotAfter))
+		return fmt.Errorf("%w: %s expired at %s, and here it is %s; compare the clocks, or ask an administrator for another (blockctl cert issue)",
+			errCertificate, b.file, stamp(b.cert.NotAfter), stamp(now))
 	case now.Before(b.cert.NotBefore):
 		return fmt.Errorf("%w: %s is not valid before %s, and here it is %s; compare the clocks", errCertificate, b.file, stamp(b.cert.NotBefore), stamp(now))
 	}

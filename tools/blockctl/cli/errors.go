@@ -107,7 +107,7 @@ func Explain(err error) string {
 		return away.Error()
 	}
 	if refusedByPeer(err) {
-		return "the node refuses your certificate; see `blockctl cert show` for whose it is and until when, and name another with --cert"
+		return "the node refuses your certificate; see `blockctl cert show` for whose it is and until when, compare the node's clock, or name another with --cert"
 	}
 	var ce *connect.Error
 	if !errors.As(err, &ce) {

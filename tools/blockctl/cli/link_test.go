@@ -114,7 +114,7 @@ func TestCertificates(t *testing.T) {
 		{"right, at the addresses in the file", []string{"--cert", good}, exitDone, ""},
 		{"right, at a named address", []string{"--cert", good, "--api", address}, exitDone, ""},
 		{"of another cluster", []string{"--cert", other}, exitCertificate, "not this cluster's authority; name the certificate of that cluster with --cert"},
-		{"expired", []string{"--cert", old}, exitCertificate, "old.pem expired at"},
+		{"expired", []string{"--cert", old}, exitCertificate, "; compare the clocks, or ask an administrator"},
 		{"readable by others", []string{"--cert", open}, exitCertificate, "chmod 600"},
 		{"no certificate at all", []string{"--cert", half}, exitCertificate, "lacks a certificate"},
 		{"not there", []string{"--cert", filepath.Join(dir, "none")}, exitCertificate, "no such file"},

@@ -22,12 +22,12 @@ func (d *Daemon) authority(s *catalog.State) (*pki.Authority, pki.Bundle, error)
 	if len(s.Authority.SealedKey) == 0 {
 		return nil, pki.Bundle{}, connect.NewError(connect.CodeFailedPrecondition, errors.New("this node belongs to no cluster, so nobody signs certificates; make one with `blockctl cluster init`"))
 	}
-	return openAuthority(s, d.plane.keys, d.plane.self.Cluster)
+	return openAuthority(s.Authority, d.plane.keys, d.plane.self.Cluster)
 }
 
 // openAuthority unseals the authority of cluster.
-func openAuthority(s *catalog.State, keys pki.Keyring, cluster string) (*pki.Authority, pki.Bundle, error) {
-	text, err := keys.Open(catalog.AuthorityLabel, []byte(s.Authority.SealedKey))
+func openAuthority(a catalog.Authority, keys pki.Keyring, cluster string) (*pki.Authority, pki.Bundle, error) {
+	text, err := keys.Open(catalog.AuthorityLabel, []byte(a.SealedKey))
 	if err != nil {
 		return nil, pki.Bundle{}, fmt.Errorf("the authority's key: %w; is cluster.keys the one of this cluster?", err)
 	}
@@ -35,7 +35,7 @@ func openAuthority(s *catalog.State, keys pki.Keyring, cluster string) (*pki.Aut
 	if err != nil {
 		return nil, pki.Bundle{}, err
 	}
-	bundle, err := pki.ParseBundle([]byte(s.Authority.BundlePEM))
+	bundle, err := pki.ParseBundle([]byte(a.BundlePEM))
 	return ca, bundle, err
 }
 
@@ -90,17 +90,26 @@ func keyPEM(key ed25519.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// renewEvery is how often the node looks at the age of its certificate.
-const renewEvery = time.Hour
+// renewEvery is how often the node looks whether its certificate is due. It is as
+// often because the clock may be set at any time.
+const renewEvery = 10 * time.Second
 
-// renewLoop replaces the node's certificate before it ends, until ctx does.
+// renewTell is how often it says that something is still wrong with it.
+const renewTell = time.Hour
+
+// renewLoop replaces the node's certificate before it ends, until ctx does. It runs
+// before the node has found its cluster, too: the certificate may be why it does not.
 func (d *Daemon) renewLoop(ctx context.Context) {
 	t := time.NewTicker(renewEvery)
 	defer t.Stop()
+	var told time.Time // zero while all is well
 	for {
-		if err := d.renewCertificate(time.Now()); err != nil {
-			d.events.add(levelError, "certificate.renew", d.nodeName(), fmt.Sprintf("it is valid until %s, and could not be renewed: %v; this is tried again every hour",
-				timeText(d.plane.creds.Certificate().NotAfter), err))
+		switch kind, err := d.keepCertificate(time.Now()); {
+		case err == nil:
+			told = time.Time{}
+		case told.IsZero() || time.Since(told) >= renewTell:
+			told = time.Now()
+			d.events.add(levelError, kind, d.nodeName(), err.Error())
 		}
 		select {
 		case <-t.C:
@@ -110,13 +119,31 @@ func (d *Daemon) renewLoop(ctx context.Context) {
 	}
 }
 
+// keepCertificate sees to it that the node has a valid certificate, which the
+// catalog knows. The kind of event that an error is comes with it.
+func (d *Daemon) keepCertificate(now time.Time) (kind string, _ error) {
+	if err := d.renewCertificate(now); err != nil {
+		return "certificate.renew", fmt.Errorf("it is valid until %s, and could not be renewed: %w; this is tried again every %v",
+			timeText(d.plane.creds.Certificate().NotAfter), err, renewEvery)
+	}
+	if err := d.plane.creds.Valid(now); err != nil {
+		return "certificate.invalid", fmt.Errorf("other nodes don't let this one in, and those that are in stay until their connections end: %w", err)
+	}
+	if n := d.catalog.State().NodeByID(d.plane.id()); d.ready.Load() && n != nil && n.Serial != d.plane.creds.Certificate().SerialNumber.Text(16) {
+		if err := d.introduce(); err != nil {
+			return "certificate.renew", fmt.Errorf("it was renewed, and the catalog could not be told: %w", err)
+		}
+	}
+	return "", nil
+}
+
 // renewCertificate has a certificate that is due replaced by one for a new key.
 func (d *Daemon) renewCertificate(now time.Time) error {
 	p := &d.plane
-	if now.Before(p.creds.RenewAt()) {
+	if !p.creds.Due(now) {
 		return nil
 	}
-	ca, bundle, err := d.authority(d.catalog.State())
+	ca, bundle, err := d.renewer()
 	if err != nil {
 		return err
 	}
@@ -128,11 +155,38 @@ func (d *Daemon) renewCertificate(now time.Time) error {
 	if err := errors.Join(files.SaveBundle(bundle), files.SaveCertificate(cert, key), p.creds.Replace(cert, key, bundle)); err != nil {
 		return err
 	}
-	if d.shared.Load() != nil {
-		if err := d.shared.Load().network.renew(p.creds); err != nil {
+	if s := d.shared.Load(); s != nil {
+		if err := s.network.renew(p.creds); err != nil {
 			return err
 		}
 	}
-	d.noteDone(context.Background(), nil, issued("certificate.renew", d.nodeName(), "of a node", cert), nil)
-	return d.introduce()
+	done := issued("certificate.renew", d.nodeName(), "of a node", cert)
+	if d.ready.Load() {
+		d.noteDone(context.Background(), nil, done, nil)
+	} else { // it may be renewed so that a majority can be found
+		d.events.add(levelInfo, done.GetAction(), done.GetSubject(), done.GetDetail())
+	}
+	return nil
+}
+
+// renewer is the authority for the node's own certificate: before the node has
+// found its cluster, the catalog may not have it yet.
+func (d *Daemon) renewer() (*pki.Authority, pki.Bundle, error) {
+	if s := d.catalog.State(); len(s.Authority.SealedKey) > 0 {
+		return d.authority(s)
+	}
+	sealed, err := pki.Files{Dir: d.data.join(dirPKI)}.LoadAuthority()
+	if err != nil {
+		return nil, pki.Bundle{}, err
+	}
+	return openAuthority(catalog.Authority{SealedKey: string(sealed), BundlePEM: string(d.plane.creds.Bundle().PEM())}, d.plane.keys, d.plane.self.Cluster)
+}
+
+// keepAuthority writes down what renewer needs at the next start.
+func (d *Daemon) keepAuthority() error {
+	sealed := d.catalog.State().Authority.SealedKey
+	if d.plane.creds == nil || len(sealed) == 0 {
+		return nil
+	}
+	return pki.Files{Dir: d.data.join(dirPKI)}.SaveAuthority([]byte(sealed))
 }

@@ -101,11 +101,17 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 	if err := d.openPlane(); err != nil {
 		return nil, err
 	}
+	if d.plane.creds != nil {
+		d.background.Go(func() { d.renewLoop(ctx) })
+	}
 	d.serveHTTP(ctx)
 	if answers != nil {
 		answers(d)
 	}
 	if err := d.openCatalog(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.keepAuthority(); err != nil {
 		return nil, err
 	}
 	if err := d.introduce(); err != nil {
@@ -150,9 +156,6 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 	d.servePorts()
 	if len(d.disks) > 0 {
 		d.background.Go(func() { d.spaceLoop(ctx) })
-	}
-	if d.plane.creds != nil {
-		d.background.Go(func() { d.renewLoop(ctx) })
 	}
 	for _, s := range d.disks {
 		if cfg.ScrubRate > 0 {

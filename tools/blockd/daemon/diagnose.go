@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"net"
+	"time"
 
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/units"
@@ -85,6 +86,11 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 			"nothing is served at %s, since this node has no certificate", d.APIAddress())
 	} else {
 		add(ok, "api", "", "at %s", d.APIAddress())
+		if err := d.plane.creds.Valid(time.Now()); err != nil {
+			add(bad, "certificate", "set this node's clock; `blockctl events` says if the certificate could not be renewed", "%v", err)
+		} else {
+			add(ok, "certificate", "", "valid until %s", timeText(d.plane.creds.Certificate().NotAfter))
+		}
 	}
 	return out
 }

@@ -238,21 +238,3 @@ func TestStopHandsOver(t *testing.T) {
 		}
 	}
 }
-
-// A certificate that is due is replaced while the node runs, and the catalog knows the new one.
-func TestCertificateIsRenewed(t *testing.T) {
-	t.Parallel()
-	n := startTestNode(t, clusterConfig(t, 1))
-	initCluster(t, n)
-	d := n.Daemon()
-	old := d.plane.creds.Certificate()
-	if err := d.renewCertificate(time.Now()); err != nil || !d.plane.creds.Certificate().Equal(old) {
-		t.Errorf("renewed before it was due: %v", err)
-	}
-	if err := d.renewCertificate(d.plane.creds.RenewAt()); err != nil {
-		t.Fatal(err)
-	}
-	if d.plane.creds.Certificate().Equal(old) || d.catalog.State().Node("n1").Serial != d.plane.creds.Certificate().SerialNumber.Text(16) {
-		t.Error("the certificate is still the old one")
-	}
-}

@@ -124,7 +124,7 @@ func (d *dataDir) certify(self nodeIdentity, keys pki.Keyring, s *catalog.State)
 	if err != nil || has || s.Authority.SealedKey == "" {
 		return errors.Join(err, files.SaveKeyring(keys))
 	}
-	ca, bundle, err := openAuthority(s, keys, self.Cluster)
+	ca, bundle, err := openAuthority(s.Authority, keys, self.Cluster)
 	if err != nil {
 		return err
 	}

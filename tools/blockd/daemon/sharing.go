@@ -119,6 +119,9 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 		return errors.Join(err, s.stop())
 	}
 	d.shared.Store(s)
+	if err := s.network.renew(d.plane.creds); err != nil { // it may have been renewed since the network was opened
+		return err
+	}
 	d.background.Go(func() { s.tellHosts(ctx) })
 	d.background.Go(func() { s.freeReplaced(ctx) })
 	d.background.Go(func() { d.reportBadDisks(ctx) })

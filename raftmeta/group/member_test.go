@@ -216,6 +216,34 @@ func TestDivergenceStopsTheMember(t *testing.T) {
 	c.agree("x", "z")
 }
 
+// A member whose clock is wrong makes no connections, and both sides are told why: it by the
+// certificate that it is shown, the other by the alert that it gets.
+func TestWrongClockIsNamed(t *testing.T) {
+	c := start(t, 1, nil)
+	n := c.nodes["n1"]
+	late := c.prepare("n2")
+	late.creds = c.credentials("n2")
+	late.creds.Now = func() time.Time { return time.Now().Add(48 * time.Hour) }
+	late.mustOpen()
+	for _, proto := range []string{protoRaft, protoMember} {
+		for _, d := range []struct {
+			from, to *node
+			want     string
+		}{
+			{late, n, "the certificate of blockd://test/node/n1 was valid until"},
+			{n, late, "node n2 refuses this node's certificate; compare the clocks"},
+		} {
+			conn, err := d.from.dial(c.ctx(), proto, d.to.id, d.to.cfg.Address)
+			if err == nil {
+				conn.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), d.want) || !strings.Contains(err.Error(), "compare the clocks") {
+				t.Errorf("%s to %s by %s: %v; want %q", d.from.id, d.to.id, proto, err, d.want)
+			}
+		}
+	}
+}
+
 // Who has a certificate of another authority, or is a client, is not heard;
 // who answers in another's place is noticed.
 func TestStrangersAreRefused(t *testing.T) {

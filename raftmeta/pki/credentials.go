@@ -68,17 +68,18 @@ func (c *Credentials) Bundle() Bundle { return c.current.Load().bundle }
 // Certificate is what the holder shows.
 func (c *Credentials) Certificate() *x509.Certificate { return c.current.Load().cert.Leaf }
 
-// Due reports whether the certificate should be replaced: from RenewAt on; when it is
-// not signed by the authority that signs now; and when it is not valid yet, which it
-// is when it was made while the clock was ahead. Before its authority is valid the
-// clock is wrong, and another certificate would be refused as well.
+// Due reports whether the certificate should be replaced: from RenewAt on, if another
+// would last longer; when it is not signed by the authority that signs now; and when it
+// is not valid yet, which it is when it was made while the clock was ahead. Before its
+// authority is valid the clock is wrong, and another certificate would be refused as well.
 func (c *Credentials) Due(now time.Time) bool {
 	cur := c.current.Load()
 	leaf, signer := cur.cert.Leaf, cur.bundle.Signer()
 	if now.Before(signer.NotBefore) {
 		return false
 	}
-	return now.Before(leaf.NotBefore) || !now.Before(RenewAt(leaf)) || leaf.CheckSignatureFrom(signer) != nil
+	old := !now.Before(RenewAt(leaf)) && leaf.NotAfter.Before(signer.NotAfter)
+	return old || now.Before(leaf.NotBefore) || leaf.CheckSignatureFrom(signer) != nil
 }
 
 // Valid says in words why others would refuse the certificate, if they had the

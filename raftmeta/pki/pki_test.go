@@ -468,6 +468,23 @@ func TestRenewalComesBeforeExpiry(t *testing.T) {
 	if c.Due(at.Add(-time.Second)) || !c.Due(at) {
 		t.Error("not renewed from then on")
 	}
+	// The last one ends with its authority, and none is longer.
+	key, csr, err := NewRequest(node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := ca.Certificate().NotAfter
+	der, err := ca.Sign(csr, node1, end.Add(-time.Minute), NodeLife)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := x509.ParseCertificate(der)
+	if err == nil {
+		err = c.Replace(last, key, m.Bundle)
+	}
+	if err != nil || c.Due(end.Add(-time.Second)) {
+		t.Error("renewed again and again before its authority ends", err)
+	}
 }
 
 // A clock that was ahead leaves a certificate that is not valid yet, and it is replaced when

@@ -35,9 +35,13 @@ type scrubNote struct {
 	Volume string `json:"volume,omitempty"`
 }
 
-// due tells whether there is something to scrub.
+// scrubAhead is how far ahead of the clock a note is taken for one by a clock that was wrong.
+const scrubAhead = time.Hour
+
+// due tells whether there is something to scrub: also when the last round ended at a
+// time that is still to come, or else there would be none until then.
 func (n scrubNote) due(now time.Time, interval time.Duration) bool {
-	return n.At > 0 || !now.Before(n.Since.Add(interval))
+	return n.At > 0 || !now.Before(n.Since.Add(interval)) || now.Before(n.Since.Add(-scrubAhead))
 }
 
 // openScrubNotes reads the file, if there is one. One that can't be read is begun anew,

@@ -22,6 +22,9 @@ func TestScrubNotes(t *testing.T) {
 	if err != nil || first.due(now, week) || !first.due(now.Add(week+time.Minute), week) {
 		t.Errorf("a disk that was never seen: %+v, %v; want it to be due in a week", first, err)
 	}
+	if !first.due(now.Add(-2*scrubAhead), week) {
+		t.Error("a round that ended while the clock was ahead holds up the next one")
+	}
 	first.At = 5
 	if err := n.put("disk a", first); err != nil {
 		t.Fatal(err)

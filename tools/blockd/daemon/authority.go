@@ -127,7 +127,7 @@ func (d *Daemon) keepCertificate(now time.Time) (kind string, _ error) {
 			timeText(d.plane.creds.Certificate().NotAfter), err, renewEvery)
 	}
 	if err := d.plane.creds.Valid(now); err != nil {
-		return "certificate.invalid", fmt.Errorf("other nodes don't let this one in, and those that are in stay until their connections end: %w", err)
+		return "certificate.invalid", fmt.Errorf("new connections between this node and others are refused, and those that exist go on: %w", err)
 	}
 	if n := d.catalog.State().NodeByID(d.plane.id()); d.ready.Load() && n != nil && n.Serial != d.plane.creds.Certificate().SerialNumber.Text(16) {
 		if err := d.introduce(); err != nil {

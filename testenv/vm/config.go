@@ -32,6 +32,10 @@ type Config struct {
 	// (10.0.2.2 unless set here).
 	Env map[string]string
 
+	// Programs are files of this host, linked statically, that the guest has in
+	// /usr/bin beside its own.
+	Programs []string
+
 	// Timeout bounds the run, boot included. Default DefaultTimeout.
 	Timeout time.Duration
 

@@ -220,7 +220,7 @@ func (t *tree) write(to io.Writer) error {
 }
 
 // writeInitrd writes what one run boots: the image, and after it the run's own
-// script and environment, in an archive that the kernel unpacks on top.
+// script, environment and programs, in an archive that the kernel unpacks on top.
 func writeInitrd(path, imagePath string, c Config) (err error) {
 	out, err := os.Create(path)
 	if err != nil {
@@ -246,6 +246,13 @@ func writeInitrd(path, imagePath string, c Config) (err error) {
 	w := &cpioWriter{w: out}
 	w.file("vm/script", 0o755, []byte(script))
 	w.file("vm/env", 0o644, []byte(environment(c)))
+	for _, p := range c.Programs {
+		content, err := os.ReadFile(p)
+		if err != nil {
+			return fmt.Errorf("vm: a program for the guest: %w", err)
+		}
+		w.file("usr/bin/"+filepath.Base(p), 0o755, content)
+	}
 	if err := w.close(); err != nil {
 		return fmt.Errorf("vm: %s: %w", path, err)
 	}

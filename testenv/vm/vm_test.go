@@ -295,3 +295,30 @@ func TestConsoleIsBounded(t *testing.T) {
 		t.Errorf("kept %d bytes, want %d", c.Len(), consoleMax)
 	}
 }
+
+// TestInitrd: what a run has of its own is on top of the image.
+func TestInitrd(t *testing.T) {
+	dir := t.TempDir()
+	image, program, initrd := filepath.Join(dir, "image"), filepath.Join(dir, "tool"), filepath.Join(dir, "initrd")
+	for path, content := range map[string]string{image: "", program: "static"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := Config{Script: "true", Programs: []string{program}}
+	if err := writeInitrd(initrd, image, c); err != nil {
+		t.Fatal(err)
+	}
+	archive, err := os.ReadFile(initrd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := readCpio(t, archive)
+	if members["usr/bin/tool"] != "static" || members["vm/script"] != "#!/bin/bash\ntrue" || !strings.Contains(members["vm/env"], "TARGET_HOST") {
+		t.Errorf("in the archive: %q", members)
+	}
+	c.Programs = []string{filepath.Join(dir, "none")}
+	if err := writeInitrd(initrd, image, c); err == nil || !strings.Contains(err.Error(), "a program for the guest") {
+		t.Errorf("a program that is not there: %v", err)
+	}
+}

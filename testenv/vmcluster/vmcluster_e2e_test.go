@@ -31,6 +31,16 @@ func TestNVMe(t *testing.T) {
 // TestISCSI: dm-multipath by the portals of all nodes.
 func TestISCSI(t *testing.T) { start(t).script(t, "vmcluster/scripts/load", "vmcluster/scripts/iscsi") }
 
+// TestClock: the clock of three nodes is set forward and back while changes are made. They
+// run in the guest, whose clock is not the host's, and which is too slow for I/O besides.
+func TestClock(t *testing.T) {
+	bin := filepath.Join("..", "..", "bin")
+	run(t, vm.Config{
+		Programs: []string{filepath.Join(bin, "blockd"), filepath.Join(bin, "blockctl")}, MemoryMiB: 2048,
+		Env: map[string]string{"PORT": "3260", "NVME_PORT": "4420", "DISCOVERY_PORT": "8009", "IQN": "", "NODES": "n1 n2 n3"},
+	}, "vmtest/scripts/nvme", "vmcluster/scripts/clock")
+}
+
 // volumeName is of the one volume, of three copies.
 const volumeName = "v"
 
@@ -147,6 +157,22 @@ func (l lab) script(t *testing.T, parts ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	run(t, vm.Config{
+		Timeout: 15 * time.Minute, // it takes two or three when the machine has nothing else to do
+		Env: map[string]string{
+			"PORT": "3260", "NVME_PORT": "4420", "DISCOVERY_PORT": "8009", "NODES": "n1 n2 n3", "NETWORK": "10.77.0",
+			"IQN": v.IQN, "LUN": strconv.Itoa(v.LUN), "NQN": v.NQN, "NSID": strconv.Itoa(v.NSID), "UUID": v.UUID,
+		},
+		Command: func(ctx context.Context, argv ...string) (*exec.Cmd, error) {
+			return l.Command(ctx, cluster.HostName, argv...)
+		},
+		OnCall: l.call,
+	}, parts...)
+}
+
+// run runs the parts, files of testenv, one after the other in the guest that c is.
+func run(t *testing.T, c vm.Config, parts ...string) {
+	t.Helper()
 	var text strings.Builder
 	for _, part := range append([]string{"vmtest/scripts/prelude"}, parts...) {
 		b, err := os.ReadFile(filepath.Join("..", filepath.FromSlash(part)+".sh"))
@@ -156,24 +182,14 @@ func (l lab) script(t *testing.T, parts ...string) {
 		text.Write(b)
 	}
 	failed := ""
-	result, err := vm.Run(t.Context(), vm.Config{
-		Script:  text.String(),
-		Timeout: 15 * time.Minute, // it takes two or three when the machine has nothing else to do
-		Env: map[string]string{
-			"PORT": "3260", "NVME_PORT": "4420", "DISCOVERY_PORT": "8009", "NODES": "n1 n2 n3", "NETWORK": "10.77.0",
-			"IQN": v.IQN, "LUN": strconv.Itoa(v.LUN), "NQN": v.NQN, "NSID": strconv.Itoa(v.NSID), "UUID": v.UUID,
-		},
-		Command: func(ctx context.Context, argv ...string) (*exec.Cmd, error) {
-			return l.Command(ctx, cluster.HostName, argv...)
-		},
-		OnLine: func(line string) {
-			t.Log(line)
-			if strings.HasPrefix(line, "FAILED: ") && failed == "" {
-				failed = "; " + line
-			}
-		},
-		OnCall: l.call,
-	})
+	c.Script = text.String()
+	c.OnLine = func(line string) {
+		t.Log(line)
+		if strings.HasPrefix(line, "FAILED: ") && failed == "" {
+			failed = "; " + line
+		}
+	}
+	result, err := vm.Run(t.Context(), c)
 	t.Logf("boot %.1f s, whole run %.1f s", result.Boot.Seconds(), result.Elapsed.Seconds())
 	if err != nil {
 		t.Errorf("%v%s", err, failed)

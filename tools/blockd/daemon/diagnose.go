@@ -86,10 +86,12 @@ func (d *Daemon) diagnose() []*blockdv1.Finding {
 			"nothing is served at %s, since this node has no certificate", d.APIAddress())
 	} else {
 		add(ok, "api", "", "at %s", d.APIAddress())
-		if err := d.plane.creds.Valid(time.Now()); err != nil {
+	}
+	if creds := d.plane.creds; creds != nil {
+		if err := creds.Valid(time.Now()); err != nil {
 			add(bad, "certificate", "set this node's clock; `blockctl events` says if the certificate could not be renewed", "%v", err)
 		} else {
-			add(ok, "certificate", "", "valid until %s", timeText(d.plane.creds.Certificate().NotAfter))
+			add(ok, "certificate", "", "valid until %s", timeText(creds.Certificate().NotAfter))
 		}
 	}
 	return out

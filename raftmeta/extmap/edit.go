@@ -149,9 +149,9 @@ func (e *edit) done() Map {
 	changed := map[uint32]map[uint32]*page{} // by node
 	for number, p := range e.pages {         // sums commute, so the order is of no account
 		if was := old.page(number); was != nil {
-			e.v.sum = e.v.sum.Sub(old.pageHash(number, was))
+			e.v.sum = e.v.sum.Sub(old.pageHash(number, *was))
 		}
-		e.v.sum = e.v.sum.Add(e.v.pageHash(number, p))
+		e.v.sum = e.v.sum.Add(e.v.pageHash(number, *p))
 		i := number / nodePages
 		if changed[i] == nil {
 			changed[i] = map[uint32]*page{}

@@ -52,7 +52,7 @@ func (v *Volume) appendHead(b []byte) []byte {
 	return b
 }
 
-func appendPage(b []byte, number uint32, p *page) []byte {
+func appendPage(b []byte, number uint32, p page) []byte {
 	b = le.AppendUint32(b, number)
 	b = le.AppendUint16(b, uint16(len(p.moves)))
 	for _, move := range p.moves {
@@ -68,7 +68,7 @@ func appendPage(b []byte, number uint32, p *page) []byte {
 
 func (v *Volume) headHash() [32]byte { return sha256.Sum256(v.appendHead([]byte("head"))) }
 
-func (v *Volume) pageHash(number uint32, p *page) [32]byte {
+func (v *Volume) pageHash(number uint32, p page) [32]byte {
 	b := append(make([]byte, 0, 32+len(p.moves)*8+len(p.words)*2), "page"...)
 	return sha256.Sum256(appendPage(append(b, v.id[:]...), number, p))
 }
@@ -292,7 +292,7 @@ func (in *reader) page(v *Volume, number uint32) {
 		in.fail("volume %x: page %d is empty", v.id, number)
 		return
 	}
-	v.sum = v.sum.Add(v.pageHash(number, p))
+	v.sum = v.sum.Add(v.pageHash(number, *p))
 	n := &v.root[number/nodePages]
 	if *n == nil {
 		*n = &node{}

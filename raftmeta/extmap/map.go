@@ -212,12 +212,18 @@ func (n *node) move(page, extent uint32) (from, to Disk) {
 }
 
 // Moves yields the moves of a volume that have begun, in the order of extents.
+// It looks only where there are some: the director asks each second.
 func (v *Volume) Moves() iter.Seq[Move] {
 	return func(yield func(Move) bool) {
-		for _, p := range v.pages() {
-			for _, move := range p.moves {
-				if !yield(move) {
-					return
+		for _, n := range v.root {
+			if n == nil || n.moves == nil {
+				continue
+			}
+			for _, moves := range n.moves {
+				for _, move := range moves {
+					if !yield(move) {
+						return
+					}
 				}
 			}
 		}
@@ -225,14 +231,14 @@ func (v *Volume) Moves() iter.Seq[Move] {
 }
 
 // pages yields the pages that exist, with their numbers.
-func (v *Volume) pages() iter.Seq2[uint32, *page] {
-	return func(yield func(uint32, *page) bool) {
+func (v *Volume) pages() iter.Seq2[uint32, page] {
+	return func(yield func(uint32, page) bool) {
 		for i, n := range v.root {
 			if n == nil {
 				continue
 			}
 			for j := range uint32(nodePages) {
-				if p := n.page(j); p.words != nil && !yield(uint32(i)*nodePages+j, &p) {
+				if p := n.page(j); p.words != nil && !yield(uint32(i)*nodePages+j, p) {
 					return
 				}
 			}

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"fmt"
+	"iter"
 
 	"blockd.dev/raftmeta/extmap"
 )
@@ -36,14 +37,7 @@ func (p *plan) full() bool { return len(p.moves) >= p.limits.Moves }
 func (c *Cluster) Evacuate(v *extmap.Volume, leaving func(extmap.Disk) bool, l Limits) ([]extmap.Move, error) {
 	p := c.plan(v, l)
 	var stays *extmap.Extent
-	for index := range v.Layout().Extents() {
-		if p.full() {
-			break
-		}
-		e, ok := v.Extent(index)
-		if !ok || e.To != 0 {
-			continue
-		}
+	for index, e := range p.resting() {
 		from := p.leaves(e, leaving)
 		if from == 0 {
 			continue
@@ -59,6 +53,20 @@ func (c *Cluster) Evacuate(v *extmap.Volume, leaving func(extmap.Disk) bool, l L
 		return nil, &Impossible{Reason: p.why(*stays)}
 	}
 	return p.moves, nil
+}
+
+// resting yields the extents that don't move, the first ones first, until the plan is full.
+func (p *plan) resting() iter.Seq2[uint32, extmap.Extent] {
+	return func(yield func(uint32, extmap.Extent) bool) {
+		for index := range p.v.Layout().Extents() {
+			if p.full() {
+				return
+			}
+			if e, ok := p.v.Extent(index); ok && e.To == 0 && !yield(index, e) {
+				return
+			}
+		}
+	}
 }
 
 // leaves returns the disk that an extent leaves first, or 0.
@@ -155,14 +163,7 @@ func (b *Balance) Left() (extents int) {
 // allow, and counts them. An empty batch means that nothing of the volume is worth moving.
 func (b *Balance) Moves(v *extmap.Volume, l Limits) []extmap.Move {
 	p := b.c.plan(v, l)
-	for index := range v.Layout().Extents() {
-		if p.full() {
-			break
-		}
-		e, ok := v.Extent(index)
-		if !ok || e.To != 0 {
-			continue
-		}
+	for index, e := range p.resting() {
 		from := b.most(v, e)
 		if from < 0 {
 			continue

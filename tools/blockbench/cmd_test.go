@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"blockd.dev/blockdev/arena"
 	"blockd.dev/blockdev/fault"
@@ -60,12 +61,17 @@ func target(t *testing.T) (url string, faults *fault.Device) {
 
 func blockbench(t *testing.T, args ...string) (string, error) {
 	t.Helper()
+	return blockbenchUntil(t.Context(), args...)
+}
+
+// blockbenchUntil is blockbench, and an interrupt of it when ctx ends.
+func blockbenchUntil(ctx context.Context, args ...string) (string, error) {
 	root := newRoot()
 	var out bytes.Buffer
 	root.SetOut(&out)
 	root.SetErr(&bytes.Buffer{})
 	root.SetArgs(args)
-	err := root.ExecuteContext(t.Context())
+	err := root.ExecuteContext(ctx)
 	return out.String(), err
 }
 
@@ -90,15 +96,27 @@ func TestLoadIsMeasuredAndVerified(t *testing.T) {
 }
 
 // A write that is lost on the way to the medium is found, and is no ordinary
-// failure.
+// failure. The load is interrupted once the write is lost, ten seconds before its
+// place would be written again.
 func TestLostWriteEndsTheProgramWithAStatusOfItsOwn(t *testing.T) {
 	url, faults := target(t)
 	journal := filepath.Join(t.TempDir(), "j")
-	if _, err := faults.AddText("write nth=50 lost"); err != nil {
+	lost, err := faults.AddText("write nth=50 lost")
+	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := blockbench(t, "iscsi", url, "--verify", "--journal", journal, "--zeroed", "--runtime", "300ms", "--sequential", "--read-percent", "0",
-		"--bs", "64K", "--range", "8MiB", "--depth", "1", "--rate", "200")
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	go func() {
+		defer interrupt()
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for lost.Hits() == 0 && ctx.Err() == nil {
+			<-tick.C
+		}
+	}()
+	out, err := blockbenchUntil(ctx, "iscsi", url, "--verify", "--journal", journal, "--zeroed", "--runtime", "1m", "--sequential", "--read-percent", "0",
+		"--bs", "4K", "--range", "8MiB", "--depth", "1", "--rate", "200")
 	var data dataError
 	if !errors.As(err, &data) || !strings.Contains(out, "lost write: the block at") || !strings.Contains(out, "violations") {
 		t.Errorf("%v\n%s", err, out)

@@ -37,33 +37,53 @@ type Explanation struct {
 
 // Explain says how a volume is, by the catalog and by how the leader sees the
 // nodes (pulse.Node.Members). ok is false when there is no such volume.
+//
+// Of a node that has joined just now, and of all when this one has just started, nothing is
+// known until the leader's next answer. That is no reason to say that hosts wait, nor
+// that all is well: where it makes a difference, it is what is said.
 func Explain(s *catalog.State, members []pulse.NodeView, volume catalog.ID) (e Explanation, ok bool) {
 	vol := s.VolumeByID(volume)
 	if vol == nil {
 		return Explanation{}, false
 	}
-	x := &explainer{s: s, vol: vol, pool: s.Pool(vol.Pool), m: s.Map().Volume(extmap.VolumeID(volume)), nodes: map[string]pulse.NodeView{}, jobs: diskJobs(s)}
-	x.State = Healthy
+	nodes := map[string]pulse.NodeView{}
 	for _, n := range members {
-		x.nodes[n.Node] = n
+		nodes[n.Node] = n
 	}
+	hoped, unknown := maps.Clone(nodes), []string(nil)
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		if _, known := nodes[n.ID.String()]; !known {
+			unknown = append(unknown, n.Name)
+			hoped[n.ID.String()] = pulse.NodeView{Node: n.ID.String(), State: membership.Up}
+		}
+	}
+	e = explain(s, vol, hoped)
+	if len(unknown) > 0 && explain(s, vol, nodes).State != e.State {
+		e = Explanation{State: Starting,
+			Because: []string{"this node has not heard yet how these nodes are: " + strings.Join(unknown, ", ")},
+			Next:    []string{"the leader's next answer says it; ask again in a second, or at another node"}}
+	}
+	return e, true
+}
+
+// explain says how a volume is when nodes that are not among those given are away.
+func explain(s *catalog.State, vol *catalog.Volume, nodes map[string]pulse.NodeView) Explanation {
+	x := &explainer{s: s, vol: vol, pool: s.Pool(vol.Pool), m: s.Map().Volume(extmap.VolumeID(vol.ID)), nodes: nodes, jobs: diskJobs(s)}
+	x.State = Healthy
 	switch {
 	case vol.Retired:
 		x.because("it was deleted; hosts don't see it any more")
 		x.next("when its owner has stopped to serve it, all nodes free its data")
 	case x.m == nil:
 		x.oneCopy()
-	case len(members) == 0:
-		x.worse(Starting)
-		x.because("this node has not heard yet how the nodes of the cluster are")
-		x.next("the leader's next answer says it; ask again in a second, or at another node")
 	default:
 		x.extents()
 		x.owner()
 		x.replicas()
 		x.moves()
 	}
-	return x.Explanation, true
+	return x.Explanation
 }
 
 type explainer struct {
@@ -107,7 +127,7 @@ func (x *explainer) unready() Health {
 	return Stuck
 }
 
-// alive reports whether a node is heard by the leader, as far as is known.
+// alive reports whether a node is heard by the leader.
 func (x *explainer) alive(id catalog.ID) bool {
 	n, known := x.nodes[id.String()]
 	return known && (n.State == membership.Up || n.State == membership.Held || n.State == membership.Draining)
@@ -119,10 +139,8 @@ func (x *explainer) node(id catalog.ID) string {
 	if n == nil {
 		return fmt.Sprintf("node %s, which was removed", id)
 	}
-	v, known := x.nodes[id.String()]
+	v := x.nodes[id.String()]
 	switch {
-	case !known:
-		return fmt.Sprintf("node %s, of which nothing is known here", n.Name)
 	case x.alive(id):
 		return "node " + n.Name
 	case v.Since.IsZero():

@@ -152,13 +152,25 @@ func TestVersionGate(t *testing.T) {
 
 // A node that was away while the log was compacted gets a snapshot.
 func TestLaggingNodeGetsASnapshot(t *testing.T) {
-	c := start(t, 3, func(cfg *Config) { cfg.TrailingLogs, cfg.segmentBytes = 1, 4096 })
-	lagging := c.followers()[0]
+	c, lagging, names := startWithOneBehind(t)
+	lagging.mustOpen()
+	lagging.await("a snapshot", func(e Event) bool { return e.Kind == EventRestored })
+	c.agree(names...)
+	// Requests are remembered across it.
+	lagging.restart()
+	c.agree(names...)
+}
+
+// startWithOneBehind makes a group of three, of which one is down, and needs a snapshot when it
+// comes back. It returns the commands that have been acknowledged.
+func startWithOneBehind(t *testing.T) (c *cluster, lagging *node, acknowledged []string) {
+	t.Helper()
+	c = start(t, 3, func(cfg *Config) { cfg.TrailingLogs, cfg.segmentBytes = 1, 4096 })
+	lagging = c.followers()[0]
 	lagging.stop()
-	names := []string{}
 	for i := range 60 {
-		names = append(names, fmt.Sprint("x", i))
-		c.apply(c.leader(), names[i])
+		acknowledged = append(acknowledged, fmt.Sprint("x", i))
+		c.apply(c.leader(), acknowledged[i])
 	}
 	for _, n := range c.nodes {
 		if n.down {
@@ -175,12 +187,7 @@ func TestLaggingNodeGetsASnapshot(t *testing.T) {
 		}
 	}
 	c.apply(c.leader(), "later")
-	lagging.mustOpen()
-	lagging.await("a snapshot", func(e Event) bool { return e.Kind == EventRestored })
-	c.agree(append(names, "later")...)
-	// Requests are remembered across it.
-	lagging.restart()
-	c.agree(names...)
+	return c, lagging, append(acknowledged, "later")
 }
 
 // A member whose state differs stops, says so, and does not start again.

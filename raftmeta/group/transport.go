@@ -13,17 +13,19 @@ import (
 // entries that it has acknowledged and that are not in the snapshot; later it
 // misses them and panics, and until then it may be elected without them. So a
 // snapshot that has nothing new is answered here. One that has is alone on its
-// way, since only its end tells what the next one has.
+// way, since only its end tells what the next one has. And the library does not
+// know its own snapshot as what entries follow: see skipApplied.
 type transport struct {
 	*raft.NetworkTransport
 	running func() *raft.Raft // nil until there is one
+	log     raft.LogStore
 	out     chan raft.RPC
 	quit    chan struct{}
 	once    sync.Once
 }
 
-func newTransport(cfg *raft.NetworkTransportConfig, running func() *raft.Raft) *transport {
-	t := &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(cfg), running: running,
+func newTransport(cfg *raft.NetworkTransportConfig, log raft.LogStore, running func() *raft.Raft) *transport {
+	t := &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(cfg), running: running, log: log,
 		out: make(chan raft.RPC), quit: make(chan struct{})}
 	go t.pass()
 	return t
@@ -40,7 +42,7 @@ func (t *transport) Close() error {
 
 // pass hands the requests of other members to Raft, until Close.
 func (t *transport) pass() {
-	last := make(chan struct{}) // closed when the last snapshot has been dealt with
+	last := make(chan struct{}) // closed when Raft has dealt with the last snapshot
 	close(last)
 	for {
 		var rpc raft.RPC
@@ -49,8 +51,17 @@ func (t *transport) pass() {
 		case <-t.quit:
 			return
 		}
-		if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && t.answerEarly(rpc, req) {
-			continue
+		if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+			if t.answerEarly(rpc, req) {
+				continue
+			}
+			select {
+			case <-last: // it moves the log
+			case <-t.quit:
+				return
+			}
+			vouchForNoMore(req)
+			t.skipApplied(req)
 		}
 		if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
 			select {
@@ -58,11 +69,11 @@ func (t *transport) pass() {
 			case <-t.quit:
 				return
 			}
-			last = make(chan struct{})
 			if t.late(req) {
-				go answerLate(rpc, req.Term, last)
+				go answerLate(rpc, req.Term)
 				continue
 			}
+			last = make(chan struct{})
 			rpc.RespChan = t.tell(rpc.RespChan, last)
 		}
 		select {
@@ -92,6 +103,35 @@ func (t *transport) answerEarly(rpc raft.RPC, req *raft.AppendEntriesRequest) bo
 	return true
 }
 
+// vouchForNoMore takes from what is committed the entries that the request says nothing of: this
+// member may have others there, of a leader that was deposed, and the library would carry
+// these out (Raft, figure 2: AppendEntries, step 5).
+func vouchForNoMore(req *raft.AppendEntriesRequest) {
+	req.LeaderCommitIndex = min(req.LeaderCommitIndex, req.PrevLogEntry+uint64(len(req.Entries)))
+}
+
+// skipApplied makes of entries that follow one which was applied here, and is no longer in
+// the log, entries that follow the last one applied. All of these are committed, so whoever
+// leads has them. The library would look for the former in the log, and refuse, though
+// it knows it to be in the last snapshot. The leader then sends its snapshot, is told that there
+// is nothing new in it, and sends the entries after it, in turns for ever: which an answer
+// that got lost was enough for, after a snapshot and the first entries that follow it.
+func (t *transport) skipApplied(req *raft.AppendEntriesRequest) {
+	r := t.running()
+	if r == nil || req.PrevLogEntry == 0 {
+		return
+	}
+	applied := r.AppliedIndex()
+	if req.PrevLogEntry > applied {
+		return
+	}
+	if first, err := t.log.FirstIndex(); err != nil || first > 0 && first <= req.PrevLogEntry {
+		return
+	}
+	req.Entries = req.Entries[min(uint64(len(req.Entries)), applied-req.PrevLogEntry):]
+	req.PrevLogEntry, req.PrevLogTerm = 0, 0 // there is nothing to compare
+}
+
 // late reports whether a snapshot of this term has nothing that was not applied.
 func (t *transport) late(req *raft.InstallSnapshotRequest) bool {
 	r := t.running()
@@ -99,8 +139,7 @@ func (t *transport) late(req *raft.InstallSnapshotRequest) bool {
 }
 
 // answerLate says that the member has the snapshot.
-func answerLate(rpc raft.RPC, term uint64, done chan<- struct{}) {
-	defer close(done)
+func answerLate(rpc raft.RPC, term uint64) {
 	_, _ = io.Copy(io.Discard, rpc.Reader) // what follows on the connection is the next request
 	rpc.Respond(&raft.InstallSnapshotResponse{Term: term, Success: true}, nil)
 }

@@ -51,6 +51,9 @@ func openQueue(cfg *Config, depth int, ended func()) (*queue, error) {
 	}
 	tcp := nc.(*net.TCPConn)
 	_ = tcp.SetNoDelay(true)
+	// When the connection is given up, the kernel forgets what it has not delivered, as with
+	// Linux's host: a command must not come late, after another path has done it.
+	_ = tcp.SetLinger(0)
 	req := pdu.IC{PDA: cfg.HPDA, HeaderDigest: cfg.HeaderDigest, DataDigest: cfg.DataDigest}
 	_ = tcp.SetDeadline(time.Now().Add(10 * time.Second))
 	buf := make([]byte, pdu.ICLen)

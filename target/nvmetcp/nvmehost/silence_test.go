@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -134,29 +135,30 @@ func TestSilenceIsNoticed(t *testing.T) {
 	}
 }
 
-// A target that takes the connection and never answers the Connect is given up.
+// A target that takes the connection and never answers the Connect is given up, with a reset:
+// what the kernel has not delivered by then never is.
 func TestSilenceWhileDialing(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
+	ended := make(chan error, 1)
 	go func() {
-		defer close(ended)
 		c, err := ln.Accept()
 		if err != nil {
+			ended <- err
 			return
 		}
 		defer c.Close()
 		buf := make([]byte, pdu.ICLen)
-		if _, err := io.ReadFull(c, buf); err != nil {
-			return
+		if _, err = io.ReadFull(c, buf); err == nil {
+			resp := pdu.IC{Resp: true, Limit: 4096}
+			_, err = c.Write(resp.Append(nil))
 		}
-		resp := pdu.IC{Resp: true, Limit: 4096}
-		if _, err := c.Write(resp.Append(nil)); err != nil {
-			return
+		if err == nil {
+			_, err = io.Copy(io.Discard, c) // until the host gives up
 		}
-		_, _ = io.Copy(io.Discard, c) // until the host gives up
+		ended <- err
 	}()
 	h, err := nvmehost.Dial(nvmehost.Config{Addr: ln.Addr().String(), SubNQN: subNQN,
 		HostNQN: "nqn.2014-08.org.nvmexpress:uuid:host", HostID: [16]byte{1}, Timeout: 300 * time.Millisecond})
@@ -164,8 +166,10 @@ func TestSilenceWhileDialing(t *testing.T) {
 	if !errors.As(err, &silent) {
 		t.Errorf("dial ends with %v, %v", h, err)
 	}
+	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v", err)
+	}
 	_ = ln.Close()
-	<-ended
 }
 
 // A slow command is not silence of the target as long as Keep Alive is answered.

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -278,6 +280,34 @@ func TestSilentTargetIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.faults.Fail(blockdev.ErrIO)
+}
+
+// A connection is given up with a reset: what the kernel has not delivered by then never is.
+func TestWhatIsGivenUpDoesNotComeLate(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ctx, giveUp := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err == nil {
+			_, err = io.ReadFull(c, make([]byte, pdu.BHSLen))
+			giveUp()
+		}
+		if err == nil {
+			_, err = io.Copy(io.Discard, c)
+		}
+		ended <- errors.Join(err, c.Close())
+	}()
+	if s, err := Dial(ctx, Config{Address: ln.Addr().String(), Target: "t"}); err == nil {
+		t.Errorf("a login without an answer made %v", s)
+	}
+	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v", err)
+	}
 }
 
 func secret(t *testing.T, s string) auth.Secret {

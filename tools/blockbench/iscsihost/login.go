@@ -94,6 +94,9 @@ func connectOnce(ctx context.Context, cfg *Config, address string) (*net.TCPConn
 	}
 	conn := nc.(*net.TCPConn) // what DialContext of "tcp" gives
 	_ = conn.SetNoDelay(true)
+	// When the connection is given up, the kernel forgets what it has not delivered, as with
+	// open-iscsi: a command must not come late, after another path has done it.
+	_ = conn.SetLinger(0)
 	if at, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(at)
 	}

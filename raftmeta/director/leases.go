@@ -55,16 +55,18 @@ func (t *term) view(now clock.Mono, s *catalog.State) *view {
 		v.nodeOf[s.Disks[i].Number] = s.Disks[i].Node.String()
 	}
 	for id, e := range v.table.All() {
-		if _, recalled := t.recalling[id]; !recalled {
+		if t.granting[id] == "" && t.recalling[id] != e.Owner {
 			v.load[e.Owner]++
 		}
 	}
-	for _, to := range t.granting {
+	for _, to := range t.granting { // also what the table has already, while the outcome is on its way
 		v.load[to]++
 	}
-	for id := range t.recalling {
-		to, _ := t.leases.RecallTo(id)
-		v.load[to]++
+	for id, owner := range t.recalling {
+		if t.granting[id] == "" && v.table.Get(id).Owner == owner {
+			to, _ := t.leases.RecallTo(id)
+			v.load[to]++
+		}
 	}
 	return v
 }

@@ -54,6 +54,7 @@ type options struct {
 	disk      sim.Options
 	diskBytes int64 // default 512 MiB
 	memory    bool  // disks that cost nothing, and lose nothing
+	failover  bool  // nodes come and go: who does not answer is marked out, as in the product
 	change    func(*device.Config)
 }
 
@@ -191,6 +192,9 @@ func (n *node) start() {
 		ID: volumeID, SizeBytes: volumeBytes, BlockSize: n.c.o.blockSize, Layout: striped{2},
 		MinInSync: n.c.o.minInSync, Boot: n.boot, Transport: n.tr, Meta: n,
 		GiveUp: func(epoch uint64) { n.c.meta.gaveUp(n, epoch) },
+	}
+	if !n.c.o.failover { // a busy machine, which is silent for a while or connects late, is no failure
+		cfg.Timeouts.Request, cfg.Timeouts.Out, cfg.Timeouts.Gone = time.Hour, time.Hour, time.Hour
 	}
 	if n.c.o.change != nil {
 		n.c.o.change(&cfg)

@@ -176,7 +176,7 @@ func (c *cluster) await(what string, is func() bool) {
 // its disk as a power cut has left it, and is brought up to date, so that it can
 // serve by itself what was written without it.
 func TestOwnerDies(t *testing.T) {
-	c := newCluster(t, options{lease: 500 * time.Millisecond, disk: sim.Options{Mode: sim.Async, Shuffle: true, Seed: 1}})
+	c := newCluster(t, options{failover: true, lease: 500 * time.Millisecond, disk: sim.Options{Mode: sim.Async, Shuffle: true, Seed: 1}})
 	c.meta.grant(c.nodes[0])
 	w := c.load(t, 1, 8, c.nodes[2]) // which never dies
 	for round, r := range []struct{ victim, next int }{{0, 1}, {1, 2}, {0, 2}, {1, 0}, {0, 1}} {
@@ -197,7 +197,7 @@ func TestOwnerDies(t *testing.T) {
 // All nodes lose power at once.
 func TestPowerCutOfAll(t *testing.T) {
 	for seed := range uint64(3) {
-		c := newCluster(t, options{lease: 500 * time.Millisecond, disk: sim.Options{Mode: sim.Async, Shuffle: true, Seed: seed + 10}})
+		c := newCluster(t, options{failover: true, lease: 500 * time.Millisecond, disk: sim.Options{Mode: sim.Async, Shuffle: true, Seed: seed + 10}})
 		c.meta.grant(c.nodes[0])
 		w := c.load(t, seed, 4, c.nodes...)
 		w.until(500)
@@ -227,7 +227,7 @@ func TestPowerCutOfAll(t *testing.T) {
 // An owner that is cut off, with hosts that still reach it, answers nothing
 // that is not so; when it is back, its hosts' requests go on by the new owner.
 func TestOwnerIsCutOff(t *testing.T) {
-	c := newCluster(t, options{lease: 500 * time.Millisecond, disk: sim.Options{Mode: sim.Async, Seed: 5}})
+	c := newCluster(t, options{failover: true, lease: 500 * time.Millisecond, disk: sim.Options{Mode: sim.Async, Seed: 5}})
 	c.meta.grant(c.nodes[0])
 	w := c.load(t, 5, 4, c.nodes...)
 	for round := range 4 {
@@ -248,7 +248,7 @@ func TestOwnerIsCutOff(t *testing.T) {
 // Nodes that don't answer for a while, some of them long enough for connections
 // to end and replicas to be marked out, cost time and nothing else.
 func TestPauses(t *testing.T) {
-	c := newCluster(t, options{disk: sim.Options{Mode: sim.Async, Seed: 6}})
+	c := newCluster(t, options{failover: true, disk: sim.Options{Mode: sim.Async, Seed: 6}})
 	c.meta.grant(c.nodes[0])
 	w := c.load(t, 6, 4, c.nodes...)
 	rng := rand.New(rand.NewPCG(6, 6))
@@ -288,7 +288,7 @@ func TestDrain(t *testing.T) {
 // A replica that dies right before the lease moves doesn't keep the owner: what was in flight to
 // it is done again by the next one.
 func TestDrainDoesNotWaitForTheDead(t *testing.T) {
-	c := newCluster(t, options{disk: sim.Options{Mode: sim.Async, Seed: 8}})
+	c := newCluster(t, options{failover: true, disk: sim.Options{Mode: sim.Async, Seed: 8}})
 	c.meta.grant(c.nodes[0])
 	w := c.load(t, 8, 4, c.nodes[:2]...)
 	w.until(100)

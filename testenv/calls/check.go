@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -39,27 +40,31 @@ func Check(ops []Op) error {
 }
 
 // shortest is the begin of a history up to the first answer that no order
-// explains: what follows explains nothing.
+// explains: what follows explains nothing. An order of all explains each begin, too.
 func shortest(history []Op) []Op {
 	ends := slices.SortedFunc(slices.Values(history), func(x, y Op) int { return int(x.Return - y.Return) })
-	for n := range ends {
-		until := ends[n].Return
-		var part []Op
-		for _, o := range history {
-			switch {
-			case o.Return <= until:
-			case o.Call <= until && o.Kind != Read:
-				o.Answer, o.Return = Open, never
-			default:
-				continue
-			}
-			part = append(part, o)
-		}
-		if porcupine.CheckOperationsTimeout(entry, operations(part), patience) != porcupine.Ok {
-			return part
-		}
+	first := sort.Search(len(ends), func(n int) bool {
+		return porcupine.CheckOperationsTimeout(entry, operations(until(history, ends[n].Return)), patience) != porcupine.Ok
+	})
+	if first == len(ends) {
+		return history
 	}
-	return history
+	return until(history, ends[first].Return)
+}
+
+// until is the begin of a history as it was at a time.
+func until(history []Op, at time.Duration) (out []Op) {
+	for _, o := range history {
+		switch {
+		case o.Return <= at:
+		case o.Call <= at && o.Kind != Read:
+			o.Answer, o.Return = Open, never
+		default:
+			continue
+		}
+		out = append(out, o)
+	}
+	return out
 }
 
 // operations is a history for the search.

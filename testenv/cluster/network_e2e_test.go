@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sort"
 	"syscall"
 	"testing"
 	"time"
@@ -87,14 +86,18 @@ func (p *pair) send(first, n int) {
 	}
 }
 
-// arrived counts the datagrams that have arrived. A veth delivers before the
-// sender's call returns, or soon after when the machine is busy, so that
-// 100 ms without any is the end.
-func (p *pair) arrived() (n int) {
+// arrived counts the datagrams that have arrived, of which at least least must. A veth
+// delivers before the sender's call returns, or soon after when the machine is busy, so
+// that after these 100 ms without any are the end.
+func (p *pair) arrived(least int) (n int) {
 	p.t.Helper()
 	var b [16]byte
 	for {
-		if err := p.to.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		wait := patience
+		if n >= least {
+			wait = 100 * time.Millisecond
+		}
+		if err := p.to.SetReadDeadline(time.Now().Add(wait)); err != nil {
 			p.t.Fatal(err)
 		}
 		_, _, err := p.to.ReadFromUDPAddrPort(b[:])
@@ -108,11 +111,11 @@ func (p *pair) arrived() (n int) {
 	}
 }
 
-// passes sends some datagrams and counts.
-func (p *pair) passes(n int) int {
+// passes sends n datagrams, of which at least least must arrive, and counts.
+func (p *pair) passes(n, least int) int {
 	p.t.Helper()
 	p.send(0, n)
-	return p.arrived()
+	return p.arrived(least)
 }
 
 // idle is two nodes whose blockd does nothing to the network.
@@ -140,7 +143,7 @@ func TestPartition(t *testing.T) {
 				if gone[name] {
 					want = 0
 				}
-				if got := p.passes(20); got != want {
+				if got := p.passes(20, want); got != want {
 					t.Errorf("IPv6 %v, %s: %s: %d of 20 arrived, want %d", ipv6, when, name, got, want)
 				}
 			}
@@ -162,48 +165,58 @@ func TestLoss(t *testing.T) {
 	c := idle(t, Config{Nodes: 2})
 	p, back := newPair(t, c, "n1", "n2", false), newPair(t, c, "n2", "n1", false)
 	must(t, c.Loss(20, []string{"n1"}, []string{"n2"}))
-	const sent = 4000
-	if lost := sent - p.passes(sent); lost < 648 || lost > 952 {
+	const sent, fewest, most = 4000, 648, 952
+	if lost := sent - p.passes(sent, sent-most); lost < fewest || lost > most {
 		t.Errorf("lost %d of %d, want 800", lost, sent)
 	} else {
 		t.Logf("lost %d of %d at 20%%", lost, sent)
 	}
-	if got := back.passes(1000); got != 1000 {
+	if got := back.passes(1000, 1000); got != 1000 {
 		t.Errorf("the other way %d of 1000 arrived", got)
 	}
 	wires, err := c.Wires()
 	must(t, err)
 	for _, w := range wires {
-		if w.From == "n1" && w.To == "n2" && (w.Loss < 19.99 || w.Loss > 20.01 || w.Seen < sent || w.Dropped < 648) {
+		if w.From == "n1" && w.To == "n2" && (w.Loss < 19.99 || w.Loss > 20.01 || w.Seen < sent || w.Dropped < fewest) {
 			t.Errorf("the switch counts %+v", w)
 		}
 	}
 	must(t, c.Heal())
-	if got := p.passes(1000); got != 1000 {
+	if got := p.passes(1000, 1000); got != 1000 {
 		t.Errorf("after Heal %d of 1000 arrived", got)
 	}
 }
 
-// roundTrips measures n from n1 to n2 and back, sorted.
-func roundTrips(t *testing.T, p *pair, n int) []time.Duration {
+// roundTrip measures one from n1 to n2 and back.
+func roundTrip(t *testing.T, p *pair) time.Duration {
 	t.Helper()
-	var out []time.Duration
 	var b [64]byte
-	for i := range n {
-		start := time.Now()
-		p.send(i, 1)
-		must(t, p.to.SetReadDeadline(start.Add(20*time.Second)))
-		_, who, err := p.to.ReadFromUDPAddrPort(b[:])
-		must(t, err)
-		_, err = p.to.WriteToUDPAddrPort(b[:8], who)
-		must(t, err)
-		must(t, p.from.SetReadDeadline(start.Add(20*time.Second)))
-		_, _, err = p.from.ReadFromUDPAddrPort(b[:])
-		must(t, err)
-		out = append(out, time.Since(start))
+	start := time.Now()
+	p.send(0, 1)
+	must(t, p.to.SetReadDeadline(start.Add(patience)))
+	_, who, err := p.to.ReadFromUDPAddrPort(b[:])
+	must(t, err)
+	_, err = p.to.WriteToUDPAddrPort(b[:8], who)
+	must(t, err)
+	must(t, p.from.SetReadDeadline(start.Add(patience)))
+	_, _, err = p.from.ReadFromUDPAddrPort(b[:])
+	must(t, err)
+	return time.Since(start)
+}
+
+// expectTrips wants nine round trips that take want or longer, and one of at most 20 ms more. The
+// quickest is the measure, since a busy machine only adds: as long as it is busy, more are made.
+func expectTrips(t *testing.T, p *pair, when string, want time.Duration) {
+	t.Helper()
+	most := want + 20*time.Millisecond
+	quickest := patience
+	for n, start := 0, time.Now(); n < 9 || quickest > most && time.Since(start) < patience; n++ {
+		quickest = min(quickest, roundTrip(t, p))
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i] < out[j] })
-	return out
+	t.Logf("%s: the quickest round trip takes %v", when, quickest)
+	if quickest < want || quickest > most {
+		t.Errorf("%s: the quickest round trip takes %v, want %v to %v", when, quickest, want, most)
+	}
 }
 
 // TestDelay of each direction alone and of both, with TCP through it: what is
@@ -217,13 +230,7 @@ func TestDelay(t *testing.T) {
 	}{{0, 0}, {40 * time.Millisecond, 0}, {40 * time.Millisecond, 30 * time.Millisecond}, {0, 30 * time.Millisecond}} {
 		must(t, c.Delay(t.Context(), step.there, 0, n1, n2))
 		must(t, c.Delay(t.Context(), step.back, 0, n2, n1))
-		trips := roundTrips(t, p, 9)
-		want := step.there + step.back
-		t.Logf("delay %v and %v: round trips %v to %v, median %v", step.there, step.back, trips[0], trips[8], trips[4])
-		// The least is the measure: a busy machine only adds.
-		if trips[0] < want || trips[0] > want+20*time.Millisecond {
-			t.Errorf("delay %v and %v: the quickest round trip takes %v", step.there, step.back, trips[0])
-		}
+		expectTrips(t, p, fmt.Sprintf("delay %v and %v", step.there, step.back), step.there+step.back)
 	}
 	must(t, c.Delay(t.Context(), 2*time.Millisecond, time.Millisecond, n1, n2))
 	must(t, c.Delay(t.Context(), 2*time.Millisecond, time.Millisecond, n2, n1))
@@ -233,9 +240,7 @@ func TestDelay(t *testing.T) {
 		}
 	}
 	must(t, c.Heal())
-	if trips := roundTrips(t, p, 9); trips[0] > 20*time.Millisecond {
-		t.Errorf("after Heal the quickest round trip takes %v", trips[0])
-	}
+	expectTrips(t, p, "after Heal", 0)
 }
 
 // transfer sends 4 MiB from n1 to a place by TCP, and compares.
@@ -259,7 +264,7 @@ func transfer(c *Cluster, to *Place, ipv6 bool) error {
 	sent := make(chan error, 1)
 	go func() {
 		sent <- c.Do("n1", func() error {
-			conn, err := (&net.Dialer{Timeout: 20 * time.Second, FallbackDelay: -1}).Dial("tcp", l.Addr().String())
+			conn, err := (&net.Dialer{Timeout: patience, FallbackDelay: -1}).Dial("tcp", l.Addr().String())
 			if err != nil {
 				return err
 			}
@@ -296,7 +301,7 @@ func TestMTU(t *testing.T) {
 	if _, err := p.from.WriteToUDPAddrPort(make([]byte, 9001-headers), p.dest); !errors.Is(err, syscall.EMSGSIZE) {
 		t.Errorf("a packet of 9001 bytes: %v, want EMSGSIZE", err)
 	}
-	if got := p.arrived(); got != 1 {
+	if got := p.arrived(1); got != 1 {
 		t.Errorf("%d arrived, want 1", got)
 	}
 }

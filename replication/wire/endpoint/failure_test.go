@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"blockd.dev/afxdp/link"
@@ -27,27 +28,30 @@ func (n *node) kill() {
 
 // A node that dies takes the calls to it down within DeadAfter, and they say so.
 func TestDeadPeerFailsItsCalls(t *testing.T) {
-	k := newKeeper()
-	a, b := udpPair(t, func(c *Config) { c.Handler = k.handle; c.Wire.DeadAfter = 100 * time.Millisecond })
-	a.await(t, 0, PeerUp)
-	result := make(chan error, 1)
-	go func() {
-		_, err := a.Peer("b").Call(context.Background(), 0, []byte("x"))
-		result <- err
-	}()
-	<-k.came
-	start := time.Now()
-	b.kill()
-	if err := <-result; !errors.Is(err, wire.ErrPeerSilent) {
-		t.Errorf("a call to a node that died: %v", err)
-	}
-	// Five times what is set, since this machine has other things to do.
-	if d := time.Since(start); d > 500*time.Millisecond {
-		t.Errorf("noticed after %v", d)
-	}
-	if e, _ := a.await(t, 0, PeerDown); !errors.Is(e.Err, wire.ErrPeerSilent) {
-		t.Errorf("the event says %v", e.Err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper()
+		a, b := simulatedPair(t, func(c *Config) { c.Handler, c.Wire.DeadAfter = k.handle, 100*time.Millisecond })
+		a.await(t, 0, PeerUp)
+		result := make(chan error, 1)
+		go func() {
+			_, err := a.Peer("b").Call(context.Background(), 0, []byte("x"))
+			result <- err
+		}()
+		<-k.came
+		start := time.Now()
+		b.kill()
+		if err := <-result; !errors.Is(err, wire.ErrPeerSilent) {
+			t.Errorf("a call to a node that died: %v", err)
+		}
+		if d := time.Since(start); d > 101*time.Millisecond {
+			t.Errorf("noticed after %v", d)
+		}
+		if e, _ := a.await(t, 0, PeerDown); !errors.Is(e.Err, wire.ErrPeerSilent) {
+			t.Errorf("the event says %v", e.Err)
+		}
+		a.Close()
+		b.Close()
+	})
 }
 
 // A node that restarts is known to have as soon as anything is sent to it, and
@@ -99,41 +103,45 @@ func TestRestartedPeerStaysConnected(t *testing.T) {
 		"it can't":                   {true, wire.ErrPeerSilent},
 	} {
 		t.Run(name, func(t *testing.T) {
-			change := func(c *Config) { c.Wire.DeadAfter, c.Wire.KeepAlive = 500*time.Millisecond, time.Hour }
-			a := open(t, "a", change, udp(t, "127.0.0.1:0"))
-			b := open(t, "b", change, udp(t, "127.0.0.1:0"))
-			a.Peer("b", b.addr)
-			ask(t, a.Peer("b"), 4096)
-			b.kill()
-			b = open(t, "b", change, udp(t, b.addr.String()))
-			if k.forgets {
-				another, err := secure.NewResetSecret(&pki.Node("c").Certificate)
-				if err != nil {
-					t.Fatal(err)
+			synctest.Test(t, func(t *testing.T) {
+				net, simulate := goodNetwork(), simulated()
+				change := func(c *Config) {
+					simulate(c)
+					c.Wire.DeadAfter, c.Wire.KeepAlive = 500*time.Millisecond, time.Hour
 				}
-				b.creds.Store(&credentials{b.creds.Load().Credentials, another})
-			}
-			b.Peer("a", a.addr)
-			b.await(t, 0, PeerUp)
-			// What was still on its way to the old one may have been answered before b forgot.
-			early := func(err error) bool { return k.forgets && errors.Is(err, wire.ErrPeerRestart) }
-			if e, _ := a.await(t, 0, PeerDown); !errors.Is(e.Err, k.is) && !early(e.Err) {
-				t.Errorf("the event says %v, want %v", e.Err, k.is)
-			}
-			for deadline := time.Now().Add(patience); len(a.allConns()) != 1 || len(b.allConns()) != 1; {
-				if time.Now().After(deadline) {
-					t.Fatalf("%d and %d connections", len(a.allConns()), len(b.allConns()))
+				a := open(t, "a", change, net.Link(at("10.0.0.1:1"), 1472))
+				b := open(t, "b", change, net.Link(at("10.0.0.2:1"), 1472))
+				a.Peer("b", b.addr)
+				ask(t, a.Peer("b"), 4096)
+				b.kill()
+				b = open(t, "b", change, net.Link(b.addr, 1472))
+				if k.forgets {
+					another, err := secure.NewResetSecret(&pki.Node("c").Certificate)
+					if err != nil {
+						t.Fatal(err)
+					}
+					b.creds.Store(&credentials{b.creds.Load().Credentials, another})
 				}
-				ask(t, a.Peer("b"), 10)
-				ask(t, b.Peer("a"), 10)
-			}
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			for _, e := range b.events {
-				if e.Kind == PeerDown {
-					t.Errorf("the restarted node has lost its connection: %v", e.Err)
+				b.Peer("a", a.addr)
+				b.await(t, 0, PeerUp)
+				// What was still on its way to the old one may have been answered before b forgot.
+				early := func(err error) bool { return k.forgets && errors.Is(err, wire.ErrPeerRestart) }
+				if e, _ := a.await(t, 0, PeerDown); !errors.Is(e.Err, k.is) && !early(e.Err) {
+					t.Errorf("the event says %v, want %v", e.Err, k.is)
 				}
-			}
+				for deadline := time.Now().Add(patience); len(a.allConns()) != 1 || len(b.allConns()) != 1; {
+					if time.Now().After(deadline) {
+						t.Fatalf("%d and %d connections", len(a.allConns()), len(b.allConns()))
+					}
+					ask(t, a.Peer("b"), 10)
+					ask(t, b.Peer("a"), 10)
+				}
+				if n := b.countEvents(PeerDown); n != 0 {
+					t.Errorf("the restarted node has lost its connection %d times", n)
+				}
+				a.Close()
+				b.Close()
+			})
 		})
 	}
 }
@@ -287,11 +295,8 @@ func TestNoiseIsIgnored(t *testing.T) {
 
 // Links may be added and removed while messages flow: paths follow.
 func TestLinksComeAndGo(t *testing.T) {
-	a := open(t, "a", nil, udp(t, "127.0.0.1:0"))
-	b := open(t, "b", nil, udp(t, "127.0.0.1:0"))
+	a, _ := udpPair(t, nil) // b does not dial: such a connection, with what it has under way, would end with a's first link
 	first := a.addr
-	a.Peer("b", b.addr)
-	b.Peer("a", a.addr)
 	ask(t, a.Peer("b"), 4096)
 	stop := make(chan struct{})
 	var all sync.WaitGroup
@@ -307,6 +312,7 @@ func TestLinksComeAndGo(t *testing.T) {
 			}
 		})
 	}
+	from := 0
 	for range 3 {
 		second := udp(t, "127.0.0.1:0")
 		addr := second.LocalAddr()
@@ -315,7 +321,7 @@ func TestLinksComeAndGo(t *testing.T) {
 		}
 		waitPaths(t, a, addr)
 		a.RemoveLink(first)
-		a.await(t, 0, LinkDown)
+		_, from = a.await(t, from, LinkDown)
 		first = addr
 		ask(t, a.Peer("b"), 100_000)
 	}

@@ -39,8 +39,8 @@ func open(t testing.TB, id string, change func(*Config), links ...link.Link) *no
 	n := &node{news: make(chan struct{})}
 	cfg := Config{Credentials: pki.Node(id), Events: n.note, Handler: echo}
 	// A machine that runs other tests beside can keep a pump from its processor
-	// for longer than a peer may be silent by default.
-	cfg.Wire.DeadAfter = patience / 2
+	// for longer than a peer may be silent, or a handshake may take, by default.
+	cfg.Wire.DeadAfter, cfg.Wire.HandshakeTimeout = patience/2, patience/2
 	if change != nil {
 		change(&cfg)
 	}

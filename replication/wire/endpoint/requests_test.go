@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"blockd.dev/internal/adaptive"
@@ -180,61 +181,65 @@ func (k *keeper) letGo() int {
 }
 
 func TestCancelAndDeadline(t *testing.T) {
-	k := newKeeper()
-	a, _ := udpPair(t, func(c *Config) { c.Handler = k.handle })
-	a.await(t, 0, PeerUp)
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper()
+		a, b := simulatedPair(t, func(c *Config) { c.Handler = k.handle })
+		a.await(t, 0, PeerUp)
 
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() { <-k.came; cancel() }()
-	if _, err := a.Peer("b").Call(ctx, 0, []byte("x")); !errors.Is(err, context.Canceled) || !errors.Is(err, wire.ErrCanceled) {
-		t.Errorf("canceled while the peer had it: %v", err)
-	}
-	ctx, cancel = context.WithTimeout(context.Background(), 30*time.Millisecond)
-	defer cancel()
-	start := time.Now()
-	if _, err := a.Peer("b").Call(ctx, 0, []byte("x")); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("after its deadline: %v", err)
-	}
-	if d := time.Since(start); d > 10*time.Second {
-		t.Errorf("a deadline of 30 ms took %v", d)
-	}
-	<-k.came
-	done := make(chan error, 1)
-	call := &Call{Timeout: 20 * time.Millisecond, Done: func(c *Call) { done <- c.Err }}
-	if err := a.Peer("b").Go(call); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; !errors.Is(err, wire.ErrDeadline) {
-		t.Errorf("a call with a timeout: %v", err)
-	}
-	call = &Call{Done: func(c *Call) { done <- c.Err }}
-	if err := a.Peer("b").Go(call); err != nil {
-		t.Fatal(err)
-	}
-	<-k.came
-	<-k.came
-	call.Cancel()
-	if err := <-done; !errors.Is(err, wire.ErrCanceled) {
-		t.Errorf("a call canceled: %v", err)
-	}
-	k.letGo() // answers that nobody waits for do no harm
-	stop := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case <-k.came:
-				k.letGo()
-			case <-stop:
-				return
-			}
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() { <-k.came; cancel() }()
+		if _, err := a.Peer("b").Call(ctx, 0, []byte("x")); !errors.Is(err, context.Canceled) || !errors.Is(err, wire.ErrCanceled) {
+			t.Errorf("canceled while the peer had it: %v", err)
 		}
-	}()
-	ctx, cancel = context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if _, err := a.Peer("b").Call(ctx, 0); err != nil {
-		t.Errorf("after all that: %v", err)
-	}
-	close(stop)
+		ctx, cancel = context.WithTimeout(context.Background(), 30*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		if _, err := a.Peer("b").Call(ctx, 0, []byte("x")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after its deadline: %v", err)
+		}
+		if d := time.Since(start); d > 31*time.Millisecond {
+			t.Errorf("a deadline of 30 ms took %v", d)
+		}
+		<-k.came
+		done := make(chan error, 1)
+		call := &Call{Timeout: 20 * time.Millisecond, Done: func(c *Call) { done <- c.Err }}
+		if err := a.Peer("b").Go(call); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; !errors.Is(err, wire.ErrDeadline) {
+			t.Errorf("a call with a timeout: %v", err)
+		}
+		call = &Call{Done: func(c *Call) { done <- c.Err }}
+		if err := a.Peer("b").Go(call); err != nil {
+			t.Fatal(err)
+		}
+		<-k.came
+		<-k.came
+		call.Cancel()
+		if err := <-done; !errors.Is(err, wire.ErrCanceled) {
+			t.Errorf("a call canceled: %v", err)
+		}
+		k.letGo() // answers that nobody waits for do no harm
+		stop := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-k.came:
+					k.letGo()
+				case <-stop:
+					return
+				}
+			}
+		}()
+		ctx, cancel = context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if _, err := a.Peer("b").Call(ctx, 0); err != nil {
+			t.Errorf("after all that: %v", err)
+		}
+		close(stop)
+		a.Close()
+		b.Close()
+	})
 }
 
 // A peer whose handler keeps what it gets is asked no more than its window

@@ -18,13 +18,35 @@ type bubbleClock struct{ start time.Time }
 func (c bubbleClock) Now() clock.Mono { return clock.Mono(time.Since(c.start)) + 1 }
 
 // simulated makes nodes live in a bubble's time. They must sleep, since no
-// time passes while somebody polls.
+// time passes while somebody polls; so nobody is late for a handshake.
 func simulated() func(*Config) {
 	c := bubbleClock{time.Now()}
 	return func(cfg *Config) {
 		cfg.Clock = c
 		cfg.Poll.Mode = adaptive.Interrupt
+		cfg.Wire.HandshakeTimeout = 0
 	}
+}
+
+// goodNetwork is one for simulated nodes that loses nothing.
+func goodNetwork() *simlink.Real {
+	net := simlink.NewReal(1)
+	net.Change(func(n *simlink.Network) { n.SetAll(simlink.Faults{Delay: 50 * time.Microsecond}) })
+	return net
+}
+
+// simulatedPair makes two simulated nodes, a having b's address.
+func simulatedPair(t *testing.T, change func(*Config)) (a, b *node) {
+	t.Helper()
+	net, simulate := goodNetwork(), simulated()
+	both := func(c *Config) {
+		simulate(c)
+		change(c)
+	}
+	a = open(t, "a", both, net.Link(at("10.0.0.1:1"), 1472))
+	b = open(t, "b", both, net.Link(at("10.0.0.2:1"), 1472))
+	a.Peer("b", b.addr)
+	return a, b
 }
 
 func at(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -114,11 +136,8 @@ func TestSecondPathTakesOver(t *testing.T) {
 // same connection.
 func TestRequestsAfterSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := simlink.NewReal(1)
-		net.Change(func(n *simlink.Network) { n.SetAll(simlink.Faults{Delay: 50 * time.Microsecond}) })
-		a := open(t, "a", simulated(), net.Link(at("10.0.0.1:1"), 1472))
-		b := open(t, "b", simulated(), net.Link(at("10.0.0.2:1"), 1472))
-		peer := a.Peer("b", b.addr)
+		a, b := simulatedPair(t, func(*Config) {})
+		peer := a.Peer("b")
 		ask(t, peer, 100)
 		for _, idle := range []time.Duration{150 * time.Millisecond, 450 * time.Millisecond, 3 * time.Second, time.Minute} {
 			time.Sleep(idle) // sleep: virtual time, which passes at once

@@ -743,11 +743,11 @@ func simulate(t *testing.T, seed uint64, wrong mistake) string {
 	return w.judge()
 }
 
-// judge says what is not well after the calm, or "".
-func (w *world) judge() string {
-	s := w.truth.State()
-	held := map[catalog.ID]*simNode{}
+// held is who holds the lease of each volume.
+func (w *world) held() map[catalog.ID]*simNode {
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	held := map[catalog.ID]*simNode{}
 	for _, n := range w.nodes {
 		for v, l := range n.leases {
 			if l.Valid(n.Now()) {
@@ -755,7 +755,12 @@ func (w *world) judge() string {
 			}
 		}
 	}
-	w.mu.Unlock()
+	return held
+}
+
+// judge says what is not well after the calm, or "".
+func (w *world) judge() string {
+	s, held := w.truth.State(), w.held()
 	active := slices.ContainsFunc(s.Nodes, func(n catalog.Node) bool { return n.State == catalog.NodeActive })
 	for i := range s.Volumes {
 		v := &s.Volumes[i]

@@ -34,26 +34,14 @@ func (a api) DrainNode(ctx context.Context, req *connect.Request[blockdv1.DrainN
 			return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("job %s empties node %q already, as %s; cancel it first: blockctl job cancel %s", j.ID, n.Name, j.Kind, j.ID))
 		}
 	}
-	id := newID()
-	by := callerOf(ctx, req, m.GetRequestId())
-	cmd := &catalogpb.Command{Kind: &catalogpb.Command_CreateJob{CreateJob: &catalogpb.CreateJob{Id: id[:], Kind: kind, Subject: n.Name}}}
-	if m.GetDryRun() {
-		changes, err := a.changeOrTry(ctx, by, cmd, true)
-		if err != nil {
-			return nil, err
-		}
-		return connect.NewResponse(&blockdv1.DrainNodeResponse{Changes: append(changes, a.drainChanges(n, kind)...)}), nil
-	}
-	res, err := a.change(ctx, by, cmd)
+	changes, job, err := a.beginJob(ctx, callerOf(ctx, req, m.GetRequestId()), &catalogpb.CreateJob{Kind: kind, Subject: n.Name}, m.GetDryRun())
 	if err != nil {
 		return nil, err
 	}
-	out := &blockdv1.DrainNodeResponse{Changes: []string{changeText(res.Audit)}}
-	s := a.d.catalog.State()
-	if j := s.Job(res.ID); j != nil {
-		out.Job = jobMessage(s, j)
+	if m.GetDryRun() {
+		changes = append(changes, a.drainChanges(n, kind)...)
 	}
-	return connect.NewResponse(out), nil
+	return connect.NewResponse(&blockdv1.DrainNodeResponse{Changes: changes, Job: job}), nil
 }
 
 // drainChanges says what a drain of a node would do, and what it would not.
@@ -145,11 +133,7 @@ func (a api) namedDisk(name string) (*catalog.Disk, error) {
 	s := a.d.catalog.State()
 	for i := range s.Disks {
 		d := &s.Disks[i]
-		listed := diskNameIn(s, d.ID)
-		if n := s.NodeByID(d.Node); n != nil && a.d.plane.creds != nil {
-			listed = n.Name + "/" + listed
-		}
-		if d.ID.String() == name || listed == name {
+		if d.ID.String() == name || diskName(s, d.ID) == name {
 			return d, nil
 		}
 	}
@@ -253,28 +237,24 @@ func (a api) rebuildDisk(ctx context.Context, by *caller, m *blockdv1.DrainDiskR
 // diskJob begins a job about a disk, and returns it or the one that does that already. There is
 // none while an older release is in the cluster: the director begins it when that is gone.
 func (a api) diskJob(ctx context.Context, by *caller, d *catalog.Disk, kind string, dry bool) ([]string, *blockdv1.Job, error) {
-	id := newID()
-	changes, err := a.changeOrTry(ctx, by, &catalogpb.Command{Kind: &catalogpb.Command_CreateJob{CreateJob: &catalogpb.CreateJob{
-		Id: id[:], Kind: kind, Subject: d.ID.String(), StepsTotal: uint64(a.d.catalog.State().Map().Used(d.Number))}}}, dry)
+	c := &catalogpb.CreateJob{Kind: kind, Subject: d.ID.String(), StepsTotal: uint64(a.d.catalog.State().Map().Used(d.Number))}
+	changes, job, err := a.beginJob(ctx, by, c, dry)
 	switch {
-	case dry && err == nil:
-		return changes, nil, nil
 	case errors.Is(err, group.ErrGate):
 		return nil, nil, nil
-	case connect.CodeOf(err) == connect.CodeAlreadyExists: // perhaps since just now, which is not known here yet
-		if err := a.d.catalog.Barrier(ctx); err != nil {
-			return nil, nil, apiError(err)
-		}
-	case err != nil:
-		return nil, nil, err
+	case connect.CodeOf(err) != connect.CodeAlreadyExists:
+		return changes, job, err
+	}
+	if err := a.d.catalog.Barrier(ctx); err != nil { // it may be there since just now, which is not known here yet
+		return nil, nil, apiError(err)
 	}
 	s := a.d.catalog.State()
 	for i := len(s.Jobs) - 1; i >= 0; i-- {
 		if j := &s.Jobs[i]; j.Kind == kind && j.Subject == d.ID.String() {
-			return changes, jobMessage(s, j), nil
+			return nil, jobMessage(s, j), nil
 		}
 	}
-	return changes, nil, nil
+	return nil, nil, nil
 }
 
 // ResumeDisk implements blockdv1connect.MembershipServiceHandler. A disk that has failed may be

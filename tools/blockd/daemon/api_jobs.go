@@ -23,7 +23,7 @@ func jobMessage(s *catalog.State, j *catalog.Job) *blockdv1.Job {
 // subjectOf is what a job is about, a disk by the name that `disk list` gives it.
 func subjectOf(s *catalog.State, j *catalog.Job) string {
 	if d := s.DiskByID(parseID(j.Subject)); d != nil {
-		return nameOfDisk(s, d.Number)
+		return diskName(s, d.ID)
 	}
 	return j.Subject
 }
@@ -80,6 +80,26 @@ func (a api) GetJob(_ context.Context, req *connect.Request[blockdv1.GetJobReque
 		return nil, err
 	}
 	return connect.NewResponse(&blockdv1.GetJobResponse{Job: jobMessage(a.d.catalog.State(), j)}), nil
+}
+
+// beginJob creates a job, and returns it, or only says what that would change.
+func (a api) beginJob(ctx context.Context, by *caller, c *catalogpb.CreateJob, dry bool) (changes []string, job *blockdv1.Job, err error) {
+	id := newID()
+	c.Id = id[:]
+	cmd := &catalogpb.Command{Kind: &catalogpb.Command_CreateJob{CreateJob: c}}
+	if dry {
+		changes, err = a.try(ctx, by, cmd)
+		return changes, nil, err
+	}
+	res, err := a.change(ctx, by, cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := a.d.catalog.State()
+	if j := s.Job(res.ID); j != nil {
+		job = jobMessage(s, j)
+	}
+	return []string{changeText(res.Audit)}, job, nil
 }
 
 // setJob makes a job go into a state, because by wants it.

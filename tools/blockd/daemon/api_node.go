@@ -118,7 +118,7 @@ func (a api) disks() []*blockdv1.Disk {
 	var out []*blockdv1.Disk
 	for _, st := range a.d.disks {
 		s, scrub := st.store.Stats(), st.scrub.get()
-		out = append(out, &blockdv1.Disk{Name: a.d.diskName(catalog.ID(s.UUID)), Path: st.path, State: s.State.String(), Reason: s.Failure,
+		out = append(out, &blockdv1.Disk{Name: diskName(a.d.catalog.State(), catalog.ID(s.UUID)), Path: st.path, State: s.State.String(), Reason: s.Failure,
 			Driver: s.Disk.Driver, Direct: s.Disk.Direct, DriverReason: s.Disk.Reason, CapacityBytes: s.CapacityBytes,
 			UsedBytes: s.UsedBytes, LogBytes: s.LogBytes, LogUsedBytes: s.LogUsedBytes,
 			WriteAmplification: s.WriteAmplification(), Checkpoints: uint64(s.Checkpoints), Uuid: catalog.ID(s.UUID).String(),
@@ -126,42 +126,13 @@ func (a api) disks() []*blockdv1.Disk {
 				LastFinished: timeText(scrub.lastFinished), LastError: scrub.lastError}})
 	}
 	for _, lost := range a.d.lostDisks {
-		out = append(out, &blockdv1.Disk{Name: a.d.diskName(lost.disk.ID), Path: lost.disk.Path, State: "failed",
+		out = append(out, &blockdv1.Disk{Name: diskName(a.d.catalog.State(), lost.disk.ID), Path: lost.disk.Path, State: "failed",
 			Reason: lost.reason, CapacityBytes: lost.disk.CapacityBytes, Uuid: lost.disk.ID.String()})
 	}
 	for _, d := range out {
 		a.placeDisk(d)
 	}
 	return out
-}
-
-// diskName is what lists call a disk of this node: the disks of a node are
-// counted in the order in which they came.
-func (d *Daemon) diskName(id catalog.ID) string {
-	s := d.catalog.State()
-	name := diskNameIn(s, id)
-	if n := s.NodeByID(d.plane.id()); n != nil && d.plane.creds != nil {
-		name = n.Name + "/" + name
-	}
-	return name
-}
-
-// diskNameIn is the name of a disk within its node.
-func diskNameIn(s *catalog.State, id catalog.ID) string {
-	disk := s.DiskByID(id)
-	if disk == nil {
-		return "disk"
-	}
-	number := 0
-	for i := range s.Disks {
-		switch d := &s.Disks[i]; {
-		case d.ID == id:
-			return fmt.Sprintf("disk%d", number)
-		case d.Node == disk.Node:
-			number++
-		}
-	}
-	return "disk"
 }
 
 // ListDisks implements blockdv1connect.NodeServiceHandler.
@@ -189,7 +160,7 @@ func unheardDisks(s *catalog.State, n *catalog.Node, err error) []*blockdv1.Disk
 	var out []*blockdv1.Disk
 	for i := range s.Disks {
 		if d := &s.Disks[i]; d.Node == n.ID {
-			out = append(out, &blockdv1.Disk{Name: n.Name + "/" + diskNameIn(s, d.ID), Path: d.Path, State: "unknown", CapacityBytes: d.CapacityBytes,
+			out = append(out, &blockdv1.Disk{Name: diskName(s, d.ID), Path: d.Path, State: "unknown", CapacityBytes: d.CapacityBytes,
 				Reason: reasonOfDisk(s, d, fmt.Sprintf("node %s does not answer: %v", n.Name, err)), Uuid: d.ID.String(), Node: n.Name, Service: string(d.State), Extents: s.Map().Used(d.Number)})
 		}
 	}

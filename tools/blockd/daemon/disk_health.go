@@ -80,7 +80,7 @@ func (d *Daemon) reportNow(ctx context.Context, now time.Time, since map[catalog
 			}
 			continue
 		}
-		d.events.add(levelError, "disk.failed", b.path, b.reason+"; other disks get the copies that are on it; when it is mended: blockctl disk resume "+d.diskName(b.id))
+		d.events.add(levelError, "disk.failed", b.path, b.reason+"; other disks get the copies that are on it; when it is mended: blockctl disk resume "+diskName(d.catalog.State(), b.id))
 	}
 	return still
 }
@@ -101,7 +101,7 @@ func (d *Daemon) diagnoseMended(add func(lv, subject, advice, format string, arg
 	for _, s := range d.disks {
 		known := d.catalog.State().DiskByID(s.id())
 		if state, _ := s.store.State(); state == store.StateOnline && known != nil && known.State == catalog.DiskFailed {
-			name := d.diskName(s.id())
+			name := diskName(d.catalog.State(), s.id())
 			add("warning", "disk "+s.path, "`blockctl disk resume "+name+"` if it is mended, `blockctl disk remove "+name+" --force --yes` if it is to go",
 				"it works, and gets nothing, since it had failed: %s", known.Reason)
 		}

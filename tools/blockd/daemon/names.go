@@ -1,6 +1,10 @@
 package daemon
 
-import "blockd.dev/raftmeta/catalog"
+import (
+	"fmt"
+
+	"blockd.dev/raftmeta/catalog"
+)
 
 // volumeNamed is the name of the volume with an identifier, or that.
 func (d *Daemon) volumeNamed(id catalog.ID) string {
@@ -16,4 +20,27 @@ func (d *Daemon) nodeNamed(id string) string {
 		return n.Name
 	}
 	return id
+}
+
+// diskName is what lists call a disk: the disks of a node are counted in the order in which they
+// came. In a cluster the node's name comes first.
+func diskName(s *catalog.State, id catalog.ID) string {
+	disk := s.DiskByID(id)
+	if disk == nil {
+		return "disk"
+	}
+	number := 0
+	for i := range s.Disks {
+		if s.Disks[i].ID == id {
+			break
+		}
+		if s.Disks[i].Node == disk.Node {
+			number++
+		}
+	}
+	name := fmt.Sprintf("disk%d", number)
+	if n := s.NodeByID(disk.Node); n != nil && len(s.Authority.SealedKey) > 0 {
+		name = n.Name + "/" + name
+	}
+	return name
 }

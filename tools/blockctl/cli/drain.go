@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -37,15 +36,11 @@ Volumes of one copy can't be reached while their node is stopped, drained or not
 			if a.dry {
 				return a.printChanges(cmd, r.GetChanges())
 			}
-			v := viewJob(r.GetJob())
-			if wait {
-				v, err = a.await(cmd, v)
-			}
-			return errors.Join(a.print(cmd, v, jobDetail(v)), err)
+			return a.begun(cmd, r.GetJob(), wait)
 		},
 	}
 	c.Flags().StringVar(&purpose, "for", "upgrade", "upgrade, which leaves its data, or remove")
-	c.Flags().BoolVar(&wait, "wait", false, "wait until the job has ended, and fail if it was not done")
+	waits(c, &wait)
 	complete(c, "for", drainPurposes...)
 	return a.dryRun(c, &blockdv1.DrainNodeRequest{})
 }
@@ -105,8 +100,7 @@ DISK is its name or its UUID.`,
 			case wait && j.ID == "":
 				return fmt.Errorf("disk %s is draining, and no job says when it is empty: a node of an older release is in the cluster; see `blockctl disk list`", args[0])
 			case wait:
-				j, err = a.await(cmd, j)
-				return errors.Join(a.print(cmd, j, jobDetail(j)), err)
+				return a.begun(cmd, r.GetJob(), true)
 			}
 			lines := rows{{"disk " + args[0] + " gets nothing new; " + r.GetLeft()}}
 			if j.ID != "" {
@@ -115,7 +109,7 @@ DISK is its name or its UUID.`,
 			return a.print(cmd, drainedDiskView{args[0], diskResults[j.Kind], r.GetLeft(), j.ID}, lines)
 		},
 	}
-	c.Flags().BoolVar(&wait, "wait", false, "wait until the job has ended, and fail if it was not done")
+	waits(c, &wait)
 	return a.dryRun(c, &blockdv1.DrainDiskRequest{})
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -86,6 +87,20 @@ func (a *app) steer(use, short string, example proto.Message, change func(cmd *c
 		},
 	}
 	return a.dryRun(c, example)
+}
+
+// begun prints a job that a command has begun; if it is to wait, when that has ended.
+func (a *app) begun(cmd *cobra.Command, job *blockdv1.Job, wait bool) (err error) {
+	v := viewJob(job)
+	if wait {
+		v, err = a.await(cmd, v)
+	}
+	return errors.Join(a.print(cmd, v, jobDetail(v)), err)
+}
+
+// waits gives a command that begins a job the flag for it.
+func waits(c *cobra.Command, wait *bool) {
+	c.Flags().BoolVar(wait, "wait", false, "wait until the job has ended, and fail if it was not done")
 }
 
 // jobPoll is the time from one look at a job to the next.

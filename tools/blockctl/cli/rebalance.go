@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
@@ -26,13 +24,9 @@ With --dry-run nothing moves, and what would is printed.`,
 			if a.dry {
 				return a.printChanges(cmd, r.GetChanges())
 			}
-			v := viewJob(r.GetJob())
-			if wait {
-				v, err = a.await(cmd, v)
-			}
-			return errors.Join(a.print(cmd, v, jobDetail(v)), err)
+			return a.begun(cmd, r.GetJob(), wait)
 		},
 	}
-	c.Flags().BoolVar(&wait, "wait", false, "wait until the job has ended, and fail if it was not done")
+	waits(c, &wait)
 	return a.dryRun(c, &blockdv1.RebalanceRequest{})
 }

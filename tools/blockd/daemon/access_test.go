@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"blockd.dev/blockdev"
 	"blockd.dev/target/access"
@@ -55,18 +54,18 @@ func attach(t *testing.T, d *Daemon) *hosts {
 // page, and the iSCSI host a unit attention with that code.
 func (h *hosts) told(info, page uint8, asc uint16) {
 	h.t.Helper()
-	deadline := time.After(20 * time.Second)
-	for {
-		select {
-		case e := <-h.events:
-			if e.Type != 2 || e.Info != info || e.Log != page {
-				continue // a change of group is one of the namespace too
+	until(h.t, fmt.Sprintf("an event with information %#x, log page %#x", info, page), func() bool {
+		for {
+			select {
+			case e := <-h.events:
+				if e.Type == 2 && e.Info == info && e.Log == page { // a change of group is one of the namespace too
+					return true
+				}
+			default:
+				return false
 			}
-		case <-deadline:
-			h.t.Fatalf("no event with information %#x, log page %#x", info, page)
 		}
-		break
-	}
+	})
 	if r, err := h.scsi.Command(make([]byte, 6), nil, false); err != nil || r.Sense.Key != 6 || r.Sense.ASC != asc {
 		h.t.Fatalf("TEST UNIT READY: %+v, %v; want the unit attention %04x", r, err, asc)
 	}

@@ -335,7 +335,7 @@ const removedWithin = 5 * time.Second
 
 // gone waits until the catalog has a volume no more, and reports whether that is so.
 func (d *Daemon) gone(ctx context.Context, id catalog.ID) bool {
-	ctx, cancel := context.WithTimeout(ctx, removedWithin)
+	ctx, cancel := context.WithTimeout(ctx, max(removedWithin, d.cfg.patience))
 	defer cancel()
 	s := d.catalog.State()
 	for s.VolumeByID(id) != nil {

@@ -50,7 +50,7 @@ type peerAnswer[T any] struct {
 // askAround asks nodes at the same time, and returns their answers in the order of nodes.
 func askAround[T any](ctx context.Context, d *Daemon, nodes []catalog.Node, ask func(context.Context, *control.Peer) (T, error)) []peerAnswer[T] {
 	out := make([]peerAnswer[T], len(nodes))
-	ctx, cancel := context.WithTimeout(ctx, aroundTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(aroundTimeout, d.cfg.patience))
 	defer cancel()
 	var asking sync.WaitGroup
 	for i, n := range nodes {

@@ -49,6 +49,7 @@ type Config struct {
 
 	wrapDisk     func(disk.Disk) disk.Disk // tests only: goes between disk and store
 	rebuildAfter time.Duration             // tests only: see director.RebuildAfter
+	patience     time.Duration             // tests only: for how long another node may be silent, and a request wait; 0: as each part has it
 }
 
 // NewConfig returns the defaults.

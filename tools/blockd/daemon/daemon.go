@@ -185,7 +185,9 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	}
 	d.ready.Store(false)
 	if s := d.shared.Load(); s != nil {
-		d.leave(ctx)
+		lctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+		d.leave(lctx)
+		cancel()
 		d.endLimits()
 		s.waitNoMore()
 		defer context.AfterFunc(ctx, s.cutOff)()
@@ -242,15 +244,13 @@ func (d *Daemon) Stop(ctx context.Context) error {
 // and then the leadership of the group. The next owners hear from its leader that they
 // are, and this node, which waits for what it has forwarded to them, soon answers nobody.
 func (d *Daemon) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
-	defer cancel()
 	d.shared.Load().leave(ctx)
 	if _, leads := d.plane.group.Leads(); leads {
 		_ = d.plane.group.TransferLeadership(ctx, "") // if it can't be, the others elect one
 	}
 }
 
-// leaveTimeout bounds how long the node waits for others to take over.
+// leaveTimeout bounds how long a node that stops waits for others to take over.
 const leaveTimeout = 2 * time.Second
 
 // openCatalog waits until the catalog is as new as the group's, takes over that

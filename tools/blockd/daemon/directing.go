@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
@@ -21,7 +22,7 @@ type directing struct {
 // startDirecting lets the node direct whenever it leads.
 func (d *Daemon) startDirecting() error {
 	r, err := director.New(director.Config{Node: d.plane.id().String(), Catalog: d.catalog, Group: d.plane.group, Events: d.directorEvent,
-		RebuildAfter: d.cfg.rebuildAfter})
+		RebuildAfter: d.cfg.rebuildAfter, Times: d.pulseTimes()})
 	if err != nil {
 		return err
 	}
@@ -35,6 +36,13 @@ func (d *Daemon) startDirecting() error {
 	}()
 	d.directing.Store(g)
 	return nil
+}
+
+// pulseTimes are the same at the director and at all nodes.
+func (d *Daemon) pulseTimes() pulse.Times {
+	t := pulse.Defaults
+	t.Lease.Duration = cmp.Or(d.cfg.patience, t.Lease.Duration)
+	return t
 }
 
 // stop ends the directing; it may be nil.

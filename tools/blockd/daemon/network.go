@@ -72,7 +72,7 @@ func (d *Daemon) openNetwork(handle func(*endpoint.Request), told func(endpoint.
 	n.endpoint, err = endpoint.Open(endpoint.Config{
 		Credentials: creds, Handler: handle, Events: told, Poll: adaptive.Config{Mode: mode},
 		Accept: func(node string) bool { return d.catalog.State().NodeByID(parseID(node)) != nil },
-		Wire:   wire.Config{Alloc: message.Alloc, KeepAlive: idleAsk}, Sources: d.sources(),
+		Wire:   wire.Config{Alloc: message.Alloc, KeepAlive: max(idleAsk, d.cfg.patience), DeadAfter: d.cfg.patience}, Sources: d.sources(),
 	})
 	if err != nil {
 		return nil, err

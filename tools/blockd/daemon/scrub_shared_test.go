@@ -168,7 +168,7 @@ func TestWrongCopiesAreRepaired(t *testing.T) {
 	var load sync.WaitGroup
 	load.Go(func() {
 		for i := 10; !stop.Load(); i++ {
-			if err := blockdev.WriteAt(dev, block(i), int64(i%64)*mib+32768); err != nil {
+			if err := writeAsHosts(dev, block(i), int64(i%64)*mib+32768); err != nil {
 				t.Error(err)
 				return
 			}

@@ -114,7 +114,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	}
 	id := d.plane.id().String()
 	s.pulse, err = pulse.New(pulse.Config{Node: id, Incarnation: s.incarnation, Catalog: d.catalog, Leader: d.plane.group.WatchLeader,
-		Call: pulse.Caller(id, pulses{d}, d.plane.peers), Events: s})
+		Call: pulse.Caller(id, pulses{d}, d.plane.peers), Events: s, Times: d.pulseTimes()})
 	if err != nil {
 		return errors.Join(err, s.stop())
 	}
@@ -217,7 +217,8 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
 		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s,
 		Guard:  guard,
-		GiveUp: func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over})
+		GiveUp: func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over,
+		Timeouts: device.Timeouts{Request: s.d.cfg.patience, Out: s.d.cfg.patience}, Late: s.d.cfg.patience})
 	if err != nil {
 		return nil, err
 	}

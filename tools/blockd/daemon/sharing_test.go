@@ -97,7 +97,7 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 	id := sharedVolumeOn(t, a, nodes, "v")
 	write := func(n *testNode, off int64, fill byte) {
 		t.Helper()
-		if err := blockdev.WriteAt(volumeDevice(t, n.Daemon(), "v"), bytes.Repeat([]byte{fill}, 8192), off); err != nil {
+		if err := writeAsHosts(volumeDevice(t, n.Daemon(), "v"), bytes.Repeat([]byte{fill}, 8192), off); err != nil {
 			t.Fatalf("write through %s: %v", n.cfg.Name, err)
 		}
 	}

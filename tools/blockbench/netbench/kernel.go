@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -56,10 +57,38 @@ func serveTCP(ctx context.Context, s Shape, ready func(netip.AddrPort)) error {
 	}
 }
 
+// sizes is what a server begins a connection with: a stream does not show where
+// requests end, so ends with other sizes would wait for each other for ever.
+func (s *Shape) sizes() []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, uint32(s.Request)), uint32(s.Reply))
+}
+
+// greetPatience is how long a server may take to say its sizes.
+const greetPatience = 10 * time.Second
+
+// compareSizes reads the server's sizes, and refuses others than this side's.
+func compareSizes(conn net.Conn, s Shape) error {
+	theirs := make([]byte, len(s.sizes()))
+	if err := conn.SetReadDeadline(time.Now().Add(greetPatience)); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, theirs); err != nil {
+		return fmt.Errorf("%v does not say the sizes of its requests and replies: %w; is it a blockbench net serve --kind %s of this version?", conn.RemoteAddr(), err, s.Kind)
+	}
+	if !bytes.Equal(theirs, s.sizes()) {
+		return fmt.Errorf("%v takes requests of %d bytes and replies with %d, this side has %d and %d: give both the same --request and --reply", conn.RemoteAddr(),
+			binary.BigEndian.Uint32(theirs), binary.BigEndian.Uint32(theirs[4:]), s.Request, s.Reply)
+	}
+	return conn.SetReadDeadline(time.Time{})
+}
+
 // answerTCP answers all requests that are complete with one write.
 func answerTCP(conn net.Conn, s Shape) error {
 	if s.Kind == "tls" {
 		conn = tls.Server(conn, s.tlsConfig("server"))
+	}
+	if _, err := conn.Write(s.sizes()); err != nil {
+		return err
 	}
 	r := bufio.NewReaderSize(conn, max(bufferBytes, s.Request))
 	var replies []byte
@@ -91,6 +120,9 @@ func runTCP(ctx context.Context, s Shape, l Load) (Result, error) {
 	defer stop()
 	if s.Kind == "tls" {
 		conn = tls.Client(conn, s.tlsConfig("client"))
+	}
+	if err := compareSizes(conn, s); err != nil {
+		return Result{}, err
 	}
 	if l.Idle {
 		return idle(ctx, l, notAsked)

@@ -75,6 +75,25 @@ func TestBulkMessages(t *testing.T) {
 	}
 }
 
+// Ends whose sizes differ would wait for each other; they are told instead, and the server goes on.
+func TestOtherSizesAreRefused(t *testing.T) {
+	for _, kind := range []string{"tcp", "tls"} {
+		s := Shape{Kind: kind, Local: here, Request: 4096, Reply: 64, Key: "test"}
+		l := Load{Peer: serve(t, s), Depth: 1, Runtime: time.Millisecond}
+		for _, other := range []Shape{
+			{Kind: kind, Local: here, Request: 64, Reply: 64, Key: "test"},
+			{Kind: kind, Local: here, Request: 4096, Reply: 128, Key: "test"},
+		} {
+			if r, err := Run(t.Context(), other, l); err == nil || !strings.Contains(err.Error(), "takes requests of 4096 bytes and replies with 64") {
+				t.Errorf("%s, %d and %d bytes: %+v, %v", kind, other.Request, other.Reply, r, err)
+			}
+		}
+		if _, err := Run(t.Context(), s, l); err != nil {
+			t.Errorf("%s, after others: %v", kind, err)
+		}
+	}
+}
+
 func TestIdleIsMeasured(t *testing.T) {
 	s := Shape{Kind: "udp", Local: here, Request: 64, Reply: 64, Key: "test"}
 	r, err := Run(context.Background(), s, Load{Peer: serve(t, s), Depth: 1, Runtime: 50 * time.Millisecond, Idle: true})

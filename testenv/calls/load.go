@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/testenv/progress"
 )
 
 // Config says who calls whom about what.
@@ -44,17 +45,16 @@ type Load struct {
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	last    atomic.Pointer[error] // what a node said last that left a call open
+	clients *progress.Clients
 
-	mu       sync.Mutex
-	answered []time.Duration // when the newest call that was answered was begun, by client
-	wrong    []error         // what nobody may be told
-	grew     chan struct{}
+	mu    sync.Mutex
+	wrong []error // what nobody may be told
 }
 
 // Start has clients call until Stop.
 func Start(c Config) (*Load, error) {
 	l := &Load{id: fmt.Sprintf("calls-%d-%d", c.Seed, time.Now().UnixNano()), rec: recorder{began: time.Now()}, think: c.Think, pool: c.Pool,
-		answered: make([]time.Duration, c.Clients), grew: make(chan struct{})}
+		clients: progress.Of(c.Clients)}
 	for i := range c.Names {
 		l.names = append(l.names, fmt.Sprintf("v%d-%d", c.Seed%1000, i))
 	}
@@ -78,13 +78,9 @@ func Start(c Config) (*Load, error) {
 
 func (l *Load) work(ctx context.Context, c *client) {
 	for ctx.Err() == nil {
-		began := l.rec.now()
+		began := time.Now()
 		if c.step(ctx) {
-			l.mu.Lock()
-			l.answered[c.number] = began
-			close(l.grew)
-			l.grew = make(chan struct{})
-			l.mu.Unlock()
+			l.clients.Note(c.number, began)
 		}
 		pass(ctx, l.think)
 	}
@@ -100,30 +96,15 @@ func (l *Load) complain(format string, args ...any) {
 // Progress waits until every client has had an answer to a call that it began from
 // now on.
 func (l *Load) Progress(ctx context.Context) error {
-	began := l.rec.now()
-	for {
-		l.mu.Lock()
-		late := 0
-		for _, at := range l.answered {
-			if at <= began {
-				late++
-			}
-		}
-		grew := l.grew
-		l.mu.Unlock()
-		if late == 0 {
-			return nil
-		}
-		select {
-		case <-grew:
-		case <-ctx.Done():
-			var last error
-			if p := l.last.Load(); p != nil {
-				last = *p
-			}
-			return fmt.Errorf("calls: %d clients had no answer: %w; the last thing a node said: %w", late, ctx.Err(), last)
-		}
+	late := l.clients.Await(ctx)
+	if late == 0 {
+		return nil
 	}
+	var last error
+	if p := l.last.Load(); p != nil {
+		last = *p
+	}
+	return fmt.Errorf("calls: %d clients had no answer: %w; the last thing a node said: %w", late, ctx.Err(), last)
 }
 
 // Report is what came of a load.
@@ -158,10 +139,13 @@ func (l *Load) Stop(ctx context.Context) (r Report, err error) {
 	return r, errors.Join(append(l.wrong, Check(l.rec.ops))...)
 }
 
+// atLast is the client that reads when all is over.
+const atLast = -1
+
 // readAtLast reads one volume by one node, as often as that takes.
 func (l *Load) readAtLast(ctx context.Context, n *node, name string) error {
 	for {
-		o := Op{Client: len(l.answered), Kind: Read, Name: name, Nodes: []string{n.name}, Call: l.rec.now()}
+		o := Op{Client: atLast, Kind: Read, Name: name, Nodes: []string{n.name}, Call: l.rec.now()}
 		var err error
 		if o.Answer, o.Seen, err = n.read(ctx, name); o.Answer != Open {
 			l.rec.add(o)

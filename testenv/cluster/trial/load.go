@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"blockd.dev/blockdev"
+	"blockd.dev/testenv/progress"
 	"blockd.dev/tools/blockbench/history"
 	"blockd.dev/tools/blockbench/multipath"
 )
@@ -158,18 +159,17 @@ type load struct {
 	devices []*multipath.Device // of hosts, which work by them together
 	watched []*multipath.Device // of watchers
 	first   int64               // block of the window
+	acked   *progress.Clients   // hosts
 
 	mu      sync.Mutex
 	slowest time.Duration
 	from    time.Time // when the slowest began
 	errors  []string
-	acked   [hosts]time.Duration // when the newest acknowledged operation was begun, by host
-	grew    chan struct{}
 }
 
 // startLoad connects all hosts and has them work on the next window.
 func (t *Trial) startLoad(ctx context.Context) (*load, error) {
-	l := &load{t: t, first: int64(t.round % windows * windowBlocks), grew: make(chan struct{})}
+	l := &load{t: t, first: int64(t.round % windows * windowBlocks), acked: progress.Of(hosts)}
 	for i := range int64(windowBlocks) {
 		t.blocks[l.first+i] = true
 	}
@@ -206,7 +206,7 @@ func (t *Trial) startLoad(ctx context.Context) (*load, error) {
 func (l *load) work(ctx context.Context, i int, h *host) {
 	for ctx.Err() == nil {
 		block := l.first + h.rng.Int64N(windowBlocks)
-		began := l.t.rec.Now()
+		began := time.Now()
 		var err error
 		switch n := h.rng.IntN(100); {
 		case n < 40:
@@ -218,7 +218,7 @@ func (l *load) work(ctx context.Context, i int, h *host) {
 				err = h.read(block)
 			}
 			if err == nil {
-				began = l.t.rec.Now()
+				began = time.Now()
 				err = h.compareAndWrite(block)
 			}
 		}
@@ -228,17 +228,15 @@ func (l *load) work(ctx context.Context, i int, h *host) {
 }
 
 // note keeps account of an operation that ended.
-func (l *load) note(i int, began time.Duration, err error) {
+func (l *load) note(i int, began time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case err == nil:
-		if took := l.t.rec.Now() - began; took > l.slowest {
-			l.slowest, l.from = took, time.Now().Add(-took)
+		if took := time.Since(began); took > l.slowest {
+			l.slowest, l.from = took, began
 		}
-		l.acked[i] = began
-		close(l.grew)
-		l.grew = make(chan struct{})
+		l.acked.Note(i, began)
 	case !errors.Is(err, multipath.ErrUnknown):
 		l.errors = append(l.errors, err.Error())
 	}
@@ -249,26 +247,10 @@ func (l *load) note(i int, began time.Duration, err error) {
 func (l *load) progress(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, hostPatience)
 	defer cancel()
-	began := l.t.rec.Now()
-	for {
-		l.mu.Lock()
-		late := 0
-		for _, at := range l.acked {
-			if at <= began {
-				late++
-			}
-		}
-		grew := l.grew
-		l.mu.Unlock()
-		if late == 0 {
-			return nil
-		}
-		select {
-		case <-grew:
-		case <-ctx.Done():
-			return fmt.Errorf("%d of %d hosts had no success for %v", late, hosts, hostPatience)
-		}
+	if late := l.acked.Await(ctx); late > 0 {
+		return fmt.Errorf("%d of %d hosts had no success for %v", late, hosts, hostPatience)
 	}
+	return nil
 }
 
 // watch has a watcher read until ctx ends. It is told errors while its node

@@ -22,6 +22,7 @@ type contacts struct {
 	term  uint64 // of the leader; it knows nothing from before
 	since time.Time
 	last  map[string]contact
+	busy  map[string]bool // are being asked: one question at a time
 }
 
 type contact struct {
@@ -238,25 +239,68 @@ func (g *Group) arrived(members []Member) bool {
 	return true
 }
 
-// ask asks every other member how it is.
+// ask asks every other member how it is, and waits a moment for the answers. One that
+// takes longer, as on a machine with too much to do, is counted when it comes: given up, it would have
+// to begin again with the connection each time, and would never get further.
 func (g *Group) ask(ctx context.Context, members []Member) {
-	ctx, cancel := context.WithTimeout(ctx, g.cfg.Heartbeat)
-	defer cancel()
 	g.contact.begin(g.office.Load())
-	var asking sync.WaitGroup
+	answered, asked := make(chan struct{}, len(members)), 0
 	for _, m := range members {
-		if m.ID == g.cfg.NodeID {
+		if m.ID == g.cfg.NodeID || !g.contact.asks(m.ID) {
 			continue
 		}
-		asking.Go(func() {
-			answer, _, err := g.call(ctx, m.ID, m.Address, methodStatus, nil)
-			var s memberStatus
-			if err == nil && json.Unmarshal(answer, &s) == nil {
-				g.contact.heard(m.ID, s)
-			}
-		})
+		if g.begin() != nil {
+			return // it has halted
+		}
+		asked++
+		go func() {
+			defer g.pending.Done()
+			g.askOne(m)
+			g.contact.asked(m.ID)
+			answered <- struct{}{}
+		}()
 	}
-	asking.Wait()
+	timer := time.NewTimer(g.cfg.Heartbeat)
+	defer timer.Stop()
+	for range asked {
+		select {
+		case <-answered:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (g *Group) askOne(m Member) {
+	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
+	defer cancel()
+	answer, _, err := g.call(ctx, m.ID, m.Address, methodStatus, nil)
+	var s memberStatus
+	if err == nil && json.Unmarshal(answer, &s) == nil {
+		g.contact.heard(m.ID, s)
+	}
+}
+
+// asks reports whether nobody is asking a member, and notes that the caller does.
+func (c *contacts) asks(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy[id] {
+		return false
+	}
+	if c.busy == nil {
+		c.busy = make(map[string]bool)
+	}
+	c.busy[id] = true
+	return true
+}
+
+func (c *contacts) asked(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.busy, id)
 }
 
 func (c *contacts) begin(o *office) {

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -69,6 +70,24 @@ func TestMembershipUnderLoad(t *testing.T) {
 	rest := c.leader()
 	c.apply(rest, "after")
 	c.agree(append(acked, "after")...)
+}
+
+// Members that it takes longer than a heartbeat to connect to, as on a machine with too much
+// to do, are heard all the same, and vote.
+func TestSlowConnectionsAreWaitedFor(t *testing.T) {
+	c := newCluster(t, func(cfg *Config) {
+		dial := cfg.Dial
+		cfg.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			select {
+			case <-time.After(3 * testHeartbeat / 2): // sleep: that is how slow it is
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			return dial(ctx, address)
+		}
+	})
+	c.join(c.first("n1"), "n2", "n3")
+	c.until("three vote", func() bool { return c.settled(3) })
 }
 
 func TestTheLastMemberStays(t *testing.T) {

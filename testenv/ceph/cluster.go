@@ -107,7 +107,7 @@ func (c *Cluster) startOSDs(ctx context.Context) error {
 	return nil
 }
 
-// awaitOSDs waits until the monitor has heard from all OSDs.
+// awaitOSDs waits until the monitor has heard from all OSDs, or a daemon has died.
 func (c *Cluster) awaitOSDs(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.config.ReadyTimeout, fmt.Errorf("not all are up after %v", c.config.ReadyTimeout))
 	defer cancel()
@@ -124,9 +124,12 @@ func (c *Cluster) awaitOSDs(ctx context.Context) error {
 		if err == nil && stat.Up == c.config.OSDs {
 			return nil
 		}
+		if died := c.died(); died != nil {
+			return died
+		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("ceph: OSDs: %w", context.Cause(ctx)), err, c.died())
+			return errors.Join(fmt.Errorf("ceph: OSDs: %w", context.Cause(ctx)), err)
 		case <-tick.C:
 		}
 	}

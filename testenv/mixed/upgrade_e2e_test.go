@@ -118,18 +118,10 @@ func (u *upgrade) own(node string) {
 			return func(context.Context) error { return nil }, err
 		}
 		_, err := u.c.Ctl(ctx, cluster.HostName, "lease", "move", "trial", node)
-		return func(ctx context.Context) error { return u.owns(ctx, tr, node) }, err
+		return func(ctx context.Context) error {
+			return tr.AwaitOwner(ctx, "the volume to move", func(owner string) bool { return owner == node })
+		}, err
 	}})
-}
-
-// owns waits until a node owns the volume.
-func (u *upgrade) owns(ctx context.Context, tr *trial.Trial, node string) error {
-	for {
-		owner, err := tr.Owner(ctx)
-		if err != nil || owner == node {
-			return err
-		}
-	}
 }
 
 func (u *upgrade) run(f trial.Fault) {

@@ -72,7 +72,7 @@ func (t *Trial) move(ctx context.Context, to string) error {
 	if err != nil {
 		return err
 	}
-	return t.awaitOwner(ctx, "the volume to move", func(owner string) bool { return owner == to })
+	return t.AwaitOwner(ctx, "the volume to move", func(owner string) bool { return owner == to })
 }
 
 // changes measures what changes of owner cost, each of which begin makes.

@@ -152,7 +152,7 @@ func drained(t *Trial, name string) ending {
 		defer cancel()
 		_, err := t.c.Ctl(ctx, cluster.HostName, "node", "drain", name)
 		if err == nil {
-			err = t.awaitOwner(ctx, "another owner than the node that is drained", func(owner string) bool { return owner != name })
+			err = t.AwaitOwner(ctx, "another owner than the node that is drained", func(owner string) bool { return owner != name })
 		}
 		return func(ctx context.Context) error {
 			_, err := t.c.Ctl(ctx, cluster.HostName, "node", "resume", name)

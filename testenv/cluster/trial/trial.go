@@ -164,8 +164,8 @@ func (t *Trial) Owner(ctx context.Context) (name string, err error) {
 	return name, err
 }
 
-// awaitOwner waits until the owner is one that is wanted.
-func (t *Trial) awaitOwner(ctx context.Context, what string, wanted func(string) bool) error {
+// AwaitOwner waits until the owner is one that is wanted.
+func (t *Trial) AwaitOwner(ctx context.Context, what string, wanted func(string) bool) error {
 	return t.ask(ctx, what, readyPatience, func(ctx context.Context, _ connect.HTTPClient, _ string) error {
 		owner, err := t.Owner(ctx)
 		if err == nil && !wanted(owner) {

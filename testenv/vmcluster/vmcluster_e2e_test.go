@@ -158,7 +158,6 @@ func (l lab) script(t *testing.T, parts ...string) {
 		t.Fatal(err)
 	}
 	run(t, vm.Config{
-		Timeout: 15 * time.Minute, // it takes two or three when the machine has nothing else to do
 		Env: map[string]string{
 			"PORT": "3260", "NVME_PORT": "4420", "DISCOVERY_PORT": "8009", "NODES": "n1 n2 n3", "NETWORK": "10.77.0",
 			"IQN": v.IQN, "LUN": strconv.Itoa(v.LUN), "NQN": v.NQN, "NSID": strconv.Itoa(v.NSID), "UUID": v.UUID,
@@ -183,6 +182,7 @@ func run(t *testing.T, c vm.Config, parts ...string) {
 	}
 	failed := ""
 	c.Script = text.String()
+	c.Timeout = 15 * time.Minute // it takes two or three when the machine has nothing else to do
 	c.OnLine = func(line string) {
 		t.Log(line)
 		if strings.HasPrefix(line, "FAILED: ") && failed == "" {

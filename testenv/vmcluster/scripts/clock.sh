@@ -177,12 +177,15 @@ for n in $NODES n4; do until_true all_there "$n"; done
 echo "$(wc -l </tmp/promised) changes, all of them at each node; given up: $(cat /tmp/gave_up.* 2>/dev/null | wc -l)"
 echo "the term is $(ctl n1 cluster status -o json | field term)"
 # The longest time without a change that was acknowledged, through whichever node. It is
-# 1 to 3 s when the guest has a processor for itself; without one, its nodes lose each other.
+# 1 to 3 s when the guest has a processor for itself. When it has not, all phases have longer
+# ones; a clock that is set must not make that of its phase stand out.
 sort -n /tmp/done.* | awk '
     FILENAME == "/tmp/phases" {n++; at[n] = $1; name[n] = substr($0, length($1) + 2); next}
     {for (i = n; i > 1 && at[i] > last + 0; i--);
      if (last && $1 - last > worst[i]) worst[i] = $1 - last
      last = $1}
-    END {for (i = 1; i < n; i++) {printf "longest time without a change: %5.2f s, %s\n", worst[i], name[i]; if (worst[i] > 20) late = 1}
-         exit late}
-' /tmp/phases - || fail 'for more than 20 s no change was made'
+    END {for (i = 1; i < n; i++) printf "%5.2f s, %s\n", worst[i], name[i]}
+' /tmp/phases - >/tmp/gaps
+sed 's/^/longest time without a change: /' /tmp/gaps
+sort -n /tmp/gaps | awk '{gap[NR] = $1} END {usual = gap[int((NR + 1) / 2)]; exit gap[NR] > 20 && gap[NR] > 10 * usual}' ||
+    fail 'in one phase no change was made for more than 20 s, and ten times as long as in others'

@@ -218,9 +218,12 @@ type node struct {
 }
 
 const (
-	testHeartbeat = 200 * time.Millisecond
-	patience      = time.Minute // for what takes milliseconds on a machine that has them
+	testHeartbeat = 400 * time.Millisecond // the default
+	patience      = time.Minute            // for what takes milliseconds on a machine that has them
 )
+
+// steady is for a group that is to have one leader all the time.
+func steady(cfg *Config) { cfg.Heartbeat = 20 * time.Second }
 
 func newCluster(t testing.TB, tweak func(*Config)) *cluster {
 	t.Helper()

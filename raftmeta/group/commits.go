@@ -15,11 +15,8 @@ import (
 // the follower must have, is committed. One more of these changes nothing else.
 
 // behindRetry is when a follower is told again that did not have the entry yet, since
-// others were faster; behindTries is how often it is told.
-const (
-	behindRetry = 5 * time.Millisecond
-	behindTries = 5
-)
+// others were faster; each time after that it is twice as long, until the library tells it as well.
+const behindRetry = 5 * time.Millisecond
 
 // commits is what followers are told of.
 type commits struct {
@@ -105,13 +102,14 @@ func (g *Group) tellCommit(s raft.Server, index, term uint64) {
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.cfg.NodeID), Addr: self},
 		Term:      term, PrevLogEntry: index, PrevLogTerm: term, LeaderCommitIndex: index,
 	}
-	for try := 0; try < behindTries && g.leadsIn(term); try++ {
+	end := time.Now().Add(g.cfg.commitTimeout())
+	for wait := behindRetry; g.leadsIn(term) && time.Now().Before(end); wait *= 2 {
 		var answer raft.AppendEntriesResponse
 		if err := g.trans.AppendEntries(s.ID, s.Address, &news, &answer); err != nil || answer.Success {
 			return
 		}
 		select {
-		case <-time.After(behindRetry):
+		case <-time.After(wait):
 		case <-g.ctx.Done():
 			return
 		}

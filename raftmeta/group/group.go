@@ -197,10 +197,7 @@ func (g *Group) raftConfig(logger hclog.Logger) *raft.Config {
 	// A leader that hears from no majority stands down before another can be
 	// elected, which takes them a whole Heartbeat of silence.
 	rc.LeaderLeaseTimeout = g.cfg.Heartbeat * 3 / 4
-	// Followers learn what is committed with the next entry, or after one to
-	// two times this. It bounds how long their linearizable reads wait, and costs
-	// an idle leader one message per follower and period: 50 ms by default.
-	rc.CommitTimeout = g.cfg.Heartbeat / 8
+	rc.CommitTimeout = g.cfg.commitTimeout()
 	rc.MaxAppendEntries = 256
 	rc.ShutdownOnRemove = false // Remove tells the node itself
 	rc.SnapshotThreshold = g.cfg.SnapshotEvery

@@ -11,7 +11,7 @@ import (
 // A snapshot that arrives again, after entries that followed it, takes none of
 // them away.
 func TestLateSnapshotTakesNothingAway(t *testing.T) {
-	c := start(t, 3, func(cfg *Config) { cfg.TrailingLogs = 1 })
+	c := start(t, 3, func(cfg *Config) { steady(cfg); cfg.TrailingLogs = 1 })
 	leader, follower := c.leader(), c.followers()[0]
 	names := []string{"a", "b", "c"}
 	for _, name := range names {

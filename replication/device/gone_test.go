@@ -141,6 +141,34 @@ func TestPiecesWithoutHostAreNotBegun(t *testing.T) {
 	}
 }
 
+// What was begun when its host went has happened, and nothing says that it has not.
+func TestWhatWasBegunEndsAsItDid(t *testing.T) {
+	for _, elsewhere := range []bool{false, true} {
+		s := newStage(t, time.Hour)
+		var gone atomic.Bool
+		if elsewhere {
+			s.v.Forward("b")
+		} else {
+			s.own(1)
+		}
+		r, done := s.submitBy(&gone, blockdev.OpWrite)
+		if elsewhere {
+			answer(s.next(), message.Done)
+			f := s.next()
+			gone.Store(true)
+			answer(f, message.Done)
+		} else {
+			s.soon(func() bool { return s.writes() == 1 })
+			gone.Store(true)
+			s.replicaAnswers()
+		}
+		<-done
+		if r.Err != nil {
+			t.Errorf("elsewhere %v: %v", elsewhere, r.Err)
+		}
+	}
+}
+
 // A node that stops lets nothing wait: not for an owner, nor here for replicas.
 func TestLeave(t *testing.T) {
 	s := newStage(t, time.Hour)

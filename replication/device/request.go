@@ -169,10 +169,13 @@ func (q *request) gone() bool { return q.r.Gone != nil && q.r.Gone.Load() }
 // moreLocked reports whether another piece may be started. It may not once the
 // host is gone, which is looked at for each.
 func (q *request) moreLocked(end int64) bool {
+	if q.at == end {
+		return false
+	}
 	if q.err == nil && q.gone() {
 		q.err = blockdev.NewError(blockdev.ErrBusy, q.r, -1, errGone)
 	}
-	return q.at != end && q.err == nil && !q.again
+	return q.err == nil && !q.again
 }
 
 // refuse ends a request that has not begun.

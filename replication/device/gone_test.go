@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"blockd.dev/blockdev"
@@ -87,18 +88,20 @@ func TestWhatHasNoHostIsNotBegun(t *testing.T) {
 
 // What waits and has no host any more makes room soon, reads too.
 func TestWhatHasNoHostDoesNotWait(t *testing.T) {
-	s := newStageFor(t, time.Second, time.Hour, time.Hour)
-	for _, op := range append(changes, blockdev.OpRead) {
-		s.v.Forward("")
-		var gone atomic.Bool
-		r, done := s.submitBy(&gone, op)
-		s.waiting(1, "for an owner")
-		gone.Store(true)
-		s.wantBusy(op.String(), r, done)
-		if !strings.Contains(r.Err.Error(), "connection") {
-			t.Errorf("%v waited until %v", op, r.Err)
+	synctest.Test(t, func(t *testing.T) {
+		s := newStageFor(t, time.Second, time.Hour, time.Hour)
+		for _, op := range append(changes, blockdev.OpRead) {
+			s.v.Forward("")
+			var gone atomic.Bool
+			r, done := s.submitBy(&gone, op)
+			s.waiting(1, "for an owner")
+			gone.Store(true)
+			s.wantBusy(op.String(), r, done)
+			if !strings.Contains(r.Err.Error(), "connection") {
+				t.Errorf("%v waited until %v", op, r.Err)
+			}
 		}
-	}
+	})
 }
 
 // The pieces of a long write that are not begun when its host goes are left out.

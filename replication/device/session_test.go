@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"blockd.dev/blockdev"
@@ -29,8 +30,12 @@ type stage struct {
 	atOnce    bool // nothing waits for the test
 	guard     uint64
 	gaveUp    chan uint64
+	began     time.Time
 	since     atomic.Int64
 }
+
+// Now is the volume's clock, and passes in a bubble as the time there does.
+func (s *stage) Now() clock.Mono { return clock.Mono(time.Hour + time.Since(s.began)) }
 
 func newStage(t *testing.T, patience time.Duration) *stage {
 	return newStageFor(t, patience, time.Hour, time.Hour)
@@ -42,9 +47,9 @@ func newStageWith(t *testing.T, patience, late time.Duration) *stage {
 
 // newStageFor has hosts wait for the replica for op.
 func newStageFor(t *testing.T, patience, late, op time.Duration) *stage {
-	s := &stage{t: t, gaveUp: make(chan uint64, 8)}
+	s := &stage{t: t, gaveUp: make(chan uint64, 8), began: time.Now()}
 	v, err := device.New(device.Config{
-		ID: volumeID, SizeBytes: volumeBytes, BlockSize: 4096, Layout: striped{2}, MinInSync: 1, Transport: s, Meta: s,
+		ID: volumeID, SizeBytes: volumeBytes, BlockSize: 4096, Layout: striped{2}, MinInSync: 1, Transport: s, Meta: s, Clock: s,
 		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Late: late, Since: func() clock.Mono { return clock.Mono(s.since.Load()) }, Timeouts: device.Timeouts{Op: op, Request: time.Hour},
 	})
 	if err != nil {
@@ -59,7 +64,7 @@ func (s *stage) own(epoch uint64) { s.ownFor(epoch, time.Hour) }
 
 func (s *stage) ownFor(epoch uint64, d time.Duration) *testLease {
 	l := &testLease{}
-	l.until.Store(int64(clock.Boot{}.Now().Add(d)))
+	l.until.Store(int64(s.Now().Add(d)))
 	m := device.Members{View: volume.View{Revision: epoch, Epoch: epoch, Members: []volume.Member{{Sync: volume.InSync}}}, Disks: []uint16{10}}
 	if err := s.v.Own(l, 0, m, 0); err != nil {
 		s.t.Fatal(err)
@@ -348,76 +353,80 @@ func TestCompareAndWriteIsNotDoneTwice(t *testing.T) {
 // While nobody owns the volume requests wait, not for ever, and go on with the
 // next owner.
 func TestPatience(t *testing.T) {
-	s := newStage(t, 50*time.Millisecond)
-	r, done := s.submit(blockdev.OpWrite)
-	<-done
-	if !errors.Is(r.Err, blockdev.ErrBusy) {
-		t.Errorf("after the end of patience: %v", r.Err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, 50*time.Millisecond)
+		r, done := s.submit(blockdev.OpWrite)
+		<-done
+		if !errors.Is(r.Err, blockdev.ErrBusy) {
+			t.Errorf("after the end of patience: %v", r.Err)
+		}
 
-	s = newStage(t, time.Hour)
-	r, done = s.submit(blockdev.OpWrite)
-	s.own(1)
-	s.v.Disown() // the write is sent, and not answered
-	s.waiting(1, "after the end of the owner")
-	s.own(2)
-	s.soon(func() bool { return s.writes() == 2 }) // that of the first owner, and of this one
-	s.replicaAnswers()
-	<-done
-	if r.Err != nil {
-		t.Errorf("with the next owner: %v", r.Err)
-	}
+		s = newStage(t, time.Hour)
+		r, done = s.submit(blockdev.OpWrite)
+		s.own(1)
+		s.v.Disown() // the write is sent, and not answered
+		s.waiting(1, "after the end of the owner")
+		s.own(2)
+		s.soon(func() bool { return s.writes() == 2 }) // that of the first owner, and of this one
+		s.replicaAnswers()
+		<-done
+		if r.Err != nil {
+			t.Errorf("with the next owner: %v", r.Err)
+		}
+	})
 }
 
 // A host that has had no answer for long may have sent a write by another path, and
 // newer ones after it: a node that was cut off must not do it then. A read
 // that nobody waits for harms nobody.
 func TestWhatIsLateIsNotBegun(t *testing.T) {
-	for _, op := range []blockdev.Op{blockdev.OpRead, blockdev.OpWrite, blockdev.OpUnmap, blockdev.OpCompareAndWrite} {
-		late := op != blockdev.OpRead
-		s := newStageWith(t, time.Hour, 50*time.Millisecond)
-		s.v.Forward("b")
-		r, done := s.submit(op)
-		open := s.next() // the owner can't be reached
-		if late {
-			<-done
-			if !errors.Is(r.Err, blockdev.ErrBusy) {
-				t.Errorf("%v: waits for a session: %v", op, r.Err)
+	synctest.Test(t, func(t *testing.T) {
+		for _, op := range []blockdev.Op{blockdev.OpRead, blockdev.OpWrite, blockdev.OpUnmap, blockdev.OpCompareAndWrite} {
+			late := op != blockdev.OpRead
+			s := newStageWith(t, time.Hour, 50*time.Millisecond)
+			s.v.Forward("b")
+			r, done := s.submit(op)
+			open := s.next() // the owner can't be reached
+			if late {
+				<-done
+				if !errors.Is(r.Err, blockdev.ErrBusy) {
+					t.Errorf("%v: waits for a session: %v", op, r.Err)
+				}
+			} else {
+				answer(open, message.Done)
+				f := s.next()
+				f.Answer = message.HostAnswer{Status: message.Done, Data: make([]byte, 4096)}
+				f.Done(f)
+				<-done
+				if r.Err != nil {
+					t.Errorf("%v: %v", op, r.Err)
+				}
+				continue
 			}
-		} else {
-			answer(open, message.Done)
+
+			// What was sent, and is lost when it is late.
+			s = newStageWith(t, time.Hour, 50*time.Millisecond)
+			s.v.Forward("b")
+			answerLater := time.After(100 * time.Millisecond)
+			r, done = s.submit(op)
+			answer(s.next(), message.Done)
 			f := s.next()
-			f.Answer = message.HostAnswer{Status: message.Done, Data: make([]byte, 4096)}
+			<-answerLater
+			f.Lost, f.NotSent = true, true
 			f.Done(f)
 			<-done
-			if r.Err != nil {
-				t.Errorf("%v: %v", op, r.Err)
+			if !errors.Is(r.Err, blockdev.ErrBusy) {
+				t.Errorf("%v: lost when it was late: %v", op, r.Err)
 			}
-			continue
 		}
-
-		// What was sent, and is lost when it is late.
-		s = newStageWith(t, time.Hour, 50*time.Millisecond)
-		s.v.Forward("b")
-		answerLater := time.After(100 * time.Millisecond)
-		r, done = s.submit(op)
-		answer(s.next(), message.Done)
-		f := s.next()
-		<-answerLater
-		f.Lost, f.NotSent = true, true
-		f.Done(f)
-		<-done
-		if !errors.Is(r.Err, blockdev.ErrBusy) {
-			t.Errorf("%v: lost when it was late: %v", op, r.Err)
-		}
-	}
+	})
 }
 
 // After a standstill of the process what came before its end is not begun.
 func TestWhatCameBeforeAStandstillIsNotBegun(t *testing.T) {
 	s := newStage(t, time.Hour)
 	r, done := s.submit(blockdev.OpWrite)
-	s.since.Store(int64(clock.Boot{}.Now()))
+	s.since.Store(int64(s.Now()))
 	s.own(1)
 	<-done
 	if !errors.Is(r.Err, blockdev.ErrBusy) || len(s.held) != 0 {
@@ -440,56 +449,60 @@ func TestWhatCameBeforeAStandstillIsNotBegun(t *testing.T) {
 // An owner whose lease is not renewed in time says so, once, and serves no more
 // though a renewal should follow.
 func TestLateRenewalGivesUp(t *testing.T) {
-	s := newStage(t, time.Hour)
-	l := s.ownFor(3, 30*time.Millisecond)
-	select {
-	case epoch := <-s.gaveUp:
-		if epoch != 3 {
-			t.Errorf("gave up epoch %d, want 3", epoch)
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, time.Hour)
+		l := s.ownFor(3, 30*time.Millisecond)
+		select {
+		case epoch := <-s.gaveUp:
+			if epoch != 3 {
+				t.Errorf("gave up epoch %d, want 3", epoch)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("did not give up")
 		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("did not give up")
-	}
-	l.until.Store(int64(clock.Boot{}.Now().Add(time.Hour)))
-	r, done := s.submit(blockdev.OpRead)
-	s.waiting(1, "for the next owner")
-	s.own(4)
-	<-done
-	if r.Err != nil {
-		t.Errorf("with the next owner: %v", r.Err)
-	}
-	if n := len(s.gaveUp); n != 0 {
-		t.Errorf("gave up %d times more", n)
-	}
+		l.until.Store(int64(s.Now().Add(time.Hour)))
+		r, done := s.submit(blockdev.OpRead)
+		s.waiting(1, "for the next owner")
+		s.own(4)
+		<-done
+		if r.Err != nil {
+			t.Errorf("with the next owner: %v", r.Err)
+		}
+		if n := len(s.gaveUp); n != 0 {
+			t.Errorf("gave up %d times more", n)
+		}
+	})
 }
 
 // A host that was told to come again has its memory back, while a replica is
 // still being sent to: what that gets is what was written.
 func TestTimedOutWriteKeepsItsData(t *testing.T) {
-	s := newStageFor(t, time.Hour, time.Hour, 50*time.Millisecond)
-	s.own(1)
-	write := func(off int64, fill byte) *blockdev.Request {
-		data := bytes.Repeat([]byte{fill}, 4096)
-		done := make(chan struct{})
-		r := &blockdev.Request{Op: blockdev.OpWrite, Offset: off, Length: 4096, Data: [][]byte{data}, Done: func(*blockdev.Request) { close(done) }}
-		s.v.Submit([]*blockdev.Request{r})
-		<-done
-		clear(data) // it is the host's again
-		return r
-	}
-	for i := range int64(8) {
-		if r := write(i*4096, byte(i+1)); !errors.Is(r.Err, blockdev.ErrBusy) {
-			t.Fatalf("a write that no replica has answered: %v", r.Err)
+	synctest.Test(t, func(t *testing.T) {
+		s := newStageFor(t, time.Hour, time.Hour, 50*time.Millisecond)
+		s.own(1)
+		write := func(off int64, fill byte) *blockdev.Request {
+			data := bytes.Repeat([]byte{fill}, 4096)
+			done := make(chan struct{})
+			r := &blockdev.Request{Op: blockdev.OpWrite, Offset: off, Length: 4096, Data: [][]byte{data}, Done: func(*blockdev.Request) { close(done) }}
+			s.v.Submit([]*blockdev.Request{r})
+			<-done
+			clear(data) // it is the host's again
+			return r
 		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.held) != 8 {
-		t.Fatalf("the replica has %d writes, want 8", len(s.held))
-	}
-	for i, m := range s.held {
-		if want := bytes.Repeat([]byte{byte(i + 1)}, 4096); !bytes.Equal(m.Request.Data, want) {
-			t.Errorf("write %d is sent with other data, which begins with %d", i+1, m.Request.Data[0])
+		for i := range int64(8) {
+			if r := write(i*4096, byte(i+1)); !errors.Is(r.Err, blockdev.ErrBusy) {
+				t.Fatalf("a write that no replica has answered: %v", r.Err)
+			}
 		}
-	}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.held) != 8 {
+			t.Fatalf("the replica has %d writes, want 8", len(s.held))
+		}
+		for i, m := range s.held {
+			if want := bytes.Repeat([]byte{byte(i + 1)}, 4096); !bytes.Equal(m.Request.Data, want) {
+				t.Errorf("write %d is sent with other data, which begins with %d", i+1, m.Request.Data[0])
+			}
+		}
+	})
 }

@@ -169,7 +169,7 @@ func TestUncutDatagramsAreRefused(t *testing.T) {
 }
 
 // TestOtherTrafficGoesOn: a TCP connection through the same interface carries
-// its bytes, unharmed, while datagrams go both ways and none of them is lost.
+// its bytes, unharmed, while datagrams go both ways, and most of them arrive.
 func TestOtherTrafficGoesOn(t *testing.T) {
 	lab := newLab(t, netlab.Config{Bridge: true})
 	a, b := openPair(t, lab, false, Config{RxBuffers: 256, TxBuffers: 64})
@@ -208,14 +208,15 @@ func TestOtherTrafficGoesOn(t *testing.T) {
 		})
 	}()
 	// TCP fills the queues that both go through, so some datagrams may be lost there.
-	pending, sent, lost := 2, 0, 0
+	pending, sent := 2, uint64(0) // each way
+	before := [2]uint64{a.Stats().RxPackets, b.Stats().RxPackets}
 	for pending > 0 {
-		there, err1 := send(a, b, 50, 20*time.Millisecond)
-		back, err2 := send(b, a, 50, 20*time.Millisecond)
+		_, err1 := send(a, b, 50, 20*time.Millisecond)
+		_, err2 := send(b, a, 50, 20*time.Millisecond)
 		if err := errors.Join(err1, err2); err != nil {
 			t.Fatal(err)
 		}
-		sent, lost = sent+100, lost+there+back
+		sent += 50
 		for again := true; again; {
 			select {
 			case err := <-sum:
@@ -228,10 +229,10 @@ func TestOtherTrafficGoesOn(t *testing.T) {
 			}
 		}
 	}
-	if lost > sent/2 {
-		t.Errorf("%d of %d datagrams were lost beside a TCP connection", lost, sent)
+	for i, l := range []*Link{a, b} { // what is late on a busy machine is not lost
+		await(t, l, "half of the datagrams", func(s link.Stats) bool { return s.RxPackets-before[i] >= sent/2 })
+		t.Logf("%d of %d datagrams came to %v beside a TCP connection", l.Stats().RxPackets-before[i], sent, l.LocalAddr())
 	}
-	t.Logf("%d of %d datagrams were lost beside a TCP connection", lost, sent)
 }
 
 // TestTaggedFrames: with VLAN tags in the frames, two of them too, links

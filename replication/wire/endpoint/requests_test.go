@@ -455,10 +455,11 @@ func TestIdleCostsNothing(t *testing.T) {
 			t.Fatal("there is no end to it")
 		}
 	}
-	before := turns()
+	before, start := turns(), time.Now()
 	time.Sleep(time.Second) // sleep: that time passes without turns is what is tested
-	if n := turns() - before; n > 20 {
-		t.Errorf("%d turns in an idle second of two nodes", n)
+	n := turns() - before
+	if took := time.Since(start); float64(n) > 20*took.Seconds() { // on a busy machine it is more than a second
+		t.Errorf("%d turns in %v of two idle nodes", n, took)
 	}
 }
 

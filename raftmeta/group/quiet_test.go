@@ -15,33 +15,33 @@ import (
 func TestConfirmations(t *testing.T) {
 	const step = 20 * time.Millisecond
 	pass := func() { time.Sleep(step) } // sleep: the clock that counts suspension can't be simulated
+	now := func() clock.Mono { return clock.Boot{}.Now() }
 	var c confirmations
-	c.began()
-	pass()
-	if q := c.quiet(5); q < step {
-		t.Errorf("nothing was confirmed since the start, %v ago, and yet it was quiet for %v", step, q)
+	// since checks that for a leader of a term it has been quiet since something was done just now, and not before.
+	since := func(what string, done func(), term uint64) {
+		t.Helper()
+		before := now()
+		done()
+		after := now()
+		pass()
+		least := now().Sub(after)
+		if q, most := c.quiet(term), now().Sub(before); q < least || q > most {
+			t.Errorf("%s: for a leader of term %d it was quiet for %v, and not for %v to %v", what, term, q, least, most)
+		}
 	}
-	c.asked(4)
-	if q := c.quiet(5); q >= step {
-		t.Errorf("term 4 was confirmed just now, and yet it was quiet for %v", q)
-	}
-	pass()
+	since("the start", c.began, 5)
+	since("term 4 was confirmed", func() { c.asked(4) }, 5)
+	last := now()
 	c.asked(5)
 	if q := c.quiet(5); q < step {
 		t.Errorf("only this term was confirmed since, and yet it was quiet for %v", q)
 	}
-	if q := c.quiet(6); q >= step {
-		t.Errorf("term 5 was confirmed just now, and yet it was quiet for %v", q)
-	}
-	c.asked(3) // of a leader that does not know that it was replaced
-	if q := c.quiet(5); q >= step {
-		t.Errorf("term 3 was asked about just now, and yet it was quiet for %v", q)
-	}
 	pass()
-	c.began()
-	if q := c.quiet(5); q >= step {
-		t.Errorf("voters have changed just now, and yet it was quiet for %v", q)
+	if q, most := c.quiet(6), now().Sub(last); q > most {
+		t.Errorf("term 5 was confirmed %v ago, and yet it was quiet for %v", most, q)
 	}
+	since("term 3 was asked about, by a leader that does not know that it was replaced", func() { c.asked(3) }, 5)
+	since("voters have changed", c.began, 5)
 }
 
 // A new leader knows when the one before was confirmed for the last time: never

@@ -103,7 +103,11 @@ func playNode(text string) error {
 			return g.Close() // the test has ended
 		}
 		go func() {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			limit := patience
+			if r.Op == "apply" { // it is tried again elsewhere
+				limit = 10 * time.Second
+			}
+			ctx, cancel := context.WithTimeout(ctx, limit)
 			defer cancel()
 			a := nodeAnswer{ID: r.ID}
 			var err error

@@ -76,6 +76,9 @@ func (c *client) change(ctx context.Context, o *Op) {
 		answer, seen, err := c.pick(o).change(ctx, o, id)
 		if answer != Open {
 			o.Answer, o.Seen = answer, seen
+			if c.load.byName && len(o.Nodes) > 1 {
+				o.Seen = Volume{}
+			}
 			break
 		}
 		c.load.last.Store(&err)

@@ -31,6 +31,9 @@ type Config struct {
 	Think time.Duration
 	// Seed says which calls are made; their times are their own.
 	Seed uint64
+	// ToldByName is for nodes of release 98aa773: to create a volume again by the same request is
+	// answered with whichever volume has the name by then. What it is answered with is not looked at.
+	ToldByName bool
 }
 
 // Load is clients at work.
@@ -42,6 +45,7 @@ type Load struct {
 	idle    []*http.Client
 	rec     recorder
 	think   time.Duration
+	byName  bool // Config.ToldByName
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	last    atomic.Pointer[error] // what a node said last that left a call open
@@ -53,7 +57,7 @@ type Load struct {
 
 // Start has clients call until Stop.
 func Start(c Config) (*Load, error) {
-	l := &Load{id: fmt.Sprintf("calls-%d-%d", c.Seed, time.Now().UnixNano()), rec: recorder{began: time.Now()}, think: c.Think, pool: c.Pool,
+	l := &Load{id: fmt.Sprintf("calls-%d-%d", c.Seed, time.Now().UnixNano()), rec: recorder{began: time.Now()}, think: c.Think, byName: c.ToldByName, pool: c.Pool,
 		clients: progress.Of(c.Clients)}
 	for i := range c.Names {
 		l.names = append(l.names, fmt.Sprintf("v%d-%d", c.Seed%1000, i))

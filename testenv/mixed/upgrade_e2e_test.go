@@ -94,7 +94,7 @@ func start(t *testing.T) *upgrade {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("calls have seed %d", seed)
 	if u.load, err = calls.Start(calls.Config{Nodes: nodes, Client: u.c.Client, Pool: "trial", Clients: 3, Names: 8,
-		Think: 20 * time.Millisecond, Seed: seed}); err != nil {
+		Think: 20 * time.Millisecond, Seed: seed, ToldByName: commit == "98aa773"}); err != nil {
 		t.Fatal(err)
 	}
 	return u

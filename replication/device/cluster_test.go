@@ -52,9 +52,10 @@ type options struct {
 	minInSync int
 	lease     time.Duration // default 10 s, which no busy machine is late for
 	disk      sim.Options
-	diskBytes int64 // default 512 MiB
-	memory    bool  // disks that cost nothing, and lose nothing
-	failover  bool  // nodes come and go: who does not answer is marked out, as in the product
+	diskBytes int64         // default 512 MiB
+	memory    bool          // disks that cost nothing, and lose nothing
+	deadAfter time.Duration // of connections; default 1.5 s
+	failover  bool          // nodes come and go: who can't be reached is marked out, as in the product
 	change    func(*device.Config)
 }
 
@@ -129,6 +130,9 @@ func newCluster(t testing.TB, o options) *cluster {
 	if o.lease == 0 {
 		o.lease = 10 * time.Second
 	}
+	if o.deadAfter == 0 { // longer than a busy machine keeps a pump from its processor
+		o.deadAfter = 1500 * time.Millisecond
+	}
 	if o.diskBytes == 0 {
 		o.diskBytes = 512 << 20
 	}
@@ -193,8 +197,11 @@ func (n *node) start() {
 		MinInSync: n.c.o.minInSync, Boot: n.boot, Transport: n.tr, Meta: n,
 		GiveUp: func(epoch uint64) { n.c.meta.gaveUp(n, epoch) },
 	}
-	if !n.c.o.failover { // a busy machine, which is silent for a while or connects late, is no failure
-		cfg.Timeouts.Request, cfg.Timeouts.Out, cfg.Timeouts.Gone = time.Hour, time.Hour, time.Hour
+	// A busy machine, which answers or connects late, is no failure. Nodes that are cut
+	// off are noticed by the end of their connections.
+	cfg.Timeouts.Request = time.Hour
+	if !n.c.o.failover {
+		cfg.Timeouts.Out, cfg.Timeouts.Gone = time.Hour, time.Hour
 	}
 	if n.c.o.change != nil {
 		n.c.o.change(&cfg)
@@ -203,7 +210,7 @@ func (n *node) start() {
 		t.Fatal(err)
 	}
 	n.ep, err = endpoint.Open(endpoint.Config{
-		Credentials: pki.Node(n.id), Handler: n.svc.Handle, Events: n.event, Wire: wire.Config{Alloc: message.Alloc},
+		Credentials: pki.Node(n.id), Handler: n.svc.Handle, Events: n.event, Wire: wire.Config{Alloc: message.Alloc, DeadAfter: n.c.o.deadAfter},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -248,7 +248,7 @@ func TestOwnerIsCutOff(t *testing.T) {
 // Nodes that don't answer for a while, some of them long enough for connections
 // to end and replicas to be marked out, cost time and nothing else.
 func TestPauses(t *testing.T) {
-	c := newCluster(t, options{failover: true, disk: sim.Options{Mode: sim.Async, Seed: 6}})
+	c := newCluster(t, options{failover: true, deadAfter: 400 * time.Millisecond, disk: sim.Options{Mode: sim.Async, Seed: 6}})
 	c.meta.grant(c.nodes[0])
 	w := c.load(t, 6, 4, c.nodes...)
 	rng := rand.New(rand.NewPCG(6, 6))

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -413,5 +414,33 @@ func TestConfigIsChecked(t *testing.T) {
 			t.Errorf("%s: opened", name)
 			e.Close()
 		}
+	}
+}
+
+// A node that is told of addresses of a peer while it tries to connect there waits for what comes of
+// that: it does not ask itself all the time whether another attempt is due.
+func TestAddressesDuringAnAttempt(t *testing.T) {
+	a := open(t, "a", nil, udp(t, "127.0.0.1:0"))
+	silent := udp(t, "127.0.0.1:0") // nobody receives there
+	defer func() { _ = silent.Close() }()
+	p := a.Peer("b", silent.LocalAddr())
+	attempt := func() *conn {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.mu.dialing
+	}
+	for attempt() == nil {
+		runtime.Gosched()
+	}
+	first := attempt()
+	a.Peer("b", silent.LocalAddr())
+	before := a.Stats().Links[0].Turns
+	time.Sleep(50 * time.Millisecond) // sleep: that little is done in that time is what is tested
+	turns := a.Stats().Links[0].Turns - before
+	if attempt() != first {
+		t.Fatal("the attempt has ended, and should take longer")
+	}
+	if turns > 200 {
+		t.Errorf("%d turns in 50 ms, with nothing to do", turns)
 	}
 }

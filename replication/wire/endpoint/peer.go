@@ -352,7 +352,9 @@ func (e *Endpoint) dialDue(now clock.Mono) {
 			e.cfg.Events(Event{Kind: DialFailed, Peer: p, Err: err})
 		}
 		p.mu.Lock()
-		next = min(next, p.mu.next)
+		if p.mu.dialing == nil { // else its end comes back to it
+			next = min(next, p.mu.next)
+		}
 		p.mu.Unlock()
 	}
 	e.dialSoon(next)

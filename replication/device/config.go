@@ -128,8 +128,8 @@ type Config struct {
 	// Pace is what hosts' 99th percentile may be while replicas are brought back, even
 	// if that is more than twice what it was before. Default 1 ms.
 	Pace time.Duration
-	// RebuildJobs are comparisons and copies at a time, per replica that is
-	// brought back, while hosts do not wait for them. Default 32.
+	// RebuildJobs are comparisons, and regions copied, at a time, per replica that is
+	// brought back, while hosts do not wait for them. Default 64.
 	RebuildJobs int
 }
 
@@ -171,7 +171,7 @@ func (c *Config) setDefaults() error {
 		c.Pace = time.Millisecond
 	}
 	if c.RebuildJobs == 0 {
-		c.RebuildJobs = 32
+		c.RebuildJobs = 64
 	}
 	c.Timeouts.setDefaults()
 	return nil
@@ -191,7 +191,7 @@ func (c *Config) owner() volume.Config {
 		MaxData: pieceMax, MinInSync: c.MinInSync,
 		OpTimeout: c.Timeouts.Op, RequestTimeout: c.Timeouts.Request, HedgeAfter: c.Timeouts.Hedge,
 		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, GoneAfter: c.Timeouts.Gone, StableAfter: c.Timeouts.Stable,
-		CompareRegions: compareRegions, RebuildJobs: c.RebuildJobs,
+		CompareRegions: compareRegions, CopyRegions: message.DataMax / regionBytes, RebuildJobs: c.RebuildJobs,
 		Pace: c.Pace, PaceListen: paceListen, PaceMax: paceMax,
 	}
 }

@@ -49,6 +49,7 @@ const (
 	MarkAfterFinish     // an owner whose moves were finished may still mark replicas
 	FinishUnknown       // an owner may finish moves that it began without
 	ArrivalHolds        // a takeover takes the tail of what arrives for that of the set
+	CopyEarly           // a copy of several regions is answered when the first is there
 	Count
 )
 
@@ -68,7 +69,7 @@ var names = [Count]string{
 	"a bare write to what arrives keeps the version of an unclean region", "what a disk has from before a move is trusted",
 	"versions of arriving regions with unstable writes are trusted", "an old lease may read the disk that an extent has left",
 	"an owner whose moves were finished may still mark replicas", "an owner finishes moves that it does not know",
-	"a takeover takes the tail of what arrives for that of the set",
+	"a takeover takes the tail of what arrives for that of the set", "a copy of several regions is answered when the first is there",
 }
 
 // String says what the mistake is.

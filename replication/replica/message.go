@@ -39,7 +39,7 @@ const (
 	Versions                 // versions of the regions in [Off, Off+Len)
 	Begin                    // rebuild generation Gen starts; nothing is clean
 	Confirm                  // regions from Off on whose version is that in Vers become clean
-	Copy                     // Data is a whole region, with version Ver; it becomes clean. Without Data it is a hole
+	Copy                     // Data is whole regions, with version Ver, or Vers if they are several; they become clean. Those of zeroes are holes; without Data all are
 	Clear                    // Len bytes at Off become a hole, which reads as zeroes; else like Write
 	Zero                     // Len bytes at Off become zeroes that keep their space; else like Write
 )
@@ -97,5 +97,7 @@ type Response struct {
 	Tail   []Entry   // Fence; the receiver owns it
 	Data   []byte    // Read; the receiver owns it. None, though bytes were asked for, is zeroes
 	Vers   []Version // Read, Versions: one per region touched
-	Differ []int64   // Confirm: byte offsets of the regions that are not clean
+	// Differ has the byte offsets of the regions that are not clean, after Confirm. After Fence
+	// it has one number, the most bytes that a Copy may be about; none means one region.
+	Differ []int64
 }

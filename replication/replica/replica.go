@@ -14,6 +14,8 @@ type Config struct {
 	Boot uint64
 	// RegionBytes is what one version covers.
 	RegionBytes int64
+	// CopyMax is the most that a Copy may be about, in bytes; 0 is one region.
+	CopyMax int64
 	// Buffer returns n bytes to read into, which leave as the Data of an Op
 	// and then of a Response, if they are not all zeroes. nil allocates.
 	Buffer func(n int64) []byte
@@ -70,6 +72,10 @@ func (r *Replica) Handle(from int, q Request) {
 		return
 	}
 	r.advance(q)
+	if q.Kind == Copy {
+		r.copy(from, q)
+		return
+	}
 	op := r.newOp()
 	op.Off, op.Len, op.Stable, op.req, op.from = q.Off, q.Len, r.state.Stable, q, from
 	switch q.Kind {
@@ -79,11 +85,6 @@ func (r *Replica) Handle(from int, q Request) {
 		r.change(op, OpClear)
 	case Zero:
 		r.change(op, OpZero)
-	case Copy:
-		op.Kind, op.Data, op.Ver, op.Copied = OpWrite, q.Data, q.Ver, true
-		if len(q.Data) == 0 && !mutation.On(mutation.SkipHoles) {
-			op.Kind = OpClear
-		}
 	case Read:
 		op.Kind, op.Data = OpRead, r.cfg.Buffer(q.Len)
 	case Versions, Confirm:
@@ -95,7 +96,7 @@ func (r *Replica) Handle(from int, q Request) {
 		r.free = append(r.free, op)
 		r.answer(from, q, Response{Status: OK})
 		return
-	case Fence:
+	case Fence, Copy:
 	}
 	r.submit(op)
 }
@@ -115,7 +116,8 @@ func (r *Replica) valid(q Request) bool {
 	case Confirm:
 		return ranged && whole && int64(len(q.Vers)) == q.Len/r.cfg.RegionBytes
 	case Copy:
-		return ranged && whole && q.Len == r.cfg.RegionBytes && (data == 0 || data == q.Len)
+		n := q.Len / r.cfg.RegionBytes
+		return ranged && whole && q.Len <= max(r.cfg.CopyMax, r.cfg.RegionBytes) && (data == 0 || data == q.Len) && (n == 1 || int64(len(q.Vers)) == n)
 	case Stable, Begin:
 		return true
 	case Fence:
@@ -276,7 +278,7 @@ func (r *Replica) opened() {
 	}
 	r.trim()
 	r.answer(r.fenceBy, r.fence, Response{
-		Status: OK, Stable: r.state.Stable, Last: r.state.Last, Tail: slices.Clone(r.state.Tail),
+		Status: OK, Stable: r.state.Stable, Last: r.state.Last, Tail: slices.Clone(r.state.Tail), Differ: r.copyMax(),
 	})
 }
 
@@ -315,6 +317,8 @@ func (r *Replica) Done(op *Op) {
 			r.waiting = false
 			r.answer(r.fenceBy, r.fence, Response{Status: NoSpace})
 		}
+	case op.all != nil && !op.all.last(op):
+		r.remember(op)
 	case op.req.Epoch != r.state.Fenced && !mutation.On(mutation.SkipFence):
 		r.remember(op)
 		r.answer(op.from, op.req, Response{Status: OldEpoch})
@@ -354,7 +358,10 @@ func (r *Replica) trim() {
 
 func (r *Replica) answerOp(op *Op) {
 	q, resp := op.req, Response{Status: op.Err}
-	if op.Err != OK {
+	if op.all != nil {
+		resp.Status = op.all.status
+	}
+	if resp.Status != OK {
 		r.answer(op.from, q, resp)
 		return
 	}
@@ -370,7 +377,9 @@ func (r *Replica) answerOp(op *Op) {
 	case q.Kind == Begin && current:
 		r.gen, r.clean = q.Gen, regionSet{}
 	case q.Kind == Copy && current && q.Gen == r.gen:
-		r.clean.add(q.Off / r.cfg.RegionBytes)
+		for off := range r.regions(q.Off, q.Len) {
+			r.clean.add(off / r.cfg.RegionBytes)
+		}
 	case q.Kind == Confirm && current && q.Gen == r.gen:
 		for i, v := range op.Vers {
 			off := q.Off + int64(i)*r.cfg.RegionBytes

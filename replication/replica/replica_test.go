@@ -87,6 +87,7 @@ func TestInvalidRequests(t *testing.T) {
 		"versions of part a region":  {Kind: Versions, Len: 63},
 		"versions missing":           {Kind: Confirm, Len: 128, Vers: []Version{{1, 1}}},
 		"copy of two regions":        {Kind: Copy, Len: 128, Data: make([]byte, 128)},
+		"copy of more than it takes": {Kind: Copy, Len: 256, Data: make([]byte, 256), Vers: make([]Version, 4)},
 		"copy with half of its data": {Kind: Copy, Len: 64, Data: make([]byte, 32)},
 	} {
 		t.Run(name, func(t *testing.T) {

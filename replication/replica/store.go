@@ -36,6 +36,7 @@ type Op struct {
 
 	req  Request
 	from int
+	all  *parts // a Copy that takes several ops; nil: this is the only one
 }
 
 // Changes tells whether the op changes the store.

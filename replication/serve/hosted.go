@@ -85,7 +85,7 @@ func open(t message.Target, d *store.Store, boot uint64) (*hosted, error) {
 	}
 	h := &hosted{target: t, store: d, vol: vol}
 	h.inbox.Run = h.take
-	h.r = replica.New(replica.Config{Boot: boot, RegionBytes: store.ChunkBytes, Buffer: h.buffer}, h, stateOf(st))
+	h.r = replica.New(replica.Config{Boot: boot, RegionBytes: store.ChunkBytes, CopyMax: message.DataMax, Buffer: h.buffer}, h, stateOf(st))
 	return h, nil
 }
 

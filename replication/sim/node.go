@@ -18,6 +18,7 @@ type node struct {
 	paused   time.Duration // until
 	boot     uint64
 	disk     *disk // nil: only an owner
+	older    bool  // its replica takes one region at a time
 	replica  *replica.Replica
 	owner    *volume.Owner
 	epoch    uint64
@@ -53,7 +54,11 @@ func (n *node) start() {
 	if n.disk != nil {
 		st := n.disk.state
 		st.Tail = slices.Clone(st.Tail)
-		n.replica = replica.New(replica.Config{Boot: n.boot, RegionBytes: regionBytes}, replicaEnv{n, n.boot}, st)
+		copyMax := int64(copyRegions * regionBytes)
+		if n.older {
+			copyMax = 0
+		}
+		n.replica = replica.New(replica.Config{Boot: n.boot, RegionBytes: regionBytes, CopyMax: copyMax}, replicaEnv{n, n.boot}, st)
 	}
 	n.tick(n.boot)
 }
@@ -189,7 +194,17 @@ func (e ownerEnv) Send(disk int, q replica.Request) {
 // Propose sends p to Meta.
 func (e ownerEnv) Propose(p volume.Proposal) {
 	w := e.n.w
-	w.send(e.n.index, w.meta.index(), func() { w.meta.propose(e.n, p) })
+	propose := func() { w.meta.propose(e.n, p) }
+	w.send(e.n.index, w.meta.index(), propose)
+	if w.tardy && !w.calm && p.Change == volume.MarkIn && w.chance(0.5) { // it is lost and back when a copy comes
+		w.after(w.between(time.Millisecond, 10*time.Millisecond), func() {
+			if !w.calm {
+				w.isolate(w.nodes[p.Disk])
+				w.healAfter(w.between(16*time.Millisecond, 30*time.Millisecond))
+			}
+		})
+		w.after(w.between(20*time.Millisecond, 70*time.Millisecond), propose)
+	}
 }
 
 // Complete answers the host.

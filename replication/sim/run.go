@@ -16,6 +16,7 @@ const (
 	blockBytes  = 8
 	regionBytes = 4 * blockBytes
 	extentBytes = 2 * regionBytes
+	copyRegions = 2
 	fewExtents  = 4
 	mostExtents = 6
 	mostBytes   = mostExtents * extentBytes
@@ -35,6 +36,9 @@ var config = volume.Config{
 func (n *node) config() volume.Config {
 	c := config
 	c.VolumeBytes, c.MinInSync = n.known.bytes, n.w.minInSync
+	if n.w.broadly {
+		c.CopyRegions, c.RebuildJobs = copyRegions, 3*copyRegions
+	}
 	if n.w.slowly {
 		c.Pace, c.PaceMax, c.RebuildJobs, c.CompareRegions = 1, 100*time.Millisecond, 1, 1
 	}
@@ -66,13 +70,13 @@ func Run(seed uint64) Result {
 		w.hasty = 1
 	}
 	w.lossy, w.doubly, w.laggy = w.rng.Float64()*0.03, w.rng.Float64()*0.05, w.rng.Float64()*0.06
-	w.slowly = w.chance(0.4)
+	w.slowly, w.broadly, w.tardy = w.chance(0.4), w.chance(0.4), w.chance(0.3)
 	w.shape()
 	count := max(w.disks, 3+w.rng.IntN(3))
 	for i := range count {
 		n := &node{w: w, index: i, rate: 0.99 + 0.02*w.rng.Float64()}
 		if i < w.disks {
-			n.disk = newDisk(w)
+			n.disk, n.older = newDisk(w), w.chance(0.2)
 		}
 		w.nodes = append(w.nodes, n)
 	}
@@ -91,8 +95,8 @@ func Run(seed uint64) Result {
 	w.faults()
 	switch {
 	case w.whole:
-	case w.chance(0.4):
-		w.rare = true
+	case w.chance(0.4): // a part of what moves has to be there for a while
+		w.rare, w.broadly, w.tardy = true, false, false
 		w.meta.toAndFro()
 	case w.chance(0.5):
 		w.meta.restless()
@@ -211,12 +215,17 @@ func (w *world) crash(n *node) {
 
 // cutOff leaves an owner with its own disk; hosts still reach it.
 func (w *world) cutOff(n *node) {
-	for j := range w.cut {
-		w.cut[n.index][j], w.cut[j][n.index] = j != n.index, j != n.index
-	}
+	w.isolate(n)
 	w.healAfter(w.between(50*time.Millisecond, 400*time.Millisecond))
 	w.rival(n)
 	w.watch(n, w.rng.IntN(len(w.meta.sets)))
+}
+
+// isolate cuts n off from all others.
+func (w *world) isolate(n *node) {
+	for j := range w.cut {
+		w.cut[n.index][j], w.cut[j][n.index] = j != n.index, j != n.index
+	}
 }
 
 // gap has messages lost of the last things that hosts ask for, for a while: nothing that

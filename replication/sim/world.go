@@ -60,6 +60,8 @@ type world struct {
 	copies    int // of each extent
 	minInSync int
 	slowly    bool // resync gives way to hosts all the time
+	broadly   bool // resync copies several regions at a time
+	tardy     bool // copies of proposals that bring a replica in come late
 	whole     bool // all extents are on all members, and the owner is not told
 	handed    handed
 	handovers int

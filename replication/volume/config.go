@@ -48,7 +48,8 @@ type Config struct {
 	StableAfter    time.Duration // an idle owner sends the watermark
 	FullAfter      time.Duration // a rebuild tries again on a disk that was full; 0 is 1 s
 	CompareRegions int64         // regions compared at a time
-	RebuildJobs    int           // comparisons and copies at a time, per replica, at most
+	CopyRegions    int64         // neighbouring regions copied by one message, at most; 0 is one
+	RebuildJobs    int           // comparisons, and regions copied, at a time, per replica, at most
 	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 1024
 
 	// Resync goes slower while the hosts' 99th percentile is above Pace, and above twice
@@ -67,6 +68,9 @@ const tailMax = 1024
 func (c Config) withDefaults() Config {
 	if c.MaxData == 0 {
 		c.MaxData = c.RegionBytes
+	}
+	if c.CopyRegions == 0 {
+		c.CopyRegions = 1
 	}
 	if c.GoneAfter == 0 {
 		c.GoneAfter = c.OutAfter

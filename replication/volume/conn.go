@@ -43,6 +43,7 @@ type conn struct {
 	refused uint64     // answers that the disk was full
 
 	arriving []replica.Range // extents that are moved to it
+	copyMax  int64           // the most that a copy may be about, in bytes; 0 is one region
 	gen      uint64          // by which the replica takes what is rebuilt or arrives, in this session; 0: nothing
 
 	re     rebuild
@@ -157,7 +158,7 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 		return
 	}
 	p := k.piece
-	if resp.Status == replica.OK && !complete(k, resp) {
+	if resp.Status == replica.OK && !o.complete(k, resp) {
 		resp.Status = replica.Failed
 	}
 	switch {
@@ -193,9 +194,12 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 }
 
 // complete tells whether resp has what k asked for.
-func complete(k call, resp replica.Response) bool {
+func (o *Owner) complete(k call, resp replica.Response) bool {
 	switch k.kind {
 	case replica.Read:
+		if k.piece.kind == copying && int64(len(resp.Vers)) != o.regionsIn(k.piece) {
+			return false
+		}
 		return len(resp.Vers) > 0 && (len(resp.Data) == 0 || int64(len(resp.Data)) == k.piece.len)
 	case replica.Versions:
 		return len(resp.Vers) > 0
@@ -218,6 +222,10 @@ func (c *conn) took(o *Owner, k call) {
 // opened has the session: what the replica owes is sent again [I2].
 func (c *conn) opened(o *Owner, resp replica.Response) {
 	c.state, c.boot, c.gone = up, resp.Boot, false
+	c.copyMax = 0
+	if len(resp.Differ) > 0 {
+		c.copyMax = resp.Differ[0]
+	}
 	o.up |= one(c.disk)
 	o.fenced |= one(c.disk)
 	// Who was told a watermark may have gone out before others heard of it who had
@@ -242,6 +250,7 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 		}
 	}
 	o.wakeReads()
+	o.pace.disturbed(&o.cfg, o.now)
 }
 
 // stable is the watermark for c: every write up to it, to extents that c keeps,

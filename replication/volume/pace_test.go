@@ -50,7 +50,7 @@ func TestPaceIsTwiceTheCalm(t *testing.T) {
 	if p.steps(&p.cfg) != 1 || p.gap != p.cfg.PaceMax {
 		t.Errorf("%d steps, %v between them, with 2 ops of 100 over the bound: want 1, %v", p.steps(&p.cfg), p.gap, p.cfg.PaceMax)
 	}
-	p.hosts(3000, 13*time.Millisecond, 200, 18*time.Millisecond, true)
+	p.hosts(6000, 13*time.Millisecond, 200, 18*time.Millisecond, true)
 	if p.steps(&p.cfg) != 32 || p.gap != 0 {
 		t.Errorf("%d steps, %v between them, with 1 op of 200 over it: want 32 again", p.steps(&p.cfg), p.gap)
 	}
@@ -100,5 +100,41 @@ func TestPaceOfASlowDisk(t *testing.T) {
 	}
 	if p.steps(&p.cfg) != 1 {
 		t.Errorf("%d steps while each copy takes more than a quarter of what makes the owner give up", p.steps(&p.cfg))
+	}
+}
+
+// TestPaceOnTheWhole: the limit is found by going beyond it, and still no more than about one op of
+// 100 is late, of all of a long resync.
+func TestPaceOnTheWhole(t *testing.T) {
+	p := newPaced()
+	p.hosts(3000, 3*time.Millisecond, 0, 0, false)
+	late, regions := 0, 0
+	const ops = 30_000
+	for i := range ops {
+		// With more than 8 regions under way each fifth op is late.
+		slow := 3 * time.Millisecond
+		if p.steps(&p.cfg) > 8 && i%5 == 0 {
+			late++
+			slow = 20 * time.Millisecond
+		}
+		regions += p.steps(&p.cfg)
+		p.hosts(1, slow, 0, 0, true)
+	}
+	if late > ops*12/1000 {
+		t.Errorf("%d of %d ops were late: want about one of 100", late, ops)
+	}
+	if regions/ops < 4 {
+		t.Errorf("%d regions under way on average, where 8 hurt nobody", regions/ops)
+	}
+}
+
+// TestPaceAfterATakeover: what hosts have waited for a takeover is not what they wait without resync.
+func TestPaceAfterATakeover(t *testing.T) {
+	p := newPaced()
+	p.disturbed(&p.cfg, p.now.Add(300*time.Millisecond))
+	p.hosts(300, 300*time.Millisecond, 0, 0, true)
+	p.hosts(1500, 2*time.Millisecond, 0, 0, true)
+	if p.bound == 0 || p.bound > 4*time.Millisecond {
+		t.Errorf("the bound is %v of hosts that wait 2ms, once the takeover is over", p.bound)
 	}
 }

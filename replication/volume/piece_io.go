@@ -40,10 +40,12 @@ func (o *Owner) ask(p *piece) {
 // unreadable decides what becomes of p when no source can read its range.
 func (o *Owner) unreadable(p *piece) {
 	switch {
+	case p.kind == copying && p.len > o.cfg.RegionBytes:
+		o.split(p, o.cfg.RegionBytes)
 	case p.isJob(): // until the data is written again, or the disk thinks better of it
 		p.bad, p.retry = 0, o.now.Add(o.cfg.RetryAfter)
 	case (p.kind == rewrite || p.kind == read) && p.len > o.cfg.BlockBytes:
-		o.split(p) // perhaps one block is to blame, or one here and another there
+		o.split(p, o.cfg.BlockBytes) // perhaps one block is to blame, or one here and another there
 	case p.kind == rewrite && p.sources != 0:
 		// Nobody was told of a write that only these had, so what the others
 		// have will do [I7].
@@ -54,11 +56,11 @@ func (o *Owner) unreadable(p *piece) {
 	}
 }
 
-// split does block by block what p would do.
-func (o *Owner) split(p *piece) {
-	for at := int64(0); at < p.len; at += o.cfg.BlockBytes {
-		b := o.blank(p.kind, p.off+at, o.cfg.BlockBytes)
-		b.sources, b.takeover = p.sources, p.takeover
+// split does in parts, of unit bytes, what p would do.
+func (o *Owner) split(p *piece, unit int64) {
+	for at := int64(0); at < p.len; at += unit {
+		b := o.blank(p.kind, p.off+at, unit)
+		b.sources, b.takeover, b.to, b.unlocked = p.sources, p.takeover, p.to, p.unlocked
 		if b.op = p.op; b.op != nil {
 			b.op.pieces++
 			b.data = p.data[at : at+b.len]
@@ -170,8 +172,9 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 		o.remove(p)
 	case p.state == sending && kind == replica.Copy:
 		o.pace.took(&o.cfg, o.now.Sub(p.started))
-		o.conns[d].re.left--
-		o.conns[d].re.jobs--
+		r, n := &o.conns[d].re, o.regionsIn(p)
+		r.left -= n
+		r.jobs -= int(n)
 		o.remove(p)
 	}
 }
@@ -206,7 +209,13 @@ func (p *piece) arrived(o *Owner, resp replica.Response) {
 		p.state = sending
 		o.stats.copied += uint64(len(resp.Data))
 		c := o.conns[p.to]
-		c.request(o, p, replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: slices.Clone(resp.Data), Ver: resp.Vers[0], Gen: c.re.gen})
+		q := replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: resp.Data, Gen: c.re.gen}
+		if len(resp.Vers) == 1 {
+			q.Ver = resp.Vers[0]
+		} else {
+			q.Vers = resp.Vers
+		}
+		c.request(o, p, q)
 	case write, unmap, zero, scrub:
 	}
 }

@@ -23,9 +23,11 @@ type rebuild struct {
 	arrival  bool   // of extents that are moved to it: it is comparing or entering
 	base     uint64 // the generation must be above; of an arrival that is entering: must be this
 	gen      uint64
-	cursor   int64   // regions before it were compared or are being
-	differ   []int64 // regions to copy
-	jobs     int
+	cursor   int64      // regions before it were compared or are being
+	differ   []int64    // regions to copy
+	refused  []int64    // regions for which there was no space
+	retry    clock.Mono // of these
+	jobs     int        // comparisons, and regions copied, that are under way
 	left     int64      // regions not known to be clean
 	next     clock.Mono // not before then, by the pace
 	proposed clock.Mono // last proposal about this replica, whichever
@@ -130,7 +132,7 @@ func (o *Owner) rebuild() {
 
 // compared tells whether every region is clean.
 func (r *rebuild) compared(o *Owner) bool {
-	return r.jobs == 0 && len(r.differ) == 0 && r.cursor >= o.cfg.VolumeBytes
+	return r.jobs == 0 && len(r.differ) == 0 && len(r.refused) == 0 && r.cursor >= o.cfg.VolumeBytes
 }
 
 // finishMoves proposes to finish the moves once everything has arrived, everywhere:
@@ -179,6 +181,9 @@ func (o *Owner) regions(of func(*group) bool) int64 {
 	return n / o.cfg.RegionBytes
 }
 
+// regionsIn is how many regions a job is about.
+func (o *Owner) regionsIn(p *piece) int64 { return p.len / o.cfg.RegionBytes }
+
 // comparing tells whether any replica is being brought back.
 func (o *Owner) comparing() bool {
 	for _, c := range o.conns {
@@ -195,21 +200,42 @@ func (r *rebuild) startJobs(o *Owner, d int) {
 			return
 		}
 		var p *piece
+		weight := 1
 		switch {
 		case len(r.differ) > 0:
-			p = o.blank(copying, r.differ[0], o.cfg.RegionBytes)
-			r.differ = r.differ[1:]
+			weight = r.run(o, d)
+			p = o.blank(copying, r.differ[0], int64(weight)*o.cfg.RegionBytes)
+			r.differ = r.differ[weight:]
 		case r.seek(o, d):
 			extentEnd := r.cursor - r.cursor%o.cfg.ExtentBytes + o.cfg.ExtentBytes
 			p = o.blank(compare, r.cursor, min(o.cfg.CompareRegions*o.cfg.RegionBytes, extentEnd-r.cursor))
 			r.cursor += p.len
+		case len(r.refused) > 0 && o.now >= r.retry: // the last: what is freed meanwhile may make space
+			p = o.blank(copying, r.refused[0], o.cfg.RegionBytes)
+			r.refused = r.refused[1:]
 		default:
 			return
 		}
-		r.jobs++
+		r.jobs += weight
 		p.to, p.unlocked = d, mutation.On(mutation.NoWriteBarrier)
 		o.add(p)
 	}
+}
+
+// run is how many of the next regions to copy go in one message: neighbours, of one
+// place of that size, which a source can read and a store can write at once. A resync
+// that gives way to hosts goes by smaller steps, since each holds up whatever comes after it.
+func (r *rebuild) run(o *Owner, d int) int {
+	most := min(o.cfg.CopyRegions, max(o.conns[d].copyMax/o.cfg.RegionBytes, 1), int64(o.pace.stepRegions(&o.cfg)))
+	first, place := r.differ[0], o.cfg.CopyRegions*o.cfg.RegionBytes
+	n := 1
+	for ; int64(n) < most && n < len(r.differ); n++ {
+		at := first + int64(n)*o.cfg.RegionBytes
+		if r.differ[n] != at || at%place == 0 {
+			break
+		}
+	}
+	return n
 }
 
 // seek moves the cursor on to an extent that replica d keeps, or that arrives there. It

@@ -40,3 +40,136 @@ func TestRebuildCounts(t *testing.T) {
 		t.Errorf("phase %d: compared %d bytes, copied %d; want all 128, and the 32 that are no hole", b.o.conns[2].re.phase, s.Compared, s.Copied)
 	}
 }
+
+// rebuilding is an owner that brings member 2 back, whose regions all differ.
+type rebuilding struct {
+	*bench
+	copies []Range // in order
+	answer func(s sent) replica.Response
+}
+
+// Range is of a Copy, in regions.
+type Range struct{ first, n int64 }
+
+func newRebuilding(t *testing.T, cfg Config, copyMax []int64) *rebuilding {
+	b := begins(t, cfg, Member{InSync, 1}, Member{InSync, 1}, Member{Rebuilding, 2})
+	b.fenced(replica.Response{Differ: copyMax}, 0, 1, 2)
+	b.o.Meta(b.now, View{Revision: 2, Epoch: b.o.epoch, Members: []Member{{InSync, 1}, {InSync, 1}, {Rebuilding, 3}}})
+	return &rebuilding{bench: b, answer: func(sent) replica.Response { return ok }}
+}
+
+// run answers everything for that long, or until all regions are clean.
+func (r *rebuilding) run(d time.Duration) (done bool) {
+	for end := r.now.Add(d); r.now < end && r.o.conns[2].re.phase != entering; r.pass(time.Millisecond) {
+		for len(r.sent) > 0 {
+			s := r.sent[0]
+			r.sent = r.sent[1:]
+			if s.q.Kind == replica.Copy {
+				r.copies = append(r.copies, Range{s.q.Off / 32, s.q.Len / 32})
+			}
+			resp := r.answer(s)
+			if resp.Status == replica.OK {
+				resp = whole(s, resp)
+			}
+			r.bench.answer(s, resp)
+		}
+	}
+	return r.o.conns[2].re.phase == entering
+}
+
+// whole is resp with all that was asked for.
+func whole(s sent, resp replica.Response) replica.Response {
+	regions := (s.q.Len + 31) / 32
+	switch s.q.Kind {
+	case replica.Versions, replica.Read:
+		for i := range regions {
+			resp.Vers = append(resp.Vers, replica.Version{Epoch: 1, Seq: uint64(s.q.Off/32 + i)})
+		}
+		resp.Data = make([]byte, s.q.Len)
+	case replica.Confirm:
+		for i := range regions {
+			resp.Differ = append(resp.Differ, s.q.Off+32*i)
+		}
+	default:
+	}
+	return resp
+}
+
+func broad() Config {
+	cfg := testConfig
+	cfg.ExtentBytes, cfg.VolumeBytes = 8*32, 16*32
+	cfg.CompareRegions, cfg.CopyRegions, cfg.RebuildJobs = 8, 4, 16
+	cfg.FullAfter = 50 * time.Millisecond
+	return cfg
+}
+
+// TestNeighboursAreCopiedAtOnce, as many as the replica says that it takes, each with its
+// own version.
+func TestNeighboursAreCopiedAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		copyMax []int64
+		want    int64
+	}{{[]int64{1024}, 4}, {[]int64{64}, 2}, {nil, 1}} {
+		r := newRebuilding(t, broad(), c.copyMax)
+		r.answer = func(s sent) replica.Response {
+			if n := s.q.Len / 32; s.q.Kind == replica.Copy && n > 1 && (int64(len(s.q.Vers)) != n || s.q.Vers[n-1].Seq != uint64(s.q.Off/32+n-1)) {
+				t.Errorf("a copy of %d regions at %d with the versions %v", n, s.q.Off, s.q.Vers)
+			}
+			return ok
+		}
+		if !r.run(time.Second) {
+			t.Fatal("the rebuild does not end")
+		}
+		for i, at := range r.copies {
+			if at.n != c.want || at.first != int64(i)*c.want {
+				t.Errorf("a replica that takes %v: copies %v, want %d regions each", c.copyMax, r.copies, c.want)
+				break
+			}
+		}
+	}
+}
+
+// TestUnreadableNeighbours: a region that can't be read does not hold up those beside it.
+func TestUnreadableNeighbours(t *testing.T) {
+	r := newRebuilding(t, broad(), []int64{1024})
+	bad := true
+	r.answer = func(s sent) replica.Response {
+		if s.q.Kind == replica.Read && s.q.Off <= 64 && 64 < s.q.Off+s.q.Len && bad {
+			return replica.Response{Status: replica.Medium}
+		}
+		return ok
+	}
+	if r.run(200 * time.Millisecond) {
+		t.Fatal("the rebuild ended without a region that nobody can read")
+	}
+	if left := r.o.Status().Members[2].Left; left != 1 {
+		t.Errorf("%d regions are left, want only the unreadable one", left)
+	}
+	if bad = false; !r.run(200 * time.Millisecond) {
+		t.Error("the rebuild does not end when the region can be read")
+	}
+}
+
+// TestRefusedCopiesHoldUpNothing: a disk is full, and what others have cleared makes space only
+// when the rebuild gets there, behind more refused regions than may be under way.
+func TestRefusedCopiesHoldUpNothing(t *testing.T) {
+	cfg := broad()
+	cfg.RebuildJobs = 2
+	r := newRebuilding(t, cfg, []int64{1024})
+	space := false
+	r.answer = func(s sent) replica.Response {
+		switch {
+		case s.q.Kind == replica.Copy && s.q.Off == 15*32:
+			space = true
+		case s.q.Kind == replica.Copy && !space:
+			return replica.Response{Status: replica.NoSpace}
+		}
+		return ok
+	}
+	if !r.run(time.Second) {
+		t.Fatalf("the rebuild does not end; copies of %v", r.copies)
+	}
+	if got := r.o.Status().Members[2].Refused; got != 15 {
+		t.Errorf("%d copies were refused, want each of the first 15 regions once", got)
+	}
+}

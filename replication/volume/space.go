@@ -25,9 +25,11 @@ func (c *conn) full(o *Owner, k call) {
 		if p.state != sending {
 			return
 		}
-		c.re.differ = append(c.re.differ, p.off)
-		c.re.next = o.now.Add(o.cfg.FullAfter)
-		c.re.jobs--
+		for off := p.off; off < p.off+p.len; off += o.cfg.RegionBytes {
+			c.re.refused = append(c.re.refused, off)
+		}
+		c.re.retry = o.now.Add(o.cfg.FullAfter)
+		c.re.jobs -= int(o.regionsIn(p))
 		o.remove(p)
 	case !k.kind.Changes() || p.state != writing || k.seq != p.seq:
 		p.lost(o, c.disk)

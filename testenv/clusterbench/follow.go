@@ -19,7 +19,7 @@ type progress struct {
 	first, last time.Time // when copied was first and last seen to grow; zero if never
 }
 
-// grew takes the owner's counter at a time. Another owner begins at zero.
+// grew takes an owner's counter at a time. The next owner on the same node begins at zero.
 func (p *progress) grew(before, now float64, at time.Time) {
 	by := now - before
 	if by < 0 {
@@ -45,18 +45,24 @@ func (r *resyncer) follow(ctx context.Context, done func(owner map[string]float6
 	defer cancel()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
-	copied := -1.0 // not known
-	for {
-		owner, err := r.ownersMetrics(ctx)
+	copied := map[string]float64{} // by owners so far, by node: while one takes over from another, both may be heard
+	for first := true; ; first = false {
+		nodes, err := r.nodesMetrics(ctx)
 		if err != nil {
 			return p, err
 		}
-		if owner != nil {
-			now := owner[fmt.Sprintf("blockd_volume_rebuild_copied_bytes_total{volume=%q}", r.v.name)]
-			if copied >= 0 {
-				p.grew(copied, now, time.Now())
+		var owner map[string]float64
+		for name, m := range nodes {
+			now, ok := m[fmt.Sprintf("blockd_volume_rebuild_copied_bytes_total{volume=%q}", r.v.name)]
+			if ok && !first {
+				p.grew(copied[name], now, time.Now())
 			}
-			copied = now
+			copied[name] = now // 0 where there is no owner: the next one begins there
+			if m[fmt.Sprintf("blockd_volume_owned{volume=%q}", r.v.name)] == 1 {
+				owner = m
+			}
+		}
+		if owner != nil {
 			if ok, err := done(owner); err != nil || ok {
 				return p, err
 			}
@@ -69,20 +75,19 @@ func (r *resyncer) follow(ctx context.Context, done func(owner map[string]float6
 	}
 }
 
-// ownersMetrics are those of the node that owns the volume; nil while no node that
-// answers does.
-func (r *resyncer) ownersMetrics(ctx context.Context) (map[string]float64, error) {
+// nodesMetrics are those of the nodes that answer.
+func (r *resyncer) nodesMetrics(ctx context.Context) (map[string]map[string]float64, error) {
 	st, err := r.c.Status()
 	if err != nil {
 		return nil, err
 	}
+	out := map[string]map[string]float64{}
 	for _, n := range st.Nodes {
-		m, err := metrics(ctx, n.SocketPath)
-		if err == nil && m[fmt.Sprintf("blockd_volume_owned{volume=%q}", r.v.name)] == 1 {
-			return m, nil
+		if m, err := metrics(ctx, n.SocketPath); err == nil {
+			out[n.Name] = m
 		}
 	}
-	return nil, ctx.Err()
+	return out, ctx.Err()
 }
 
 // otherThanOwner is a node that has a copy, and is not n1, which is asked about all.

@@ -69,5 +69,5 @@ func (d *Daemon) SetAccess(volume string, state access.State) error {
 		return fmt.Errorf("volume %q: %v is unknown", volume, state)
 	}
 	d.volumes.setAccess(v.ID, state)
-	return d.configureTarget(d.catalog.State())
+	return d.configureTarget()
 }

@@ -168,7 +168,7 @@ func (d *Daemon) reconcile(s *catalog.State) {
 		want[v.ID] = true
 		d.reconcileVolume(s, v)
 	}
-	if err := d.configureTarget(s); err != nil {
+	if err := d.configureTarget(); err != nil {
 		d.events.add(levelError, "target.configure", s.IQN, err.Error())
 	}
 	if d.iscsi != nil {
@@ -261,13 +261,15 @@ func (d *Daemon) removeVolume(s *catalog.State, cv *catalog.Volume) {
 }
 
 // configureTarget shows the hosts what the catalog says, and how volumes are
-// reached. What was configured last stays, so that only one may be at it.
-func (d *Daemon) configureTarget(s *catalog.State) error {
+// reached. What was configured last stays, so that only one may be at it, and whoever is
+// takes what the catalog is then: of two, the one who has waited longer may have an older one.
+func (d *Daemon) configureTarget() error {
 	if d.target == nil {
 		return nil
 	}
 	d.configuring.Lock()
 	defer d.configuring.Unlock()
+	s := d.catalog.State()
 	err := d.target.Configure(d.targetConfig(s))
 	if d.iscsi != nil {
 		err = errors.Join(err, d.iscsi.Configure(d.iscsiConfig(s)))

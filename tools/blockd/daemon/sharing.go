@@ -555,9 +555,8 @@ func (s *sharing) tellHosts(ctx context.Context) {
 		if !changed {
 			continue
 		}
-		state := s.d.catalog.State()
-		if err := s.d.configureTarget(state); err != nil {
-			s.d.events.add(levelError, "target.configure", state.IQN, err.Error())
+		if err := s.d.configureTarget(); err != nil {
+			s.d.events.add(levelError, "target.configure", s.d.catalog.State().IQN, err.Error())
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (d *Daemon) openGroup() error {
 	fsm := catalog.NewFSM()
 	cfg := group.Config{
 		Dir: d.data.join(dirRaft), Cluster: p.self.Cluster, NodeID: p.self.ID, Address: d.APIAddress(),
-		FSM: fsm, Bootstrap: p.self.Joining == nil, Events: d.groupEvent,
+		FSM: fsm, Bootstrap: p.self.Joining == nil, Events: d.groupEvent, Heartbeat: d.cfg.patience / 4,
 	}
 	if p.creds != nil {
 		cfg.Listener = p.port

@@ -76,7 +76,7 @@ func (c *client) change(ctx context.Context, o *Op) {
 		answer, seen, err := c.pick(o).change(ctx, o, id)
 		if answer != Open {
 			o.Answer, o.Seen = answer, seen
-			if c.load.byName && len(o.Nodes) > 1 {
+			if c.load.byName {
 				o.Seen = Volume{}
 			}
 			break

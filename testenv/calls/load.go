@@ -31,8 +31,8 @@ type Config struct {
 	Think time.Duration
 	// Seed says which calls are made; their times are their own.
 	Seed uint64
-	// ToldByName is for nodes of release 98aa773: to create a volume again by the same request is
-	// answered with whichever volume has the name by then. What it is answered with is not looked at.
+	// ToldByName is for nodes of release 98aa773: who creates a volume is told of whichever has
+	// the name by the time of the answer. What a create is told is not looked at.
 	ToldByName bool
 }
 

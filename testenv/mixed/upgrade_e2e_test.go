@@ -5,6 +5,7 @@ package mixed
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -150,22 +151,40 @@ func (u *upgrade) step(what string) {
 	}
 	for _, node := range nodes {
 		for _, args := range [][]string{{"volume", "show", "trial"}, {"cluster", "status"}, {"node", "list"}, {"disk", "list"}, {"lease", "list"}} {
-			if _, err := u.c.Ctl(ctx, node, args...); err != nil {
-				u.t.Errorf("%s: %v", what, err)
-			}
-			cmd, err := u.c.Command(ctx, node, append([]string{u.oldCtl}, args...)...)
-			if err != nil {
-				u.t.Fatal(err)
-			}
-			if out, err := cmd.CombinedOutput(); err != nil {
-				u.t.Errorf("%s: the old blockctl %v at %s: %v: %s", what, args, node, err, out)
-			}
+			u.understood(ctx, what, node, func() error {
+				_, err := u.c.Ctl(ctx, node, args...)
+				return err
+			})
+			u.understood(ctx, what, node, func() error {
+				cmd, err := u.c.Command(ctx, node, append([]string{u.oldCtl}, args...)...)
+				if err != nil {
+					return err
+				}
+				if out, err := cmd.CombinedOutput(); err != nil {
+					return fmt.Errorf("the old blockctl %v at %s: %w: %s", args, node, err, out)
+				}
+				return nil
+			})
 		}
 		if v := u.version(node); v.GetFormatVersion() < v.GetFormatVersionSupported() {
 			u.refused(ctx, what, node)
 		}
 	}
 	u.sameStates(ctx, what)
+}
+
+// understood checks that a node does what it is asked. On a busy machine leaders change by
+// themselves; a node that says that there is none just then is asked when there is one.
+func (u *upgrade) understood(ctx context.Context, what, node string, ask func() error) {
+	u.t.Helper()
+	err := ask()
+	for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "knows no leader") {
+		u.version(node) // which waits for a leader
+		err = ask()
+	}
+	if err != nil {
+		u.t.Errorf("%s: %v", what, err)
+	}
 }
 
 // refused checks that a node refuses what not all nodes understand, in words.

@@ -130,9 +130,14 @@ func (s *Store) startCheckpoint(t *turn) {
 	s.stepCheckpoint(t)
 }
 
-// stepCheckpoint starts what the checkpoint can do next, with mu held.
+// stepCheckpoint starts what the checkpoint can do next, with mu held. Nobody waits for
+// its writes, so they go to the disk in groups of half of InFlight: one system call and one
+// notification of the device for all, where each that ended cost both for the next one.
 func (s *Store) stepCheckpoint(t *turn) {
 	c := &s.mu.ck
+	if c.inflight > s.opts.InFlight/2 {
+		return
+	}
 	for c.inflight < s.opts.InFlight {
 		switch c.phase {
 		case ckHome:

@@ -62,7 +62,7 @@ var (
 		Created: when, Mappings: []*blockdv1.Mapping{{Volume: "db1", Host: "web1"}}, Sessions: 2, Dhchap: true}
 	members = []*blockdv1.Member{
 		{Name: "n1", Id: "f2a3e4dfb06648e8bd868e68e9604f36", Address: "10.0.0.1:7480", Suffrage: "voter", State: "up", Leader: true, Labels: map[string]string{"zone": "east", "rack": "r1"},
-			Roles: []string{"meta", "store"}, Version: "1.2.3", Service: "draining", AppliedIndex: 1234, CertificateExpires: "2027-03-04T05:06:07Z"},
+			Roles: []string{"meta", "store"}, Version: "1.2.3", Service: "draining", AppliedIndex: 1234},
 		{Name: "n2", Id: "8f4efeaccfd24ef9b07202285499a841", Address: "10.0.0.2:7480", Suffrage: "voter", State: "down", Reason: "silent for 12s; the leader has sent it heartbeats at 10.0.0.2:7480 in vain",
 			Roles: []string{"meta"}, Version: "1.2.3", AppliedIndex: 1200, LastHeard: when},
 	}
@@ -268,7 +268,7 @@ func (f *fake) ListMappings(context.Context, *connect.Request[blockdv1.ListMappi
 }
 
 func (f *fake) ListNodes(context.Context, *connect.Request[blockdv1.ListNodesRequest]) (*connect.Response[blockdv1.ListNodesResponse], error) {
-	return respond(&blockdv1.ListNodesResponse{Nodes: []*blockdv1.Node{{Name: "n1", Id: theCluster.Id, Roles: []string{"meta", "store"}, State: "ready", Version: "1.2.3", Started: when,
+	return respond(&blockdv1.ListNodesResponse{Nodes: []*blockdv1.Node{{Name: "n1", Id: theCluster.Id, Roles: []string{"meta", "store"}, State: "ready", Version: "1.2.3", Started: when, CertificateExpires: "2027-03-04T05:06:07Z",
 		IscsiPortals: []string{"10.0.0.1:3260"}, ApiAddress: "10.0.0.1:7480", Iqn: db1.Iqn, Nqn: db1.Nqn, Media: "disk"}}})
 }
 

@@ -10,23 +10,24 @@ import (
 )
 
 type nodeView struct {
-	Name         string      `json:"name"`
-	ClusterID    string      `json:"cluster_id"`
-	State        string      `json:"state"`
-	Roles        []string    `json:"roles"`
-	Version      string      `json:"version"`
-	Started      string      `json:"started"`
-	ISCSIPortals []string    `json:"iscsi_portals"`
-	API          string      `json:"api"`
-	IQN          string      `json:"iqn"`
-	NQN          string      `json:"nqn"`
-	Media        string      `json:"media"`
-	Member       *memberView `json:"member,omitempty"`
+	Name               string      `json:"name"`
+	ClusterID          string      `json:"cluster_id"`
+	State              string      `json:"state"`
+	Roles              []string    `json:"roles"`
+	Version            string      `json:"version"`
+	Started            string      `json:"started"`
+	ISCSIPortals       []string    `json:"iscsi_portals"`
+	API                string      `json:"api"`
+	IQN                string      `json:"iqn"`
+	NQN                string      `json:"nqn"`
+	Media              string      `json:"media"`
+	CertificateExpires string      `json:"certificate_expires,omitempty"`
+	Member             *memberView `json:"member,omitempty"`
 }
 
 func viewNode(n *blockdv1.Node) nodeView {
 	v := nodeView{Name: n.GetName(), ClusterID: n.GetId(), State: n.GetState(), Roles: n.GetRoles(), Version: n.GetVersion(), Started: n.GetStarted(),
-		ISCSIPortals: n.GetIscsiPortals(), API: n.GetApiAddress(), IQN: n.GetIqn(), NQN: n.GetNqn(), Media: n.GetMedia()}
+		ISCSIPortals: n.GetIscsiPortals(), API: n.GetApiAddress(), IQN: n.GetIqn(), NQN: n.GetNqn(), Media: n.GetMedia(), CertificateExpires: n.GetCertificateExpires()}
 	if v.ISCSIPortals == nil {
 		v.ISCSIPortals = []string{}
 	}
@@ -66,13 +67,16 @@ var nodeColumns = []column[nodeView]{
 	{"STARTED", func(n nodeView) string { return shortTime(n.Started) }, wide},
 	{"ID", func(n nodeView) string { return n.member().ID }, wide},
 	{"LAST HEARD", func(n nodeView) string { return shortTime(n.member().LastHeard) }, wide},
-	{"CERTIFICATE EXPIRES", func(n nodeView) string { return shortTime(n.member().CertificateExpires) }, wide},
+	{"CERTIFICATE EXPIRES", func(n nodeView) string { return shortTime(n.CertificateExpires) }, wide},
 	{"REASON", func(n nodeView) string { return n.member().Reason }, wide},
 }
 
 func nodeDetail(n nodeView) rows {
 	t := rows{{"name", n.Name}, {"state", n.state()}, {"roles", strings.Join(n.Roles, ",")}, {"version", n.Version}, {"started", n.Started},
 		{"api", n.API}, {"iscsi portals", strings.Join(n.ISCSIPortals, ",")}, {"iqn", n.IQN}, {"nqn", n.NQN}, {"media", n.Media}}
+	if n.CertificateExpires != "" {
+		t = append(t, []string{"certificate expires", n.CertificateExpires})
+	}
 	if n.Member == nil {
 		return t
 	}
@@ -80,26 +84,25 @@ func nodeDetail(n nodeView) rows {
 }
 
 type memberView struct {
-	Name               string            `json:"name"`
-	ID                 string            `json:"id"`
-	API                string            `json:"api"`
-	Suffrage           string            `json:"suffrage"`
-	Leader             bool              `json:"leader"`
-	State              string            `json:"state"`
-	Reason             string            `json:"reason,omitempty"`
-	Labels             map[string]string `json:"labels"`
-	Roles              []string          `json:"roles"`
-	Version            string            `json:"version"`
-	LastHeard          string            `json:"last_heard"`
-	AppliedIndex       uint64            `json:"applied_index"`
-	VolumesOwned       uint32            `json:"volumes_owned"`
-	CertificateExpires string            `json:"certificate_expires"`
-	Service            string            `json:"service"`
+	Name         string            `json:"name"`
+	ID           string            `json:"id"`
+	API          string            `json:"api"`
+	Suffrage     string            `json:"suffrage"`
+	Leader       bool              `json:"leader"`
+	State        string            `json:"state"`
+	Reason       string            `json:"reason,omitempty"`
+	Labels       map[string]string `json:"labels"`
+	Roles        []string          `json:"roles"`
+	Version      string            `json:"version"`
+	LastHeard    string            `json:"last_heard"`
+	AppliedIndex uint64            `json:"applied_index"`
+	VolumesOwned uint32            `json:"volumes_owned"`
+	Service      string            `json:"service"`
 }
 
 func viewMember(m *blockdv1.Member) memberView {
 	v := memberView{m.GetName(), m.GetId(), m.GetAddress(), m.GetSuffrage(), m.GetLeader(), m.GetState(), m.GetReason(), m.GetLabels(),
-		m.GetRoles(), m.GetVersion(), m.GetLastHeard(), m.GetAppliedIndex(), m.GetVolumesOwned(), m.GetCertificateExpires(), m.GetService()}
+		m.GetRoles(), m.GetVersion(), m.GetLastHeard(), m.GetAppliedIndex(), m.GetVolumesOwned(), m.GetService()}
 	if v.Labels == nil {
 		v.Labels = map[string]string{}
 	}
@@ -128,7 +131,6 @@ var memberColumns = []column[memberView]{
 	{"VERSION", func(m memberView) string { return m.Version }, wide},
 	{"ID", func(m memberView) string { return m.ID }, wide},
 	{"LAST HEARD", func(m memberView) string { return shortTime(m.LastHeard) }, wide},
-	{"CERTIFICATE EXPIRES", func(m memberView) string { return shortTime(m.CertificateExpires) }, wide},
 }
 
 // memberDetail begins with the name and the state.
@@ -140,9 +142,6 @@ func memberDetail(m memberView) rows {
 	}
 	if m.Reason != "" {
 		t = append(t, []string{"reason", m.Reason})
-	}
-	if m.CertificateExpires != "" {
-		t = append(t, []string{"certificate expires", m.CertificateExpires})
 	}
 	return t
 }

@@ -86,10 +86,14 @@ func (d *Daemon) healthy() bool {
 
 // node is this node.
 func (a api) node(s *catalog.State) *blockdv1.Node {
-	return &blockdv1.Node{
+	out := &blockdv1.Node{
 		Name: a.d.nodeName(), Id: a.d.plane.self.ID, Roles: a.d.cfg.Roles, State: a.d.nodeState(), Version: Version(),
 		Started: timeText(a.d.started), IscsiPortals: a.d.ISCSIAddresses(), ApiAddress: a.d.APIAddress(),
 		Iqn: s.IQN, Nqn: s.NQN, Media: string(a.d.cfg.Media)}
+	if c := a.d.plane.creds; c != nil {
+		out.CertificateExpires = timeText(c.Certificate().NotAfter)
+	}
+	return out
 }
 
 // ListNodes implements blockdv1connect.NodeServiceHandler.

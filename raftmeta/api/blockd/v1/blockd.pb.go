@@ -3059,16 +3059,18 @@ type Node struct {
 	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Roles []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
 	// ready, degraded or stopping.
-	State         string   `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
-	Version       string   `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	Started       string   `protobuf:"bytes,6,opt,name=started,proto3" json:"started,omitempty"`
-	IscsiPortals  []string `protobuf:"bytes,7,rep,name=iscsi_portals,json=iscsiPortals,proto3" json:"iscsi_portals,omitempty"`
-	ApiAddress    string   `protobuf:"bytes,8,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
-	Iqn           string   `protobuf:"bytes,9,opt,name=iqn,proto3" json:"iqn,omitempty"`
-	Nqn           string   `protobuf:"bytes,10,opt,name=nqn,proto3" json:"nqn,omitempty"`
-	Media         string   `protobuf:"bytes,11,opt,name=media,proto3" json:"media,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	State        string   `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	Version      string   `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Started      string   `protobuf:"bytes,6,opt,name=started,proto3" json:"started,omitempty"`
+	IscsiPortals []string `protobuf:"bytes,7,rep,name=iscsi_portals,json=iscsiPortals,proto3" json:"iscsi_portals,omitempty"`
+	ApiAddress   string   `protobuf:"bytes,8,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
+	Iqn          string   `protobuf:"bytes,9,opt,name=iqn,proto3" json:"iqn,omitempty"`
+	Nqn          string   `protobuf:"bytes,10,opt,name=nqn,proto3" json:"nqn,omitempty"`
+	Media        string   `protobuf:"bytes,11,opt,name=media,proto3" json:"media,omitempty"`
+	// When its certificate ends; empty for a node that belongs to no cluster. It renews it before.
+	CertificateExpires string `protobuf:"bytes,12,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -3174,6 +3176,13 @@ func (x *Node) GetNqn() string {
 func (x *Node) GetMedia() string {
 	if x != nil {
 		return x.Media
+	}
+	return ""
+}
+
+func (x *Node) GetCertificateExpires() string {
+	if x != nil {
+		return x.CertificateExpires
 	}
 	return ""
 }
@@ -4555,7 +4564,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\achanges\x18\x01 \x03(\tR\achanges\"\x15\n" +
 	"\x13ListMappingsRequest\"F\n" +
 	"\x14ListMappingsResponse\x12.\n" +
-	"\bmappings\x18\x01 \x03(\v2\x12.blockd.v1.MappingR\bmappings\"\x8a\x02\n" +
+	"\bmappings\x18\x01 \x03(\v2\x12.blockd.v1.MappingR\bmappings\"\xbb\x02\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
@@ -4569,7 +4578,8 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x03iqn\x18\t \x01(\tR\x03iqn\x12\x10\n" +
 	"\x03nqn\x18\n" +
 	" \x01(\tR\x03nqn\x12\x14\n" +
-	"\x05media\x18\v \x01(\tR\x05media\"\x12\n" +
+	"\x05media\x18\v \x01(\tR\x05media\x12/\n" +
+	"\x13certificate_expires\x18\f \x01(\tR\x12certificateExpires\"\x12\n" +
 	"\x10ListNodesRequest\":\n" +
 	"\x11ListNodesResponse\x12%\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x0f.blockd.v1.NodeR\x05nodes\"\x91\x04\n" +

@@ -285,16 +285,15 @@ type Member struct {
 	Address  string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`   // of its control port
 	Suffrage string                 `protobuf:"bytes,4,opt,name=suffrage,proto3" json:"suffrage,omitempty"` // voter, nonvoter or none
 	// joining, up, down or unknown (the leader is out of reach).
-	State              string            `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
-	Reason             string            `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	Labels             map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // host, rack, zone and others
-	Roles              []string          `protobuf:"bytes,8,rep,name=roles,proto3" json:"roles,omitempty"`
-	Version            string            `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
-	LastHeard          string            `protobuf:"bytes,11,opt,name=last_heard,json=lastHeard,proto3" json:"last_heard,omitempty"` // by the leader, the only one who knows
-	AppliedIndex       uint64            `protobuf:"varint,12,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	VolumesOwned       uint32            `protobuf:"varint,13,opt,name=volumes_owned,json=volumesOwned,proto3" json:"volumes_owned,omitempty"`
-	Leader             bool              `protobuf:"varint,14,opt,name=leader,proto3" json:"leader,omitempty"`
-	CertificateExpires string            `protobuf:"bytes,15,opt,name=certificate_expires,json=certificateExpires,proto3" json:"certificate_expires,omitempty"`
+	State        string            `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	Reason       string            `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Labels       map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // host, rack, zone and others
+	Roles        []string          `protobuf:"bytes,8,rep,name=roles,proto3" json:"roles,omitempty"`
+	Version      string            `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
+	LastHeard    string            `protobuf:"bytes,11,opt,name=last_heard,json=lastHeard,proto3" json:"last_heard,omitempty"` // by the leader, the only one who knows
+	AppliedIndex uint64            `protobuf:"varint,12,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	VolumesOwned uint32            `protobuf:"varint,13,opt,name=volumes_owned,json=volumesOwned,proto3" json:"volumes_owned,omitempty"`
+	Leader       bool              `protobuf:"varint,14,opt,name=leader,proto3" json:"leader,omitempty"`
 	// As an administrator wants it: active, held, draining or drained.
 	Service       string `protobuf:"bytes,16,opt,name=service,proto3" json:"service,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -420,13 +419,6 @@ func (x *Member) GetLeader() bool {
 		return x.Leader
 	}
 	return false
-}
-
-func (x *Member) GetCertificateExpires() string {
-	if x != nil {
-		return x.CertificateExpires
-	}
-	return ""
 }
 
 func (x *Member) GetService() string {
@@ -2077,7 +2069,7 @@ const file_blockd_v1_cluster_proto_rawDesc = "" +
 	"\x0eformat_version\x18\t \x01(\rR\rformatVersion\x128\n" +
 	"\x18format_version_supported\x18\n" +
 	" \x01(\rR\x16formatVersionSupported\x12 \n" +
-	"\vincarnation\x18\v \x01(\rR\vincarnation\"\xfe\x03\n" +
+	"\vincarnation\x18\v \x01(\rR\vincarnation\"\xd3\x03\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -2092,12 +2084,11 @@ const file_blockd_v1_cluster_proto_rawDesc = "" +
 	"last_heard\x18\v \x01(\tR\tlastHeard\x12#\n" +
 	"\rapplied_index\x18\f \x01(\x04R\fappliedIndex\x12#\n" +
 	"\rvolumes_owned\x18\r \x01(\rR\fvolumesOwned\x12\x16\n" +
-	"\x06leader\x18\x0e \x01(\bR\x06leader\x12/\n" +
-	"\x13certificate_expires\x18\x0f \x01(\tR\x12certificateExpires\x12\x18\n" +
+	"\x06leader\x18\x0e \x01(\bR\x06leader\x12\x18\n" +
 	"\aservice\x18\x10 \x01(\tR\aservice\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"7\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x0f\x10\x10\"7\n" +
 	"\x11GetClusterRequest\x12\"\n" +
 	"\flinearizable\x18\x01 \x01(\bR\flinearizable\"B\n" +
 	"\x12GetClusterResponse\x12,\n" +

@@ -180,7 +180,7 @@ func TestTokensLetOneNodeIn(t *testing.T) {
 	again := nodeMsg(102, "n2")
 	again.Serial = "5eff"
 	s = mustApply(t, s, admitCmd(59, 1, again))
-	if !s.IsRevoked("5e0066") || s.IsRevoked("5eff") || s.IsRevoked("") || len(s.Nodes) != 2 {
+	if !s.IsRevoked(ID{}, "5e0066") || s.IsRevoked(ID{}, "5eff") || s.IsRevoked(ID{}, "") || len(s.Nodes) != 2 {
 		t.Fatalf("%+v %+v", s.Nodes, s.Revoked)
 	}
 	// What has expired makes room; what is ended early is worth nothing.
@@ -236,7 +236,7 @@ func TestNodesAndDisksLeave(t *testing.T) {
 	refusedWith(t, mustApply(t, d, diskStateCmd(201, "failed")), volumeCmd(16, "g"), ErrConflict, "disk list")
 
 	s = mustApply(t, s, diskStateCmd(203, "drained"), removeDiskCmd(203, false), nodeStateCmd("n3", "drained"), removeNodeCmd("n3", false))
-	if s.Node("n3") != nil || !s.IsRevoked("5e0067") {
+	if s.Node("n3") != nil || !s.IsRevoked(ID{}, "5e0067") || !s.IsRevoked(testingID(103), "of a later one") || s.IsRevoked(testingID(102), "") {
 		t.Fatalf("%+v", s.Revoked)
 	}
 	s = mustApply(t, s, tokenCmd(0, 3, 60))
@@ -265,10 +265,10 @@ func TestRevocationsExpire(t *testing.T) {
 		n := mustApply(t, s, tokenCmd(0, 7, 60), admitCmd(1, 7, nodeMsg(105, "n3")))
 		return mustApply(t, n, cmd)
 	}
-	if s := late(pki.NodeLife - time.Second); !s.IsRevoked("5e0067") {
+	if s := late(pki.NodeLife - time.Second); !s.IsRevoked(ID{}, "5e0067") {
 		t.Error("forgotten too early")
 	}
-	if s := late(pki.NodeLife + time.Second); s.IsRevoked("5e0067") || !s.IsRevoked("5e0069") {
+	if s := late(pki.NodeLife + time.Second); s.IsRevoked(ID{}, "5e0067") || !s.IsRevoked(ID{}, "5e0069") {
 		t.Errorf("%+v", s.Revoked)
 	}
 }

@@ -123,10 +123,12 @@ func (s *State) NodeByNumber(number uint16) *Node {
 	return nil
 }
 
-// IsRevoked reports whether the certificate with the serial number, in
-// hexadecimal, belonged to a node that was removed.
-func (s *State) IsRevoked(serial string) bool {
-	return serial != "" && slices.ContainsFunc(s.Revoked, func(r Revoked) bool { return r.Serial == serial })
+// IsRevoked reports whether a certificate is worth nothing any more: that of a node that was
+// removed, whichever it has, or the one with a serial number, in hexadecimal, that was replaced.
+func (s *State) IsRevoked(node ID, serial string) bool {
+	return slices.ContainsFunc(s.Revoked, func(r Revoked) bool {
+		return !r.Node.IsZero() && r.Node == node || r.Serial != "" && r.Serial == serial
+	})
 }
 
 // namedNode finds a node for a command.

@@ -20,6 +20,7 @@ type Caller struct {
 	Source string   // the address that it comes from, or "local"
 	Role   pki.Role // RoleNone for nodes, and for who showed nothing
 	Node   string   // id of the node that asks, or ""
+	Serial string   // of that node's certificate, in hexadecimal
 	Local  bool     // it came through the socket in the data directory
 	proven bool     // Actor is from the kernel or a certificate
 }
@@ -67,7 +68,7 @@ func callerOf(c net.Conn) Caller {
 		case !ok:
 			return Caller{Actor: source, Source: source}
 		case id.IsNode():
-			return Caller{Actor: "node:" + id.Node, Source: source, Node: id.Node, proven: true}
+			return Caller{Actor: "node:" + id.Node, Source: source, Node: id.Node, Serial: state.PeerCertificates[0].SerialNumber.Text(16), proven: true}
 		default:
 			return Caller{Actor: id.Name, Source: source, Role: id.Role, proven: true}
 		}

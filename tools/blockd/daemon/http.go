@@ -41,6 +41,10 @@ func (d *Daemon) handler() http.Handler {
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if c := control.From(r.Context()); c.Node != "" && d.catalog.State().IsRevoked(parseID(c.Node), c.Serial) {
+			errorWriter.Write(w, r, connect.NewError(connect.CodeUnauthenticated, errRevoked))
+			return
+		}
 		// Until the node has read the catalog it can only say how the cluster is.
 		if !d.read.Load() && r.URL.Path != blockdv1connect.ClusterServiceGetClusterProcedure {
 			errorWriter.Write(w, r, connect.NewError(connect.CodeUnavailable, errStarting))
@@ -60,6 +64,9 @@ func (d *Daemon) handler() http.Handler {
 	})
 	return mux
 }
+
+// errRevoked is for who goes on after it was removed: its certificate is valid for a year.
+var errRevoked = errors.New("the certificate of this node was revoked: the node was removed from the cluster, or was given another one since; to take part again, wipe its data directory and let it join anew")
 
 var errStarting = errors.New("this node is starting, and waits for a majority of the cluster's nodes; see `blockctl cluster status`")
 

@@ -11,6 +11,7 @@ import (
 
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/pki"
 )
@@ -134,11 +135,28 @@ func TestMembershipAndDryRun(t *testing.T) {
 	if err != nil || r.Msg.GetMember().GetLabels()["zone"] != "z" || r.Msg.GetMember().GetLabels()["rack"] != "r3" {
 		t.Errorf("%v: %v", r, err)
 	}
+	list := must[blockdv1.ListNodesResponse](t)(blockdv1connect.NewNodeServiceClient(a.client(), nodes[0].url()).ListNodes(t.Context(), connect.NewRequest(&blockdv1.ListNodesRequest{})))
+	for i, n := range list.GetNodes() {
+		if want := timeText(nodes[i].Daemon().plane.creds.Certificate().NotAfter); n.GetCertificateExpires() != want {
+			t.Errorf("the certificate of %s is said to end %q, and ends %s", n.GetName(), n.GetCertificateExpires(), want)
+		}
+	}
+
+	// What the third one may ask of the first by its certificate ends with its removal.
+	asN3 := func() error {
+		p := nodes[2].Daemon().plane.peers.At(d.plane.self.ID, d.APIAddress())
+		_, err := blockdv1connect.NewPoolServiceClient(p, p.URL).GetPool(t.Context(), connect.NewRequest(&blockdv1.GetPoolRequest{Name: catalog.DefaultPool}))
+		return err
+	}
+	if err := asN3(); err != nil {
+		t.Error(err)
+	}
 	_, err = members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{Node: "n3"}))
 	wantCode(t, "removal of a node that is not drained", err, connect.CodeFailedPrecondition, "remove it with --force")
 	if _, err := members.RemoveNode(t.Context(), connect.NewRequest(&blockdv1.RemoveNodeRequest{Node: "n3", Force: true})); err != nil {
 		t.Fatal(err)
 	}
+	wantCode(t, "a node that was removed asks", asN3(), connect.CodeUnauthenticated, "revoked")
 	until(t, "the removed node has stopped", func() bool { return nodes[2].Daemon().catalog.Err() != nil })
 	if s := d.catalog.State(); len(s.Nodes) != 2 || len(s.Revoked) != 1 {
 		t.Errorf("%d nodes, %d revoked", len(s.Nodes), len(s.Revoked))

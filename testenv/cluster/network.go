@@ -125,7 +125,20 @@ func (s *state) makeBridge() error {
 	if err := netlink.LinkAdd(bridge); err != nil {
 		return fmt.Errorf("cluster: bridge: %w", err)
 	}
-	return netlink.LinkSetUp(bridge)
+	return errors.Join(unfiltered(), netlink.LinkSetUp(bridge))
+}
+
+// unfiltered keeps the frames of bridges from the rules for routed packets: a switch has
+// none, and looking for them took some hundredths of the processors. A kernel that does
+// not know how to do that has nothing to turn off.
+func unfiltered() error {
+	for _, rules := range []string{"iptables", "ip6tables", "arptables"} {
+		err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+rules, []byte("0"), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cluster: bridge: %w", err)
+		}
+	}
+	return nil
 }
 
 // plug makes the wire from the switch, in whose namespace it runs, to p.

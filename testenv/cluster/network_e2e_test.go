@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -304,6 +305,22 @@ func TestMTU(t *testing.T) {
 	if got := p.arrived(1); got != 1 {
 		t.Errorf("%d arrived, want 1", got)
 	}
+}
+
+// TestSwitchIsUnfiltered: no rule for routed packets looks at what crosses the switch,
+// where the kernel could do that.
+func TestSwitchIsUnfiltered(t *testing.T) {
+	s, err := load(idle(t, Config{Nodes: 1}).dir)
+	must(t, err)
+	must(t, inNamespace(s.namespace(switchName), func() error {
+		settings, err := filepath.Glob("/proc/sys/net/bridge/bridge-nf-call-*")
+		for _, name := range settings {
+			if value, err := os.ReadFile(name); err != nil || string(value) != "0\n" {
+				t.Errorf("%s is %q, %v", name, value, err)
+			}
+		}
+		return err
+	}))
 }
 
 func must(t *testing.T, err error) {

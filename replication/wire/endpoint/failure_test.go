@@ -333,13 +333,14 @@ func TestLinksComeAndGo(t *testing.T) {
 	}
 }
 
-// waitPaths waits until the path through the link with the address works.
+// waitPaths waits until the path through the link with the address works: the peer's answer
+// may come with its own question, in one datagram, and then nothing more has to come.
 func waitPaths(t *testing.T, n *node, local netip.AddrPort) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		ask(t, n.Peer("b"), 100)
 		for _, l := range n.Stats().Links {
-			if l.Local == local && l.Link.RxPackets > 1 {
+			if l.Local == local && l.Link.RxPackets > 0 {
 				return
 			}
 		}

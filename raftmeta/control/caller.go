@@ -68,7 +68,7 @@ func callerOf(c net.Conn) Caller {
 		case !ok:
 			return Caller{Actor: source, Source: source}
 		case id.IsNode():
-			return Caller{Actor: "node:" + id.Node, Source: source, Node: id.Node, Serial: state.PeerCertificates[0].SerialNumber.Text(16), proven: true}
+			return Caller{Actor: "node:" + id.Node, Source: source, Node: id.Node, Serial: pki.Serial(state.PeerCertificates[0]), proven: true}
 		default:
 			return Caller{Actor: id.Name, Source: source, Role: id.Role, proven: true}
 		}

@@ -189,6 +189,9 @@ func RenewAt(cert *x509.Certificate) time.Time {
 	return cert.NotBefore.Add(cert.NotAfter.Sub(cert.NotBefore) * 2 / 3)
 }
 
+// Serial is how the catalog and operators call a certificate: its serial number, in hexadecimal.
+func Serial(cert *x509.Certificate) string { return cert.SerialNumber.Text(16) }
+
 func newSerial() *big.Int {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // it never fails, see crypto/rand

@@ -132,7 +132,7 @@ func (a *app) certShow() *cobra.Command {
 				return fmt.Errorf("%w: there is none; `blockctl cluster init` and `blockctl cert issue` write one, --cert names it", errCertificate)
 			}
 			id := b.creds.Self()
-			v := certView{b.file, b.name, id.Cluster, id.Name, id.Role.String(), stamp(b.cert.NotAfter), b.cert.SerialNumber.Text(16), b.addresses}
+			v := certView{b.file, b.name, id.Cluster, id.Name, id.Role.String(), stamp(b.cert.NotAfter), pki.Serial(b.cert), b.addresses}
 			return errors.Join(a.print(cmd, v, rows{{"file", v.File}, {"cluster", v.Cluster}, {"cluster id", v.ClusterID}, {"name", v.Name}, {"role", v.Role},
 				{"expires", v.Expires}, {"serial", v.Serial}, {"addresses", strings.Join(v.Addresses, ",")}}), b.check(time.Now()))
 		},

@@ -38,6 +38,9 @@ func callerOf[T any](ctx context.Context, req *connect.Request[T], requestID str
 	return &caller{actor: who.Actor, source: who.Source, requestID: requestID}
 }
 
+// beside is the same caller for what a request changes beside that which its id is of.
+func (c *caller) beside() *caller { return &caller{actor: c.actor, source: c.source} }
+
 // api implements the services of package blockdv1.
 type api struct{ d *Daemon }
 

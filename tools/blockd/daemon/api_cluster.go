@@ -162,7 +162,7 @@ func (a api) AdmitNode(ctx context.Context, req *connect.Request[blockdv1.AdmitN
 	proof := token.Proof()
 	_, err = d.doContext(ctx, by, &catalogpb.Command{Kind: &catalogpb.Command_AdmitNode{AdmitNode: &catalogpb.AdmitNode{
 		Token: token.ID[:], Proof: proof[:], Node: &catalogpb.PutNode{Id: node[:], Name: m.GetName(), Address: m.GetAddress(),
-			Labels: labelList(m.GetLabels()), Roles: m.GetRoles(), Release: m.GetVersion(), Serial: cert.SerialNumber.Text(16)}}}})
+			Labels: labelList(m.GetLabels()), Roles: m.GetRoles(), Release: m.GetVersion(), Serial: pki.Serial(cert)}}}})
 	if err != nil {
 		return nil, apiError(err)
 	}
@@ -262,7 +262,7 @@ func (a api) IssueClientCertificate(ctx context.Context, req *connect.Request[bl
 
 // issued says what the audit log has of a certificate.
 func issued(action, to, what string, cert *x509.Certificate) *catalogpb.Note {
-	return &catalogpb.Note{Action: action, Subject: to, Detail: fmt.Sprintf("%s, serial %s, valid until %s", what, cert.SerialNumber.Text(16), timeText(cert.NotAfter))}
+	return &catalogpb.Note{Action: action, Subject: to, Detail: fmt.Sprintf("%s, serial %s, valid until %s", what, pki.Serial(cert), timeText(cert.NotAfter))}
 }
 
 // TransferLeadership implements blockdv1connect.ClusterServiceHandler.

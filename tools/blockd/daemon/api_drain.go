@@ -114,7 +114,7 @@ func (a api) ResumeNode(ctx context.Context, req *connect.Request[blockdv1.Resum
 
 // cancelJobs ends the jobs about something that is resumed, of one kind or of all.
 func (a api) cancelJobs(ctx context.Context, by *caller, subject, kind, reason string, dry bool) (changes []string, err error) {
-	each := &caller{actor: by.actor, source: by.source} // the request's id is that of what follows
+	each := by.beside() // the request's id is that of what follows
 	for _, j := range liveJobs(a.d.catalog.State(), subject) {
 		if kind != "" && j.Kind != kind {
 			continue
@@ -211,8 +211,7 @@ func (a api) DrainDisk(ctx context.Context, req *connect.Request[blockdv1.DrainD
 	}
 	out := &blockdv1.DrainDiskResponse{Changes: changes, Left: left}
 	if left != "" {
-		each := &caller{actor: by.actor, source: by.source} // the request's id is that of the disk's state
-		if changes, out.Job, err = a.diskJob(ctx, each, d, director.JobDrainDisk, m.GetDryRun()); err != nil {
+		if changes, out.Job, err = a.diskJob(ctx, by.beside(), d, director.JobDrainDisk, m.GetDryRun()); err != nil {
 			return nil, err
 		}
 		out.Changes = append(out.Changes, changes...)

@@ -98,7 +98,7 @@ func (a api) checkDown(ctx context.Context, n *catalog.Node, refusal error) erro
 // forgetVolume deletes a volume and does not wait for its node.
 func (a api) forgetVolume(ctx context.Context, by *caller, v *catalog.Volume) error {
 	// The request's id is that of the node's removal.
-	each := &caller{actor: by.actor, source: by.source}
+	each := by.beside()
 	if !v.Retired {
 		_, err := a.d.doContext(ctx, each, &catalogpb.Command{Kind: &catalogpb.Command_RetireVolume{RetireVolume: &catalogpb.RetireVolume{Name: v.Name}}})
 		if err != nil && !errors.Is(err, catalog.ErrNotFound) {

@@ -129,7 +129,7 @@ func (d *Daemon) keepCertificate(now time.Time) (kind string, _ error) {
 	if err := d.plane.creds.Valid(now); err != nil {
 		return "certificate.invalid", fmt.Errorf("new connections between this node and others are refused, and those that exist go on: %w", err)
 	}
-	if n := d.catalog.State().NodeByID(d.plane.id()); d.ready.Load() && n != nil && n.Serial != d.plane.creds.Certificate().SerialNumber.Text(16) {
+	if n := d.catalog.State().NodeByID(d.plane.id()); d.ready.Load() && n != nil && n.Serial != pki.Serial(d.plane.creds.Certificate()) {
 		if err := d.introduce(); err != nil {
 			return "certificate.renew", fmt.Errorf("it was renewed, and the catalog could not be told: %w", err)
 		}

@@ -191,7 +191,7 @@ func (d *Daemon) introduce() error {
 	want := &catalogpb.PutNode{Id: id[:], Name: catalogName(d.nodeName()), Address: d.APIAddress(), Labels: labelList(d.cfg.Labels),
 		Roles: slices.Sorted(slices.Values(d.cfg.Roles)), Release: Version()}
 	if p.creds != nil {
-		want.Serial = p.creds.Certificate().SerialNumber.Text(16)
+		want.Serial = pki.Serial(p.creds.Certificate())
 	}
 	n := d.catalog.State().NodeByID(id)
 	if n != nil && n.Name == want.Name && n.Address == want.Address && slices.Equal(n.Roles, want.Roles) && n.Release == want.Release && n.Serial == want.Serial {

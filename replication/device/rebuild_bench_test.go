@@ -22,7 +22,7 @@ func BenchmarkRebuild(b *testing.B) {
 		{"written-by-64K", 64 << 10},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			c := newCluster(b, options{memory: true})
+			c := newCluster(b, options{memory: true, failover: true})
 			c.meta.grant(c.nodes[0])
 			data := make([]byte, bench.bytes)
 			for i := range data {
@@ -41,7 +41,7 @@ func BenchmarkRebuild(b *testing.B) {
 				c.replaceDisk(c.nodes[2])
 				b.StartTimer()
 				before := processorTime(b)
-				c.wait(c.meta.settled)
+				c.await("the rebuild", c.meta.settled)
 				used += processorTime(b) - before
 			}
 			b.ReportMetric(float64(used.Microseconds())/float64(b.N)/(volumeBytes/1e6), "cpu-us/MB")
@@ -52,7 +52,7 @@ func BenchmarkRebuild(b *testing.B) {
 // replaceDisk has n lose its disk, and waits until the first data has been copied back.
 func (c *cluster) replaceDisk(n *node) {
 	n.close()
-	c.wait(func() bool { return !c.meta.settled() })
+	c.await("the loss", func() bool { return !c.meta.settled() })
 	before := c.copied()
 	clear(n.mem)
 	if err := store.Format(n.mem, store.FormatOptions{}); err != nil {
@@ -60,19 +60,12 @@ func (c *cluster) replaceDisk(n *node) {
 	}
 	n.start()
 	n.connect()
-	c.wait(func() bool { return c.copied() > before })
+	c.await("the first copy", func() bool { return c.copied() > before })
 }
 
 // copied is what the owner has sent to bring copies back, in bytes.
 func (c *cluster) copied() uint64 {
 	return c.nodes[0].vol.Status().Volume.Copied
-}
-
-// wait returns when what is asked for is so.
-func (c *cluster) wait(so func() bool) {
-	for !so() {
-		time.Sleep(200 * time.Microsecond) // sleep: nobody tells of a member's state
-	}
 }
 
 func processorTime(b *testing.B) time.Duration {

@@ -37,6 +37,9 @@ type Finding struct {
 type Scope struct {
 	// Interfaces are to carry the wire. Default: those that could (nic.Candidates).
 	Interfaces []string
+	// Open are the interfaces on which this process has links, by what carries these: its
+	// own program on them is in nobody's way.
+	Open map[string]link.Kind
 	// Peers are the other nodes' addresses.
 	Peers []netip.Addr
 	// PeerPatience is how long to wait for the ways to the peers to be found;
@@ -65,7 +68,7 @@ func Examine(s Scope) []Finding {
 			out = append(out, Finding{Error, "network " + name, err.Error(), "name an interface of `ip link`"})
 			continue
 		}
-		out = append(out, interfaceFindings(judge(info, m), m)...)
+		out = append(out, interfaceFindings(info, m, s.Open[name])...)
 	}
 	return append(out, peerFindings(s)...)
 }
@@ -115,15 +118,26 @@ func (m *machine) findings() []Finding {
 	return out
 }
 
-// interfaceFindings are the rows about one interface.
-func interfaceFindings(r Report, m machine) []Finding {
+// interfaceFindings are the rows about one interface; used is the kind of this process's links
+// there, 0 if it has opened none.
+func interfaceFindings(info nic.Info, m machine, used link.Kind) []Finding {
+	if used != 0 {
+		info.Program = 0
+	}
+	r := judge(info, m)
+	if used != 0 {
+		r.opened(used)
+	}
 	i := &r.NIC
 	var out []Finding
 	add := func(l Level, message, advice string) {
 		out = append(out, Finding{l, "network " + i.Name, message, advice})
 	}
 	message := fmt.Sprintf("%s, driver %s", r.Kind, driverName(i))
-	if !r.Certain && r.Kind != link.UDP {
+	switch {
+	case used != 0:
+		message = fmt.Sprintf("%s, in use, driver %s", r.Kind, driverName(i))
+	case !r.Certain && r.Kind != link.UDP:
 		message += " (a guess)"
 	}
 	level, advice := OK, ""

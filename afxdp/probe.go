@@ -2,6 +2,7 @@ package afxdp
 
 import (
 	"fmt"
+	"slices"
 
 	"blockd.dev/afxdp/link"
 	"blockd.dev/afxdp/nic"
@@ -80,6 +81,13 @@ func judge(info nic.Info, m machine) Report {
 		r.Kind = link.XDPZeroCopy
 	}
 	return r
+}
+
+// opened says that links of kind k are open on the interface: that is known then, and so is
+// what only better kinds were refused for.
+func (r *Report) opened(k link.Kind) {
+	r.Kind, r.Certain = k, true
+	r.Refused = slices.DeleteFunc(r.Refused, func(f Refusal) bool { return f.Kind >= k })
 }
 
 // oneChunkMTU is the largest MTU whose frames fit into a chunk: 4096 bytes less

@@ -145,7 +145,7 @@ func TestFindingsAboutAnInterface(t *testing.T) {
 	} {
 		i, m := goodNIC(), able()
 		c.change(&i, &m)
-		if got := interfaceFindings(judge(i, m), m); !hasFinding(got, c.level, c.says) {
+		if got := interfaceFindings(i, m, 0); !hasFinding(got, c.level, c.says) {
 			t.Errorf("%s: %+v lack a %s with %q", name, got, c.level, c.says)
 		}
 	}
@@ -193,6 +193,10 @@ func TestExamineAVeth(t *testing.T) {
 		}
 		if l.Kind() != r.Kind {
 			t.Errorf("Probe said %v, the link is %v", r.Kind, l.Kind())
+		}
+		own := Examine(Scope{Interfaces: []string{"eth0"}, Open: map[string]link.Kind{"eth0": l.Kind()}})
+		if !hasFinding(own, OK, "xdp-copy, in use, driver veth; not xdp-zerocopy: the driver veth has no") {
+			t.Errorf("with a link of one's own open: %+v", own)
 		}
 		if r, err := Probe("eth0"); err != nil || r.NIC.Program == 0 || r.Kind != link.UDP {
 			t.Errorf("with a program attached: %+v, %v", r, err)

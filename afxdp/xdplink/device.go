@@ -184,6 +184,9 @@ func (d *Device) attach() error {
 // LocalAddr is where peers send to.
 func (d *Device) LocalAddr() netip.AddrPort { return d.local }
 
+// Interface is the name of what it is on.
+func (d *Device) Interface() string { return d.info.Name }
+
 // Queues is how many receive queues the NIC uses: Link takes 0 to one less.
 func (d *Device) Queues() int { return d.info.RXQueues }
 

@@ -199,7 +199,7 @@ func (a api) ListSessions(ctx context.Context, req *connect.Request[blockdv1.Lis
 
 // Diagnose implements blockdv1connect.NodeServiceHandler.
 func (a api) Diagnose(ctx context.Context, req *connect.Request[blockdv1.DiagnoseRequest]) (*connect.Response[blockdv1.DiagnoseResponse], error) {
-	out := append(a.d.diagnose(), diagnoseNetwork()...)
+	out := append(a.d.diagnose(), a.d.diagnoseNetwork()...)
 	for _, n := range askAround(ctx, a.d, a.others(a.d.catalog.State(), req), func(ctx context.Context, p *control.Peer) ([]*blockdv1.Finding, error) {
 		r, err := blockdv1connect.NewNodeServiceClient(p, p.URL).Diagnose(ctx, connect.NewRequest(&blockdv1.DiagnoseRequest{}))
 		if err != nil {

@@ -40,8 +40,8 @@ type network struct {
 	endpoint *endpoint.Endpoint
 	device   *xdplink.Device // nil where sockets carry it
 	local    netip.AddrPort
-	mode     string // of its links, as docs/NETWORK.md has them
-	reason   string // why no better one
+	kind     link.Kind // of its links; docs/NETWORK.md calls it the mode
+	reason   string    // why no better one
 	end      sync.Once
 
 	mu    sync.Mutex
@@ -86,7 +86,7 @@ func (d *Daemon) openNetwork(handle func(*endpoint.Request), told func(endpoint.
 			return nil, errors.Join(err, n.close())
 		}
 	}
-	d.events.add(levelInfo, "network.open", local.String(), cmp.Or(n.reason, "in mode "+n.mode))
+	d.events.add(levelInfo, "network.open", local.String(), cmp.Or(n.reason, "in mode "+n.kind.String()))
 	return n, nil
 }
 
@@ -152,7 +152,7 @@ func (n *network) openLinks(mode string) ([]link.Link, error) {
 		}
 		n.reason = fmt.Sprintf("in mode udp, since AF_XDP can't be had: %v", err)
 	}
-	n.mode = "udp"
+	n.kind = link.UDP
 	l, err := udplink.Open(udplink.Config{Local: n.local})
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func (n *network) openXDP(mode string) (_ []link.Link, err error) {
 		}
 		links = append(links, l)
 	}
-	n.mode = links[0].Kind().String()
+	n.kind = links[0].Kind()
 	return links, nil
 }
 

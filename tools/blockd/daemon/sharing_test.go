@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -131,6 +132,16 @@ func TestAVolumeOfThreeCopies(t *testing.T) {
 			want = access.Optimized
 		}
 		until(t, fmt.Sprintf("%s says %v", n.cfg.Name, want), func() bool { return n.Daemon().volumes.accessOf(id) == want })
+	}
+
+	var doctor strings.Builder
+	for _, f := range owner.Daemon().diagnoseNetwork() {
+		fmt.Fprintln(&doctor, f.GetLevel(), f.GetSubject(), f.GetMessage())
+	}
+	for _, want := range []string{"warning network between nodes at " + owner.Daemon().shared.Load().network.local.String() + ", in mode udp, since AF_XDP can't be had", "connected, round trips: n"} {
+		if !strings.Contains(doctor.String(), want) {
+			t.Errorf("no %q in the doctor's words:\n%s", want, doctor.String())
+		}
 	}
 
 	registry := prometheus.NewPedanticRegistry()

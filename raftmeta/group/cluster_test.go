@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"slices"
@@ -121,6 +122,7 @@ type wires struct {
 	owner map[string]string // address to node
 	cut   map[[2]string]bool
 	conns map[net.Conn][2]string
+	loses float64 // how many of the answers get lost, with their connection
 }
 
 func newWires() *wires {
@@ -168,6 +170,26 @@ func (c *wire) Close() error {
 	delete(c.w.conns, c.Conn)
 	c.w.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// Read is of answers: who made the connection asks.
+func (c *wire) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.w.mu.Lock()
+	lost := rand.Float64() < c.w.loses
+	c.w.mu.Unlock()
+	if lost {
+		c.Close()
+		return 0, errors.New("the answer got lost")
+	}
+	return n, err
+}
+
+// lose has a part of the answers get lost.
+func (w *wires) lose(part float64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.loses = part
 }
 
 // isolate cuts all wires between the nodes and the others.

@@ -61,6 +61,7 @@ type storage struct {
 	lock  *os.File
 	db    *metadb.BoltMetaDB
 	wal   *wal.WAL
+	begun *begun // the log below store
 	store *guarded
 	snaps *raft.FileSnapshotStore
 }
@@ -98,11 +99,12 @@ func openStorage(cfg *Config, log hclog.Logger) (_ *storage, err error) {
 	if cfg.wrapStore != nil {
 		inner = cfg.wrapStore(inner)
 	}
-	s.store = &guarded{store: &ordered{store: &summed{inner}}}
+	s.begun = &begun{store: &ordered{store: &summed{inner}}}
+	s.store = &guarded{store: s.begun}
 	if s.snaps, err = raft.NewFileSnapshotStoreWithLogger(dir, snapshotsMax, log); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.dropReplaced()
 }
 
 // finishRotation gives the log a segment to append to, if the process before

@@ -1,30 +1,23 @@
 package group
 
 import (
-	"io"
 	"sync"
 
 	"github.com/hashicorp/raft"
 )
 
-// transport is the library's, less snapshots that come too late. When the sending
-// of a snapshot takes too long, the leader begins anew, and the library takes
-// the first one after the second and what followed it. It then empties the log, with
-// entries that it has acknowledged and that are not in the snapshot; later it
-// misses them and panics, and until then it may be elected without them. So a
-// snapshot that has nothing new is answered here. One that has is alone on its
-// way, since only its end tells what the next one has. And the library does not
-// know its own snapshot as what entries follow: see skipApplied.
+// transport is the library's, less what goes wrong in it when a snapshot arrives (snapshot.go).
+// Requests of other members wait until Raft has dealt with a snapshot that came before them.
 type transport struct {
 	*raft.NetworkTransport
 	running func() *raft.Raft // nil until there is one
-	log     raft.LogStore
+	log     *begun
 	out     chan raft.RPC
 	quit    chan struct{}
 	once    sync.Once
 }
 
-func newTransport(cfg *raft.NetworkTransportConfig, log raft.LogStore, running func() *raft.Raft) *transport {
+func newTransport(cfg *raft.NetworkTransportConfig, log *begun, running func() *raft.Raft) *transport {
 	t := &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(cfg), running: running, log: log,
 		out: make(chan raft.RPC), quit: make(chan struct{})}
 	go t.pass()
@@ -51,44 +44,56 @@ func (t *transport) pass() {
 		case <-t.quit:
 			return
 		}
-		if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
-			if t.answerEarly(rpc, req) {
-				continue
-			}
-			select {
-			case <-last: // it moves the log
-			case <-t.quit:
-				return
-			}
-			vouchForNoMore(req)
-			t.skipApplied(req)
-		}
-		if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
-			select {
-			case <-last:
-			case <-t.quit:
-				return
-			}
-			if t.late(req) {
-				go answerLate(rpc, req.Term)
-				continue
-			}
-			last = make(chan struct{})
-			rpc.RespChan = t.tell(rpc.RespChan, last)
+		if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && t.answerEarly(rpc, req) {
+			continue
 		}
 		select {
-		case t.out <- rpc:
+		case <-last: // it moves the log
 		case <-t.quit:
+			return
+		}
+		switch req := rpc.Command.(type) {
+		case *raft.AppendEntriesRequest:
+			vouchForNoMore(req)
+			t.skipApplied(req)
+		case *raft.InstallSnapshotRequest:
+			last = make(chan struct{})
+			go t.install(rpc, req, last)
+			continue
+		}
+		if !t.hand(rpc) {
 			return
 		}
 	}
 }
 
+// hand gives Raft a request. It returns false after Close.
+func (t *transport) hand(rpc raft.RPC) bool {
+	select {
+	case t.out <- rpc:
+		return true
+	case <-t.quit:
+		return false
+	}
+}
+
 // inject has Raft act on a request of this member's own.
 func (t *transport) inject(request any) {
+	t.hand(raft.RPC{Command: request, RespChan: make(chan raft.RPCResponse, 1)})
+}
+
+// ask is inject, and waits for the answer. It returns false after Close.
+func (t *transport) ask(rpc raft.RPC) (raft.RPCResponse, bool) {
+	answer := make(chan raft.RPCResponse, 1)
+	rpc.RespChan = answer
+	if !t.hand(rpc) {
+		return raft.RPCResponse{}, false
+	}
 	select {
-	case t.out <- raft.RPC{Command: request, RespChan: make(chan raft.RPCResponse, 1)}:
+	case a := <-answer:
+		return a, true
 	case <-t.quit:
+		return raft.RPCResponse{}, false
 	}
 }
 
@@ -130,30 +135,4 @@ func (t *transport) skipApplied(req *raft.AppendEntriesRequest) {
 	}
 	req.Entries = req.Entries[min(uint64(len(req.Entries)), applied-req.PrevLogEntry):]
 	req.PrevLogEntry, req.PrevLogTerm = 0, 0 // there is nothing to compare
-}
-
-// late reports whether a snapshot of this term has nothing that was not applied.
-func (t *transport) late(req *raft.InstallSnapshotRequest) bool {
-	r := t.running()
-	return r != nil && req.Term == r.CurrentTerm() && req.LastLogIndex <= r.AppliedIndex()
-}
-
-// answerLate says that the member has the snapshot.
-func answerLate(rpc raft.RPC, term uint64) {
-	_, _ = io.Copy(io.Discard, rpc.Reader) // what follows on the connection is the next request
-	rpc.Respond(&raft.InstallSnapshotResponse{Term: term, Success: true}, nil)
-}
-
-// tell returns a channel whose one answer goes to the given one, and closes done then.
-func (t *transport) tell(to chan<- raft.RPCResponse, done chan<- struct{}) chan<- raft.RPCResponse {
-	answer := make(chan raft.RPCResponse, 1)
-	go func() {
-		defer close(done)
-		select {
-		case a := <-answer:
-			to <- a // the library's has room for it
-		case <-t.quit:
-		}
-	}()
-	return answer
 }

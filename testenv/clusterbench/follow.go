@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"syscall"
 	"time"
+
+	"blockd.dev/testenv/cluster"
 )
 
 // followEvery is how often metrics are read.
@@ -39,31 +41,37 @@ func (r *resyncer) replicas(metrics map[string]float64, state string) int {
 	return int(metrics[fmt.Sprintf("blockd_volume_replicas{state=%q,volume=%q}", state, r.v.name)])
 }
 
-// follow reads the metrics of the volume's owner until done says so.
-func (r *resyncer) follow(ctx context.Context, done func(owner map[string]float64) (bool, error)) (p progress, err error) {
+// follow reads the metrics of the volume's owner until done says so. It asks the owner alone while
+// there is one: what is asked for takes processors from hosts and from copies.
+func (r *resyncer) follow(ctx context.Context, done func(owner map[string]float64, p *progress) (bool, error)) (p progress, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, resyncPatience, fmt.Errorf("still so after %v", resyncPatience))
 	defer cancel()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
+	st, err := r.c.Status()
+	if err != nil {
+		return p, err
+	}
 	copied := map[string]float64{} // by owners so far, by node: while one takes over from another, both may be heard
+	owner := ""
 	for first := true; ; first = false {
-		nodes, err := r.nodesMetrics(ctx)
+		nodes, err := nodesMetrics(ctx, st.Nodes, owner)
 		if err != nil {
 			return p, err
 		}
-		var owner map[string]float64
+		owner = ""
 		for name, m := range nodes {
-			now, ok := m[fmt.Sprintf("blockd_volume_rebuild_copied_bytes_total{volume=%q}", r.v.name)]
+			now, ok := m[r.metric("blockd_volume_rebuild_copied_bytes_total")]
 			if ok && !first {
 				p.grew(copied[name], now, time.Now())
 			}
 			copied[name] = now // 0 where there is no owner: the next one begins there
-			if m[fmt.Sprintf("blockd_volume_owned{volume=%q}", r.v.name)] == 1 {
-				owner = m
+			if m[r.metric("blockd_volume_owned")] == 1 {
+				owner = name
 			}
 		}
-		if owner != nil {
-			if ok, err := done(owner); err != nil || ok {
+		if owner != "" {
+			if ok, err := done(nodes[owner], &p); err != nil || ok {
 				return p, err
 			}
 		}
@@ -75,14 +83,16 @@ func (r *resyncer) follow(ctx context.Context, done func(owner map[string]float6
 	}
 }
 
-// nodesMetrics are those of the nodes that answer.
-func (r *resyncer) nodesMetrics(ctx context.Context) (map[string]map[string]float64, error) {
-	st, err := r.c.Status()
-	if err != nil {
-		return nil, err
-	}
+// metric is the key of what metrics say about the volume.
+func (r *resyncer) metric(name string) string { return fmt.Sprintf("%s{volume=%q}", name, r.v.name) }
+
+// nodesMetrics are those of the nodes that answer: of one, or of all where only is "".
+func nodesMetrics(ctx context.Context, all []cluster.NodeStatus, only string) (map[string]map[string]float64, error) {
 	out := map[string]map[string]float64{}
-	for _, n := range st.Nodes {
+	for _, n := range all {
+		if only != "" && n.Name != only {
+			continue
+		}
 		if m, err := metrics(ctx, n.SocketPath); err == nil {
 			out[n.Name] = m
 		}
@@ -114,12 +124,14 @@ func (b *bench) resume(ctx context.Context, node string) error {
 	return err
 }
 
-// loadFor has hosts write for a while.
+// loadFor has hosts write for a while, in which the owner is followed as it is when a copy is brought
+// back: the two are compared, and should have the same beside them.
 func (r *resyncer) loadFor(ctx context.Context, bytes int64, runtime time.Duration) (loadedResult, error) {
-	if err := r.locate(ctx, r.v); err != nil {
-		return loadedResult{}, err
-	}
-	return r.blockbench(ctx, r.v, r.hosts(bytes, runtime)...)
+	return r.whileLoaded(ctx, bytes, func() error {
+		end := time.Now().Add(runtime)
+		_, err := r.follow(ctx, func(map[string]float64, *progress) (bool, error) { return time.Now().After(end), nil })
+		return err
+	})
 }
 
 // whileLoaded has hosts write until during returns.

@@ -155,7 +155,9 @@ func (r *resyncer) absence(ctx context.Context, bytes int64) (a Absence, err err
 	if err := r.c.Kill(victim); err != nil {
 		return a, err
 	}
-	if _, err := r.follow(ctx, func(owner map[string]float64) (bool, error) { return r.replicas(owner, "out of sync") == 1, nil }); err != nil {
+	if _, err := r.follow(ctx, func(owner map[string]float64, _ *progress) (bool, error) {
+		return r.replicas(owner, "out of sync") == 1, nil
+	}); err != nil {
 		return a, fmt.Errorf("%s is killed, but its copy not out of sync: %w", victim, err)
 	}
 	away, err := r.loadFor(ctx, bytes, r.cfg.Away)
@@ -169,7 +171,9 @@ func (r *resyncer) absence(ctx context.Context, bytes int64) (a Absence, err err
 			return err
 		}
 		var err error
-		p, err = r.follow(ctx, func(owner map[string]float64) (bool, error) { return r.replicas(owner, "in sync") == 3, nil })
+		p, err = r.follow(ctx, func(owner map[string]float64, _ *progress) (bool, error) {
+			return r.replicas(owner, "in sync") == 3, nil
+		})
 		a.Took = time.Since(began)
 		return err
 	})
@@ -210,7 +214,10 @@ func (r *resyncer) rebuild(ctx context.Context, loaded bool) (re Rebuild, err er
 		if err := r.drain(ctx, from); err != nil {
 			return err
 		}
-		p, err = r.follow(ctx, func(owner map[string]float64) (bool, error) {
+		p, err = r.follow(ctx, func(owner map[string]float64, p *progress) (bool, error) {
+			if p.copied == 0 || owner[r.metric("blockd_volume_rebuild_regions")] > 0 {
+				return false, nil // what comes next starts a process
+			}
 			s, err := r.shown(ctx, r.v)
 			return err == nil && len(s.Replicas) == 3 && !s.on(from) && r.replicas(owner, "in sync") == 3, err
 		})

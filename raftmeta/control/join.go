@@ -34,14 +34,15 @@ const admitTimeout = 30 * time.Second
 // token's addresses or, when there are any, at those given. about says more
 // about the node: its name, address, labels, roles and version. The secret of
 // the token is sent only to who has proved to be of its cluster. It may be done
-// again with the same node and token, if the answer to a first try was lost.
-func Enter(ctx context.Context, token pki.Token, addresses []string, node string, about *blockdv1.AdmitNodeRequest) (Admission, error) {
+// again with the same node and token, if the answer to a first try was lost; with the same
+// key, whatever becomes of the first try later does not void the certificate.
+func Enter(ctx context.Context, token pki.Token, addresses []string, node string, key ed25519.PrivateKey, about *blockdv1.AdmitNodeRequest) (Admission, error) {
 	if len(addresses) == 0 {
 		addresses = token.Addresses
 	}
 	var errs []error
 	for _, address := range addresses {
-		a, err := enterAt(ctx, token, address, node, about)
+		a, err := enterAt(ctx, token, address, node, key, about)
 		if err == nil {
 			return a, nil
 		}
@@ -53,7 +54,7 @@ func Enter(ctx context.Context, token pki.Token, addresses []string, node string
 	return Admission{}, errors.Join(errs...)
 }
 
-func enterAt(ctx context.Context, token pki.Token, address, node string, about *blockdv1.AdmitNodeRequest) (Admission, error) {
+func enterAt(ctx context.Context, token pki.Token, address, node string, key ed25519.PrivateKey, about *blockdv1.AdmitNodeRequest) (Admission, error) {
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -70,7 +71,7 @@ func enterAt(ctx context.Context, token pki.Token, address, node string, about *
 		return Admission{}, err
 	}
 	self := pki.Identity{Cluster: host.Cluster, Node: node}
-	key, csr, err := pki.NewRequest(self)
+	csr, err := pki.RequestFor(key, self)
 	if err != nil {
 		return Admission{}, err
 	}

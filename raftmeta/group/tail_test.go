@@ -21,20 +21,24 @@ func withTail(t *testing.T) (c *cluster, former *node, acknowledged []string) {
 	ctx, cancel := context.WithCancel(c.ctx())
 	t.Cleanup(cancel)
 	const tail = 200
+	try := 0
 	c.until("a leader has entries of its own", func() bool {
-		former = c.leader()
+		try++
+		leader := c.leader()
 		c.agree()
-		from := former.raft.LastIndex()
-		c.wires.isolate(c.ids(), former.id)
+		from := leader.raft.LastIndex()
+		c.wires.isolate(c.ids(), leader.id)
 		for i := range tail {
-			go func() { _, _ = former.Apply(ctx, Command{Version: 1, Data: fmt.Append(nil, "never", i)}) }()
+			name := fmt.Append(nil, "alone", try, "-", i)
+			go func() { _, _ = leader.Apply(ctx, Command{Version: 1, Data: name}) }()
 		}
-		for former.raft.LastIndex() < from+tail {
-			if _, leads := former.Leads(); !leads { // it has found out too early
+		for leader.raft.LastIndex() < from+tail {
+			if _, leads := leader.Leads(); !leads { // it has found out too early
 				c.wires.heal()
 				return false
 			}
 		}
+		former = leader
 		return true
 	})
 	c.until("another leads", func() bool { l := c.leading(); return l != nil && l != former })

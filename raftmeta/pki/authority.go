@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -109,14 +108,19 @@ func ParseAuthority(cluster string, b []byte) (*Authority, error) {
 // NewRequest makes a key, and a request to sign it for id (PKCS #10,
 // RFC 2986), as DER. The key never leaves who asks.
 func NewRequest(id Identity) (key ed25519.PrivateKey, csr []byte, err error) {
-	if err := id.Validate(); err != nil {
-		return nil, nil, err
-	}
 	if _, key, err = ed25519.GenerateKey(rand.Reader); err != nil {
 		return nil, nil, err
 	}
-	csr, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{id.URI()}}, key)
+	csr, err = RequestFor(key, id)
 	return key, csr, err
+}
+
+// RequestFor is NewRequest for a key that there is.
+func RequestFor(key ed25519.PrivateKey, id Identity) (csr []byte, err error) {
+	if err := id.Validate(); err != nil {
+		return nil, err
+	}
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{id.URI()}}, key)
 }
 
 // Sign issues a certificate for the key in csr, valid from now for life, to
@@ -125,6 +129,27 @@ func NewRequest(id Identity) (key ed25519.PrivateKey, csr []byte, err error) {
 // administrator said so. What the request says about itself must agree with id, and
 // nothing else of it is used.
 func (a *Authority) Sign(csr []byte, id Identity, now time.Time, life time.Duration) ([]byte, error) {
+	return a.sign(csr, id, now, life, newSerial())
+}
+
+// SignJoin is Sign for a node that joins. Whoever of the members is asked, and however often, the certificate for
+// a key has the same serial number, by which the catalog knows it: a node asks another when the first does
+// not answer, and what the first did may come to light later, when the node works with what the second gave it.
+func (a *Authority) SignJoin(csr []byte, id Identity, now time.Time) ([]byte, error) {
+	public, err := checkRequest(csr, id)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.New()
+	sum.Write([]byte("blockd join serial 1\x00"))
+	for _, part := range [][]byte{a.cert.Raw, []byte(id.String()), public} {
+		part := sha256.Sum256(part)
+		sum.Write(part[:])
+	}
+	return a.sign(csr, id, now, NodeLife, serialOf([16]byte(sum.Sum(nil))))
+}
+
+func (a *Authority) sign(csr []byte, id Identity, now time.Time, life time.Duration, serial *big.Int) ([]byte, error) {
 	if err := id.Validate(); err != nil {
 		return nil, err
 	}
@@ -150,7 +175,7 @@ func (a *Authority) Sign(csr []byte, id Identity, now time.Time, life time.Durat
 		usage = append(usage, x509.ExtKeyUsageServerAuth)
 	}
 	return x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber:          newSerial(),
+		SerialNumber:          serial,
 		Subject:               pkix.Name{Organization: []string{"blockd"}, CommonName: id.Node + id.Name},
 		NotBefore:             now.Add(-clockSkew),
 		NotAfter:              now.Add(life),
@@ -163,7 +188,7 @@ func (a *Authority) Sign(csr []byte, id Identity, now time.Time, life time.Durat
 
 // checkRequest verifies that who made csr has the key, that the key is
 // Ed25519, and that it asks to be id.
-func checkRequest(csr []byte, id Identity) (crypto.PublicKey, error) {
+func checkRequest(csr []byte, id Identity) (ed25519.PublicKey, error) {
 	if len(csr) > 16<<10 {
 		return nil, fmt.Errorf("%w: it has %d bytes", ErrRequest, len(csr))
 	}
@@ -174,13 +199,14 @@ func checkRequest(csr []byte, id Identity) (crypto.PublicKey, error) {
 	if err := req.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("%w: it is not signed by the key it shows", ErrRequest)
 	}
-	if _, ok := req.PublicKey.(ed25519.PublicKey); !ok {
+	public, ok := req.PublicKey.(ed25519.PublicKey)
+	if !ok {
 		return nil, fmt.Errorf("%w: its key is %s; make an Ed25519 key", ErrRequest, req.PublicKeyAlgorithm)
 	}
 	if len(req.URIs) != 1 || req.URIs[0].String() != id.String() {
 		return nil, fmt.Errorf("%w: it asks for %v, but may only be %s", ErrRequest, req.URIs, id)
 	}
-	return req.PublicKey, nil
+	return public, nil
 }
 
 // RenewAt is when a certificate should be replaced: after two thirds of its
@@ -193,11 +219,15 @@ func RenewAt(cert *x509.Certificate) time.Time {
 func Serial(cert *x509.Certificate) string { return cert.SerialNumber.Text(16) }
 
 func newSerial() *big.Int {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // it never fails, see crypto/rand
-	b[0] &= 0x7f        // positive, RFC 5280 §4.1.2.2
-	b[0] |= 0x40        // and never zero
-	return new(big.Int).SetBytes(b)
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // it never fails, see crypto/rand
+	return serialOf(b)
+}
+
+func serialOf(b [16]byte) *big.Int {
+	b[0] &= 0x7f // positive, RFC 5280 §4.1.2.2
+	b[0] |= 0x40 // and never zero
+	return new(big.Int).SetBytes(b[:])
 }
 
 const (

@@ -3,6 +3,7 @@ package pki
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 //	authority     0600  the authority as the replicated state has it, sealed by
 //	                    the Keyring: a node that comes back after its
 //	                    certificate has ended renews it before it is let in
+//	joining.key   0600  the key that a node joins with, until it is a member
 type Files struct {
 	Dir string
 }
@@ -30,6 +32,7 @@ const (
 	fileBundle    = "ca.pem"
 	fileKeyring   = "cluster.keys"
 	fileAuthority = "authority"
+	fileJoining   = "joining.key"
 )
 
 // Member is what Files holds.
@@ -61,7 +64,40 @@ func (f Files) Save(m Member) error {
 	if err := f.SaveBundle(m.Bundle); err != nil {
 		return err
 	}
-	return f.SaveCertificate(m.Certificate, m.Key)
+	if err := f.SaveCertificate(m.Certificate, m.Key); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(f.Dir, fileJoining)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// JoiningKey returns the key to join with. It is the same until Save has been called, so that all attempts
+// have certificates for one key, and none is void because of another: see Authority.SignJoin.
+func (f Files) JoiningKey() (ed25519.PrivateKey, error) {
+	text, err := f.secret(fileJoining)
+	if err == nil {
+		key, err := parseKey(text)
+		if err != nil {
+			err = fmt.Errorf("%s: %w; remove it, and let the node join again", filepath.Join(f.Dir, fileJoining), err)
+		}
+		return key, err
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if text, err = marshalKey(key); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(f.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	return key, f.replace(fileJoining, text, 0o600)
 }
 
 // SaveCertificate replaces the node's certificate and key, as renewal does.

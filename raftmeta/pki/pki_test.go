@@ -265,6 +265,50 @@ func TestSignRefuses(t *testing.T) {
 	}
 }
 
+// A node that asks two members, or one of them twice, is given what the catalog takes for one certificate.
+// Another key, another node and another authority have others.
+func TestJoiningTwiceIsOneCertificate(t *testing.T) {
+	ca := authority(t, "prod")
+	sign := func(ca *Authority, key ed25519.PrivateKey, id Identity, now time.Time) *x509.Certificate {
+		t.Helper()
+		csr, err := RequestFor(key, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := ca.SignJoin(csr, id, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	key, _, err := NewRequest(node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _, err := NewRequest(node1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := sign(ca, key, node1, epoch)
+	if again := sign(ca, key, node1, epoch.Add(time.Minute)); Serial(again) != Serial(first) {
+		t.Errorf("serial numbers %s and %s", Serial(first), Serial(again))
+	}
+	if first.NotAfter.Sub(epoch) != NodeLife || !key.Public().(ed25519.PublicKey).Equal(first.PublicKey) {
+		t.Errorf("valid until %v, for %x", first.NotAfter, first.PublicKey)
+	}
+	for what, cert := range map[string]*x509.Certificate{
+		"another key": sign(ca, other, node1, epoch), "another node": sign(ca, key, node2, epoch), "another authority": sign(authority(t, "prod"), key, node1, epoch),
+	} {
+		if Serial(cert) == Serial(first) {
+			t.Errorf("%s has the same serial number", what)
+		}
+	}
+}
+
 func TestAuthoritySurvivesSealing(t *testing.T) {
 	a, ring := authority(t, "prod"), NewKeyring()
 	text, err := a.Marshal()
@@ -409,6 +453,13 @@ func TestFilesKeepWhatWasSaved(t *testing.T) {
 	f := Files{filepath.Join(t.TempDir(), "pki")}
 	if ok, err := f.Exists(); ok || err != nil {
 		t.Fatal(ok, err)
+	}
+	joining, err := f.JoiningKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := f.JoiningKey(); err != nil || !again.Equal(joining) {
+		t.Errorf("the key to join with is another for the second attempt: %v", err)
 	}
 	for range 2 {
 		if err := f.Save(m); err != nil {

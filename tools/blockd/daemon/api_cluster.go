@@ -151,7 +151,7 @@ func (a api) AdmitNode(ctx context.Context, req *connect.Request[blockdv1.AdmitN
 		}
 		return nil, connect.NewError(connect.CodePermissionDenied, err)
 	}
-	der, err := ca.Sign(m.GetCsrDer(), id, time.Now(), pki.NodeLife)
+	der, err := ca.SignJoin(m.GetCsrDer(), id, time.Now())
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}

@@ -24,8 +24,12 @@ func (d *Daemon) join(ctx context.Context, token pki.Token, addresses []string) 
 	if s := d.catalog.State(); len(s.Volumes) > 0 || len(s.Hosts) > 0 {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("this node has %d volumes and %d hosts of its own, which would be lost; delete them, or join with another --data", len(s.Volumes), len(s.Hosts)))
 	}
-	self := d.plane.self
-	a, err := control.Enter(ctx, token, addresses, self.ID, &blockdv1.AdmitNodeRequest{
+	self, files := d.plane.self, pki.Files{Dir: d.data.join(dirPKI)}
+	key, err := files.JoiningKey()
+	if err != nil {
+		return nil, err
+	}
+	a, err := control.Enter(ctx, token, addresses, self.ID, key, &blockdv1.AdmitNodeRequest{
 		Name: catalogName(d.nodeName()), Address: d.cfg.API, Labels: maps.Clone(d.cfg.Labels), Roles: d.cfg.Roles,
 		FormatVersionSupported: catalog.CommandVersion, Version: Version()})
 	if err != nil {
@@ -40,7 +44,7 @@ func (d *Daemon) join(ctx context.Context, token pki.Token, addresses []string) 
 			return err
 		}
 		// The certificate comes last, and makes the node a member.
-		return pki.Files{Dir: data.join(dirPKI)}.Save(a.Member)
+		return files.Save(a.Member)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("the cluster has let this node in, and it could not start as a member: %w", err)

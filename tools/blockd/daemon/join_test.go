@@ -13,6 +13,7 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/control"
 	"blockd.dev/raftmeta/pki"
 )
 
@@ -75,6 +76,40 @@ func TestTokensThatLetNobodyIn(t *testing.T) {
 	wantCode(t, "a member joins", join(t, n2, token(t, a, n1)), connect.CodeAlreadyExists, "belongs to cluster")
 	if n3.Daemon().plane.creds != nil {
 		t.Error("a node that was refused believes that it is a member")
+	}
+}
+
+// A node that was not answered in time asks another member. What the first one did comes to light when the
+// node works already, and does not void the certificate that it works with.
+func TestLateAdmissionVoidsNoCertificate(t *testing.T) {
+	t.Parallel()
+	n1, n2 := startTestNode(t, clusterConfig(t, 1)), startTestNode(t, clusterConfig(t, 2))
+	text := token(t, initCluster(t, n1), n1)
+	parsed, err := pki.ParseToken(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := n2.Daemon()
+	key, err := pki.Files{Dir: d.data.join(dirPKI)}.JoiningKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := d.plane.self.ID
+	attempt := func() {
+		t.Helper()
+		if _, err := control.Enter(t.Context(), parsed, nil, id, key, &blockdv1.AdmitNodeRequest{
+			Name: "n2", Address: n2.cfg.API, FormatVersionSupported: catalog.CommandVersion, Version: Version()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attempt()
+	if err := join(t, n2, text); err != nil {
+		t.Fatal(err)
+	}
+	attempt()
+	s, serial := n1.Daemon().catalog.State(), pki.Serial(n2.Daemon().plane.creds.Certificate())
+	if n := s.NodeByID(parseID(id)); n == nil || n.Serial != serial || s.IsRevoked(n.ID, serial) {
+		t.Errorf("node %+v has the certificate %s; revoked: %+v", n, serial, s.Revoked)
 	}
 }
 

@@ -259,7 +259,8 @@ func (f *fold) adopt(node ID) {
 }
 
 // admitNode lets a node in by a token. It may come again with the same one,
-// since the answer to its first attempt may have been lost; then its certificate is the newer one.
+// since the answer to its first attempt may have been lost; then its certificate is the newer one, or the same by
+// its serial number: see pki.Authority.SignJoin.
 func (f *fold) admitNode(c *catalogpb.AdmitNode) (ID, error) {
 	n, err := f.nodeFrom(c.GetNode())
 	if err != nil {

@@ -329,3 +329,75 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// A reset ends connections at both ends, those between the places that are named and no others, and new
+// ones are possible.
+func TestReset(t *testing.T) {
+	c := New(t, Config{Nodes: 2, Standalone: true})
+	type ends struct{ near, far net.Conn }
+	connect := func(from, to string, ipv6 bool) ends {
+		t.Helper()
+		place := places(t, c)[to]
+		addr := place.IPv4
+		if ipv6 {
+			addr = place.IPv6
+		}
+		var l net.Listener
+		err := c.Do(to, func() (err error) {
+			l, err = net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		var e ends
+		if err := c.Do(from, func() (err error) { e.near, err = net.Dial("tcp", l.Addr().String()); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if e.far, err = l.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = e.near.Close(); _ = e.far.Close() })
+		return e
+	}
+	// works sends a byte each way.
+	works := func(e ends) (err error) {
+		for _, way := range []ends{e, {e.far, e.near}} {
+			_, err := way.near.Write([]byte("x"))
+			if err == nil {
+				err = way.far.SetReadDeadline(time.Now().Add(patience))
+			}
+			if err == nil {
+				_, err = way.far.Read(make([]byte, 1))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	other := connect(HostName, "n2", false)
+	for _, ipv6 := range []bool{false, true} {
+		for _, side := range [][2][]string{{{"n1"}, {HostName}}, {{HostName}, {"n1"}}} {
+			e := connect(HostName, "n1", ipv6)
+			if err := works(e); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := c.Reset(side[0], side[1]); err != nil || n != 1 {
+				t.Errorf("%d connections were reset, not 1: %v", n, err)
+			}
+			for _, conn := range []net.Conn{e.near, e.far} {
+				if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.ECONNABORTED) {
+					t.Errorf("reset at %s, IPv6 %v: %v", side[0], ipv6, err)
+				}
+			}
+		}
+	}
+	if err := works(other); err != nil {
+		t.Errorf("a connection that was not meant: %v", err)
+	}
+}

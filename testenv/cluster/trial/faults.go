@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -70,6 +71,12 @@ var Faults = []Fault{
 	{Name: "5% of the frames between nodes lost", Lasts: lasts, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
 		return cut(t, func() error { return t.c.Loss(5, t.names(), t.names()) })()
 	}},
+	{Name: "hosts' connections reset all the time", Lasts: lasts, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
+		return resets(t, []string{cluster.HostName}, t.names())()
+	}},
+	{Name: "connections between nodes reset all the time", Lasts: lasts, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
+		return resets(t, t.names(), t.names())()
+	}},
 	{Name: "another node's disk fails writes", Lasts: lasts, Begin: onReplica(failingWrites)},
 	{Name: "owner's disk fails writes", Lasts: lasts, Begin: onOwner(failingWrites)},
 	{Name: "another node's disk full", Lasts: lasts, Begin: onReplica(fullDisk)},
@@ -90,6 +97,37 @@ func simple(begin, end func() error) ending {
 
 // cut is a fault of the network.
 func cut(t *Trial, begin func() error) ending { return simple(begin, t.c.Heal) }
+
+// resetEvery is long enough for hosts to connect again, and to work until the next reset.
+const resetEvery = 100 * time.Millisecond
+
+// resets ends all TCP connections between places again and again, in turns at one end and the
+// other: which of them forgets what it had not delivered.
+func resets(t *Trial, a, b []string) ending {
+	return func() (func(context.Context) error, error) {
+		ctx, cancel := context.WithCancel(context.Background())
+		var going sync.WaitGroup
+		var count int
+		var err error
+		going.Go(func() {
+			for ctx.Err() == nil && err == nil {
+				var n int
+				n, err = t.c.Reset(a, b)
+				count += n
+				a, b = b, a
+				pass(ctx, resetEvery)
+			}
+		})
+		return func(context.Context) error {
+			cancel()
+			going.Wait()
+			if err == nil && count < 10 {
+				err = fmt.Errorf("only %d connections were reset", count)
+			}
+			return err
+		}, nil
+	}
+}
 
 func killed(t *Trial, name string) ending { return killAll(t, name) }
 

@@ -17,9 +17,13 @@ type disk struct {
 	held     [mostBlocks]map[uint64]time.Duration // by value: when it last took that durably, or what came after it
 	bad      map[int64]bool                       // blocks that can't be read
 	slow     time.Duration
-	present  []bool // blocks that take space, by the region
-	space    int    // regions that it can hold; 0 is any number
-	failing  bool   // the next change fails, and so does every one after, until the power is cut
+	each     time.Duration // what an op takes while others wait
+	free     time.Duration // when those are done
+	hung     time.Duration // until then changes don't end, though reads do
+	hangs    float64       // of them, this part
+	present  []bool        // blocks that take space, by the region
+	space    int           // regions that it can hold; 0 is any number
+	failing  bool          // the next change fails, and so does every one after, until the power is cut
 	dead     bool
 	pending  map[*diskOp]bool
 	order    uint64
@@ -42,6 +46,13 @@ func (d *disk) submit(op *replica.Op, done func()) {
 	x := &diskOp{op: op, n: d.order}
 	d.pending[x] = true
 	took := d.w.between(20*time.Microsecond, 800*time.Microsecond+d.slow)
+	if d.each > 0 {
+		d.free = max(d.free, d.w.now) + d.each
+		took = d.free - d.w.now
+	}
+	if op.Changes() && d.w.now < d.hung && d.w.chance(d.hangs) {
+		took += d.hung - d.w.now
+	}
 	failed := d.dead
 	if op.Changes() && d.failing {
 		d.dead, failed = true, true
@@ -62,6 +73,14 @@ func (d *disk) submit(op *replica.Op, done func()) {
 	})
 }
 
+// hang has all changes hang for a while, or some.
+func (d *disk) hang(dur time.Duration) {
+	d.hung, d.hangs = d.w.now+dur, 1
+	if d.w.chance(0.5) {
+		d.hangs = 0.2
+	}
+}
+
 // powerCut ends everything; what was on its way has happened or not.
 func (d *disk) powerCut() {
 	left := make([]*diskOp, 0, len(d.pending))
@@ -75,7 +94,7 @@ func (d *disk) powerCut() {
 		}
 	}
 	d.pending = map[*diskOp]bool{}
-	d.failing, d.dead = false, false
+	d.failing, d.dead, d.free = false, false, 0
 }
 
 func (d *disk) apply(x *diskOp) {
@@ -110,6 +129,9 @@ func (d *disk) apply(x *diskOp) {
 	}
 	for _, off := range op.Void {
 		d.versions[off/regionBytes] = replica.NoVersion
+		if op.Kind == replica.OpFence && d.w.meta.to[off/extentBytes] != d.index() {
+			d.w.late[off/regionBytes] = true
+		}
 	}
 	switch op.Kind {
 	case replica.OpWrite, replica.OpClear, replica.OpZero:
@@ -139,6 +161,11 @@ func (d *disk) apply(x *diskOp) {
 	s.Stable = max(s.Stable, op.Stable)
 	s.Last = max(s.Last, s.Stable)
 	s.Tail = slices.DeleteFunc(s.Tail, func(e replica.Entry) bool { return e.Ver.Seq <= s.Stable })
+}
+
+// index is that of its node.
+func (d *disk) index() int {
+	return slices.IndexFunc(d.w.nodes, func(n *node) bool { return n.disk == d })
 }
 
 // holds notes that d has now taken what block b is.

@@ -22,10 +22,12 @@ type node struct {
 	replica  *replica.Replica
 	owner    *volume.Owner
 	epoch    uint64
-	known    news      // what the owner was told last
-	moves    [2]uint64 // news.began and ended of what it began with
-	asked    uint64    // newest epoch granted in this boot
-	draining uint64    // epoch whose lease is given back when its owner is over
+	known    news       // what the owner was told last
+	moves    [2]uint64  // news.began and ended of what it began with
+	asked    uint64     // newest epoch granted in this boot
+	draining uint64     // epoch whose lease is given back when its owner is over
+	armed    clock.Mono // when the next tick is due
+	turn     uint64     // of that tick
 }
 
 func (n *node) clock() clock.Mono { return clock.Mono(float64(n.w.now)*n.rate) + 1e9 }
@@ -45,11 +47,13 @@ func (n *node) do(f func()) {
 		return
 	}
 	f()
+	n.arm()
 }
 
 func (n *node) start() {
 	n.alive = true
 	n.boot++
+	n.armed = clock.Never
 	n.owner, n.asked, n.paused, n.draining = nil, 0, 0, 0
 	if n.disk != nil {
 		st := n.disk.state
@@ -71,17 +75,36 @@ func (n *node) crash() {
 	}
 }
 
-// tick drives the owner, and the lease.
-func (n *node) tick(boot uint64) {
-	if n.boot != boot || !n.alive {
+// arm has a tick come when the owner says, or somewhat before or later.
+func (n *node) arm() {
+	at, serving := clock.Never, n.owner != nil && !n.owner.Over()
+	if serving {
+		at = n.owner.Deadline()
+	}
+	if n.armed != clock.Never && at >= n.armed {
 		return
 	}
 	next := n.w.between(time.Millisecond, 3*time.Millisecond)
-	if n.owner != nil && !n.owner.Over() { // when the owner says, or somewhat before or later
-		due := max(0, n.owner.Deadline().Sub(n.clock()))
+	if serving {
+		due := max(0, at.Sub(n.clock()))
 		next = due*2/3 + n.w.between(0, due*2/3+time.Millisecond)
 	}
-	n.w.after(next, func() { n.tick(boot) })
+	n.turn++
+	turn, boot := n.turn, n.boot
+	n.armed = min(at, n.clock().Add(next))
+	n.w.after(next, func() {
+		if n.turn == turn && n.boot == boot {
+			n.tick(boot)
+		}
+	})
+}
+
+// tick drives the owner, and the lease.
+func (n *node) tick(boot uint64) {
+	if !n.alive {
+		return
+	}
+	n.armed = clock.Never
 	n.do(func() {
 		sent := n.clock()
 		switch {
@@ -175,11 +198,14 @@ type ownerEnv struct {
 
 // Send sends q.
 func (e ownerEnv) Send(disk int, q replica.Request) {
+	if q.Kind == replica.Fence && q.Session > 1 {
+		e.n.w.sessions++
+	}
 	q.Data = slices.Clone(q.Data)
 	to := e.n.w.nodes[disk]
 	from := e.n.index
 	e.n.w.send(from, disk, func() { to.do(func() { to.replica.Handle(from, q) }) })
-	if w := e.n.w; !w.calm && (!to.alive && w.chance(0.3) || w.chance(0.001)) { // true, and not
+	if w := e.n.w; !w.calm && (!to.alive && w.chance(0.3) || w.chance(w.hinty)) { // true, and not
 		epoch := e.n.epoch
 		w.after(w.between(100*time.Microsecond, time.Millisecond), func() {
 			e.n.do(func() {

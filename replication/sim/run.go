@@ -62,10 +62,10 @@ type Result struct {
 	Broken  string // what went wrong, or ""
 }
 
-// Run simulates one cluster; everything follows from seed.
-func Run(seed uint64) Result {
+// newWorld is a cluster at work, without faults; everything follows from seed.
+func newWorld(seed uint64) *world {
 	w := &world{rng: rand.New(rand.NewPCG(seed, 0x5eed))}
-	w.hasty = w.rng.Float64() * 0.3
+	w.hasty, w.hinty = w.rng.Float64()*0.3, 0.001
 	if w.chance(0.25) {
 		w.hasty = 1
 	}
@@ -88,10 +88,20 @@ func Run(seed uint64) Result {
 		n.start()
 	}
 	for range 4 {
-		h := &host{w: w, last: map[int64]uint64{}}
-		w.hosts = append(w.hosts, h)
-		h.again()
+		w.addHost()
 	}
+	return w
+}
+
+func (w *world) addHost() {
+	h := &host{w: w, last: map[int64]uint64{}}
+	w.hosts = append(w.hosts, h)
+	h.again()
+}
+
+// Run simulates one cluster; everything follows from seed.
+func Run(seed uint64) Result {
+	w := newWorld(seed)
 	w.faults()
 	switch {
 	case w.whole:
@@ -167,6 +177,15 @@ func (w *world) faults() {
 		case 5:
 			n.paused = w.now + w.between(time.Millisecond, 250*time.Millisecond)
 		case 6:
+			if w.chance(0.4) {
+				d.hang(w.between(time.Millisecond, 200*time.Millisecond))
+				break
+			}
+			if w.chance(0.3) {
+				d.each = w.between(time.Millisecond, 5*time.Millisecond)
+				w.after(w.between(time.Millisecond, 200*time.Millisecond), func() { d.each = 0 })
+				break
+			}
 			d.slow = w.between(0, 30*time.Millisecond)
 			w.after(w.between(time.Millisecond, 200*time.Millisecond), func() { d.slow = 0 })
 		case 7:
@@ -340,7 +359,7 @@ func (w *world) settle() {
 	for _, n := range w.nodes {
 		n.paused = 0
 		if n.disk != nil {
-			n.disk.bad, n.disk.slow, n.disk.space = map[int64]bool{}, 0, 0
+			n.disk.bad, n.disk.slow, n.disk.each, n.disk.space = map[int64]bool{}, 0, 0, 0
 			if n.disk.dead || n.disk.failing {
 				n.crash()
 			}
@@ -357,6 +376,7 @@ func (w *world) settle() {
 	}
 	w.everywhere(volume.Read, blockBytes, end) // it waits for writes that go on though hosts gave up
 	w.forsake(end)
+	w.stick(end)
 	w.compare()
 	w.rot()
 	w.everywhere(volume.Scrub, regionBytes, end)
@@ -389,6 +409,48 @@ func (w *world) forsake(end time.Duration) {
 		}
 	}
 	w.heal()
+	w.runUntil(end, func() bool { return w.well() != nil })
+	w.everywhere(volume.Read, blockBytes, end)
+}
+
+// sticksFor is the longest that a write may take because of one disk: that is silent, has a session again just
+// before it would be marked out, takes some writes and keeps others. Then the owner does without it, and Meta has to agree.
+const sticksFor = (12 + 15 + 3*12 + 10) * time.Millisecond
+
+// stick has changes hang on the disk that the owner reads from, all or some. Hosts who read
+// notice nothing, and no write waits for long.
+func (w *world) stick(end time.Duration) {
+	n := w.well()
+	if n == nil || n.disk == nil || w.copies == w.minInSync || !w.chance(0.3) {
+		return
+	}
+	e := slices.IndexFunc(w.meta.sets, func(s []int) bool { return slices.Contains(s, n.index) })
+	if e < 0 {
+		return
+	}
+	n.disk.hang(2 * sticksFor)
+	epoch, until := n.epoch, w.now+sticksFor/2
+	for i := range int64(6) {
+		h := &host{w: w, last: map[int64]uint64{}}
+		var again func()
+		again = func() {
+			if w.now > until || w.meta.view.Epoch != epoch {
+				return
+			}
+			r := &record{kind: volume.Read, off: int64(e)*extentBytes + i*blockBytes, blocks: 1}
+			if i < 3 {
+				r.kind = volume.Write
+			}
+			h.issue(n, r, func() {
+				if took := w.now - r.call; (took > sticksFor || !r.ok) && w.meta.view.Epoch == epoch && !n.owner.Over() {
+					w.fail("an op of kind %d took %v, ok: %v, since changes hang on disk %d", r.kind, took, r.ok, n.index)
+				}
+				again()
+			})
+		}
+		again()
+	}
+	w.runUntil(w.now+3*sticksFor, nil)
 	w.runUntil(end, func() bool { return w.well() != nil })
 	w.everywhere(volume.Read, blockBytes, end)
 }
@@ -471,7 +533,7 @@ func (w *world) compare() {
 					w.fail("replicas %d and %d are in sync and differ: block %d is %d and %d, versions %v and %v", set[0], i, b/blockBytes,
 						x, y, first.versions[r], d.versions[r])
 				}
-				if d.versions[r] == replica.NoVersion {
+				if d.versions[r] == replica.NoVersion && !w.late[r] { // else it is copied once more than need be, in each resync
 					w.fail("replica %d is in sync and region %d has no version", i, r)
 				}
 			}

@@ -53,18 +53,21 @@ type world struct {
 	laggy  float64       // ... late
 	storm  time.Duration // until then many messages are lost
 	quiet  time.Duration // until then hosts ask for nothing new
+	hinty  float64       // chance that a request has the transport say that a replica is away that is not
 	hasty  float64       // chance that a node does not wait for the last lease's end
 	broken []string
 
 	disks     int // nodes that have one
 	copies    int // of each extent
 	minInSync int
-	slowly    bool // resync gives way to hosts all the time
-	broadly   bool // resync copies several regions at a time
-	tardy     bool // copies of proposals that bring a replica in come late
-	whole     bool // all extents are on all members, and the owner is not told
+	slowly    bool                          // resync gives way to hosts all the time
+	broadly   bool                          // resync copies several regions at a time
+	tardy     bool                          // copies of proposals that bring a replica in come late
+	whole     bool                          // all extents are on all members, and the owner is not told
+	late      [mostBytes / regionBytes]bool // regions that lost a version by a Fence from before their move was finished, which came when the replica had restarted
 	handed    handed
 	handovers int
+	sessions  int // that were begun anew
 }
 
 func (w *world) fail(format string, args ...any) {

@@ -17,10 +17,17 @@ type call struct {
 // calls are those of one session, in the order of their IDs, which follow
 // each other without gaps.
 type calls struct {
-	list  []call
-	head  int    // the first in list that is not answered, if any is
-	first uint64 // ID of list[0]
-	live  int
+	list   []call
+	head   int    // the first in list that is not answered, if any is
+	first  uint64 // ID of list[0]
+	live   int
+	owed   int        // those for which hosts may wait
+	silent clock.Mono // nothing was answered since then, though some are owed
+}
+
+// awaited tells whether hosts may wait for k. They don't for what brings a copy back, which may be slow.
+func (k *call) awaited() bool {
+	return k.kind != replica.Begin && (k.piece == nil || !k.piece.isJob())
 }
 
 func (s *calls) len() int { return s.live }
@@ -38,16 +45,25 @@ func (s *calls) add(k call) {
 	}
 	s.list = append(s.list, k)
 	s.live++
+	if k.awaited() {
+		if s.owed == 0 {
+			s.silent = k.sent
+		}
+		s.owed++
+	}
 }
 
-// take returns the call of this ID and forgets it.
-func (s *calls) take(id uint64) (call, bool) {
+// take returns the call of this ID, which is answered now, and forgets it.
+func (s *calls) take(now clock.Mono, id uint64) (call, bool) {
 	if id < s.oldest() || id >= s.next() {
 		return call{}, false // of a session that is over, or a duplicate
 	}
 	k := s.list[id-s.first]
 	if k.kind == 0 {
 		return call{}, false
+	}
+	if s.silent = now; k.awaited() {
+		s.owed--
 	}
 	s.list[id-s.first] = call{}
 	s.live--

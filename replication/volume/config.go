@@ -40,7 +40,7 @@ type Config struct {
 	ArrivingSince uint64
 
 	OpTimeout      time.Duration // from Submit until a host is told that it failed
-	RequestTimeout time.Duration // a replica that owes an answer for longer gets a new session
+	RequestTimeout time.Duration // a replica that owes answers and gives none for longer gets a new session
 	HedgeAfter     time.Duration // a read that takes longer is asked of a second replica too
 	RetryAfter     time.Duration // between attempts to connect, and between proposals
 	OutAfter       time.Duration // a required replica without a session for longer is marked out
@@ -60,6 +60,9 @@ type Config struct {
 	PaceListen time.Duration
 	PaceMax    time.Duration
 }
+
+// requestLimit is how many RequestTimeouts a replica may take for one request while it answers others.
+const requestLimit = 3
 
 // tailMax is a quarter of what a store keeps (4096): takeovers that end early,
 // one after the other, each add what they have repeated.

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"slices"
+	"time"
 
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/mutation"
@@ -31,6 +32,7 @@ type conn struct {
 
 	unserved int  // groups of it that are being taken over
 	tailed   seqs // writes sent that no watermark sent covers: about what the tail there is
+	owes     bool // of the writes that this session began with it has answered none
 
 	// The answer to the last Fence, while groups of it are being taken over.
 	known uint64
@@ -114,7 +116,7 @@ func (c *conn) lose(o *Owner) {
 }
 
 func (c *conn) close(o *Owner, retry clock.Mono) {
-	if c.state == up {
+	if c.state == up && !c.owes { // else it was of no use
 		c.since = o.now
 	}
 	c.state, c.retry = down, retry
@@ -131,8 +133,8 @@ func (c *conn) close(o *Owner, retry clock.Mono) {
 
 func (c *conn) tick(o *Owner) {
 	overdue := func(after clock.Mono) bool { return o.now >= after }
-	if c.calls.len() > 0 && overdue(c.calls.list[c.calls.head].sent.Add(o.cfg.RequestTimeout)) {
-		c.lose(o)
+	if c.calls.len() > 0 && overdue(o.awake.Add(o.cfg.RequestTimeout)) {
+		c.judge(o)
 	}
 	switch {
 	case c.state == down && overdue(c.retry):
@@ -152,8 +154,26 @@ func (c *conn) tick(o *Owner) {
 	}
 }
 
+// judge ends the session if the replica is silent, or keeps one request to itself for too long though it
+// answers others: if that is a write a new session would only send it again, so it is done without
+// the replica if that can be.
+func (c *conn) judge(o *Owner) {
+	oldest := c.calls.list[c.calls.head]
+	late := func(since clock.Mono, after time.Duration) bool { return o.now >= since.Add(after) }
+	if late(oldest.sent, requestLimit*o.cfg.RequestTimeout) && !mutation.On(mutation.HangsForEver) {
+		c.lose(o)
+		if oldest.kind.Changes() {
+			c.since = oldest.sent
+		}
+		return
+	}
+	if c.calls.owed > 0 && late(c.calls.silent, o.cfg.RequestTimeout) {
+		c.lose(o)
+	}
+}
+
 func (c *conn) answer(o *Owner, resp replica.Response) {
-	k, ok := c.calls.take(resp.ID)
+	k, ok := c.calls.take(o.now, resp.ID)
 	if !ok {
 		return
 	}
@@ -184,6 +204,7 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 		c.re.begun(o, c.disk)
 	case p != nil && k.kind.Changes() && k.seq != p.seq: // what it was before it was undone
 	case p != nil:
+		c.owes = c.owes && !k.kind.Changes()
 		c.took(o, k)
 		p.answer(o, c.disk, k.kind, resp)
 	}
@@ -211,7 +232,7 @@ func (o *Owner) complete(k call, resp replica.Response) bool {
 // took counts how long an answer to a host's request took.
 func (c *conn) took(o *Owner, k call) {
 	switch {
-	case !k.piece.ofHost():
+	case !k.piece.ofHost() || k.kind == replica.Copy:
 	case k.kind == replica.Read:
 		c.reads.add(o.now.Sub(k.sent))
 	default:
@@ -244,9 +265,11 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 	if c.unserved == 0 {
 		c.tail = nil
 	}
+	c.owes = false
 	for p := o.unstable.head; p != nil; p = p.after {
 		if p.targets.has(c.disk) && !(p.acked | p.refused).has(c.disk) && o.requiredOf(p.group).has(c.disk) {
 			p.send(o, c.disk)
+			c.owes = true
 		}
 	}
 	o.wakeReads()

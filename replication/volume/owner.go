@@ -21,6 +21,7 @@ type Owner struct {
 	drain drain
 	stats stats
 	pace  pacer
+	awake clock.Mono // the owner stood still before then, or had nothing to do
 
 	view     View
 	conns    []*conn
@@ -90,11 +91,25 @@ func (o *Owner) Serving() bool { return !o.over && len(o.unserved) == 0 }
 // enter begins every event. It is false when the owner is over; the clock
 // says so before anything else can be decided [I5].
 func (o *Owner) enter(now clock.Mono) bool {
+	if now.Sub(o.now) > o.cfg.RequestTimeout/2 {
+		o.awakes(now)
+	}
 	o.now = now
 	if !o.over && now >= o.until && !mutation.On(mutation.ServeAfterLease) {
 		o.end()
 	}
 	return !o.over
+}
+
+// awakes says that the owner stood still since the last event, or had nothing to do. What
+// replicas have sent meanwhile it may yet have to hear of.
+func (o *Owner) awakes(now clock.Mono) {
+	o.awake = now
+	for _, c := range o.conns {
+		if c.state != up && o.now < c.outAt(o) {
+			c.since = now
+		}
+	}
 }
 
 // end fails what is going on. Locks need not outlive the owner: the next one

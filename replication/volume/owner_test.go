@@ -163,12 +163,13 @@ func TestNobodyIsMarkedOutInVain(t *testing.T) {
 	b.o.Submit(b.now, read)
 	b.answer(b.take(replica.Read)[0], replica.Response{Status: replica.OK})
 	b.only(read, nil)
-	b.pass(testConfig.OpTimeout)
+	for len(b.complete) == 0 && b.now < 3e9 {
+		b.pass(5 * time.Millisecond)
+	}
 	b.only(write, ErrTimeout)
 	if write.Sent {
 		t.Error("a write that could not be acknowledged was begun")
 	}
-	b.pass(testConfig.RetryAfter)
 	b.fenced(replica.Response{}, 0)
 	if len(b.proposed) != 1 || b.proposed[0] != (Proposal{MarkOut, 2, 3, 1}) || b.o.Status().Below != 0 {
 		t.Fatalf("proposed %+v with replica 0 back, want MarkOut of replica 2 and writes to go on", b.proposed)

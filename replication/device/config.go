@@ -210,6 +210,6 @@ const (
 	// paceMax is the longest pause before a region is copied or regions are
 	// compared, which leaves 13 MB/s at least.
 	paceMax = 5 * time.Millisecond
-	// paceListen is for how long hosts are watched before that, and again each minute.
+	// paceListen is for how long hosts are watched before that, and for a twentieth of the time later.
 	paceListen = time.Second
 )

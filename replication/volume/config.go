@@ -53,8 +53,8 @@ type Config struct {
 	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 1024
 
 	// Resync goes slower while the hosts' 99th percentile is above Pace, and above twice
-	// what it is without resync, as found out within PaceListen. If Pace is 0, it is never
-	// slowed; if PaceListen is, Pace alone counts. PaceMax is the longest pause before each
+	// what it is without resync, or the median above one and a half times that, as found out within PaceListen, and
+	// in a twentieth of the time later. If Pace is 0, it is never slowed; if PaceListen is, Pace alone counts. PaceMax is the longest pause before each
 	// comparison and copy, which is what sees to it that a resync ends.
 	Pace       time.Duration
 	PaceListen time.Duration

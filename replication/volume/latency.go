@@ -26,6 +26,18 @@ func (l *Latency) add(d time.Duration) {
 	l.buckets[latencyBucket(d)]++
 }
 
+// addFading counts d among about the last most: as many as that have half the weight each.
+func (l *Latency) addFading(d time.Duration, most uint64) {
+	if l.Count >= most {
+		l.Count, l.Sum = 0, l.Sum/2
+		for i := range l.buckets {
+			l.buckets[i] /= 2
+			l.Count += uint64(l.buckets[i])
+		}
+	}
+	l.add(d)
+}
+
 // latencyBucket is exact up to 7 us; above, the three bits below the highest
 // choose one of eight.
 func latencyBucket(d time.Duration) int {

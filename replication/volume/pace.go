@@ -12,46 +12,58 @@ const (
 	// of hosts have ended that one of them would decide: then after paceWindowMax.
 	paceWindow    = 50 * time.Millisecond
 	paceWindowMax = 4 * paceWindow
-	paceOps       = 100 // by which a 99th percentile can be told
-	paceFewOps    = 20  // by which it can be guessed
+	// paceAfresh is after how long without a step the next one begins another resync, slowly.
+	paceAfresh = 2 * time.Second
+
+	paceOps    = 100 // by which a 99th percentile can be told
+	paceFewOps = 20  // by which it can be guessed, and a median be told
+	// paceMemory is by how many ops, the last ones, it is known what hosts wait without resync:
+	// between half of that and all.
+	paceMemory = 2000
 	// paceBoundMax is for hosts that had to wait long without resync.
 	paceBoundMax = 100 * time.Millisecond
-	// paceJobs is how many steps are under way at first.
+	// paceJobs is how many regions are under way at first where no hosts were heard; else it is one.
 	paceJobs = 4
 	// paceUpset is the part of Config.PaceListen for which hosts' ops tell nothing after some have
-	// waited for a takeover or for a replica: what has come meanwhile follows all at once.
+	// waited for a takeover or for a replica: what has come meanwhile follows all at once. A pause in
+	// which hosts are listened to again is as long, and comes each paceAgain times that.
 	paceUpset = 5
+	paceAgain = 20
 	// paceDebt and paceCredit bound what is remembered of earlier windows, in ops: ten and
 	// two late ones.
 	paceDebt, paceCredit = 1000, 200
-	// paceStale is how old, in Config.PaceListen, what is known of hosts may become.
-	paceStale = 60
 )
 
-// pacer has resync go as fast as hosts let it. What they may have to wait is twice the
-// 99th percentile that they saw without resync, and Config.Pace if that is more. It is
-// measured whenever there is no resync, and while there is one, in a pause of
-// Config.PaceListen now and then.
+// pacer has resync go as fast as hosts let it. What they may have to wait follows from what they wait
+// without resync: twice the 99th percentile, and one and a half times the median; Config.Pace if that is more. It is
+// measured whenever there is no resync, and while there is one, in pauses: of
+// Config.PaceListen before it, and short ones all the time, since what else the hosts and
+// the nodes have to do changes.
 //
-// While more than one op of 100 takes longer, half as many regions are under way, and when
+// While more than one op of 100, or half of them, take longer, half as many regions are under way, and when
 // it is one at a time, the pause before each doubles; while not, both become better
 // again, once as many ops were in time as make up for those that were late before: or
 // each window that finds the limit by going beyond it would have them late on the whole. A
 // step that takes long by itself counts as well: the replica has more to do than it can.
+//
+// The median is there for what the tail does not show. A host has so many ops under way and no more: where they
+// take longer than it can bear, those to come wait in the host, for long, and nobody
+// else sees it. The median has moved by then, and a hundred ops tell it.
 type pacer struct {
-	calm   Latency // of hosts' ops without resync, since since
-	since  clock.Mono
-	bound  time.Duration // what hosts may have to wait; 0: not known
-	heard  clock.Mono    // when bound was found
-	silent clock.Mono    // until then no step begins
-	upset  clock.Mono    // ops that began before tell nothing
+	calm   Latency    // of hosts' ops without resync
+	silent clock.Mono // until then no step begins
+	heard  clock.Mono // when hosts were listened to last; 0: never
+	upset  clock.Mono // ops that began before tell nothing
 
-	ops, late int        // in the window
-	slow      bool       // a step of the window took long
-	from      clock.Mono // beginning of the window
-	debt      int        // ops that have to be in time, for the late ones of earlier windows
-	jobs      int        // regions at a time, for each replica
-	gap       time.Duration
+	bound, usual time.Duration // what 99 of 100 ops, and half of them, may take
+
+	ops         int        // in the window
+	late, tardy int        // of these, those that took longer than bound, and than usual
+	slow        bool       // a step of the window took long
+	from        clock.Mono // beginning of the window
+	debt        int        // ops that have to be in time, for the late ones of earlier windows
+	jobs        int        // regions at a time, for each replica
+	gap         time.Duration
 }
 
 // disturbed says that ops have waited for something else than the work of others.
@@ -64,23 +76,18 @@ func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
 	if now.Add(-d) < c.upset {
 		return
 	}
-	if cfg.PaceListen > 0 && (!resync || now < c.silent) {
-		if c.calm.add(d); c.calm.Count >= paceOps && now >= c.since.Add(cfg.PaceListen) {
-			c.hear(now)
-		}
+	// One that began before the pause may have waited for a step.
+	if cfg.PaceListen > 0 && (!resync || now < c.silent && now.Add(-d) >= c.heard) {
+		c.calm.addFading(d, paceMemory)
 		return
 	}
 	c.ops++
 	if d > max(c.bound, cfg.Pace) {
 		c.late++
 	}
-}
-
-// hear finds the bound by what was seen.
-func (c *pacer) hear(now clock.Mono) {
-	// A quantile is an eighth too much at most.
-	c.bound, c.heard = min(c.calm.Quantile(0.99)*2*8/9, paceBoundMax), now
-	c.calm, c.since, c.debt = Latency{}, now, 0
+	if d > max(c.usual, cfg.Pace) {
+		c.tardy++
+	}
 }
 
 // took counts a copy that took d.
@@ -103,36 +110,61 @@ func (c *pacer) stepRegions(cfg *Config) int { return max(1, c.steps(cfg)/2) }
 
 // pause is what to wait before the next step.
 func (c *pacer) pause(cfg *Config, now clock.Mono) time.Duration {
-	if cfg.Pace == 0 {
+	switch {
+	case cfg.Pace == 0:
 		return 0
-	}
-	if c.jobs == 0 {
-		c.jobs, c.from = min(paceJobs, max(1, cfg.RebuildJobs)), now
-	}
-	if now < c.silent {
+	case now < c.silent:
 		return c.silent.Sub(now)
 	}
-	if c.calm.Count >= paceFewOps && c.since.Add(cfg.PaceListen) <= now {
-		c.hear(now)
+	if wait := c.listen(cfg, now); wait > 0 {
+		return wait
 	}
-	if cfg.PaceListen > 0 && (c.heard == 0 || now >= c.heard.Add(paceStale*cfg.PaceListen)) {
-		// If hosts are too quiet to tell, what was known stands.
-		c.calm, c.since, c.heard = Latency{}, now, now
-		c.silent = now.Add(cfg.PaceListen)
-		c.ops, c.late, c.slow, c.from = 0, 0, false, c.silent
-		return cfg.PaceListen
+	if c.jobs == 0 || now >= c.from.Add(paceAfresh) {
+		if c.jobs, c.gap = 1, 0; c.calm.Count < paceFewOps {
+			c.jobs = min(paceJobs, max(1, cfg.RebuildJobs))
+		}
+		c.window(now)
 	}
 	if age := now.Sub(c.from); age >= paceWindowMax || age >= paceWindow && (c.ops == 0 || c.ops >= paceOps || c.late > 1) {
 		c.adapt(cfg)
-		c.ops, c.late, c.slow, c.from = 0, 0, false, now
+		c.window(now)
 	}
 	return c.gap
+}
+
+// listen has nothing copied for a while, where it is time to hear what hosts wait without that. It
+// is time before a resync of which nothing is known, and again and again while there are
+// any hosts.
+func (c *pacer) listen(cfg *Config, now clock.Mono) time.Duration {
+	wait := cfg.PaceListen / paceUpset
+	switch {
+	case wait == 0:
+		return 0
+	case c.heard == 0 && c.calm.Count < paceOps:
+		wait = cfg.PaceListen
+	case c.heard == 0:
+		wait = 0
+	case now < c.heard.Add(paceAgain*wait) || c.ops == 0:
+		return 0
+	}
+	c.heard, c.silent, c.from = now, now.Add(wait), c.from.Add(wait)
+	return wait
+}
+
+// window begins another one.
+func (c *pacer) window(at clock.Mono) {
+	c.ops, c.late, c.tardy, c.slow, c.from = 0, 0, 0, false, at
+	if c.calm.Count >= paceFewOps {
+		// A quantile is an eighth too much at most.
+		c.bound = min(c.calm.Quantile(0.99)*2*8/9, paceBoundMax)
+		c.usual = min(c.calm.Quantile(0.5)*3/2*8/9, paceBoundMax)
+	}
 }
 
 // adapt changes the speed by what was seen in a window.
 func (c *pacer) adapt(cfg *Config) {
 	least := cfg.PaceMax / 64
-	late := c.late*100 > c.ops || c.slow
+	late := c.late*100 > c.ops || c.ops >= paceFewOps && c.tardy*2 > c.ops || c.slow
 	c.debt = max(-paceCredit, min(c.debt+c.late*100-c.ops, paceDebt))
 	switch {
 	case late && mutation.On(mutation.PaceForEver):

@@ -35,29 +35,44 @@ func (p *paced) hosts(n int, d time.Duration, slow int, rare time.Duration, resy
 	}
 }
 
+// begin has the resync begin.
+func (p *paced) begin() { p.pause(&p.cfg, p.now) }
+
 // TestPaceIsTwiceTheCalm: what hosts may wait follows from what they waited.
 func TestPaceIsTwiceTheCalm(t *testing.T) {
 	p := newPaced()
 	p.hosts(3000, 3*time.Millisecond, 20, 8*time.Millisecond, false)
+	p.cfg.PaceListen = time.Hour // no more
+	p.begin()
 	if p.bound < 14*time.Millisecond || p.bound > 16*time.Millisecond {
 		t.Fatalf("the bound is %v of a 99th percentile of 8ms", p.bound)
 	}
-	p.hosts(3000, 13*time.Millisecond, 0, 0, true)
-	if p.steps(&p.cfg) != 32 || p.gap != 0 {
-		t.Errorf("%d steps, %v between them, with hosts within the bound: want 32", p.steps(&p.cfg), p.gap)
+	if p.usual < 4*time.Millisecond || p.usual > 5*time.Millisecond {
+		t.Fatalf("half of the ops may take %v, where they take 3ms", p.usual)
 	}
-	p.hosts(3000, 13*time.Millisecond, 50, 18*time.Millisecond, true)
-	if p.steps(&p.cfg) != 1 || p.gap != p.cfg.PaceMax {
-		t.Errorf("%d steps, %v between them, with 2 ops of 100 over the bound: want 1, %v", p.steps(&p.cfg), p.gap, p.cfg.PaceMax)
-	}
-	p.hosts(6000, 13*time.Millisecond, 200, 18*time.Millisecond, true)
-	if p.steps(&p.cfg) != 32 || p.gap != 0 {
-		t.Errorf("%d steps, %v between them, with 1 op of 200 over it: want 32 again", p.steps(&p.cfg), p.gap)
+	for _, c := range []struct {
+		n     int
+		d     time.Duration
+		slow  int
+		rare  time.Duration
+		steps int
+		gap   time.Duration
+		about string
+	}{
+		{3000, 3 * time.Millisecond, 0, 0, 32, 0, "hosts within the bound"},
+		{3000, 3 * time.Millisecond, 50, 18 * time.Millisecond, 1, p.cfg.PaceMax, "2 ops of 100 over the bound"},
+		{6000, 3 * time.Millisecond, 200, 18 * time.Millisecond, 32, 0, "1 op of 200 over it"},
+		{3000, 6 * time.Millisecond, 0, 0, 1, p.cfg.PaceMax, "all within it, and twice as long as usual"},
+		{6000, 6 * time.Millisecond, 2, 3 * time.Millisecond, 32, 0, "half of them as long as usual"},
+	} {
+		if p.hosts(c.n, c.d, c.slow, c.rare, true); p.steps(&p.cfg) != c.steps || p.gap != c.gap {
+			t.Errorf("%d steps, %v between them, with %s: want %d, %v", p.steps(&p.cfg), p.gap, c.about, c.steps, c.gap)
+		}
 	}
 }
 
 // TestPaceListens: nothing is copied for a while where nothing is known of the hosts,
-// and again each minute.
+// and for a twentieth of the time later, while there are hosts.
 func TestPaceListens(t *testing.T) {
 	p := newPaced()
 	if wait := p.pause(&p.cfg, p.now); wait != p.cfg.PaceListen {
@@ -67,18 +82,72 @@ func TestPaceListens(t *testing.T) {
 	if p.bound < 8*time.Millisecond || p.bound > 10*time.Millisecond {
 		t.Errorf("the bound is %v of 5ms", p.bound)
 	}
+	if p.steps(&p.cfg) > 3 {
+		t.Errorf("it begins with %d steps", p.steps(&p.cfg))
+	}
 	silent := 0
-	for range 100_000 {
+	for range 200_000 {
 		p.hosts(1, 2*time.Millisecond, 0, 0, true)
 		if p.now < p.silent {
 			silent++
 		}
 	}
-	if silent < 900 || silent > 2100 {
-		t.Errorf("of 100 s it listened %d ms", silent)
+	if silent < 8000 || silent > 12000 {
+		t.Errorf("of 200 s it listened %d ms", silent)
 	}
 	if p.bound > 4*time.Millisecond {
-		t.Errorf("the bound is %v after a minute in which hosts wait 2ms", p.bound)
+		t.Errorf("the bound is %v after 200 s in which hosts wait 2ms", p.bound)
+	}
+}
+
+// TestPaceBeginsSlowly: what the last resync was allowed says nothing of the next one.
+func TestPaceBeginsSlowly(t *testing.T) {
+	p := newPaced()
+	p.hosts(3000, 2*time.Millisecond, 0, 0, false)
+	for range 2 {
+		if p.begin(); p.steps(&p.cfg) != 1 {
+			t.Fatalf("a resync begins with %d steps, with hosts", p.steps(&p.cfg))
+		}
+		if p.hosts(5000, 2*time.Millisecond, 0, 0, true); p.steps(&p.cfg) != 32 {
+			t.Fatalf("%d steps after 5 s with hosts as fast as without", p.steps(&p.cfg))
+		}
+		p.hosts(3000, 2*time.Millisecond, 0, 0, false)
+	}
+}
+
+// TestPaceWithoutHosts: where nobody waits there is no pause.
+func TestPaceWithoutHosts(t *testing.T) {
+	p := newPaced()
+	paused := 0
+	for range 10_000 {
+		p.now = p.now.Add(time.Millisecond)
+		if p.pause(&p.cfg, p.now) > 0 {
+			paused++
+		}
+	}
+	if want := int(p.cfg.PaceListen / time.Millisecond); paused > want {
+		t.Errorf("in %d ms of 10 s nothing was copied: want %d, before it begins", paused, want)
+	}
+	if p.steps(&p.cfg) != 32 {
+		t.Errorf("%d steps", p.steps(&p.cfg))
+	}
+}
+
+// TestPaceOfASlowHour: what is copied is not held up by what hosts wait for other reasons, once that is heard.
+func TestPaceOfASlowHour(t *testing.T) {
+	p := newPaced()
+	p.hosts(3000, 2*time.Millisecond, 0, 0, false)
+	p.begin()
+	p.hosts(2000, 6*time.Millisecond, 0, 0, true)
+	if p.steps(&p.cfg) != 1 {
+		t.Errorf("%d steps while hosts wait three times as long", p.steps(&p.cfg))
+	}
+	for range 120_000 { // with and without copies
+		p.hosts(1, 6*time.Millisecond, 0, 0, true)
+	}
+	if p.steps(&p.cfg) != 32 {
+		t.Errorf("%d steps, %v between them, after two minutes in which hosts wait as long in the pauses: the bounds are %v and %v",
+			p.steps(&p.cfg), p.gap, p.bound, p.usual)
 	}
 }
 
@@ -108,12 +177,13 @@ func TestPaceOfASlowDisk(t *testing.T) {
 func TestPaceOnTheWhole(t *testing.T) {
 	p := newPaced()
 	p.hosts(3000, 3*time.Millisecond, 0, 0, false)
+	p.begin()
 	late, regions := 0, 0
 	const ops = 30_000
 	for i := range ops {
 		// With more than 8 regions under way each fifth op is late.
 		slow := 3 * time.Millisecond
-		if p.steps(&p.cfg) > 8 && i%5 == 0 {
+		if p.steps(&p.cfg) > 8 && p.now >= p.silent && i%5 == 0 {
 			late++
 			slow = 20 * time.Millisecond
 		}

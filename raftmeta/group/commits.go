@@ -105,7 +105,7 @@ func (g *Group) tellCommit(s raft.Server, index, term uint64) {
 	end := time.Now().Add(g.cfg.commitTimeout())
 	for wait := behindRetry; g.leadsIn(term) && time.Now().Before(end); wait *= 2 {
 		var answer raft.AppendEntriesResponse
-		if err := g.trans.AppendEntries(s.ID, s.Address, &news, &answer); err != nil || answer.Success {
+		if err := g.trans.NetworkTransport.AppendEntries(s.ID, s.Address, &news, &answer); err != nil || answer.Success {
 			return
 		}
 		select {

@@ -13,6 +13,7 @@ type transport struct {
 	running func() *raft.Raft // nil until there is one
 	log     *begun
 	out     chan raft.RPC
+	reached reached
 	quit    chan struct{}
 	once    sync.Once
 }

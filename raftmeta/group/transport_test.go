@@ -95,7 +95,7 @@ func (c *cluster) sendAgain(to *node, prev, last uint64) bool {
 		req.Entries = append(req.Entries, entry)
 	}
 	var answer raft.AppendEntriesResponse
-	if err := leader.trans.AppendEntries(raft.ServerID(to.id), raftAddress(to.id, to.cfg.Address), &req, &answer); err != nil || answer.Term > req.Term {
+	if err := leader.trans.NetworkTransport.AppendEntries(raft.ServerID(to.id), raftAddress(to.id, to.cfg.Address), &req, &answer); err != nil || answer.Term > req.Term {
 		return false
 	}
 	if !answer.Success {

@@ -212,14 +212,17 @@ func (r *run) end() {
 // act does what the owner wants done. Sends come first: they take longest, and
 // those to other nodes longer than the one that is done here.
 func (r *run) act() {
+	others := false
 	for _, s := range r.todo.sends {
 		if s.member != r.local {
+			s.Last, others = false, true
 			r.v.cfg.Transport.Send(&s.Sent)
 		}
 	}
 	for i, s := range r.todo.sends {
 		r.todo.sends[i] = nil
 		if s.member == r.local {
+			s.Last = others
 			r.v.cfg.Transport.Send(&s.Sent)
 		}
 	}

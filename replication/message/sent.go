@@ -22,6 +22,9 @@ type Sent struct {
 	// Free, if set by the transport, takes back what Response.Data aliases.
 	Free func(*Sent)
 	Tag  any // the sender's own
+	// Last says that others were sent just before, to other nodes, and take longer than this
+	// one, which may well wait until they have left.
+	Last bool
 	// Internal is the transport's own, kept across uses.
 	Internal any
 }

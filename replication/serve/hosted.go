@@ -49,13 +49,14 @@ type event struct {
 
 // asked is one request of an owner.
 type asked struct {
-	target message.Target
-	number int
-	taken  bool // the replica will answer it
-	q      replica.Request
-	resp   replica.Response
-	ok     bool // resp is the answer
-	buf    *message.Buffer
+	service *Service // of one that a Task is
+	target  message.Target
+	number  int
+	taken   bool // the replica will answer it
+	q       replica.Request
+	resp    replica.Response
+	ok      bool // resp is the answer
+	buf     *message.Buffer
 
 	sent   *message.Sent     // whose it is: an owner here,
 	net    *endpoint.Request // or elsewhere

@@ -89,11 +89,17 @@ func (s *Service) Handle(r *endpoint.Request) {
 }
 
 // Local is for owners on this node.
-func (s *Service) Local(m *message.Sent) {
+func (s *Service) Local(m *message.Sent) { s.asked(m).Do() }
+
+// asked is an owner's request, to be done by Do.
+func (s *Service) asked(m *message.Sent) *asked {
 	a := s.newAsked()
-	a.sent, a.target, a.q = m, m.Target, m.Request
-	s.ask(a)
+	a.service, a.sent, a.target, a.q = s, m, m.Target, m.Request
+	return a
 }
+
+// Do is endpoint.Task's.
+func (a *asked) Do() { a.service.ask(a) }
 
 // ask gives a request to its replica.
 func (s *Service) ask(a *asked) {

@@ -3,6 +3,7 @@ package serve
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"blockd.dev/replication/message"
@@ -32,6 +33,8 @@ type TransportConfig struct {
 // Transport is a device.Transport.
 type Transport struct {
 	cfg TransportConfig
+
+	recent atomic.Pointer[endpoint.Peer] // that was sent to last
 
 	mu      sync.Mutex
 	backlog map[*endpoint.Peer]*backlog
@@ -73,13 +76,25 @@ func (t *Transport) newCall() *call {
 func (t *Transport) Send(s *message.Sent) {
 	s.Lost, s.NotSent = false, false
 	if t.cfg.Local(s.Disk) {
-		t.cfg.Service.Local(s)
+		t.local(s)
 		return
 	}
 	c := t.newCall()
 	c.sent, c.Timeout = s, t.cfg.Timeout
 	c.meta = message.AppendRequest(c.meta[:0], s.Target, &s.Request)
 	c.start(t.cfg.NodeOf(s.Disk), s.Request.Data)
+}
+
+// local does a request on a disk of this node: after what others were sent just before, if
+// that waits for a pump.
+func (t *Transport) local(s *message.Sent) {
+	a := t.cfg.Service.asked(s)
+	if s.Last {
+		if p := t.recent.Load(); p != nil && p.After(a) {
+			return
+		}
+	}
+	a.Do()
 }
 
 // Forward is device.Transport's.
@@ -103,6 +118,7 @@ func (c *call) start(node string, data []byte) {
 		c.done()
 		return
 	}
+	c.t.recent.Store(p)
 	err := c.send(p)
 	if errors.Is(err, wire.ErrQueueFull) {
 		c.t.wait(p, c)

@@ -64,6 +64,7 @@ type pump struct {
 		sync.Mutex
 		ready   []*conn
 		outbox  []parcel
+		tasks   []Task     // to be done after sending
 		stopErr error      // why to stop
 		drainAt clock.Mono // when to stop at the latest; 0 for not at all
 		ended   bool
@@ -91,6 +92,7 @@ type pump struct {
 	txSent    int // of these, the link's again
 	scratch   []byte
 	parcels   []parcel // memory for mu.outbox
+	tasks     []Task   // to be done in this turn
 	answers   int      // to strangers, in the second that began at answersAt
 	answersAt clock.Mono
 
@@ -122,6 +124,7 @@ func (p *pump) run() {
 	p.mu.Lock()
 	p.mu.ended = true
 	p.mu.Unlock()
+	p.lastTasks()
 	p.e.pumpEnded(p, err)
 	p.link.ReleaseTx(p.tx[p.txSent:p.txHave])
 	_ = p.link.Close() // nothing can be done about it, and nothing follows from it
@@ -312,6 +315,7 @@ func (p *pump) turn(polling bool) (worked bool, err error) {
 		return false, err
 	}
 	// The peers have got what they wait for; now to what they don't.
+	p.doTasks()
 	if n > 0 {
 		p.link.ReleaseRx(p.rx[:n])
 	}
@@ -344,6 +348,7 @@ func (p *pump) takeCalls() error {
 	p.mu.Lock()
 	ready, parcels := p.mu.ready, p.mu.outbox
 	p.mu.ready, p.mu.outbox = p.spare[:0], p.parcels[:0]
+	p.tasks, p.mu.tasks = p.mu.tasks, p.tasks
 	p.draining = p.mu.drainAt
 	err := p.mu.stopErr
 	p.mu.Unlock()

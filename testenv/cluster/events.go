@@ -21,7 +21,7 @@ type Event struct {
 }
 
 // Events is what all nodes have logged from a time on, in the order of time. All have
-// the same clock.
+// the same clock, unless SetClock says otherwise.
 func (c *Cluster) Events(from time.Time) (events []Event, err error) {
 	s, err := load(c.dir)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -167,4 +168,48 @@ func TestDiskFull(t *testing.T) {
 	must(t, c.Restart(t.Context(), "n1"))
 	must(t, os.WriteFile(file, []byte("x"), 0o600))
 	must(t, qemuIO(t, c, url, "write -P 8 0 8M"))
+}
+
+// The clock of one node is set, and set again, and that of the other is not; what measures times goes on, so
+// the node goes on, too.
+func TestSetClock(t *testing.T) {
+	c := New(t, Config{Nodes: 2, Standalone: true})
+	// differ has a node log something, and returns how far its clock is ahead.
+	differ := func(node, pool string) time.Duration {
+		t.Helper()
+		if _, err := c.Ctl(t.Context(), node, "pool", "create", pool); err != nil {
+			t.Fatal(err)
+		}
+		events, err := c.Events(time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if e.Node == node && e.Kind == "pool.create" && e.Subject == pool {
+				return time.Until(e.Time).Round(time.Minute)
+			}
+		}
+		t.Fatalf("%s has not logged that it made pool %s: %v", node, pool, events)
+		return 0
+	}
+	for i, ahead := range []time.Duration{0, time.Hour, -400 * 24 * time.Hour, 0} {
+		if err := c.SetClock(ahead, "n1"); err != nil {
+			t.Fatal(err)
+		}
+		if got := differ("n1", fmt.Sprint("p", i)); got != ahead {
+			t.Errorf("n1's clock is ahead by %v, not %v", got, ahead)
+		}
+		if got := differ("n2", fmt.Sprint("p", i)); got != 0 {
+			t.Errorf("n2's clock is ahead by %v", got)
+		}
+	}
+	if err := c.SetClock(time.Hour, "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Restart(t.Context(), "n1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := differ("n1", "last"); got != 0 {
+		t.Errorf("a node that was started again is ahead by %v", got)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -77,6 +78,8 @@ var Faults = []Fault{
 	{Name: "connections between nodes reset all the time", Lasts: lasts, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
 		return resets(t, t.names(), t.names())()
 	}},
+	{Name: "all nodes' clocks set forward and back all the time", Lasts: lasts, Begin: clocksJump},
+	{Name: "owner's clock 400 days ahead", Lasts: renewLooks, Begin: onOwner(wrongClock)},
 	{Name: "another node's disk fails writes", Lasts: lasts, Begin: onReplica(failingWrites)},
 	{Name: "owner's disk fails writes", Lasts: lasts, Begin: onOwner(failingWrites)},
 	{Name: "another node's disk full", Lasts: lasts, Begin: onReplica(fullDisk)},
@@ -105,27 +108,61 @@ const resetEvery = 100 * time.Millisecond
 // other: which of them forgets what it had not delivered.
 func resets(t *Trial, a, b []string) ending {
 	return func() (func(context.Context) error, error) {
-		ctx, cancel := context.WithCancel(context.Background())
-		var going sync.WaitGroup
-		var count int
-		var err error
-		going.Go(func() {
-			for ctx.Err() == nil && err == nil {
-				var n int
-				n, err = t.c.Reset(a, b)
-				count += n
-				a, b = b, a
-				pass(ctx, resetEvery)
-			}
-		})
-		return func(context.Context) error {
-			cancel()
-			going.Wait()
-			if err == nil && count < 10 {
-				err = fmt.Errorf("only %d connections were reset", count)
-			}
+		count := 0
+		return again(resetEvery, func() error {
+			n, err := t.c.Reset(a, b)
+			count += n
+			a, b = b, a
 			return err
-		}, nil
+		}, func(context.Context) error {
+			if count < 10 {
+				return fmt.Errorf("only %d connections were reset", count)
+			}
+			return nil
+		}), nil
+	}
+}
+
+// Clocks may differ by an hour. These are set by up to half of it, so that no two differ by more.
+const (
+	jumpEvery = 100 * time.Millisecond
+	jumpMax   = 30 * 60 // seconds
+)
+
+// clocksJump sets the clock of one node after the other, forward or back.
+func clocksJump(_ context.Context, t *Trial) (func(context.Context) error, error) {
+	turn := 0
+	return again(jumpEvery, func() error {
+		turn++
+		ahead := time.Duration(rand.IntN(2*jumpMax)-jumpMax) * time.Second
+		return t.c.SetClock(ahead, t.names()[turn%len(t.nodes)])
+	}, func(context.Context) error { return t.c.SetClock(0, t.names()...) }), nil
+}
+
+// renewLooks is until a node has seen that its certificate has ended, which it looks for every 10 s, and
+// has made itself one that is not valid yet by the clocks of the others.
+const renewLooks = 12 * time.Second
+
+// wrongClock is of a node by whose clock all certificates have ended.
+func wrongClock(t *Trial, name string) ending {
+	return simple(func() error { return t.c.SetClock(400*24*time.Hour, name) }, func() error { return t.c.SetClock(0, name) })
+}
+
+// again does something every so often, until what it returns is called, which then calls after.
+func again(every time.Duration, f func() error, after func(context.Context) error) func(context.Context) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	var going sync.WaitGroup
+	var err error
+	going.Go(func() {
+		for ctx.Err() == nil && err == nil {
+			err = f()
+			pass(ctx, every)
+		}
+	})
+	return func(ctx context.Context) error {
+		cancel()
+		going.Wait()
+		return errors.Join(err, after(ctx))
 	}
 }
 

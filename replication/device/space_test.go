@@ -9,6 +9,7 @@ import (
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/store"
+	"blockd.dev/replication/volume"
 )
 
 // fillBut fills the node's disk with another volume, so that n regions are left.
@@ -128,4 +129,46 @@ func TestFullDisks(t *testing.T) {
 		}
 	}
 	check("freed")
+}
+
+// A disk that comes back has no space for all that it missed, and hosts write on, to regions that it
+// has and to others. Their writes are done, one rebuild goes on all the time, and ends when there is space.
+func TestRebuildOfAFullDisk(t *testing.T) {
+	c := newCluster(t, options{diskBytes: 48 << 20, failover: true})
+	owner, n := c.nodes[0], c.nodes[2]
+	c.meta.grant(owner)
+	p := bytes.Repeat([]byte{1}, store.ChunkBytes)
+	write := func(region int, p []byte) {
+		t.Helper()
+		if err := blockdev.WriteAt(owner.vol, p, int64(region)*store.ChunkBytes); err != nil {
+			t.Fatalf("write region %d: %v", region, err)
+		}
+	}
+	for i := range 10 {
+		write(i, p)
+	}
+	n.close()
+	c.await("the loss", func() bool { return !c.meta.settled() })
+	for i := 5; i < 30; i++ {
+		write(i, p)
+	}
+	n.start()
+	free := n.fillBut(5)
+	n.connect()
+	member := func() volume.MemberStatus { return owner.vol.Status().Volume.Members[2] }
+	c.await("refused copies", func() bool { return member().Refused > 0 })
+	began := member()
+	for i := 0; member().Refused < began.Refused+100; i++ {
+		write(i%40, p[:8192]) // of the last ten it has nothing
+		if m := member(); m.Gen != began.Gen || !m.Connected || m.Left > began.Left+10 {
+			t.Fatalf("after %d writes: generation %d, connected: %v, %d regions left; want the rebuild of generation %d to go on, which had %d left",
+				i, m.Gen, m.Connected, m.Left, began.Gen, began.Left)
+		}
+	}
+	free()
+	c.await("the end of the rebuild", c.meta.settled)
+	if m := member(); m.Gen != began.Gen {
+		t.Errorf("generation %d in the end, of a rebuild that began with %d", m.Gen, began.Gen)
+	}
+	c.wantEqual()
 }

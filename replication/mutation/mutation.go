@@ -37,7 +37,7 @@ const (
 	ScrubTakesFirst     // a scrub takes what the first replica has for right
 	PaceForEver         // resync waits until the hosts are fast enough
 	RefusedStays        // a write that a full disk has refused stays on the others
-	RefusedInRebuild    // a write that a full disk has refused does not end the rebuild of its replica
+	RefusedInRebuild    // a write that a full disk has refused in a rebuild is forgotten
 	UndoWithoutPlace    // the watermark passes a write that is being undone
 	OutBelowMin         // an owner that serves marks out whoever does not answer, down to itself
 	FinishEarly         // a move is finished before what arrives is there
@@ -51,6 +51,7 @@ const (
 	ArrivalHolds        // a takeover takes the tail of what arrives for that of the set
 	CopyEarly           // a copy of several regions is answered when the first is there
 	HangsForEver        // a replica that answers reads keeps its session though its writes hang
+	RefusedTrusted      // a region of which a write was refused in a rebuild keeps its version
 	Count
 )
 
@@ -64,14 +65,14 @@ var names = [Count]string{
 	"min_in_sync judged over the volume", "the last in sync of an extent may be marked out",
 	"a drain gives up before writes in flight end", "watermark told during the takeover of other extents",
 	"new extents on disks that are not in sync", "a scrub takes what the first replica has", "resync waits for fast hosts for ever",
-	"a write that a full disk has refused stays on the others", "a refused write does not end a rebuild", "the watermark passes a write that is being undone",
+	"a write that a full disk has refused stays on the others", "a write that was refused in a rebuild is forgotten", "the watermark passes a write that is being undone",
 	"an owner marks out down to the last one",
 	"a move is finished before what arrives is there", "the target of a move is not required until the end of the move is known",
 	"a bare write to what arrives keeps the version of an unclean region", "what a disk has from before a move is trusted",
 	"versions of arriving regions with unstable writes are trusted", "an old lease may read the disk that an extent has left",
 	"an owner whose moves were finished may still mark replicas", "an owner finishes moves that it does not know",
 	"a takeover takes the tail of what arrives for that of the set", "a copy of several regions is answered when the first is there",
-	"a replica that answers reads keeps its session though its writes hang",
+	"a replica that answers reads keeps its session though its writes hang", "a region of which a write was refused in a rebuild keeps its version",
 }
 
 // String says what the mistake is.

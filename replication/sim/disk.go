@@ -148,7 +148,9 @@ func (d *disk) apply(x *diskOp) {
 				d.inherit(b)
 			}
 		}
-		s.Last = max(s.Last, op.Ver.Seq)
+		if op.Ver != replica.NoVersion {
+			s.Last = max(s.Last, op.Ver.Seq)
+		}
 		if !op.Copied {
 			s.Tail = append(s.Tail, replica.Entry{Ver: op.Ver, Off: op.Off, Len: op.Len})
 		}

@@ -149,7 +149,9 @@ func randomOp(rng *rand.Rand, n uint64, s replica.State) *replica.Op {
 			op.Data[i] = byte(rng.Uint32())
 		}
 	case x < 15:
-		op.Kind, op.Copied = replica.OpClear, rng.IntN(4) == 0
+		if op.Kind, op.Copied = replica.OpClear, rng.IntN(2) == 0; op.Copied && rng.IntN(2) == 0 { // as a write that was refused in a rebuild has it
+			op.Off, op.Len, op.Ver = op.Off/regionBytes*regionBytes, regionBytes, replica.NoVersion
+		}
 	case x < 17:
 		op.Kind = replica.OpZero
 	case x < 18:

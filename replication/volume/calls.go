@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"slices"
+
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/replica"
 )
@@ -71,6 +73,11 @@ func (s *calls) take(now clock.Mono, id uint64) (call, bool) {
 		s.head++
 	}
 	return k, true
+}
+
+// has tells whether a request of a kind for p has no answer.
+func (s *calls) has(p *piece, kind replica.Kind) bool {
+	return slices.ContainsFunc(s.list[s.head:], func(k call) bool { return k.piece == p && k.kind == kind })
 }
 
 // clear forgets all calls; drop gets those that had no answer.

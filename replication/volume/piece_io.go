@@ -158,6 +158,10 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 		if p.acked |= one(d); p.targets&^(p.acked|p.refused) == 0 {
 			o.wake(p)
 		}
+	case p.state == writing && kind == replica.Copy:
+		if c := o.conns[d]; c.re.phase == comparing && p.targets.has(d) {
+			c.missed(o, p)
+		}
 	case p.state == reading && p.kind == scrub, p.state == undoing && kind == replica.Read:
 		p.collect(o, d, resp)
 	case p.state == reading && (kind == replica.Read || kind == replica.Versions):

@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"slices"
+
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/mutation"
 	"blockd.dev/replication/replica"
@@ -25,9 +27,9 @@ type rebuild struct {
 	gen      uint64
 	cursor   int64      // regions before it were compared or are being
 	differ   []int64    // regions to copy
-	refused  []int64    // regions for which there was no space
+	refused  regions    // for which there was no space
 	retry    clock.Mono // of these
-	jobs     int        // comparisons, and regions copied, that are under way
+	jobs     int        // comparisons, regions copied, and writes refused, that are under way
 	left     int64      // regions not known to be clean
 	next     clock.Mono // not before then, by the pace
 	proposed clock.Mono // last proposal about this replica, whichever
@@ -132,7 +134,15 @@ func (o *Owner) rebuild() {
 
 // compared tells whether every region is clean.
 func (r *rebuild) compared(o *Owner) bool {
-	return r.jobs == 0 && len(r.differ) == 0 && len(r.refused) == 0 && r.cursor >= o.cfg.VolumeBytes
+	return r.jobs == 0 && len(r.differ) == 0 && len(r.refused.list) == 0 && r.cursor >= o.cfg.VolumeBytes
+}
+
+// clean tells whether the region at off of replica d was found or made equal.
+func (r *rebuild) clean(o *Owner, d int, off int64) bool {
+	return off < r.cursor && !slices.Contains(r.differ, off) && !r.refused.has(off) &&
+		!slices.ContainsFunc(o.pieces.all, func(p *piece) bool {
+			return p.isJob() && p.to == d && !p.dropped && p.off <= off && off < p.off+p.len
+		})
 }
 
 // finishMoves proposes to finish the moves once everything has arrived, everywhere:
@@ -141,7 +151,7 @@ func (r *rebuild) compared(o *Owner) bool {
 func (o *Owner) finishMoves() {
 	done := false
 	for d, c := range o.conns {
-		if len(c.arriving) == 0 || o.view.Members[d].Sync != InSync || o.now < c.patient {
+		if len(c.arriving) == 0 || o.view.Members[d].Sync != InSync || c.isFull(o) {
 			continue
 		}
 		early := mutation.On(mutation.FinishEarly) && c.re.arriving()
@@ -154,7 +164,7 @@ func (o *Owner) finishMoves() {
 		return
 	}
 	for d, c := range o.conns {
-		if c.re.arrival && c.re.phase == comparing && o.now >= c.patient {
+		if c.re.arrival && c.re.phase == comparing && !c.isFull(o) {
 			c.re.phase, c.re.base = entering, o.view.Members[d].Gen
 		}
 	}
@@ -180,6 +190,9 @@ func (o *Owner) regions(of func(*group) bool) int64 {
 	}
 	return n / o.cfg.RegionBytes
 }
+
+// isFull tells whether c has refused something of late, or has yet to be tried again.
+func (c *conn) isFull(o *Owner) bool { return o.now < c.patient || len(c.re.refused.list) > 0 }
 
 // regionsIn is how many regions a job is about.
 func (o *Owner) regionsIn(p *piece) int64 { return p.len / o.cfg.RegionBytes }
@@ -210,9 +223,8 @@ func (r *rebuild) startJobs(o *Owner, d int) {
 			extentEnd := r.cursor - r.cursor%o.cfg.ExtentBytes + o.cfg.ExtentBytes
 			p = o.blank(compare, r.cursor, min(o.cfg.CompareRegions*o.cfg.RegionBytes, extentEnd-r.cursor))
 			r.cursor += p.len
-		case len(r.refused) > 0 && o.now >= r.retry: // the last: what is freed meanwhile may make space
-			p = o.blank(copying, r.refused[0], o.cfg.RegionBytes)
-			r.refused = r.refused[1:]
+		case len(r.refused.list) > 0 && o.now >= r.retry: // the last: what is freed meanwhile may make space
+			p = o.blank(copying, r.refused.next(), o.cfg.RegionBytes)
 		default:
 			return
 		}

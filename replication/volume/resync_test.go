@@ -173,3 +173,67 @@ func TestRefusedCopiesHoldUpNothing(t *testing.T) {
 		t.Errorf("%d copies were refused, want each of the first 15 regions once", got)
 	}
 }
+
+// TestRefusedWritesEndNoRebuild: a host writes on, to a disk that is full and being rebuilt. The session lasts,
+// nothing that was found equal is compared anew, and what the disk lacks is copied when there is space.
+func TestRefusedWritesEndNoRebuild(t *testing.T) {
+	r := newRebuilding(t, broad(), nil)
+	space, filled, voids, compared := false, false, 0, 0
+	r.answer = func(s sent) replica.Response {
+		switch {
+		case s.disk != 2:
+		case s.q.Kind == replica.Confirm:
+			compared++
+		case s.q.Kind == replica.Copy && s.q.Ver == replica.NoVersion:
+			voids++
+		case s.q.Kind == replica.Copy && s.q.Off == 15*32 && !space, s.q.Off == 0 && filled && !space:
+			return full
+		}
+		return ok
+	}
+	r.run(50 * time.Millisecond)
+	before := compared
+	filled, r.proposed = true, nil
+	for range 100 {
+		op := writeAt(0)
+		r.o.Submit(r.now, op)
+		if r.run(5 * time.Millisecond); op.Err != nil || len(r.complete) == 0 {
+			t.Fatalf("a write that the others took ended with %v", op.Err)
+		}
+		if r.complete = nil; r.o.Status().Members[2].Left != 2 {
+			t.Fatalf("%d regions are left, want the one that is written and the one that was not copied", r.o.Status().Members[2].Left)
+		}
+	}
+	if session := r.o.conns[2].session; session != 1 || len(r.proposed) != 0 || compared != before || voids != 1 {
+		t.Errorf("session %d, proposed %+v, %d regions compared anew, the written one lost its version %d times; want one session, and that once",
+			session, r.proposed, compared-before, voids)
+	}
+	r.copies, space = nil, true
+	if !r.run(time.Second) {
+		t.Fatal("the rebuild does not end when there is space")
+	}
+	if len(r.copies) != 2 || r.copies[0].first+r.copies[1].first != 15 {
+		t.Errorf("copied %v, want the regions 0 and 15", r.copies)
+	}
+}
+
+// A replica that can't even forget the version of a region begins anew, when it has had time to make space.
+func TestRefusedLossOfAVersionEndsTheRebuild(t *testing.T) {
+	r := newRebuilding(t, broad(), nil)
+	r.answer = func(s sent) replica.Response {
+		if s.disk == 2 && (s.q.Kind == replica.Write || s.q.Kind == replica.Copy && (s.q.Ver == replica.NoVersion || s.q.Off == 15*32)) {
+			return full
+		}
+		return ok
+	}
+	r.run(50 * time.Millisecond)
+	r.proposed = nil
+	op := writeAt(0)
+	r.o.Submit(r.now, op)
+	if r.run(broad().FullAfter / 2); op.Err != nil || len(r.complete) != 1 || r.o.conns[2].session != 2 || len(r.proposed) != 0 {
+		t.Fatalf("the write ended with %v, session %d, proposed %+v; want no other rebuild yet", op.Err, r.o.conns[2].session, r.proposed)
+	}
+	if r.run(broad().FullAfter); len(r.proposed) == 0 || r.proposed[0].Change != MarkRebuilding {
+		t.Errorf("proposed %+v, want another rebuild", r.proposed)
+	}
+}

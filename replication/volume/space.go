@@ -18,7 +18,7 @@ func (c *conn) full(o *Owner, k call) {
 	p := k.piece
 	c.refused++
 	switch {
-	case p == nil: // Fence, Begin
+	case p == nil || k.kind == replica.Copy && !p.isJob(): // Fence, Begin, or the loss of a version
 		c.patient = o.now.Add(o.cfg.FullAfter)
 		c.lose(o)
 	case k.kind == replica.Copy:
@@ -26,7 +26,7 @@ func (c *conn) full(o *Owner, k call) {
 			return
 		}
 		for off := p.off; off < p.off+p.len; off += o.cfg.RegionBytes {
-			c.re.refused = append(c.re.refused, off)
+			c.re.refused.add(off)
 		}
 		c.re.retry = o.now.Add(o.cfg.FullAfter)
 		c.re.jobs -= int(o.regionsIn(p))
@@ -41,10 +41,44 @@ func (c *conn) full(o *Owner, k call) {
 	case mutation.On(mutation.RefusedInRebuild):
 		p.acked |= one(c.disk)
 		o.wake(p)
-	default: // it has missed a write, and all that was compared may be wrong
+	case c.re.phase == comparing && p.targets.has(c.disk):
+		c.miss(o, p)
+	default:
 		c.patient = o.now.Add(o.cfg.FullAfter)
 		c.lose(o)
 	}
+}
+
+// miss has the rebuild of c go on without p, for which there was no space: the regions are copied when there is. Those
+// that are not clean there yet will be. The others first lose their version, and become holes: or a later write
+// there would have them pass for equal, in another rebuild. p has its lock until that is durable [I8].
+func (c *conn) miss(o *Owner, p *piece) {
+	for off := range o.regionsAt(p) {
+		if c.re.clean(o, c.disk, off) && !mutation.On(mutation.RefusedTrusted) {
+			c.request(o, p, replica.Request{Kind: replica.Copy, Off: off, Len: o.cfg.RegionBytes, Ver: replica.NoVersion, Gen: c.re.gen})
+		}
+	}
+	c.re.jobs++
+	c.missed(o, p)
+}
+
+// missed ends p for c when no region that it touches has a version there that means something.
+func (c *conn) missed(o *Owner, p *piece) {
+	if c.calls.has(p, replica.Copy) {
+		return
+	}
+	for off := range o.regionsAt(p) {
+		if c.re.clean(o, c.disk, off) {
+			if len(c.re.refused.list) == 0 {
+				c.re.retry = o.now.Add(o.cfg.FullAfter)
+			}
+			c.re.refused.add(off)
+			c.re.left++
+		}
+	}
+	c.re.jobs--
+	p.acked |= one(c.disk)
+	o.wake(p)
 }
 
 // wrote goes on with p when every target has taken it, or refused it.

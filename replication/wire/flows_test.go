@@ -359,7 +359,7 @@ func TestASmallWindowDoesNotWaitForAcknowledgements(t *testing.T) {
 	r := newRace(t, 7)
 	there := simlink.Faults{Delay: 25 * time.Microsecond, Through: &simlink.Bottleneck{BytesPerSecond: rate, QueueBytes: 1 << 20}}
 	p := r.pump(4096, there, simlink.Faults{Delay: 25 * time.Microsecond}, func(cfg *Config) { cfg.DatagramMax = 1472 })
-	got := r.shares(12*time.Millisecond, 48*time.Millisecond)[0]
+	got := r.shares(100*time.Millisecond, 200*time.Millisecond)[0]
 	s := p.node[0].conn.Stats()
 	t.Logf("%.2f of the link is used, with a window of %d bytes and a round trip of %v", got/rate, s.Window, s.SmoothedRTT)
 	if got < .85*rate {

@@ -69,6 +69,7 @@ type outgoing struct {
 	starting  msgList           // no byte sent yet
 	active    msgList           // some bytes sent, others not yet
 	turn      bool              // active's, rather than starting's
+	restsTurn bool              // of active's turns: not for the first, but for one behind it
 	resend    pieceList         // lost
 	alarms    []*outMsg         // heap by Deadline
 	sequences map[uint16]uint64 // next, by channel
@@ -301,14 +302,37 @@ func (c *Conn) start(m *outMsg) {
 
 // nextNew returns the message whose first bytes, or more bytes, should go out
 // next: one that starts and one under way take turns, so that neither a flood
-// of small messages nor a long one stops the other.
+// of small messages nor a long one stops the other (see passOn, too).
 func (c *Conn) nextNew() *outMsg {
 	o := &c.out
 	fresh := c.startable()
-	if fresh == nil || o.turn && o.active.head != nil {
-		return o.active.head
+	first := o.active.head
+	switch {
+	case fresh != nil && (first == nil || !o.turn):
+		return fresh
+	case first != nil && first.next != nil && o.restsTurn:
+		return first.next
 	}
-	return fresh
+	return first
+}
+
+// passOn moves the turn on from m, of which a piece has just gone out. Of the messages
+// under way the first has every other turn until all of it is sent, and those behind it
+// take turns at the rest. With equal turns for all, long messages that began together
+// would be complete together: who gets them would have nothing to do before, and
+// everything then.
+func (o *outgoing) passOn(m *outMsg) {
+	o.turn = !o.turn
+	if m.list == &o.active {
+		first := m == o.active.head
+		if o.restsTurn = first; first && m.sent < m.total {
+			return
+		}
+		m.list.remove(m)
+	}
+	if m.sent < m.total {
+		o.active.push(m)
+	}
 }
 
 // copyData copies bytes off to off+len(dst) of m's Data.

@@ -250,14 +250,9 @@ func (c *Conn) appendMessages(d *draft) {
 		}
 		if !m.started {
 			c.start(m)
-		} else {
-			m.list.remove(m)
 		}
 		m.sent += n
-		if m.sent < m.total {
-			o.active.push(m)
-		}
-		o.turn = !o.turn
+		o.passOn(m)
 		m.refs++
 		c.note(d, c.pieces.take(piece{kind: pieceData, msg: m, from: uint64(m.sent - n), n: n}))
 	}

@@ -27,7 +27,7 @@ import (
 func (t *transport) install(rpc raft.RPC, req *raft.InstallSnapshotRequest, done chan<- struct{}) {
 	defer close(done)
 	// The answer to a request of no term tells that Raft is through with those before, which may move the log.
-	if _, ok := t.ask(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Leader: req.Leader}}); !ok {
+	if _, ok := t.ask(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: req.RPCHeader}}); !ok {
 		return
 	}
 	r := t.running()
@@ -73,7 +73,7 @@ func (t *transport) begin(r *raft.Raft, req *raft.InstallSnapshotRequest) bool {
 	defer t.log.instead.Store(0)
 	for {
 		term := r.CurrentTerm()
-		a, ok := t.ask(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Leader: req.Leader, Term: term,
+		a, ok := t.ask(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: term,
 			Entries: []*raft.Log{{Index: req.LastLogIndex, Term: req.LastLogTerm, Type: raft.LogNoop}}}})
 		if !ok {
 			return false

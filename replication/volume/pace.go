@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"slices"
 	"time"
 
 	"blockd.dev/internal/clock"
@@ -20,6 +21,9 @@ const (
 	// paceMemory is by how many ops, the last ones, it is known what hosts wait without resync:
 	// between half of that and all.
 	paceMemory = 2000
+	// paceMedians is of how many times that hosts were listened to the lowest median counts: for
+	// a moment after all has stood still hosts send what has queued, which is not what is usual.
+	paceMedians = 10
 	// paceBoundMax is for hosts that had to wait long without resync.
 	paceBoundMax = 100 * time.Millisecond
 	// paceJobs is how many regions are under way at first where no hosts were heard; else it is one.
@@ -51,6 +55,10 @@ const (
 // else sees it. The median has moved by then, and a hundred ops tell it.
 type pacer struct {
 	calm   Latency    // of hosts' ops without resync
+	period Latency    // of those since ended
+	ended  clock.Mono // when the last median was taken
+	median [paceMedians]time.Duration
+	taken  int        // medians so far
 	silent clock.Mono // until then no step begins
 	heard  clock.Mono // when hosts were listened to last; 0: never
 	upset  clock.Mono // ops that began before tell nothing
@@ -79,6 +87,11 @@ func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
 	// One that began before the pause may have waited for a step.
 	if cfg.PaceListen > 0 && (!resync || now < c.silent && now.Add(-d) >= c.heard) {
 		c.calm.addFading(d, paceMemory)
+		if c.period.add(d); c.period.Count >= paceOps && now >= c.ended.Add(cfg.PaceListen/paceUpset) {
+			c.median[c.taken%paceMedians] = c.period.Quantile(0.5)
+			c.taken++
+			c.period, c.ended = Latency{}, now
+		}
 		return
 	}
 	c.ops++
@@ -157,8 +170,16 @@ func (c *pacer) window(at clock.Mono) {
 	if c.calm.Count >= paceFewOps {
 		// A quantile is an eighth too much at most.
 		c.bound = min(c.calm.Quantile(0.99)*2*8/9, paceBoundMax)
-		c.usual = min(c.calm.Quantile(0.5)*3/2*8/9, paceBoundMax)
+		c.usual = min(c.calmMedian()*3/2*8/9, paceBoundMax)
 	}
+}
+
+// calmMedian is what half of hosts' ops take without resync.
+func (c *pacer) calmMedian() time.Duration {
+	if c.taken == 0 {
+		return c.calm.Quantile(0.5)
+	}
+	return slices.Min(c.median[:min(c.taken, paceMedians)])
 }
 
 // adapt changes the speed by what was seen in a window.

@@ -100,6 +100,17 @@ func TestPaceListens(t *testing.T) {
 	}
 }
 
+// TestPaceAfterAStandstill: what queued in the hosts meanwhile comes at once, and is not what they usually wait.
+func TestPaceAfterAStandstill(t *testing.T) {
+	p := newPaced()
+	p.hosts(3000, 2*time.Millisecond, 0, 0, false)
+	p.hosts(1000, 9*time.Millisecond, 0, 0, false)
+	p.begin()
+	if p.usual < 2*time.Millisecond || p.usual > 4*time.Millisecond {
+		t.Errorf("half of the ops may take %v, where they took 2ms until a moment ago", p.usual)
+	}
+}
+
 // TestPaceBeginsSlowly: what the last resync was allowed says nothing of the next one.
 func TestPaceBeginsSlowly(t *testing.T) {
 	p := newPaced()

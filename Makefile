@@ -97,7 +97,7 @@ simulate: ## SIM_SEEDS=2000 simulated clusters under the replication protocol
 .PHONY: simulate-mutations
 simulate-mutations: ## the simulation finds every mistake planted in the protocol
 	@scripts/need.sh build
-	$(GO) test -tags mutations -count=1 -timeout 30m -run TestMutations -v ./replication/sim -patience 6000
+	$(GO) test -tags mutations -count=1 -timeout 30m -run TestMutations -v ./replication/sim -patience 10000
 
 .PHONY: links
 links: ## AF_XDP and UDP links, and nodes on them, in network namespaces; needs root

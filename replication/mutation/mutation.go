@@ -51,7 +51,6 @@ const (
 	ArrivalHolds        // a takeover takes the tail of what arrives for that of the set
 	CopyEarly           // a copy of several regions is answered when the first is there
 	HangsForEver        // a replica that answers reads keeps its session though its writes hang
-	RefusedTrusted      // a region of which a write was refused in a rebuild keeps its version
 	Count
 )
 
@@ -72,7 +71,7 @@ var names = [Count]string{
 	"versions of arriving regions with unstable writes are trusted", "an old lease may read the disk that an extent has left",
 	"an owner whose moves were finished may still mark replicas", "an owner finishes moves that it does not know",
 	"a takeover takes the tail of what arrives for that of the set", "a copy of several regions is answered when the first is there",
-	"a replica that answers reads keeps its session though its writes hang", "a region of which a write was refused in a rebuild keeps its version",
+	"a replica that answers reads keeps its session though its writes hang",
 }
 
 // String says what the mistake is.

@@ -75,25 +75,29 @@ func (n *node) crash() {
 	}
 }
 
-// arm has a tick come when the owner says, or somewhat before or later.
+// next is when the owner wants a tick, or somewhat before or later.
+func (n *node) next() time.Duration {
+	if n.owner == nil || n.owner.Over() {
+		return n.w.between(time.Millisecond, 3*time.Millisecond)
+	}
+	due := max(0, n.owner.Deadline().Sub(n.clock()))
+	return due*2/3 + n.w.between(0, due*2/3+time.Millisecond)
+}
+
+// arm sets the timer if the owner wants a tick earlier than it did. A lazy node does not look.
 func (n *node) arm() {
-	at, serving := clock.Never, n.owner != nil && !n.owner.Over()
-	if serving {
+	at := clock.Never
+	if n.owner != nil && !n.owner.Over() {
 		at = n.owner.Deadline()
 	}
-	if n.armed != clock.Never && at >= n.armed {
+	if n.w.lazy || n.armed != clock.Never && at >= n.armed {
 		return
 	}
-	next := n.w.between(time.Millisecond, 3*time.Millisecond)
-	if serving {
-		due := max(0, at.Sub(n.clock()))
-		next = due*2/3 + n.w.between(0, due*2/3+time.Millisecond)
-	}
 	n.turn++
-	turn, boot := n.turn, n.boot
+	turn, boot, next := n.turn, n.boot, n.next()
 	n.armed = min(at, n.clock().Add(next))
 	n.w.after(next, func() {
-		if n.turn == turn && n.boot == boot {
+		if n.turn == turn {
 			n.tick(boot)
 		}
 	})
@@ -101,10 +105,13 @@ func (n *node) arm() {
 
 // tick drives the owner, and the lease.
 func (n *node) tick(boot uint64) {
-	if !n.alive {
+	if n.boot != boot || !n.alive {
 		return
 	}
 	n.armed = clock.Never
+	if n.w.lazy {
+		n.w.after(n.next(), func() { n.tick(boot) })
+	}
 	n.do(func() {
 		sent := n.clock()
 		switch {

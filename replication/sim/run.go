@@ -70,7 +70,7 @@ func newWorld(seed uint64) *world {
 		w.hasty = 1
 	}
 	w.lossy, w.doubly, w.laggy = w.rng.Float64()*0.03, w.rng.Float64()*0.05, w.rng.Float64()*0.06
-	w.slowly, w.broadly, w.tardy = w.chance(0.4), w.chance(0.4), w.chance(0.3)
+	w.slowly, w.broadly, w.tardy, w.lazy = w.chance(0.4), w.chance(0.4), w.chance(0.3), w.chance(0.7)
 	w.shape()
 	count := max(w.disks, 3+w.rng.IntN(3))
 	for i := range count {
@@ -106,7 +106,7 @@ func Run(seed uint64) Result {
 	switch {
 	case w.whole:
 	case w.chance(0.4): // a part of what moves has to be there for a while
-		w.rare, w.broadly, w.tardy = true, false, false
+		w.rare, w.broadly, w.tardy, w.lazy = true, false, false, true
 		w.meta.toAndFro()
 	case w.chance(0.5):
 		w.meta.restless()
@@ -177,11 +177,11 @@ func (w *world) faults() {
 		case 5:
 			n.paused = w.now + w.between(time.Millisecond, 250*time.Millisecond)
 		case 6:
-			if w.chance(0.4) {
+			if !w.rare && w.chance(0.4) {
 				d.hang(w.between(time.Millisecond, 200*time.Millisecond))
 				break
 			}
-			if w.chance(0.3) {
+			if !w.rare && w.chance(0.3) {
 				d.each = w.between(time.Millisecond, 5*time.Millisecond)
 				w.after(w.between(time.Millisecond, 200*time.Millisecond), func() { d.each = 0 })
 				break
@@ -421,7 +421,7 @@ const sticksFor = (12 + 15 + 3*12 + 10) * time.Millisecond
 // notice nothing, and no write waits for long.
 func (w *world) stick(end time.Duration) {
 	n := w.well()
-	if n == nil || n.disk == nil || w.copies == w.minInSync || !w.chance(0.3) {
+	if n == nil || n.disk == nil || w.copies == w.minInSync || w.lazy || !w.chance(0.6) {
 		return
 	}
 	e := slices.IndexFunc(w.meta.sets, func(s []int) bool { return slices.Contains(s, n.index) })

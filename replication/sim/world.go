@@ -61,6 +61,7 @@ type world struct {
 	copies    int // of each extent
 	minInSync int
 	slowly    bool                          // resync gives way to hosts all the time
+	lazy      bool                          // timers are not set anew for what came since: they may be late
 	broadly   bool                          // resync copies several regions at a time
 	tardy     bool                          // copies of proposals that bring a replica in come late
 	whole     bool                          // all extents are on all members, and the owner is not told

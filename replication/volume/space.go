@@ -54,7 +54,7 @@ func (c *conn) full(o *Owner, k call) {
 // there would have them pass for equal, in another rebuild. p has its lock until that is durable [I8].
 func (c *conn) miss(o *Owner, p *piece) {
 	for off := range o.regionsAt(p) {
-		if c.re.clean(o, c.disk, off) && !mutation.On(mutation.RefusedTrusted) {
+		if c.re.clean(o, c.disk, off) {
 			c.request(o, p, replica.Request{Kind: replica.Copy, Off: off, Len: o.cfg.RegionBytes, Ver: replica.NoVersion, Gen: c.re.gen})
 		}
 	}

@@ -131,12 +131,11 @@ func (s *Store) startCheckpoint(t *turn) {
 }
 
 // stepCheckpoint starts what the checkpoint can do next, with mu held. Nobody waits for
-// its writes, so they go to the disk in groups of three quarters of InFlight: one system call and
-// one notification of the device for all, where each that ended cost both for the next one. The last
-// quarter is not waited for, so that a few slow writes hold up no group.
+// its writes, so they go to the disk in groups of half of InFlight: one system call and one
+// notification of the device for all, where each that ended cost both for the next one.
 func (s *Store) stepCheckpoint(t *turn) {
 	c := &s.mu.ck
-	if c.inflight > s.opts.InFlight/4 {
+	if c.inflight > s.opts.InFlight/2 {
 		return
 	}
 	for c.inflight < s.opts.InFlight {

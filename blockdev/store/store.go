@@ -30,7 +30,7 @@ type Options struct {
 	// BatchBlocks bounds the data blocks of one log batch, at most 256.
 	BatchBlocks int
 	// InFlight bounds the disk writes that a checkpoint keeps in flight.
-	// Default 32.
+	// Default 16.
 	InFlight int
 	breakage breakage // tests only: leave out what keeps data safe
 }
@@ -55,7 +55,7 @@ func (o *Options) Validate() error {
 		o.BatchBlocks = maxBatchBlocks
 	}
 	if o.InFlight == 0 {
-		o.InFlight = 32
+		o.InFlight = 16
 	}
 	switch {
 	case o.DirtyBytes < minDirtyBlocks*BlockBytes:

@@ -129,27 +129,25 @@ func RequestFor(key ed25519.PrivateKey, id Identity) (csr []byte, err error) {
 // administrator said so. What the request says about itself must agree with id, and
 // nothing else of it is used.
 func (a *Authority) Sign(csr []byte, id Identity, now time.Time, life time.Duration) ([]byte, error) {
-	return a.sign(csr, id, now, life, newSerial())
+	return a.sign(csr, id, now, life, func(ed25519.PublicKey) *big.Int { return newSerial() })
 }
 
 // SignJoin is Sign for a node that joins. Whoever of the members is asked, and however often, the certificate for
 // a key has the same serial number, by which the catalog knows it: a node asks another when the first does
 // not answer, and what the first did may come to light later, when the node works with what the second gave it.
 func (a *Authority) SignJoin(csr []byte, id Identity, now time.Time) ([]byte, error) {
-	public, err := checkRequest(csr, id)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.New()
-	sum.Write([]byte("blockd join serial 1\x00"))
-	for _, part := range [][]byte{a.cert.Raw, []byte(id.String()), public} {
-		part := sha256.Sum256(part)
-		sum.Write(part[:])
-	}
-	return a.sign(csr, id, now, NodeLife, serialOf([16]byte(sum.Sum(nil))))
+	return a.sign(csr, id, now, NodeLife, func(public ed25519.PublicKey) *big.Int {
+		sum := sha256.New()
+		sum.Write([]byte("blockd join serial 1\x00"))
+		for _, part := range [][]byte{a.cert.Raw, []byte(id.String()), public} {
+			part := sha256.Sum256(part)
+			sum.Write(part[:])
+		}
+		return serialOf([16]byte(sum.Sum(nil)))
+	})
 }
 
-func (a *Authority) sign(csr []byte, id Identity, now time.Time, life time.Duration, serial *big.Int) ([]byte, error) {
+func (a *Authority) sign(csr []byte, id Identity, now time.Time, life time.Duration, serial func(ed25519.PublicKey) *big.Int) ([]byte, error) {
 	if err := id.Validate(); err != nil {
 		return nil, err
 	}
@@ -175,7 +173,7 @@ func (a *Authority) sign(csr []byte, id Identity, now time.Time, life time.Durat
 		usage = append(usage, x509.ExtKeyUsageServerAuth)
 	}
 	return x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber:          serial,
+		SerialNumber:          serial(public),
 		Subject:               pkix.Name{Organization: []string{"blockd"}, CommonName: id.Node + id.Name},
 		NotBefore:             now.Add(-clockSkew),
 		NotAfter:              now.Add(life),

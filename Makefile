@@ -97,7 +97,7 @@ simulate: ## SIM_SEEDS=2000 simulated clusters under the replication protocol
 .PHONY: simulate-mutations
 simulate-mutations: ## the simulation finds every mistake planted in the protocol
 	@scripts/need.sh build
-	$(GO) test -tags mutations -count=1 -timeout 30m -run TestMutations -v ./replication/sim -patience 10000
+	$(GO) test -tags mutations -count=1 -timeout 30m -run TestMutations -v ./replication/sim
 
 .PHONY: links
 links: ## AF_XDP and UDP links, and nodes on them, in network namespaces; needs root
@@ -109,8 +109,8 @@ links: ## AF_XDP and UDP links, and nodes on them, in network namespaces; needs 
 cluster-test: build ## clusters of real nodes in network namespaces, under faults; needs root
 	@scripts/need.sh cluster
 	$(GO) test -p 1 -tags e2e -count=1 -timeout 15m -v ./testenv/cluster ./testenv/clusterbench
-	$(GO) test -p 1 -tags e2e -count=1 -timeout 5m -v ./testenv/calls ./testenv/mixed
-	$(GO) test -tags e2e -count=1 -timeout 5m -run TestNoAcknowledgedChangeIsLost -v ./tools/blockd/daemon
+	$(GO) test -p 1 -tags e2e -count=1 -timeout 15m -v ./testenv/calls ./testenv/mixed
+	$(GO) test -tags e2e -count=1 -timeout 15m -run TestNoAcknowledgedChangeIsLost -v ./tools/blockd/daemon
 
 .PHONY: reliability
 reliability: build ## replicated volumes on three real nodes under every fault; needs root

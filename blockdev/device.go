@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"blockd.dev/internal/clock"
+	"blockd.dev/internal/turn"
 )
 
 // Device is a linear array of logical blocks.
@@ -150,6 +151,10 @@ type Request struct {
 	// change anything looks at it again right before it does, and ends what is
 	// gone with ErrBusy. Wrappers pass it on.
 	Gone *atomic.Bool
+	// Soon, when not nil, is the turn of the connection that the request came by, in which
+	// it hands over all that came together: a device may leave it the work that it
+	// can do once for several requests. Wrappers pass it on.
+	Soon turn.Soon
 	// Since is when the request came, by clock.Boot, if it was held back since then to
 	// keep to the limits of its volume; 0 means now. It was held in the order in which
 	// the volume's requests came.

@@ -71,12 +71,13 @@ func TestEarlierTimeCounts(t *testing.T) {
 // next Set makes good.
 func TestLaterTimeWaitsForTheNextSet(t *testing.T) {
 	a := open(t)
-	set(t, a, 10*time.Millisecond)
-	rings := a.rings
 	set(t, a, time.Hour)
+	rings := a.rings
+	set(t, a, 2*time.Hour)
 	if a.rings != rings {
 		t.Error("set to a later time, it was set anew")
 	}
+	set(t, a, 10*time.Millisecond)
 	if _, rang := poll(t, a, time.Minute); !rang {
 		t.Error("did not ring at the earlier time")
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"blockd.dev/afxdp/alarm"
+	"blockd.dev/afxdp/doze"
 	"blockd.dev/afxdp/link"
 	"blockd.dev/afxdp/neigh"
 	"blockd.dev/afxdp/packet"
@@ -38,6 +39,7 @@ type Link struct {
 	pause    time.Duration // how long Wait waited for room last
 	poll     []unix.PollFd // socket, eventfd, alarm, what is watched
 	alarm    *alarm.Alarm
+	doze     *doze.Sleeper
 	lookup   func(netip.Addr) (neigh.Hop, bool)
 
 	// For other goroutines.
@@ -132,6 +134,9 @@ func (d *Device) Link(number int) (_ *Link, err error) {
 		return nil, fmt.Errorf("xdplink: eventfd: %w", err)
 	}
 	if l.alarm, err = alarm.Open(); err != nil {
+		return nil, fmt.Errorf("xdplink: %w", err)
+	}
+	if l.doze, err = doze.Open(l.socket.FD(), l.life.event, l.alarm.FD()); err != nil {
 		return nil, fmt.Errorf("xdplink: %w", err)
 	}
 	l.describe()
@@ -261,6 +266,9 @@ func (l *Link) Close() error {
 // the kernel lets go of the memory.
 func (l *Link) undo() error {
 	var errs []error
+	if l.doze != nil {
+		errs = append(errs, l.doze.Close())
+	}
 	if l.socket != nil {
 		errs = append(errs, l.socket.Close())
 	}

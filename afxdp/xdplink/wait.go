@@ -15,8 +15,8 @@ const (
 	completionPauseMax = 10 * time.Millisecond
 )
 
-// Wait sleeps in ppoll(2) on the socket, an eventfd, an alarm and what is watched. A poll in copy
-// mode also sends what is left in the TX ring.
+// Wait sleeps in ppoll(2) on the socket, an eventfd, an alarm and what is watched, or dozes on them when there
+// is no traffic. A poll in copy mode also sends what is left in the TX ring.
 func (l *Link) Wait(timeout time.Duration) error {
 	if err := l.ended(); err != nil {
 		return err
@@ -64,6 +64,13 @@ func (l *Link) sleep(timeout time.Duration) error {
 	}
 	if timeout != 0 {
 		l.stats.waits.Add(1)
+		defer l.doze.End()
+		if l.doze.Begin(len(l.poll) == watchedFrom) {
+			if err := l.dozeOff(timeout < 0); err != nil {
+				return err
+			}
+			until = &atOnce
+		}
 	}
 	l.stats.syscalls.Add(1)
 	l.poll[0].Revents, l.poll[1].Revents = 0, 0
@@ -79,9 +86,25 @@ func (l *Link) sleep(timeout time.Duration) error {
 	return nil
 }
 
+// dozeOff sleeps without a processor.
+func (l *Link) dozeOff(forever bool) error {
+	if forever { // but an alarm that has rung goes on until it is set
+		if err := l.alarm.Set(time.Hour); err != nil {
+			return fmt.Errorf("xdplink: %w", err)
+		}
+	}
+	if err := l.doze.Doze(); err != nil {
+		return fmt.Errorf("xdplink: %w", err)
+	}
+	return nil
+}
+
+// watchedFrom is where in Link.poll the sources begin.
+const watchedFrom = 3
+
 // Watch implements link.Watcher.
 func (l *Link) Watch(fds []int) {
-	l.poll = l.poll[:3]
+	l.poll = l.poll[:watchedFrom]
 	for _, fd := range fds {
 		l.poll = append(l.poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}

@@ -10,7 +10,8 @@ package disk
 // Look, Rest or Leave says that it is over.
 type Attended interface {
 	// Attend makes the caller the attendant, if nothing is in flight and nobody
-	// else is. wake ends its sleep, and may be called on any goroutine.
+	// else is. wake ends its sleep, and may be called on any goroutine; nil is for
+	// one that leaves before it sleeps.
 	Attend(wake func()) bool
 	// Look calls Done of what has completed, and tells whether there was anything,
 	// and whether the caller is still the attendant.
@@ -39,10 +40,11 @@ func AttendedOf(d Disk) Attended {
 	}
 }
 
-// attendMax is how many I/Os in flight an attendant has the patience for. With
-// more of them the reaper is the better one: it is awake anyway, collects what is
-// submitted meanwhile, and leaves the attendant to its own work.
-const attendMax = 4
+// attendMax is how many I/Os in flight an attendant has the patience for: those of a log and
+// of a checkpoint, which the store has in flight for seconds. With more of them the
+// reaper is the better one: it is awake anyway, collects what is submitted meanwhile,
+// and leaves the attendant to its own work.
+const attendMax = 32
 
 // Attend implements Attended.
 func (d *uringDisk) Attend(wake func()) bool {

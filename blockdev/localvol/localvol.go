@@ -37,6 +37,8 @@ type Options struct {
 	BlockSize int
 	// ReadOnly refuses everything but reads.
 	ReadOnly bool
+	// Attended is what reads of the store wait for (blockdev.Attendable); it may be nil.
+	Attended blockdev.Attended
 }
 
 // maxBytes is the largest volume: extent indices have 31 bits.
@@ -53,6 +55,7 @@ func checkSize(size int64) error {
 // called from any goroutine.
 type Volume struct {
 	s     *store.Store
+	disk  blockdev.Attended
 	vol   *store.Vol
 	id    store.VolumeID
 	locks rangelock.Table
@@ -93,7 +96,7 @@ func Open(s *store.Store, id [16]byte, o Options) (*Volume, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open volume %x: %w", id, err)
 	}
-	v := &Volume{s: s, vol: vol, id: id, readOnly: o.ReadOnly, drained: make(chan struct{}, 1)}
+	v := &Volume{s: s, disk: o.Attended, vol: vol, id: id, readOnly: o.ReadOnly, drained: make(chan struct{}, 1)}
 	v.geometry.Store(&blockdev.Geometry{
 		SizeBytes: o.SizeBytes, BlockSize: o.BlockSize, PhysicalBlockSize: blockBytes,
 		OptimalIOBytes: store.ChunkBytes, UnmapGranularity: blockBytes, Thin: true, ReadOnly: o.ReadOnly, Poisons: true,
@@ -131,6 +134,9 @@ func (v *Volume) trim(size int64) error {
 	}
 	return nil
 }
+
+// Attended implements blockdev.Attendable.
+func (v *Volume) Attended() blockdev.Attended { return v.disk }
 
 // ID returns the volume's identity.
 func (v *Volume) ID() [16]byte { return v.id }

@@ -22,6 +22,8 @@ import (
 //     first one commits.
 //  6. The log up to P is free.
 //
+// 1 to 3 go as fast as log and memory fill meanwhile (due).
+//
 // Home writes may carry data newer than P. That is harmless: the record of such
 // data is after P, durable, and replayed over it (invariant 5).
 type checkpoint struct {
@@ -31,6 +33,8 @@ type checkpoint struct {
 	seq     uint64
 	lastSeq uint64
 	clean   bool
+
+	log, bufs, dirty budget // dirty: of pages
 
 	home     []homeBlock
 	homeNext int
@@ -75,6 +79,17 @@ type ckIO struct {
 }
 
 const maxHomeSegs = 64 // 256 KiB per write
+
+// budget is what new writes may take of something before the checkpoint has to be done.
+type budget struct{ from, n int64 }
+
+// spent is the share of b that is gone when now is where from was.
+func (b budget) spent(now int64) float64 {
+	if now-b.from >= b.n {
+		return 1
+	}
+	return float64(now-b.from) / float64(b.n)
+}
 
 // maybeCheckpoint starts a checkpoint when there is something to gain and the
 // log, the dirty buffers or the page cache are half full, or someone waits.
@@ -125,9 +140,31 @@ func (s *Store) startCheckpoint(t *turn) {
 			}
 		}
 	}
+	c.log = budget{c.pos, (l.size - l.used()) / 2}
+	c.bufs = budget{s.mu.bufs.taken, int64(len(s.mu.bufs.free)) / 2}
+	c.dirty = budget{0, int64(s.mu.pages.max-len(c.pages)) / 2}
 	slices.SortFunc(c.home, func(a, b homeBlock) int { return cmp.Compare(a.key, b.key) })
 	s.stats.checkpoints.Add(1)
 	s.stepCheckpoint(t)
+}
+
+// writes is how many blocks the checkpoint is to write, and begun how many of these it has
+// begun with, or found superfluous.
+func (c *checkpoint) writes() int { return len(c.home) + len(c.pages) + len(c.roots) }
+func (c *checkpoint) begun() int  { return c.homeNext + c.pageNext + c.rootNext }
+
+// due is how many blocks the checkpoint shall have begun with: as large a share of all as new
+// writes have taken of what they may, which is half of what log and memory had free at P. So hosts'
+// writes have a few others beside them most of the time, rather than now and then as many as the
+// disk can do, on all disks at once: copies of a volume take the same writes, so that their
+// checkpoints begin together. Where nothing is written it stops, unless somebody waits.
+func (s *Store) due() int {
+	c := &s.mu.ck
+	if s.mu.closing != nil || s.mu.lg.full || !s.mu.waitBufs.empty() || !s.mu.waitPages.empty() || len(s.mu.ckWaiters) > 0 {
+		return c.writes()
+	}
+	spent := max(c.log.spent(s.mu.lg.applied), c.bufs.spent(s.mu.bufs.taken), c.dirty.spent(int64(len(s.mu.pages.dirty))))
+	return int(spent * float64(c.writes()))
 }
 
 // stepCheckpoint starts what the checkpoint can do next, with mu held. Nobody waits for
@@ -136,6 +173,9 @@ func (s *Store) startCheckpoint(t *turn) {
 func (s *Store) stepCheckpoint(t *turn) {
 	c := &s.mu.ck
 	if c.inflight > s.opts.InFlight/2 {
+		return
+	}
+	if left := c.writes() - c.begun(); left > 0 && s.due()-c.begun() < min(left, max(1, s.opts.InFlight/2)) {
 		return
 	}
 	for c.inflight < s.opts.InFlight {
@@ -421,6 +461,7 @@ func (s *Store) Checkpoint() error {
 		if !running {
 			s.startCheckpoint(t)
 		}
+		s.kick(t) // it is waited for
 		s.mu.Unlock()
 		s.run(t)
 		<-ch

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -74,6 +75,66 @@ func TestCheckpointWritesInGroups(t *testing.T) {
 	most := writes/(inFlight/2) + 2*s.stats.checkpoints.Load()
 	if writes < blocks || submits > most {
 		t.Errorf("%d writes were submitted %d times, want at most %d: half of the %d that may be in flight at a time", writes, submits, most, inFlight)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	close(d.queue)
+}
+
+// A checkpoint has written no larger part of what it has to than new writes have taken of
+// half of the space that was left, and is done then.
+func TestCheckpointGoesAsFastAsWritesCome(t *testing.T) {
+	const bufs, inFlight = 1024, 16
+	d := newCounted(sim.New(64<<20, sim.Options{NoTrace: true}))
+	f := testFormat()
+	f.LogBytes = 32 << 20 // the buffers are what it is done for
+	if err := Format(d, f); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(d, Options{DirtyBytes: bufs * BlockBytes, InFlight: inFlight})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.OpenVolume(VolumeID{9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := int64(0)
+	put := func() {
+		t.Helper()
+		if err := write(s, v, 2*next*BlockBytes, fill(BlockBytes, uint64(next))); err != nil {
+			t.Fatal(err)
+		}
+		next++
+	}
+	running := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.mu.ck.running
+	}
+	for !running() {
+		put()
+	}
+	d.writes.Store(0)
+	s.mu.Lock()
+	all := int64(s.mu.ck.writes())
+	free := s.mu.ck.bufs.n
+	s.mu.Unlock()
+	if all < bufs/2 || free < bufs/8 {
+		t.Fatalf("a checkpoint of %d writes has to be done after %d more: this tells nothing", all, free)
+	}
+	for i := range free - 1 {
+		put()
+		if most := all*(i+1)/free + inFlight; d.writes.Load() > most {
+			t.Fatalf("%d of %d writes after %d of %d buffers were taken, want at most %d", d.writes.Load(), all, i+1, free, most)
+		}
+	}
+	if !running() {
+		t.Fatal("the checkpoint is done before it has to be")
+	}
+	for put(); running(); {
+		runtime.Gosched() // its last writes end
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

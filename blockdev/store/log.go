@@ -237,6 +237,9 @@ func (s *Store) kick(t *turn) {
 	}
 	s.startSync(t)
 	s.startBatch(t)
+	if s.mu.ck.phase <= ckRoots {
+		s.checkpointNext(t)
+	}
 	s.maybeCheckpoint(t)
 	if s.mu.closing != nil && !s.mu.idle && s.isIdle() {
 		s.mu.idle = true

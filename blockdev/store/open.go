@@ -264,19 +264,35 @@ func (s *Store) slotOf(ref uint32) (slot uint32, ok bool) {
 type logReader struct {
 	s    *Store
 	io   *syncIO
-	buf  []byte
+	buf  []byte // holds the largest batch
 	base int64
 	n    int64
 }
 
-// at returns n bytes at off of the log; they are valid until the next call.
+// readStep is how much of the log is read at once. Others may write to the same device and sync it meanwhile, and
+// each of their requests waits for one of these: 0.1 ms where it reads 1 GB/s.
+const readStep = 128 << 10
+
+func newLogReader(s *Store) *logReader {
+	return &logReader{s: s, io: newSyncIO(s.d), buf: disk.NewAligned(int(roundUp((maxHeadBlocks+maxBatchBlocks)*BlockBytes, readStep)))}
+}
+
+// at returns n bytes at off of the log, which has them; they are valid until the next call.
 func (r *logReader) at(off, n int64) ([]byte, error) {
-	if off < r.base || off+n > r.base+r.n {
-		r.base, r.n = off, min(int64(len(r.buf)), r.s.sb.logBytes-off)
-		if err := r.io.read(r.buf[:r.n], r.s.sb.logOff+off); err != nil {
-			r.n = 0
+	if off < r.base || off >= r.base+r.n {
+		r.base, r.n = off, 0
+	}
+	if off+n > r.base+int64(len(r.buf)) {
+		kept := copy(r.buf, r.buf[off-r.base:r.n])
+		r.base, r.n = off, int64(kept)
+	}
+	for off+n > r.base+r.n {
+		next := r.base + r.n
+		step := min(readStep, int64(len(r.buf))-r.n, r.s.sb.logBytes-next)
+		if err := r.io.read(r.buf[r.n:r.n+step], r.s.sb.logOff+next); err != nil {
 			return nil, fmt.Errorf("read of the log: %w", err)
 		}
+		r.n += step
 	}
 	return r.buf[off-r.base : off-r.base+n], nil
 }
@@ -320,7 +336,7 @@ func (s *Store) replay() error {
 	defer s.mu.Unlock()
 	s.mu.replaying = true
 	t := s.newTurn()
-	r := &logReader{s: s, io: newSyncIO(s.d), buf: disk.NewAligned(int(min(s.sb.logBytes, 4<<20)))}
+	r := newLogReader(s)
 	pos, seq, total := s.sb.logTail, s.sb.logSeq, int64(0)
 	var recs []record
 	for total < s.sb.logBytes {
@@ -359,7 +375,7 @@ func (s *Store) replay() error {
 		seq++
 		s.stats.replayedBatches.Add(1)
 	}
-	if err := s.lookPast(r, seq); err != nil {
+	if err := s.lookPast(r, pos, seq); err != nil {
 		return err
 	}
 	s.mu.replaying = false
@@ -367,14 +383,23 @@ func (s *Store) replay() error {
 	return s.settle(t)
 }
 
-// lookPast refuses a log that goes on after the place where replay stopped: a
+// lookPast refuses a log that goes on after end, where replay stopped: a
 // batch is only started when the one before it is durable, so the one that fails
-// its check was acknowledged and is damaged.
-func (s *Store) lookPast(r *logReader, seq uint64) error {
+// its check was acknowledged and is damaged. What was replayed is not read again.
+func (s *Store) lookPast(r *logReader, end int64, seq uint64) error {
 	if s.sb.clean {
 		return nil
 	}
+	behind := func(at int64) int64 { // the tail, around the ring
+		if at < s.sb.logTail {
+			at += s.sb.logBytes
+		}
+		return at - s.sb.logTail
+	}
 	for off := int64(0); off < s.sb.logBytes; off += BlockBytes {
+		if behind(off) < behind(end) {
+			continue
+		}
 		p, err := r.at(off, BlockBytes)
 		if err != nil {
 			return err

@@ -392,6 +392,7 @@ type dirtyPool struct {
 	state []uint8
 	free  []int32
 	total int
+	taken int64 // ever
 }
 
 const (
@@ -427,6 +428,7 @@ func (d *dirtyPool) get() int32 {
 	n := len(d.free)
 	i := d.free[n-1]
 	d.free = d.free[:n-1]
+	d.taken++
 	return i
 }
 

@@ -139,7 +139,10 @@ type Store struct {
 
 		waitBufs  opList // need dirty buffers
 		waitPages opList // need room in the page cache
+		writing   int    // ops whose data is being written to new chunks
 		needSync  opList // data written to new chunks, not yet synced
+		gathered  int    // bytes of needSync
+		syncSoon  bool   // needSync is not only of copies, or large
 		inSync    opList
 		syncBusy  bool
 		logq      opList

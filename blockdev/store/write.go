@@ -244,6 +244,7 @@ func (s *Store) writeChunks(t *turn, op *Op, r0, r1 int) {
 		op.chunks = append(op.chunks, c)
 		last = c
 	}
+	s.mu.writing++
 	op.badIO.Store(nil)
 	op.pending.Store(int32(len(op.ios)))
 	for k := range op.ios {
@@ -292,6 +293,7 @@ func writeDone(io *disk.IO) {
 	}
 	t := s.newTurn()
 	s.mu.Lock()
+	s.mu.writing--
 	if bad := op.badIO.Load(); bad != nil {
 		s.writeFailed(t, op, bad.Err)
 	} else if s.writable(t, op) {
@@ -299,6 +301,8 @@ func writeDone(io *disk.IO) {
 			s.mu.logq.push(op)
 		} else {
 			s.mu.needSync.push(op)
+			s.mu.gathered += op.Len
+			s.mu.syncSoon = s.mu.syncSoon || op.Note == nil || !op.Note.Exact || s.mu.gathered >= syncBytes
 		}
 	}
 	s.kick(t)
@@ -329,12 +333,19 @@ func (s *Store) writeFailed(t *turn, op *Op, err error) {
 	s.endWrite(t, op, kind, err)
 }
 
-// startSync starts the one Sync in flight for all ops whose data is written.
+// syncBytes is how much data of copies waits for one Sync.
+const syncBytes = 4 << 20
+
+// startSync starts the one Sync in flight for all ops whose data is written. Where these
+// are copies alone (Note.Exact), which come many at a time and for which no host waits, it
+// waits for those whose data is being written, up to syncBytes: half of the flushes of a
+// rebuild, and a twelfth of its processor time, were for a few regions each.
 func (s *Store) startSync(t *turn) {
-	if s.mu.syncBusy || s.mu.needSync.empty() {
+	if s.mu.syncBusy || s.mu.needSync.empty() || s.mu.writing > 0 && !s.mu.syncSoon {
 		return
 	}
 	s.mu.syncBusy = true
+	s.mu.gathered, s.mu.syncSoon = 0, false
 	s.mu.needSync.moveTo(&s.mu.inSync)
 	s.syncIO = disk.IO{Op: disk.Sync, Done: s.onSync, Internal: s.syncIO.Internal}
 	t.ios = append(t.ios, &s.syncIO)

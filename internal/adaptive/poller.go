@@ -99,6 +99,9 @@ func (p *Poller) Begin() time.Duration {
 	return p.budget
 }
 
+// Polls reports whether the next Begin polls if there is a place.
+func (p *Poller) Polls() bool { return p.budget > 0 }
+
 // Hit ends a wait by an event that polling saw, gap after the wait began.
 func (p *Poller) Hit(gap time.Duration) {
 	p.hits.Add(1)

@@ -283,7 +283,7 @@ func rebuild(cfg Config, build func(*Group, *raft.Config) error) error {
 	g.machine.reborn = true
 	defer g.machine.hashes.working.Wait()
 	g.stream = newStream(g)
-	g.trans = newTransport(&raft.NetworkTransportConfig{Stream: g.stream, MaxPool: 1, Timeout: time.Second, Logger: logger}, s.begun, g.running.Load)
+	g.trans = newTransport(&raft.NetworkTransportConfig{Stream: g.stream, MaxPool: 1, Timeout: time.Second, Logger: logger}, cfg.beat(), s.begun, g.running.Load)
 	defer func() { _ = g.trans.Close() }()
 	rc := g.raftConfig(logger)
 	if err := build(g, rc); err != nil {

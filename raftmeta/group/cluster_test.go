@@ -121,12 +121,13 @@ type wires struct {
 	mu    sync.Mutex
 	owner map[string]string // address to node
 	cut   map[[2]string]bool
+	mute  map[[2]string]bool // nothing gets through, and nobody is told
 	conns map[net.Conn][2]string
 	loses float64 // how many of the answers get lost, with their connection
 }
 
 func newWires() *wires {
-	return &wires{owner: map[string]string{}, cut: map[[2]string]bool{}, conns: map[net.Conn][2]string{}}
+	return &wires{owner: map[string]string{}, cut: map[[2]string]bool{}, mute: map[[2]string]bool{}, conns: map[net.Conn][2]string{}}
 }
 
 func pair(a, b string) [2]string {
@@ -140,8 +141,12 @@ func (w *wires) dial(from string) func(context.Context, string) (net.Conn, error
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		w.mu.Lock()
 		p := pair(from, w.owner[address])
-		cut := w.cut[p]
+		cut, mute := w.cut[p], w.mute[p]
 		w.mu.Unlock()
+		if mute {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
 		if cut {
 			return nil, errors.New("the wire is cut")
 		}
@@ -156,13 +161,14 @@ func (w *wires) dial(from string) func(context.Context, string) (net.Conn, error
 			return nil, errors.New("the wire is cut")
 		}
 		w.conns[c] = p
-		return &wire{c, w}, nil
+		return &wire{c, w, p}, nil
 	}
 }
 
 type wire struct {
 	net.Conn
 	w *wires
+	p [2]string
 }
 
 func (c *wire) Close() error {
@@ -175,6 +181,9 @@ func (c *wire) Close() error {
 // Read is of answers: who made the connection asks.
 func (c *wire) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
+	for err == nil && c.muted() {
+		n, err = c.Conn.Read(b)
+	}
 	c.w.mu.Lock()
 	lost := rand.Float64() < c.w.loses
 	c.w.mu.Unlock()
@@ -183,6 +192,29 @@ func (c *wire) Read(b []byte) (int, error) {
 		return 0, errors.New("the answer got lost")
 	}
 	return n, err
+}
+
+// Write is of questions.
+func (c *wire) Write(b []byte) (int, error) {
+	if c.muted() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *wire) muted() bool {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return c.w.mute[c.p]
+}
+
+// silence is isolate of one node, as a machine that is gone without a word: connections stay.
+func (w *wires) silence(all []string, node string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, other := range all {
+		w.mute[pair(node, other)] = true
+	}
 }
 
 // lose has a part of the answers get lost.
@@ -215,6 +247,7 @@ func (w *wires) heal() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	clear(w.cut)
+	clear(w.mute)
 }
 
 // cluster is a group of nodes in this process.

@@ -97,7 +97,7 @@ func Open(cfg Config) (_ *Group, err error) {
 	g.stream = newStream(g)
 	g.trans = newTransport(&raft.NetworkTransportConfig{
 		Stream: g.stream, MaxPool: 3, Timeout: max(2*time.Second, 2*cfg.Heartbeat), Logger: logger,
-	}, s.begun, g.running.Load)
+	}, cfg.beat(), s.begun, g.running.Load)
 	rc := g.raftConfig(logger)
 	if cfg.Bootstrap {
 		if err := g.bootstrap(rc); err != nil {

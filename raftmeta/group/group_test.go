@@ -293,6 +293,27 @@ func TestIsolatedLeader(t *testing.T) {
 	c.agree("majority")
 }
 
+// What was asked of a leader that is gone without a word is asked of the next one as soon as there is one, and
+// not when patience ends.
+func TestQuestionsLeaveALeaderThatIsGone(t *testing.T) {
+	c := start(t, 3, func(cfg *Config) { cfg.Heartbeat = time.Second }) // patience is 10 s, and leaves time for more than one election
+	old, asks := c.leader(), c.followers()[0]
+	c.apply(asks, "before")
+	began := time.Now()
+	c.wires.silence(c.ids(), old.id)
+	read := make(chan error, 1)
+	go func() { read <- asks.Barrier(c.ctx()) }()
+	c.apply(asks, "after")
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took >= asks.patience() {
+		t.Errorf("a command and a read of a follower took %v after its leader was gone", took)
+	}
+	c.wires.heal()
+	c.agree("before", "after")
+}
+
 // A follower that is cut off has no effect on the others, and comes back: it
 // stays in its term, since it asks before it stands for election.
 func TestIsolatedFollower(t *testing.T) {

@@ -114,7 +114,7 @@ func (g *Group) attempt(ctx context.Context, leader Leader, e *envelope) (o outc
 		o, err = g.leaderApply(ctx, e, g.cfg.NodeID)
 		return o, errors.Is(err, ErrOutcomeUnknown), err
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.patience())
+	ctx, cancel := g.whileLeads(ctx, leader)
 	defer cancel()
 	answer, sent, err := g.call(ctx, leader.ID, leader.Address, methodApply, e.encode())
 	if err == nil {
@@ -129,6 +129,25 @@ func (g *Group) attempt(ctx context.Context, leader Leader, e *envelope) (o outc
 		return o, false, fmt.Errorf("%w: %w", ErrNoLeader, err) // another leader will come
 	}
 	return o, errors.Is(err, ErrOutcomeUnknown), err
+}
+
+// whileLeads bounds a question to a leader by patience, and ends it when another node leads: one that was cut off
+// will not answer, and whoever asks would wait for it with the next one there.
+func (g *Group) whileLeads(ctx context.Context, asked Leader) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, g.patience())
+	go func() {
+		for ctx.Err() == nil {
+			leader, changed := g.WatchLeader()
+			if leader.ID != "" && leader.ID != asked.ID {
+				cancel()
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return ctx, cancel
 }
 
 // patience is how long one attempt may take: long enough for a leader to

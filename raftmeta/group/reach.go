@@ -50,6 +50,7 @@ func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 // of no use to send them again.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, answer *raft.AppendEntriesResponse) error {
 	if isHeartbeat(req) {
+		t.beats.await(t.quit)
 		err := t.NetworkTransport.AppendEntries(id, target, req, answer)
 		if err == nil {
 			t.reached.note(id)

@@ -1,10 +1,13 @@
 package group
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // The library is not told that entries for a member could not be sent: it would wait longer each time, also
@@ -37,4 +40,12 @@ func TestEntriesWaitForAMemberThatIsAway(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// The library's pipelines are not used: see newTransport.
+func TestEntriesAreNotPipelined(t *testing.T) {
+	n := start(t, 1, nil).leader()
+	if _, err := n.trans.AppendEntriesPipeline("n2", "n2"); !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
+		t.Errorf("a pipeline: %v", err)
+	}
 }

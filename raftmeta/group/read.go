@@ -181,7 +181,7 @@ func (g *Group) readIndex(ctx context.Context, leader Leader) (uint64, error) {
 	case g.cfg.NodeID:
 		return g.leaderIndex(ctx)
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.patience())
+	ctx, cancel := g.whileLeads(ctx, leader)
 	defer cancel()
 	answer, _, err := g.call(ctx, leader.ID, leader.Address, methodIndex, nil)
 	if err != nil {

@@ -2,6 +2,7 @@ package group
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -14,12 +15,18 @@ type transport struct {
 	log     *begun
 	out     chan raft.RPC
 	reached reached
+	beats   beats
 	quit    chan struct{}
 	once    sync.Once
 }
 
-func newTransport(cfg *raft.NetworkTransportConfig, log *begun, running func() *raft.Raft) *transport {
-	t := &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(cfg), running: running, log: log,
+// newTransport makes a transport that has one request under way to each member. The library's pipelines
+// (of its version 1.8) look at a member's address without its lock when a send fails, just when a member that has moved gets
+// another one, and may stop for good when a member refuses entries while more are to be sent; what they
+// would gain is little where entries that come together travel together.
+func newTransport(cfg *raft.NetworkTransportConfig, beat time.Duration, log *begun, running func() *raft.Raft) *transport {
+	cfg.MaxRPCsInFlight = 1 // no pipelines
+	t := &transport{NetworkTransport: raft.NewNetworkTransportWithConfig(cfg), running: running, log: log, beats: beats{every: beat, start: time.Now()},
 		out: make(chan raft.RPC), quit: make(chan struct{})}
 	go t.pass()
 	return t

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"time"
 
+	"blockd.dev/blockdev"
 	"blockd.dev/internal/clock"
+	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/volume"
 )
@@ -99,9 +101,15 @@ type Config struct {
 	Boot uint64
 
 	Transport Transport
-	Meta      Meta
+	// Attended is what reads of a disk on this node wait for (blockdev.Attendable); it may
+	// return nil, and be nil.
+	Attended func(disk uint16) blockdev.Attended
+	Meta     Meta
 	// Clock is that of leases. Default clock.Boot, which counts suspension.
 	Clock clock.Clock
+	// Soon is an endpoint's: what a turn of a pump brings for the owner is dealt with at once.
+	// nil has each answer go by itself.
+	Soon turn.Soon
 	// Guard is the generation of the volume's reservations on this node, by which
 	// hosts' requests were let pass; nil if there are none. See Volume.Serve.
 	Guard func() uint64
@@ -123,8 +131,8 @@ type Config struct {
 	Late time.Duration
 	// Since is the reading from which on this node's process has run without a break,
 	// or clock.Never while that is being found out: what hosts sent before it they may have
-	// sent by another path meanwhile, so that is as late. nil means since ever.
-	Since func() clock.Mono
+	// sent by another path meanwhile, so that is as late. now is what Clock has just read. nil means since ever.
+	Since func(now clock.Mono) clock.Mono
 	// Pace is what hosts' 99th percentile may be while replicas are brought back, even
 	// if that is more than twice what it was before. Default 1 ms.
 	Pace time.Duration
@@ -152,11 +160,14 @@ func (c *Config) setDefaults() error {
 	if c.Clock == nil {
 		c.Clock = clock.Boot{}
 	}
+	if c.Attended == nil {
+		c.Attended = func(uint16) blockdev.Attended { return nil }
+	}
 	if c.Guard == nil {
 		c.Guard = func() uint64 { return 0 }
 	}
 	if c.Since == nil {
-		c.Since = func() clock.Mono { return 0 }
+		c.Since = func(clock.Mono) clock.Mono { return 0 }
 	}
 	if c.GiveUp == nil {
 		c.GiveUp = func(uint64) {}

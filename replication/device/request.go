@@ -131,7 +131,7 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 	}
 	if r.Since != 0 {
 		q.born = r.Since
-		if v.serveHeld(q) {
+		if v.serveHeld(q, now) {
 			return
 		}
 	}
@@ -141,9 +141,9 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 // serveHeld has the owner here serve a request that was held back, however long that was. The
 // host may have sent it by another path meanwhile; but the copy has come to the same
 // owner, and was held behind it. After a standstill the host may have had another owner.
-func (v *Volume) serveHeld(q *request) bool {
+func (v *Volume) serveHeld(q *request, now clock.Mono) bool {
 	to := v.route.Load()
-	if to.run == nil || q.gone() || q.born < v.cfg.Since() {
+	if to.run == nil || q.gone() || q.born < v.cfg.Since(now) {
 		return false
 	}
 	q.route = to
@@ -157,7 +157,7 @@ func (q *request) stale(now clock.Mono) error {
 	switch {
 	case q.gone():
 		return errGone
-	case changes && (now >= q.born.Add(q.v.cfg.Late) || q.born < q.v.cfg.Since()):
+	case changes && (now >= q.born.Add(q.v.cfg.Late) || q.born < q.v.cfg.Since(now)):
 		return errLate
 	}
 	return nil
@@ -339,7 +339,7 @@ func (q *request) start(at, n int64) {
 	default:
 		p.zero()
 	}
-	q.route.run.inbox.Post(event{kind: evSubmit, piece: p})
+	q.route.run.inbox.PostSoon(event{kind: evSubmit, piece: p}, q.r.Soon)
 }
 
 // stepDone goes on when no piece of the step is under way.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"blockd.dev/internal/clock"
+	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/message/inbox"
 	"blockd.dev/replication/replica"
@@ -39,8 +40,10 @@ type run struct {
 		complete  []*volume.Op
 		proposals []volume.Proposal
 	}
-	drained []func() // called when the owner is over
-	asked   bool     // to end, or GiveUp was called
+	sending turn.Turn // under way while a batch goes to the disk of this node
+	soon    turn.Soon // sending's
+	drained []func()  // called when the owner is over
+	asked   bool      // to end, or GiveUp was called
 
 	active atomic.Int64 // requests that use this run, plus one until it drains
 	idle   func()       // called when active is 0; set before
@@ -91,14 +94,14 @@ var sends = sync.Pool{New: func() any {
 	s := &send{}
 	s.Tag, s.Done = s, func(m *message.Sent) {
 		s := m.Tag.(*send)
-		s.run.inbox.Post(event{kind: evAnswer, send: s})
+		s.run.inbox.PostSoon(event{kind: evAnswer, send: s}, s.run.v.cfg.Soon)
 	}
 	return s
 }}
 
 func newRun(v *Volume, l Lease, waits clock.Mono, m Members, local int) *run {
 	r := &run{v: v, epoch: m.View.Epoch, began: m.Disks, local: local, disks: m.Disks, lease: l, sets: m.Sets, armed: clock.Never, bufs: map[*byte]*message.Buffer{}}
-	r.route = &route{run: r}
+	r.route, r.soon = &route{run: r}, r.sending.Leave
 	r.foreign.sources = map[string]*source{}
 	r.active.Store(1)
 	r.inbox.Run = r.take
@@ -219,13 +222,15 @@ func (r *run) act() {
 			r.v.cfg.Transport.Send(&s.Sent)
 		}
 	}
+	r.sending.Begin()
 	for i, s := range r.todo.sends {
 		r.todo.sends[i] = nil
 		if s.member == r.local {
-			s.Last = others
+			s.Last, s.Soon = others, r.soon
 			r.v.cfg.Transport.Send(&s.Sent)
 		}
 	}
+	r.sending.End()
 	r.todo.sends = r.todo.sends[:0]
 	for i, op := range r.todo.complete {
 		r.todo.complete[i] = nil

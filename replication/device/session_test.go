@@ -50,7 +50,7 @@ func newStageFor(t *testing.T, patience, late, op time.Duration) *stage {
 	s := &stage{t: t, gaveUp: make(chan uint64, 8), began: time.Now()}
 	v, err := device.New(device.Config{
 		ID: volumeID, SizeBytes: volumeBytes, BlockSize: 4096, Layout: striped{2}, MinInSync: 1, Transport: s, Meta: s, Clock: s,
-		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Late: late, Since: func() clock.Mono { return clock.Mono(s.since.Load()) }, Timeouts: device.Timeouts{Op: op, Request: time.Hour},
+		Guard: func() uint64 { return s.guard }, GiveUp: func(epoch uint64) { s.gaveUp <- epoch }, Patience: patience, Late: late, Since: func(clock.Mono) clock.Mono { return clock.Mono(s.since.Load()) }, Timeouts: device.Timeouts{Op: op, Request: time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -77,6 +77,15 @@ func (v *Volume) Geometry() blockdev.Geometry { return *v.geometry.Load() }
 // Watch calls fn after every change of size or read-only state.
 func (v *Volume) Watch(fn func(blockdev.Change)) (stop func()) { return v.watch.Add(fn) }
 
+// Attended implements blockdev.Attendable: the disk of the owner's own copy, where this node
+// owns the volume and has one.
+func (v *Volume) Attended() blockdev.Attended {
+	if r := v.route.Load().run; r != nil && r.local >= 0 {
+		return v.cfg.Attended(r.began[r.local])
+	}
+	return nil
+}
+
 // SetReadOnly turns read-only on or off.
 func (v *Volume) SetReadOnly(on bool) {
 	v.mu.Lock()

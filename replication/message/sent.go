@@ -3,6 +3,7 @@ package message
 import (
 	"sync/atomic"
 
+	"blockd.dev/internal/turn"
 	"blockd.dev/replication/replica"
 )
 
@@ -25,6 +26,9 @@ type Sent struct {
 	// Last says that others were sent just before, to other nodes, and take longer than this
 	// one, which may well wait until they have left.
 	Last bool
+	// Soon, if not nil, is where work for several messages that are sent together may be left, during
+	// Send: see turn.Soon.
+	Soon turn.Soon
 	// Internal is the transport's own, kept across uses.
 	Internal any
 }

@@ -7,6 +7,7 @@ import (
 
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/store"
+	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/message/inbox"
 	"blockd.dev/replication/replica"
@@ -22,6 +23,7 @@ type hosted struct {
 	inbox  inbox.Inbox[event]
 	ending sync.Once
 	anew   func(why error) // has the service begin the replica anew, in a while
+	soon   turn.Soon
 
 	// Of whoever works at the inbox.
 	r       *replica.Replica

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"blockd.dev/blockdev/store"
+	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/replica"
 	"blockd.dev/replication/wire"
@@ -25,6 +26,9 @@ type Config struct {
 	// Volume is the volume on this node that requests of other nodes' hosts go
 	// to, a device.Volume; nil for those that this node does not know.
 	Volume func(volume [16]byte) Volume
+	// Soon is the endpoint's: what a turn of a pump brings for a replica goes to the store
+	// at once. nil has each request go by itself.
+	Soon turn.Soon
 	// Anew is after what time a replica whose tail is full begins anew. It should be
 	// several times what an owner waits before it goes on without a replica. Default 5 s.
 	Anew time.Duration
@@ -80,7 +84,7 @@ func (s *Service) Handle(r *endpoint.Request) {
 			a.finish()
 			return
 		}
-		s.ask(a)
+		s.ask(a, s.cfg.Soon)
 	case message.HostRequest:
 		s.serveHost(r)
 	default: // of another version, perhaps
@@ -89,7 +93,7 @@ func (s *Service) Handle(r *endpoint.Request) {
 }
 
 // Local is for owners on this node.
-func (s *Service) Local(m *message.Sent) { s.asked(m).Do() }
+func (s *Service) Local(m *message.Sent) { s.ask(s.asked(m), m.Soon) }
 
 // asked is an owner's request, to be done by Do.
 func (s *Service) asked(m *message.Sent) *asked {
@@ -98,11 +102,11 @@ func (s *Service) asked(m *message.Sent) *asked {
 	return a
 }
 
-// Do is endpoint.Task's.
-func (a *asked) Do() { a.service.ask(a) }
+// Do is turn.Task's.
+func (a *asked) Do() { a.service.ask(a, a.service.cfg.Soon) }
 
-// ask gives a request to its replica.
-func (s *Service) ask(a *asked) {
+// ask gives a request to its replica, at the end of a turn if one is under way.
+func (s *Service) ask(a *asked, soon turn.Soon) {
 	h, err := s.replica(a.target)
 	if err != nil {
 		s.cfg.Log(a.target, err)
@@ -111,7 +115,7 @@ func (s *Service) ask(a *asked) {
 		a.finish()
 		return
 	}
-	h.inbox.Post(event{ask: a})
+	h.inbox.PostSoon(event{ask: a}, soon)
 }
 
 // replica returns the replica of a target, which it opens if need be.
@@ -142,6 +146,7 @@ func (s *Service) replica(t message.Target) (*hosted, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.soon = s.cfg.Soon
 	h.anew = func(why error) { s.anew(h, why) }
 	s.replicas[t] = h
 	return h, nil

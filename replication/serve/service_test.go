@@ -2,11 +2,13 @@ package serve
 
 import (
 	"bytes"
+	"sync"
 	"testing"
 	"time"
 
 	"blockd.dev/blockdev/disk/sim"
 	"blockd.dev/blockdev/store"
+	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/replica"
 )
@@ -231,4 +233,31 @@ func TestFullTailIsNoFault(t *testing.T) {
 	}
 	h.want("the beginning of a rebuild", h.ask(replica.Request{Kind: replica.Begin, Gen: 1}), replica.OK)
 	h.want("after it", write(store.TailMax+3), replica.OK)
+}
+
+// What an owner sends together, within a turn, goes to the log together.
+func TestWritesOfATurnAreOneBatch(t *testing.T) {
+	h := newHost(t)
+	h.fence(1, 1)
+	const writes = 8
+	var now turn.Turn
+	var ended sync.WaitGroup
+	before := h.st.Stats().Batches
+	now.Begin()
+	for i := range uint64(writes) {
+		h.id++
+		ended.Add(1)
+		h.svc.Local(&message.Sent{Target: target, Soon: now.Leave, Done: func(m *message.Sent) {
+			h.want("write", m, replica.OK)
+			ended.Done()
+		}, Request: replica.Request{
+			ID: h.id, Oldest: h.id, Epoch: h.epoch, Session: h.session, Boot: h.boot, Kind: replica.Write,
+			Off: int64(i) << 16, Len: 4096, Data: make([]byte, 4096), Ver: replica.Version{Epoch: 1, Seq: i + 1},
+		}})
+	}
+	now.End()
+	ended.Wait()
+	if n := h.st.Stats().Batches - before; n != 1 {
+		t.Errorf("%d writes of one turn took %d batches of the log", writes, n)
+	}
 }

@@ -29,7 +29,7 @@ func newStoreOp(h *hosted, op *replica.Op) *storeOp {
 		o.Tag = o
 		o.Done = func(op *store.Op) {
 			o := op.Tag.(*storeOp)
-			o.h.inbox.Post(event{op: o})
+			o.h.inbox.PostSoon(event{op: o}, o.h.soon)
 		}
 	}
 	o.h, o.op, o.voided, o.cleared = h, op, 0, 0

@@ -94,7 +94,7 @@ func (t *Transport) local(s *message.Sent) {
 			return
 		}
 	}
-	a.Do()
+	t.cfg.Service.ask(a, s.Soon)
 }
 
 // Forward is device.Transport's.

@@ -9,7 +9,7 @@ import (
 	"blockd.dev/replication/mutation"
 )
 
-var patience = flag.Uint64("patience", 10000, "seeds until a planted mistake counts as not found")
+var patience = flag.Uint64("patience", 20000, "seeds until a planted mistake counts as not found")
 
 // The simulation finds each mistake. A rule whose breach it can't find is
 // either not needed or not tested.

@@ -26,8 +26,10 @@ const (
 	paceMedians = 10
 	// paceBoundMax is for hosts that had to wait long without resync.
 	paceBoundMax = 100 * time.Millisecond
-	// paceJobs is how many regions are under way at first where no hosts were heard; else it is one.
-	paceJobs = 4
+	// paceQuiet is after how long without an op of a host nobody is there whom a resync could slow down.
+	paceQuiet = time.Second
+	// paceJobs is how many regions are under way at first where there are no hosts; else it is one.
+	paceJobs = 16
 	// paceUpset is the part of Config.PaceListen for which hosts' ops tell nothing after some have
 	// waited for a takeover or for a replica: what has come meanwhile follows all at once. A pause in
 	// which hosts are listened to again is as long, and comes each paceAgain times that.
@@ -50,6 +52,8 @@ const (
 // each window that finds the limit by going beyond it would have them late on the whole. A
 // step that takes long by itself counts as well: the replica has more to do than it can.
 //
+// Where there are no hosts, and so nobody to find a limit for, it doubles with each window.
+//
 // The median is there for what the tail does not show. A host has so many ops under way and no more: where they
 // take longer than it can bear, those to come wait in the host, for long, and nobody
 // else sees it. The median has moved by then, and a hundred ops tell it.
@@ -62,6 +66,7 @@ type pacer struct {
 	silent clock.Mono // until then no step begins
 	heard  clock.Mono // when hosts were listened to last; 0: never
 	upset  clock.Mono // ops that began before tell nothing
+	lastOp clock.Mono // when the last one ended; 0: none has
 
 	bound, usual time.Duration // what 99 of 100 ops, and half of them, may take
 
@@ -81,6 +86,7 @@ func (c *pacer) disturbed(cfg *Config, now clock.Mono) {
 
 // saw counts an op of a host that took d, while there was resync or not.
 func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
+	c.lastOp = now
 	if now.Add(-d) < c.upset {
 		return
 	}
@@ -102,6 +108,9 @@ func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
 		c.tardy++
 	}
 }
+
+// quiet tells whether there are no hosts, as far as their ops show.
+func (c *pacer) quiet(now clock.Mono) bool { return c.lastOp == 0 || now >= c.lastOp.Add(paceQuiet) }
 
 // took counts a copy that took d.
 func (c *pacer) took(cfg *Config, d time.Duration) {
@@ -133,13 +142,13 @@ func (c *pacer) pause(cfg *Config, now clock.Mono) time.Duration {
 		return wait
 	}
 	if c.jobs == 0 || now >= c.from.Add(paceAfresh) {
-		if c.jobs, c.gap = 1, 0; c.calm.Count < paceFewOps {
+		if c.jobs, c.gap = 1, 0; c.quiet(now) {
 			c.jobs = min(paceJobs, max(1, cfg.RebuildJobs))
 		}
 		c.window(now)
 	}
 	if age := now.Sub(c.from); age >= paceWindowMax || age >= paceWindow && (c.ops == 0 || c.ops >= paceOps || c.late > 1) {
-		c.adapt(cfg)
+		c.adapt(cfg, now)
 		c.window(now)
 	}
 	return c.gap
@@ -183,7 +192,7 @@ func (c *pacer) calmMedian() time.Duration {
 }
 
 // adapt changes the speed by what was seen in a window.
-func (c *pacer) adapt(cfg *Config) {
+func (c *pacer) adapt(cfg *Config, now clock.Mono) {
 	least := cfg.PaceMax / 64
 	late := c.late*100 > c.ops || c.ops >= paceFewOps && c.tardy*2 > c.ops || c.slow
 	c.debt = max(-paceCredit, min(c.debt+c.late*100-c.ops, paceDebt))
@@ -199,6 +208,8 @@ func (c *pacer) adapt(cfg *Config) {
 		c.gap /= 2
 	case c.gap > 0:
 		c.gap = 0
+	case c.quiet(now):
+		c.jobs = min(2*c.jobs, max(1, cfg.RebuildJobs))
 	default:
 		c.jobs = min(c.jobs+max(1, c.jobs/4), max(1, cfg.RebuildJobs))
 	}

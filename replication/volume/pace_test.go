@@ -144,6 +144,25 @@ func TestPaceWithoutHosts(t *testing.T) {
 	}
 }
 
+// TestPaceOnceHostsAreGone: a resync takes what is there as soon as nobody is left to wait for it, also
+// where hosts were, and gives it back when they come.
+func TestPaceOnceHostsAreGone(t *testing.T) {
+	p := newPaced()
+	p.hosts(3000, 2*time.Millisecond, 0, 0, false)
+	p.now = p.now.Add(paceQuiet)
+	if p.begin(); p.steps(&p.cfg) != paceJobs {
+		t.Errorf("a resync begins with %d steps, a second after the last op of a host: want %d", p.steps(&p.cfg), paceJobs)
+	}
+	p.now = p.now.Add(paceWindow)
+	if p.begin(); p.steps(&p.cfg) != 32 {
+		t.Errorf("%d steps after a window without hosts: want twice as many as before", p.steps(&p.cfg))
+	}
+	p.hosts(1000, 20*time.Millisecond, 0, 0, true)
+	if p.steps(&p.cfg) != 1 {
+		t.Errorf("%d steps, with hosts that wait ten times as long as without a resync", p.steps(&p.cfg))
+	}
+}
+
 // TestPaceOfASlowHour: what is copied is not held up by what hosts wait for other reasons, once that is heard.
 func TestPaceOfASlowHour(t *testing.T) {
 	p := newPaced()

@@ -68,7 +68,7 @@ func (c *conn) lend() *command {
 		cmd = &command{conn: c, slot: uint32(index)}
 		cmd.task.Owner = cmd
 		cmd.task.Done = taskDone
-		cmd.task.Gone = &c.gone
+		cmd.task.Gone, cmd.task.Soon = &c.gone, c.soon
 	}
 	if cmd != nil {
 		cmd.refs.Store(1)

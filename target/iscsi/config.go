@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"blockd.dev/blockdev/arena"
+	"blockd.dev/internal/turn"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/scsi"
 )
@@ -29,6 +30,9 @@ type Config struct {
 	// announces after these.
 	Elsewhere []Portal
 
+	// Soon is who sends several answers at once at the end of a turn (sockio.Config); nil
+	// has each sent by itself.
+	Soon turn.Soon
 	// Events gets what happened, from any goroutine; it must not block. nil
 	// drops the events.
 	Events func(Event)

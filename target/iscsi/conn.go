@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockd.dev/internal/turn"
 	"blockd.dev/target/iscsi/pdu"
 	"blockd.dev/target/pool"
 	"blockd.dev/target/scsi"
@@ -29,6 +30,7 @@ const (
 type conn struct {
 	srv   *Server
 	sock  *sockio.Conn
+	soon  turn.Soon // sock's
 	tpgt  uint16
 	lim   *Limits
 	pool  pool.Pool[command, *command]
@@ -42,6 +44,7 @@ type conn struct {
 	segs     [][]byte         // scratch of readInto
 	saved    [pdu.BHSLen]byte // header of the PDU whose data is being read
 	text     textState
+	last     bool  // nothing has arrived behind the PDU that is being handled
 	done     bool  // nothing more is read: logged out
 	closeErr error // why the connection ends, nil after logout
 
@@ -75,11 +78,11 @@ type heldPDU struct {
 }
 
 func newConn(srv *Server, tcp *net.TCPConn, tpgt uint16) (*conn, error) {
-	sock, err := sockio.New(tcp, sockio.Config{})
+	sock, err := sockio.New(tcp, sockio.Config{Soon: srv.cfg.Load().Soon})
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{srv: srv, sock: sock, tpgt: tpgt, lim: &srv.limits}
+	c := &conn{srv: srv, sock: sock, soon: sock.Soon, tpgt: tpgt, lim: &srv.limits}
 	c.in.Init(sock)
 	c.pool.SetLimit(4*c.lim.QueueDepth + immediateMax)
 	c.par = defaultParams()
@@ -176,6 +179,7 @@ func (c *conn) serveOne() (more bool, err error) {
 		segLen += pdu.DigestLen
 	}
 	total := hdrAll + segLen
+	c.last = total == len(b)
 	if total > len(b) {
 		return true, c.partial(&h, hdrLen, hdrAll, segLen)
 	}

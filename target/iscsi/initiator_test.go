@@ -12,6 +12,7 @@ import (
 
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/arena"
+	"blockd.dev/blockdev/devtest"
 	"blockd.dev/blockdev/ram"
 	"blockd.dev/target/iscsi/pdu"
 	"blockd.dev/target/scsi"
@@ -42,6 +43,9 @@ func (g *gate) Submit(batch []*blockdev.Request) {
 	g.mu.Unlock()
 	g.Device.Submit(batch)
 }
+
+// Attended implements blockdev.Attendable.
+func (g *gate) Attended() blockdev.Attended { return blockdev.AttendedOf(g.Device) }
 
 func (g *gate) close() { g.mu.Lock(); g.shut = true; g.mu.Unlock() }
 
@@ -87,7 +91,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	must(err)
 	disk, err := ram.New(ram.Config{SizeBytes: testDisk})
 	must(err)
-	r.gate = &gate{Device: disk, came: make(chan struct{}, 1000)}
+	r.gate = &gate{Device: &devtest.Attending{Device: disk}, came: make(chan struct{}, 1000)}
 	id := scsi.UnitID{1}
 	r.target, err = scsi.NewTarget(scsi.TargetConfig{Name: testTarget, AnyView: scsi.View{0: id},
 		Units: []scsi.UnitConfig{{ID: id, Name: "v", Device: r.gate}}}, scsi.Deps{Arena: r.arena})

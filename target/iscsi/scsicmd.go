@@ -217,7 +217,19 @@ func (c *conn) proceed(cmd *command) {
 	c.mu.Unlock()
 	cmd.prepared = false
 	cmd.task.OutLen = min(x.next, x.want)
+	c.attend(&cmd.task)
 	c.nexus.Execute(&cmd.task)
+}
+
+// attend has the reader wait itself for what a task waits for that reads and is alone; see
+// package nvmetcp.
+func (c *conn) attend(t *scsi.Task) {
+	if t.Dir != scsi.DirIn || !c.last || c.pool.InUse() != 1 {
+		return
+	}
+	if a := t.Attended(); a != nil {
+		c.sock.Attend(a)
+	}
 }
 
 // sendR2Ts asks for as much data as may be outstanding.

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 
+	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/arena"
+	"blockd.dev/internal/turn"
 )
 
 // Direction says which way a command's data goes.
@@ -65,6 +67,8 @@ type Command struct {
 	// Gone is set once by the transport too: see blockdev.Request. The flag is set
 	// before the host can know of the end of its connection by this side.
 	Gone *atomic.Bool
+	// Soon is set once by the transport too, or nil: see blockdev.Request.
+	Soon turn.Soon
 	// Owner is the transport's own.
 	Owner any
 
@@ -114,6 +118,15 @@ func (c *Command) SGL() SGL {
 		Length: binary.LittleEndian.Uint32(c.SQE[32:]),
 		Kind:   SGLKind(c.SQE[39]),
 	}
+}
+
+// Attended is what a prepared Read waits for; nil for other commands, and where the device
+// has nothing to attend.
+func (c *Command) Attended() blockdev.Attended {
+	if st := &c.state; c.SQE[0] == OpRead && st.att != nil && st.queue.id != 0 {
+		return blockdev.AttendedOf(st.att.ns.device)
+	}
+	return nil
 }
 
 // MaxTransferBytes is the longest data of a command, and what MDTS says.

@@ -129,7 +129,7 @@ func (c *Command) submit(op blockdev.Op, offset, length int64, data [][]byte, do
 	r := &st.req
 	r.Op, r.Offset, r.Length, r.Data = op, offset, length, data
 	r.Borrow = op == blockdev.OpRead && data == nil
-	r.Done, r.Gone, r.Tag, r.Err = done, c.Gone, c, nil
+	r.Done, r.Gone, r.Soon, r.Tag, r.Err = done, c.Gone, c.Soon, c, nil
 	st.batch[0] = r
 	st.att.ns.device.Submit(st.batch[:])
 }

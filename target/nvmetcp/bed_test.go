@@ -50,6 +50,12 @@ func (d directory) NVMeHost(string) (auth.NVMePolicy, error) { return d.policy, 
 
 func newBed(t testing.TB, limits nvmetcp.Limits, dir auth.NVMeDirectory) *bed {
 	t.Helper()
+	return newBedOf(t, limits, dir, func(d blockdev.Device) blockdev.Device { return d })
+}
+
+// newBedOf is newBed with something in front of the RAM device.
+func newBedOf(t testing.TB, limits nvmetcp.Limits, dir auth.NVMeDirectory, front func(blockdev.Device) blockdev.Device) *bed {
+	t.Helper()
 	b := &bed{TB: t}
 	var err error
 	if b.device, err = ram.New(ram.Config{SizeBytes: 64 << 20, BlockSize: 4096}); err != nil {
@@ -60,7 +66,7 @@ func newBed(t testing.TB, limits nvmetcp.Limits, dir auth.NVMeDirectory) *bed {
 	}
 	id := nvme.VolumeID{1}
 	b.subsystem, err = nvme.NewSubsystem(nvme.Config{NQN: subNQN, Serial: "1",
-		Namespaces: []nvme.NamespaceConfig{{ID: id, Name: "v", Device: b.device}}, AnyView: nvme.View{1: id}},
+		Namespaces: []nvme.NamespaceConfig{{ID: id, Name: "v", Device: front(b.device)}}, AnyView: nvme.View{1: id}},
 		nvme.Deps{Arena: b.arena})
 	if err != nil {
 		t.Fatal(err)

@@ -129,7 +129,19 @@ func (c *conn) proceed(cmd *command, ok bool) {
 		c.park(cmd)
 		return
 	}
+	c.attend(nv)
 	c.start(cmd)
+}
+
+// attend has the reader wait itself for what a command waits for that reads and is alone: with
+// several under way those who wait for disks are awake, and take many completions at a time.
+func (c *conn) attend(nv *nvme.Command) {
+	if nv.Dir != nvme.DirIn || c.pool.InUse() != 1 || len(c.in.Bytes()) > 0 {
+		return
+	}
+	if a := nv.Attended(); a != nil {
+		c.sock.Attend(a)
+	}
 }
 
 // start goes on with a command that has its buffer: it runs, or its data is

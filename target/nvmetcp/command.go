@@ -78,7 +78,7 @@ func (c *conn) take() (*command, error) {
 		cmd = &command{conn: c, tag: uint16(index)}
 		cmd.nv.Owner = cmd
 		cmd.nv.Done = commandDone
-		cmd.nv.Gone = &c.gone
+		cmd.nv.Gone, cmd.nv.Soon = &c.gone, c.soon
 		c.slots = append(c.slots, cmd)
 	}
 	if cmd == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"blockd.dev/blockdev/arena"
+	"blockd.dev/internal/turn"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/nvme"
 )
@@ -20,6 +21,9 @@ type Config struct {
 	// lets it see.
 	DiscoveryAuth bool
 	Limits        Limits
+	// Soon is who sends several answers at once at the end of a turn (sockio.Config); nil
+	// has each sent by itself.
+	Soon turn.Soon
 	// Events gets what happened, from any goroutine; it must not block. nil
 	// drops the events.
 	Events func(Event)

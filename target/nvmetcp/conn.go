@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockd.dev/internal/turn"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/nvme"
 	"blockd.dev/target/nvmetcp/pdu"
@@ -42,6 +43,7 @@ var (
 type conn struct {
 	srv           *Server
 	sock          *sockio.Conn
+	soon          turn.Soon // sock's
 	port          uint16
 	discoveryOnly bool
 	lim           *Limits
@@ -85,11 +87,11 @@ type conn struct {
 }
 
 func newConn(srv *Server, tcp *net.TCPConn, port uint16, discoveryOnly bool) (*conn, error) {
-	sock, err := sockio.New(tcp, sockio.Config{})
+	sock, err := sockio.New(tcp, sockio.Config{Soon: srv.cfg.Load().Soon})
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{srv: srv, sock: sock, port: port, discoveryOnly: discoveryOnly, lim: &srv.limits}
+	c := &conn{srv: srv, sock: sock, soon: sock.Soon, port: port, discoveryOnly: discoveryOnly, lim: &srv.limits}
 	c.in.Init(sock)
 	c.rules = pdu.Rules{FromHost: true, CapsuleMax: AdminCapsuleBytes, DataMax: c.lim.MaxH2CData}
 	c.pool.SetLimit(handshakeCommands)
@@ -123,6 +125,7 @@ func (c *conn) orderly() bool {
 // run serves the connection until it ends.
 func (c *conn) run() {
 	err := c.loop()
+	c.sock.Uncork() // what the last commands have left to the reader's turn is done
 	if p := c.closing.Load(); p != nil {
 		err = *p
 	}

@@ -27,7 +27,8 @@
 //
 // The reader finds the capsule in its input buffer, takes a command struct from
 // the connection's pool, prepares it, takes a buffer from the arena, unless the
-// device lends its own memory, and executes. On completion a C2HData header,
+// device lends its own memory, and executes. Of a read that is alone it then waits for the
+// completion by itself, if the device can be attended (blockdev.Attendable). On completion a C2HData header,
 // references to the data, and the response capsule (unless the SUCCESS flag stands
 // for it) are appended to the output queue as one unit. When the kernel has taken
 // the bytes, the buffer goes back to the arena or the loan to the device, and the

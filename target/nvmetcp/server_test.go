@@ -180,13 +180,13 @@ func TestResizeIsSeen(t *testing.T) {
 func TestKeepAliveEndsTheController(t *testing.T) {
 	b := newBed(t, nvmetcp.Limits{}, nil)
 	cfg := b.config()
-	cfg.KeepAlive = time.Second
+	cfg.KeepAlive = 2 * time.Second
 	lively := b.dial(cfg)
 	cfg.KeepAlive = 0
 	w := b.wire()
 	w.init(pdu.IC{})
 	capsule := connectCapsule(31)
-	binary.LittleEndian.PutUint32(capsule[8+48:], 1000)
+	binary.LittleEndian.PutUint32(capsule[8+48:], 2000)
 	w.send(capsule)
 	if s := w.response(); s != nvme.Success {
 		t.Fatal(s)

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"blockd.dev/blockdev/arena"
+	"blockd.dev/internal/turn"
 )
 
 // Direction says which way a command's data goes, seen from the initiator.
@@ -89,6 +90,8 @@ type Task struct {
 	// Gone is set once by the transport too: see blockdev.Request. The flag is set
 	// before the initiator can know of the end of its connection by this side.
 	Gone *atomic.Bool
+	// Soon is set once by the transport too, or nil: see blockdev.Request.
+	Soon turn.Soon
 	// Owner is the transport's own (the connection, the PDU state).
 	Owner any
 

@@ -133,6 +133,15 @@ func (t *Task) Segments() [][]byte {
 	return t.Data.Segs
 }
 
+// Attended is what a prepared task that reads the medium waits for; nil for other tasks, and
+// where the device has nothing to attend.
+func (t *Task) Attended() blockdev.Attended {
+	if st := &t.state; t.Dir == DirIn && st.length > 0 && st.length == int64(t.Length) {
+		return blockdev.AttendedOf(st.itl.lu.device)
+	}
+	return nil
+}
+
 // submit sends the request of t to its unit's device; done is called with it.
 // A read without data borrows.
 func (t *Task) submit(op blockdev.Op, offset, length int64, data [][]byte, done func(*blockdev.Request)) {
@@ -140,7 +149,7 @@ func (t *Task) submit(op blockdev.Op, offset, length int64, data [][]byte, done 
 	r := &st.req
 	r.Op, r.Offset, r.Length, r.Data = op, offset, length, data
 	r.Borrow = op == blockdev.OpRead && data == nil
-	r.Done, r.Gone, r.Tag, r.Err = done, t.Gone, t, nil
+	r.Done, r.Gone, r.Soon, r.Tag, r.Err = done, t.Gone, t.Soon, t, nil
 	st.batch[0] = r
 	st.itl.lu.device.Submit(st.batch[:])
 }

@@ -124,7 +124,7 @@ func (w *work) run(step func(*work)) {
 		}
 		r := &w.t.state.req
 		r.Op, r.Offset, r.Length, r.Data = w.op, w.offset, w.length, w.data
-		r.Done, r.Gone, r.Tag, r.Err = workDone, w.t.Gone, w, nil
+		r.Done, r.Gone, r.Soon, r.Tag, r.Err = workDone, w.t.Gone, w.t.Soon, w, nil
 		w.t.state.batch[0] = r
 		dev.Submit(w.t.state.batch[:])
 		if w.phase.CompareAndSwap(workSubmitting, workParked) {

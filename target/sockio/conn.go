@@ -8,12 +8,16 @@ import (
 	"time"
 
 	"blockd.dev/internal/adaptive"
+	"blockd.dev/internal/turn"
 )
 
 // Config sets a Conn's limits. The zero value means the defaults.
 type Config struct {
 	// Poll says how the reader waits for bytes; any mode but Busy.
 	Poll adaptive.Config
+	// Soon is who sends what Flush was called for, if a turn is under way: once for all
+	// answers that the turn brings.
+	Soon turn.Soon
 	// OutHighBytes is the queued output above which Congested reports true;
 	// default 4 MiB.
 	OutHighBytes int
@@ -30,6 +34,7 @@ type Conn struct {
 	rx reader
 	tx writer
 
+	turn   turn.Turn // of the reader, while it is corked
 	closed atomic.Bool
 }
 
@@ -48,7 +53,7 @@ func New(conn *net.TCPConn, cfg Config) (*Conn, error) {
 	}
 	c := &Conn{tcp: conn, raw: raw}
 	c.rx.init(cfg.Poll)
-	c.tx.init(c, cfg.OutHighBytes)
+	c.tx.init(c, cfg.OutHighBytes, cfg.Soon)
 	return c, nil
 }
 
@@ -86,12 +91,14 @@ type Stats struct {
 // Stats returns the counters; each is exact, together they are not a snapshot.
 func (c *Conn) Stats() Stats {
 	r, w := &c.rx, &c.tx
+	poll := r.poller.Stats()
+	poll.Add(r.answers.Stats())
 	return Stats{
 		Reads:    r.reads.Load(),
 		BytesIn:  r.bytes.Load(),
 		Writes:   w.writes.Load(),
 		BytesOut: w.bytes.Load(),
 		Stalls:   w.stalls.Load(),
-		Poll:     r.poller.Stats(),
+		Poll:     poll,
 	}
 }

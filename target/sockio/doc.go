@@ -8,6 +8,9 @@
 // byte, then parks. How long, and how many readers of a process may poll at
 // once, is for package adaptive to say; pollers yield to runnable goroutines.
 //
+// While the peer waits for the answer to its only request the reader polls what the
+// answer waits for, too (Attend), and sends it: no other thread is woken.
+//
 // Writing. Responses are appended to a queue by whichever goroutine completes
 // them; whoever flushes while nobody else does becomes the writer and sends
 // all that has gathered with one writev. A reader that serves several requests

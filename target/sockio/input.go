@@ -216,6 +216,7 @@ func (in *Input) read(k int, within bool) (int, error) {
 		in.within.Store(within)
 	}
 	if in.conn.Congested() {
+		in.conn.rx.leave()
 		if err := in.conn.WaitRoom(); err != nil {
 			return 0, err
 		}

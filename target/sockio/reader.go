@@ -30,12 +30,22 @@ type reader struct {
 	spun   bool      // this wait has polled already
 	parked bool      // this wait has parked
 
+	attended Attended        // nil for nothing
+	answers  adaptive.Poller // of looks at it
+	sent     uint64          // writes before the answer
+	asked    time.Time       // when the wait for the answer began
+	late     bool            // it has ended without
+	got      bool            // or data came first
+	onceFn   func(fd uintptr) bool
+
 	reads, bytes atomic.Uint64
 }
 
 func (r *reader) init(cfg adaptive.Config) {
 	r.poller.Init(cfg)
-	r.tryFn = r.try
+	cfg.Max = attendMax
+	r.answers.Init(cfg)
+	r.tryFn, r.onceFn = r.try, r.once
 }
 
 // Read fills p with what has arrived, waiting for at least one byte. It
@@ -53,8 +63,14 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) Readv(bufs [][]byte) (int, error) {
 	r := &c.rx
 	r.bufs, r.n, r.err = bufs, 0, nil
-	r.spun, r.parked = false, false
-	err := c.raw.Read(r.tryFn)
+	r.spun, r.parked, r.got = false, false, false
+	var err error
+	if r.attended != nil {
+		err = c.attend()
+	}
+	if err == nil && !r.got {
+		err = c.raw.Read(r.tryFn)
+	}
 	r.bufs = nil
 	if err == nil {
 		err = r.err
@@ -64,6 +80,10 @@ func (c *Conn) Readv(bufs [][]byte) (int, error) {
 	}
 	if r.n == 0 {
 		return 0, io.EOF
+	}
+	if r.late {
+		r.late = false
+		r.answers.Parked(time.Since(r.asked))
 	}
 	r.reads.Add(1)
 	r.bytes.Add(uint64(r.n))

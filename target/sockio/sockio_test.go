@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"blockd.dev/internal/adaptive"
+	"blockd.dev/internal/turn"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -319,3 +320,57 @@ func BenchmarkServeQD32(b *testing.B) { benchmarkServe(b, Config{}, 32) }
 func BenchmarkServeQD32Parked(b *testing.B) {
 	benchmarkServe(b, Config{Poll: adaptive.Config{Mode: adaptive.Interrupt}}, 32)
 }
+
+// Answers that come in a turn of somebody else leave in one write at its end, as do those that the
+// reader's own turn brings; what is there when a turn is over leaves at once.
+func TestAnswersOfATurnLeaveTogether(t *testing.T) {
+	var other turn.Turn
+	c, peer := pair(t, Config{Soon: other.Leave})
+	answer := func(s string) {
+		c.Append([]byte(s), nil, nil, nil)
+		c.Flush()
+	}
+	expect := func(want string, writes uint64) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(peer, got); err != nil || string(got) != want {
+			t.Fatalf("the peer got %q: %v, want %q", got, err, want)
+		}
+		if n := c.Stats().Writes; n != writes {
+			t.Errorf("%d writes so far, want %d", n, writes)
+		}
+	}
+	other.Begin()
+	answer("one")
+	answer("two")
+	answer("three")
+	if n := c.Stats().Writes; n != 0 {
+		t.Fatalf("%d writes before the end of the turn", n)
+	}
+	other.End()
+	expect("onetwothree", 1)
+	answer("four")
+	expect("four", 2)
+
+	c.Cork()
+	if !c.Soon(taskFunc(func() { answer("five"); answer("six") })) {
+		t.Fatal("a corked reader takes no task")
+	}
+	c.Uncork()
+	expect("fivesix", 3)
+	if c.Soon(taskFunc(func() {})) {
+		t.Error("a task was taken outside of a turn")
+	}
+
+	other.Begin()
+	answer("drained")
+	if err := c.Drain(); err != nil { // does not wait for a turn
+		t.Fatal(err)
+	}
+	expect("drained", 4)
+	other.End()
+}
+
+type taskFunc func()
+
+func (f taskFunc) Do() { f() }

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"blockd.dev/internal/turn"
 )
 
 // Sender is told when a queued response no longer needs its data.
@@ -55,11 +57,13 @@ func adjacent(s, heads []byte) bool {
 type writer struct {
 	conn *Conn
 	high int
+	soon turn.Soon
 
 	mu      sync.Mutex
 	pending *batch
 	writing bool  // a goroutine owns active
 	corked  bool  // Flush waits for Uncork or corkBytes
+	left    bool  // to soon, whose Do sends
 	err     error // set once: the connection can't send any more
 	queued  int   // bytes in both batches
 	roomy   *sync.Cond
@@ -74,8 +78,8 @@ type writer struct {
 	writes, bytes, stalls atomic.Uint64
 }
 
-func (w *writer) init(c *Conn, high int) {
-	w.conn, w.high = c, high
+func (w *writer) init(c *Conn, high int, soon turn.Soon) {
+	w.conn, w.high, w.soon = c, high, soon
 	w.pending, w.active = &batch{}, &batch{}
 	w.roomy = sync.NewCond(&w.mu)
 	w.sendFn = w.send
@@ -127,15 +131,21 @@ const corkBytes = 512 << 10
 
 // Cork holds back the output until Uncork or until it is worth a write of its
 // own, so that a reader that serves several requests from one read answers
-// them with few writes. Calls don't nest.
+// them with few writes; a turn begins, which Soon leaves to. Calls don't nest, and are the reader's.
 func (c *Conn) Cork() {
 	c.tx.mu.Lock()
 	c.tx.corked = true
 	c.tx.mu.Unlock()
+	c.turn.Begin()
 }
+
+// Soon is a turn.Soon: what the requests that the reader serves from one read lead to is done
+// by Uncork, which a reader must not end without.
+func (c *Conn) Soon(t turn.Task) bool { return c.turn.Leave(t) }
 
 // Uncork ends Cork and flushes.
 func (c *Conn) Uncork() {
+	c.turn.End()
 	c.tx.mu.Lock()
 	c.tx.corked = false
 	c.tx.held.Store(false)
@@ -143,13 +153,27 @@ func (c *Conn) Uncork() {
 }
 
 // Flush sends what was appended, unless the connection is corked or another
-// goroutine is sending, which then sends this too. It never blocks.
+// goroutine is sending, which then sends this too, or has it sent soon
+// (Config.Soon). It never blocks.
 func (c *Conn) Flush() {
-	if c.tx.held.Load() {
+	w := &c.tx
+	if w.held.Load() {
 		return // Uncork sends it
 	}
-	c.tx.mu.Lock()
-	c.tx.flushLocked()
+	w.mu.Lock()
+	if w.left || !w.idleLocked() && w.soon != nil && w.soon(w) {
+		w.left = true
+		w.mu.Unlock()
+		return
+	}
+	w.flushLocked()
+}
+
+// Do is the end of the turn that the output was left to.
+func (w *writer) Do() {
+	w.mu.Lock()
+	w.left = false
+	w.flushLocked()
 }
 
 // Congested reports whether so much output is queued that the reader should
@@ -178,8 +202,9 @@ func (c *Conn) WaitRoom() error {
 // Drain blocks until everything appended so far has been taken by the kernel,
 // or the connection has failed; it returns the failure. Call it uncorked.
 func (c *Conn) Drain() error {
-	c.Flush()
 	w := &c.tx
+	w.mu.Lock()
+	w.flushLocked()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for w.err == nil && w.queued > 0 {
@@ -188,9 +213,14 @@ func (c *Conn) Drain() error {
 	return w.err
 }
 
+// idleLocked reports whether there is nothing that the caller could send.
+func (w *writer) idleLocked() bool {
+	return w.writing || w.err != nil || len(w.pending.iov) == 0 || w.corked && w.pending.bytes < corkBytes
+}
+
 // flushLocked is entered with mu held and leaves it released.
 func (w *writer) flushLocked() {
-	if w.writing || w.err != nil || len(w.pending.iov) == 0 || w.corked && w.pending.bytes < corkBytes {
+	if w.idleLocked() {
 		w.mu.Unlock()
 		return
 	}

@@ -198,6 +198,32 @@ func TestNoAcknowledgedCommandIsLost(t *testing.T) {
 	}
 }
 
+// TestChangesDoNotWaitForWhoIsGone: a node that is gone without a word holds a change up until the others have
+// noticed, and no further.
+func TestChangesDoNotWaitForWhoIsGone(t *testing.T) {
+	c := New(t, Config{})
+	l := leader(t, c, three...)
+	others := without(three, l)
+	client, address, err := c.Client(l)
+	must(t, err)
+	defer client.CloseIdleConnections()
+	api := blockdv1connect.NewHostServiceClient(client, address)
+	must(t, c.Partition([]string{others[0]}, []string{l, others[1]}))
+	const enough = 8 * time.Second // it is down for the others after 10 s, and then nobody asks it
+	began, quickest := time.Now(), time.Minute
+	for i := 0; quickest > time.Second && time.Since(began) < enough; i++ {
+		asked, name := time.Now(), fmt.Sprintf("h%d", i)
+		_, err := api.CreateHost(t.Context(), connect.NewRequest(&blockdv1.CreateHostRequest{
+			RequestId: name, Name: name, Iqn: "iqn.2026-01.dev.blockd.test:" + name}))
+		must(t, err)
+		quickest = min(quickest, time.Since(asked))
+	}
+	if quickest > time.Second {
+		t.Errorf("%s is gone, and each change took at least %v", others[0], quickest)
+	}
+	must(t, c.Heal())
+}
+
 // TestNoQuorumNoAcknowledgement: a leader that is cut off alone says no, and
 // blockctl by the administrator's certificate gets its answer from the others.
 func TestNoQuorumNoAcknowledgement(t *testing.T) {

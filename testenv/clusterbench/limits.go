@@ -17,17 +17,23 @@ import (
 type Limits struct {
 	Disk float64 `json:"disk_mb_per_s"` // the file system's, that reads and writes as much at the same time, in order
 	Link float64 `json:"link_mb_per_s"` // one connection of the kernel's TCP between two nodes
+	// Plain is what the two are together, on this machine: a file that is read on one node, sent by that connection and
+	// written on the other, durable in the end. Nodes that share their processors can't come near to the least of the others.
+	Plain float64 `json:"plain_mb_per_s"`
 }
 
-// least is the one that counts.
+// least is the one that counts for the goal.
 func (l Limits) least() float64 { return min(l.Disk, l.Link) }
 
-// limits measures both, while the cluster is idle.
+// limits measures them, while the cluster is idle.
 func (b *bench) limits(ctx context.Context) (l Limits, err error) {
 	if l.Disk, err = copyRate(ctx, filepath.Join(b.cfg.Dir, "copy"), b.cfg.Runtime); err != nil {
 		return l, err
 	}
-	l.Link, err = b.linkRate(ctx, "n1", "n2")
+	if l.Link, err = b.linkRate(ctx, "n1", "n2"); err != nil {
+		return l, err
+	}
+	l.Plain, err = b.plainRate(ctx, filepath.Join(b.cfg.Dir, "plain"), "n1", "n2")
 	return l, err
 }
 
@@ -50,6 +56,27 @@ const (
 
 // linkRate sends from one node to another.
 func (b *bench) linkRate(ctx context.Context, from, to string) (mbps float64, err error) {
+	return b.between(ctx, from, to, func(fromIP, local string) (serve, run []string) {
+		shape := []string{"--kind", "tcp", "--request", linkMessage}
+		return append([]string{"serve", "--local", local, "--peer", fromIP}, shape...),
+			append([]string{"run", local, "--local", net.JoinHostPort(fromIP, "0"), "--depth", "8", "-o", "json"}, shape...)
+	})
+}
+
+// plainRate copies a file in dir, which it makes and removes, from one node to another.
+func (b *bench) plainRate(ctx context.Context, dir, from, to string) (mbps float64, err error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	return b.between(ctx, from, to, func(_, local string) (serve, run []string) {
+		return []string{"take", filepath.Join(dir, "to"), "--local", local}, []string{"give", filepath.Join(dir, "from"), local}
+	})
+}
+
+// between has `blockbench net` serve on one node and run on another, and returns the rate that it prints. args is told the
+// address of the one that runs, and what the other listens on.
+func (b *bench) between(ctx context.Context, from, to string, args func(fromIP, local string) (serve, run []string)) (mbps float64, err error) {
 	st, err := b.c.Status()
 	if err != nil {
 		return 0, err
@@ -59,10 +86,10 @@ func (b *bench) linkRate(ctx context.Context, from, to string) (mbps float64, er
 		at[n.Name] = n.IPv4.String()
 	}
 	program := filepath.Join(b.cfg.BinDir, "blockbench")
-	server := net.JoinHostPort(at[to], strconv.Itoa(linkPort))
+	serveArgs, runArgs := args(at[from], net.JoinHostPort(at[to], strconv.Itoa(linkPort)))
 	ctx, stop := context.WithTimeout(ctx, b.cfg.Runtime+linkPatience)
 	defer stop() // ends the server
-	serve, err := b.c.Command(ctx, to, program, "net", "serve", "--kind", "tcp", "--request", linkMessage, "--local", server, "--peer", at[from])
+	serve, err := b.c.Command(ctx, to, append([]string{program, "net"}, serveArgs...)...)
 	if err != nil {
 		return 0, err
 	}
@@ -78,10 +105,9 @@ func (b *bench) linkRate(ctx context.Context, from, to string) (mbps float64, er
 	defer func() { stop(); _ = serve.Wait() }()
 	// It says where it listens once it does.
 	if _, err := listens.Read(make([]byte, 256)); err != nil {
-		return 0, fmt.Errorf("blockbench net serve on %s: %w: %s", to, err, &words)
+		return 0, fmt.Errorf("blockbench net %s on %s: %w: %s", serveArgs[0], to, err, &words)
 	}
-	run, err := b.c.Command(ctx, from, program, "net", "run", server, "--kind", "tcp", "--local", net.JoinHostPort(at[from], "0"),
-		"--request", linkMessage, "--depth", "8", "--runtime", b.cfg.Runtime.String(), "-o", "json")
+	run, err := b.c.Command(ctx, from, append(append([]string{program, "net"}, runArgs...), "--runtime", b.cfg.Runtime.String())...)
 	if err != nil {
 		return 0, err
 	}
@@ -93,7 +119,7 @@ func (b *bench) linkRate(ctx context.Context, from, to string) (mbps float64, er
 		err = json.Unmarshal(out, &doc)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("blockbench net run from %s to %s: %w: %s", from, to, err, out)
+		return 0, fmt.Errorf("blockbench net %s from %s to %s: %w: %s%s", runArgs[0], from, to, err, out, &words)
 	}
 	return doc.MBps, nil
 }

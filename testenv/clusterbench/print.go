@@ -116,12 +116,12 @@ func printResync(w io.Writer, r *Resync) error {
 				atMost(a.Copied/a.Regions, goalCopied), a.Took.Round(10*time.Millisecond), micros(a.Before), micros(a.During), atMost(float64(a.During)/float64(a.Before), goalP99))
 		}
 	})
-	fmt.Fprintf(w, "\nA disk that is emptied onto another. The disk copies %.0f MB/s, the link moves %.0f MB/s\n", r.Limits.Disk, r.Limits.Link)
+	fmt.Fprintf(w, "\nA disk that is emptied onto another. The disk copies %.0f MB/s, the link moves %.0f MB/s;\na plain copy of a file from node to node %.0f MB/s\n", r.Limits.Disk, r.Limits.Link, r.Limits.Plain)
 	return errors.Join(err, table(w, func(row func(...any)) {
-		row("HOSTS", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "CPU PER MB", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
+		row("HOSTS", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "TO A PLAIN COPY", "CPU PER MB", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
 		for _, x := range r.Rebuilds {
 			near := x.MBps() / r.Limits.least()
-			cells := []any{"none", mb(x.Copied), x.Took.Round(10 * time.Millisecond), fmt.Sprintf("%.0f", x.MBps()), atLeast(near, goalRate)}
+			cells := []any{"none", mb(x.Copied), x.Took.Round(10 * time.Millisecond), fmt.Sprintf("%.0f", x.MBps()), atLeast(near, goalRate), ratio(x.MBps() / r.Limits.Plain)}
 			if !x.Loaded {
 				cells = append(cells, micros(time.Duration(float64(x.CPU)/max(1, x.Copied/1e6))))
 			} else { // its CPU time is the hosts' as well

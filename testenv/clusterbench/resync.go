@@ -62,6 +62,12 @@ const (
 	blockBytes   = 4 << 10
 	// resyncShare is the share of what a volume can do that hosts ask for.
 	resyncShare = 0.25
+	// calmFor is how long hosts are measured at least while no copy is brought back: a store has checkpoints
+	// every few seconds, and what is divided by has to have some of them.
+	calmFor = 20 * time.Second
+	// stillFor is how long nothing was copied when it is asked whether a disk is empty; a pause in which hosts
+	// are listened to is shorter.
+	stillFor = time.Second
 	// resyncPatience is how long a copy may take to be in sync.
 	resyncPatience = 10 * time.Minute
 )
@@ -83,7 +89,7 @@ func resync(ctx context.Context, cfg Config, w io.Writer) (_ *Resync, err error)
 	if out.Limits, err = b.limits(ctx); err != nil {
 		return out, err
 	}
-	fmt.Fprintf(w, "  the disk copies %.0f MB/s, the link moves %.0f MB/s\n", out.Limits.Disk, out.Limits.Link)
+	fmt.Fprintf(w, "  the disk copies %.0f MB/s, the link moves %.0f MB/s, a plain copy from node to node %.0f MB/s\n", out.Limits.Disk, out.Limits.Link, out.Limits.Plain)
 	r, err := newResyncer(ctx, b, resyncVolume)
 	if err != nil {
 		return out, err
@@ -143,7 +149,7 @@ func (r *resyncer) hosts(bytes int64, runtime time.Duration) []string {
 // absence kills a node that has a copy and does not own the volume, and starts it again later.
 func (r *resyncer) absence(ctx context.Context, bytes int64) (a Absence, err error) {
 	a.Range, a.Away = bytes, r.cfg.Away
-	calm, err := r.loadFor(ctx, bytes, r.cfg.Runtime)
+	calm, err := r.loadFor(ctx, bytes, max(calmFor, r.cfg.Runtime))
 	if err != nil {
 		return a, err
 	}
@@ -215,8 +221,8 @@ func (r *resyncer) rebuild(ctx context.Context, loaded bool) (re Rebuild, err er
 			return err
 		}
 		p, err = r.follow(ctx, func(owner map[string]float64, p *progress) (bool, error) {
-			if p.copied == 0 || owner[r.metric("blockd_volume_rebuild_regions")] > 0 {
-				return false, nil // what comes next starts a process
+			if p.copied == 0 || time.Since(p.last) < stillFor {
+				return false, nil // what comes next starts a process, which hosts would feel
 			}
 			s, err := r.shown(ctx, r.v)
 			return err == nil && len(s.Replicas) == 3 && !s.on(from) && r.replicas(owner, "in sync") == 3, err
@@ -230,7 +236,7 @@ func (r *resyncer) rebuild(ctx context.Context, loaded bool) (re Rebuild, err er
 	}
 	if loaded {
 		var calm, during loadedResult
-		if calm, err = r.loadFor(ctx, r.size, r.cfg.Runtime); err != nil {
+		if calm, err = r.loadFor(ctx, r.size, max(calmFor, r.cfg.Runtime)); err != nil {
 			return re, err
 		}
 		during, err = r.whileLoaded(ctx, r.size, empty)

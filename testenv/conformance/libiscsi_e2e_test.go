@@ -29,7 +29,7 @@ var variants = []variant{
 }
 
 // startNode starts a blockd with two portals and a volume, and stops it when
-// the test ends: within the 5 s that it promises.
+// the test ends.
 func startNode(t *testing.T, v variant, size string) (*node.Node, node.Volume) {
 	t.Helper()
 	n, err := node.Start(t.Context(), node.Config{DataDir: t.TempDir(), Media: v.media, Portals: 2})
@@ -37,7 +37,7 @@ func startNode(t *testing.T, v variant, size string) (*node.Node, node.Volume) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := n.Stop(5 * time.Second); err != nil {
+		if err := n.Stop(node.StopMax); err != nil {
 			t.Error(err)
 		}
 		if t.Failed() {

@@ -261,6 +261,11 @@ func (n *Node) Kill() error {
 	return nil
 }
 
+// StopMax is how long blockd may take to end by SIGTERM. It gives hosts 4 s to let go, and
+// closes its disks after that, on a machine that may be busy; what it should not wait for,
+// requests that it keeps without an owner, holds it up for 15 s and more.
+const StopMax = 14 * time.Second
+
 // Stop asks blockd to end, and fails when it takes longer than grace or does
 // not end with status 0. It is gone either way.
 func (n *Node) Stop(grace time.Duration) error {

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"blockd.dev/testenv/cluster"
+	"blockd.dev/testenv/node"
 	"blockd.dev/testenv/vm"
 )
 
@@ -80,9 +81,7 @@ func (l lab) show(ctx context.Context) (v volume, err error) {
 // node has missed.
 const patience = 2 * time.Minute
 
-// stopMax is how long a node may take to end by SIGTERM. It gives hosts 4 s to let
-// go; requests that it keeps without an owner would hold it up for 15 s.
-const stopMax = 14 * time.Second
+const stopMax = node.StopMax
 
 // await asks about the volume until it is as wanted.
 func (l lab) await(ctx context.Context, what string, wanted func(volume) (bool, error)) (v volume, err error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"blockd.dev/internal/adaptive"
+	"blockd.dev/internal/units"
 	"blockd.dev/tools/blockbench/netbench"
 )
 
@@ -21,7 +22,7 @@ func newNetCommand() *cobra.Command {
 			"Between hosts, `blockbench net serve` on one answers `blockbench net run` on the other,\n" +
 			"both with the same --kind, --request, --reply and --key.",
 	}
-	cmd.AddCommand(newNetServeCommand(), newNetRunCommand(), newNetSuiteCommand())
+	cmd.AddCommand(newNetServeCommand(), newNetRunCommand(), newNetSuiteCommand(), newNetTakeCommand(), newNetGiveCommand())
 	return cmd
 }
 
@@ -118,6 +119,63 @@ func newNetRunCommand() *cobra.Command {
 	f.DurationVar(&l.Runtime, "runtime", 2*time.Second, "how long to measure")
 	f.BoolVar(&l.Idle, "idle", false, "ask nothing, and measure what that costs")
 	f.StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+// fileSize is a flag of both who give and who take a file.
+func fileSize(cmd *cobra.Command) *string {
+	return cmd.Flags().String("size", "512MiB", "of the file, which is written whole first")
+}
+
+func newNetTakeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "take FILE",
+		Short: "Write to a file what `blockbench net give` sends by TCP, once",
+		Args:  cobra.ExactArgs(1),
+	}
+	size := fileSize(cmd)
+	local := cmd.Flags().String("local", "", "address and port of this side (required)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		addr, err := netip.ParseAddrPort(*local)
+		if err != nil {
+			return fmt.Errorf("--local: %w", err)
+		}
+		bytes, err := units.ParseBytes(*size)
+		if err != nil {
+			return fmt.Errorf("--size: %w", err)
+		}
+		return netbench.TakeFile(cmd.Context(), addr, args[0], bytes, func(a netip.AddrPort) {
+			fmt.Fprintf(cmd.OutOrStdout(), "listening on %v\n", a)
+		})
+	}
+	return cmd
+}
+
+func newNetGiveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "give FILE ADDR:PORT",
+		Short: "Send a file to `blockbench net take`, and print how many MB/s become durable there",
+		Long: "Files are read and written past the page cache, a MiB at a time and 8 of them at once, by one TCP connection\n" +
+			"without checksums or encryption: what two nodes could copy at best, by plain means.",
+		Args: cobra.ExactArgs(2),
+	}
+	size := fileSize(cmd)
+	runtime := cmd.Flags().Duration("runtime", 2*time.Second, "how long to send, from the start again when the file ends")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		peer, err := netip.ParseAddrPort(args[1])
+		if err != nil {
+			return err
+		}
+		bytes, err := units.ParseBytes(*size)
+		if err != nil {
+			return fmt.Errorf("--size: %w", err)
+		}
+		mbps, err := netbench.GiveFile(cmd.Context(), peer, args[0], bytes, *runtime)
+		if err != nil {
+			return err
+		}
+		return printJSON(cmd.OutOrStdout(), map[string]float64{"megabytes_per_second": mbps})
+	}
 	return cmd
 }
 

@@ -47,7 +47,7 @@ func startNode(t *testing.T) *node.Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := n.Stop(5 * time.Second); err != nil {
+		if err := n.Stop(node.StopMax); err != nil {
 			t.Error(err)
 		}
 		if t.Failed() {

@@ -23,5 +23,6 @@
 // Datagrams carry the don't-fragment bit, and the kernel's own notion of the
 // path MTU is ignored: the transport above probes for it.
 //
-// There are no goroutines. Wait blocks its thread in ppoll(2).
+// There are no goroutines. Wait blocks its thread in ppoll(2), or without traffic only its goroutine
+// (afxdp/doze).
 package udplink

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"blockd.dev/afxdp/alarm"
+	"blockd.dev/afxdp/doze"
 	"blockd.dev/afxdp/link"
 )
 
@@ -36,6 +37,7 @@ type Link struct {
 	count    counters
 	pollFDs  []unix.PollFd // socket, wakeFD, alarm, what is watched
 	alarm    *alarm.Alarm
+	doze     *doze.Sleeper
 
 	woken  atomic.Bool // wakeFD is readable
 	closed atomic.Bool
@@ -91,7 +93,8 @@ func (l *Link) ReleaseRx(bufs []link.RxBuf) {
 	}
 }
 
-// Wait blocks in ppoll(2) on the socket and what is watched, and an alarm ends it in time.
+// Wait blocks in ppoll(2) on the socket and what is watched, and an alarm ends it in time. Without
+// traffic it dozes on them.
 func (l *Link) Wait(timeout time.Duration) error {
 	if l.closed.Load() {
 		return l.closedError()
@@ -115,7 +118,17 @@ func (l *Link) Wait(timeout time.Duration) error {
 		}
 		l.pollFDs[2].Fd = int32(l.alarm.FD())
 	}
-	if err := ppoll(l.pollFDs, timeout == 0); err != nil && err != unix.EINTR {
+	atOnce := timeout == 0
+	if !atOnce {
+		defer l.doze.End()
+		if l.doze.Begin(len(l.pollFDs) == watchedFrom && l.tx.pending.n == 0) {
+			if err := l.dozeOff(timeout < 0); err != nil {
+				return fmt.Errorf("udplink: %v: %w: %w", l.local, link.ErrClosed, err)
+			}
+			atOnce = true
+		}
+	}
+	if err := ppoll(l.pollFDs, atOnce); err != nil && err != unix.EINTR {
 		return fmt.Errorf("udplink: %v: %w: %w", l.local, link.ErrClosed, os.NewSyscallError("ppoll", err))
 	}
 	if l.pollFDs[1].Revents != 0 {
@@ -127,9 +140,22 @@ func (l *Link) Wait(timeout time.Duration) error {
 	return l.flush()
 }
 
+// dozeOff sleeps without a processor.
+func (l *Link) dozeOff(forever bool) error {
+	if forever { // but an alarm that has rung goes on until it is set
+		if err := l.alarm.Set(time.Hour); err != nil {
+			return err
+		}
+	}
+	return l.doze.Doze()
+}
+
+// watchedFrom is where in Link.pollFDs the sources begin.
+const watchedFrom = 3
+
 // Watch implements link.Watcher.
 func (l *Link) Watch(fds []int) {
-	l.pollFDs = l.pollFDs[:3]
+	l.pollFDs = l.pollFDs[:watchedFrom]
 	for _, fd := range fds {
 		l.pollFDs = append(l.pollFDs, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
@@ -183,6 +209,9 @@ func (l *Link) Close() error {
 	defer l.mu.Unlock()
 	if l.closed.Swap(true) {
 		return nil
+	}
+	if l.doze != nil {
+		_ = l.doze.Close() // it has nothing to lose
 	}
 	for _, fd := range []*int{&l.socket, &l.wakeFD} {
 		if *fd >= 0 {

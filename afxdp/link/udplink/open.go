@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"blockd.dev/afxdp/alarm"
+	"blockd.dev/afxdp/doze"
 	"blockd.dev/afxdp/link"
 )
 
@@ -188,6 +189,9 @@ func open(cfg Config, ifname string, share bool) (l *Link, err error) {
 		return l, os.NewSyscallError("eventfd", err)
 	}
 	if l.alarm, err = alarm.Open(); err != nil {
+		return l, err
+	}
+	if l.doze, err = doze.Open(l.socket, l.wakeFD, l.alarm.FD()); err != nil {
 		return l, err
 	}
 	for _, fd := range []int{l.socket, l.wakeFD, l.alarm.FD()} {

@@ -3,7 +3,11 @@
 // the work, for itself and for those who post meanwhile. Nobody waits.
 package inbox
 
-import "sync"
+import (
+	"sync"
+
+	"blockd.dev/internal/turn"
+)
 
 // Inbox is a queue of events. Run must be set before the first Post.
 type Inbox[T any] struct {
@@ -22,6 +26,30 @@ type Inbox[T any] struct {
 func (in *Inbox[T]) Post(e T) {
 	in.mu.Lock()
 	in.waiting = append(in.waiting, e)
+	in.work()
+}
+
+// PostSoon is Post, but for the work, which it leaves to soon: that is done once for all
+// events that were posted until then. Nobody depends on a turn of somebody else: each has
+// the work done in their own.
+func (in *Inbox[T]) PostSoon(e T, soon turn.Soon) {
+	in.mu.Lock()
+	in.waiting = append(in.waiting, e)
+	busy := in.busy
+	in.mu.Unlock()
+	if !busy {
+		soon.Do(in)
+	}
+}
+
+// Do is turn.Task's: it deals with what PostSoon has left, unless somebody is at it.
+func (in *Inbox[T]) Do() {
+	in.mu.Lock()
+	in.work()
+}
+
+// work is called with mu held, and releases it.
+func (in *Inbox[T]) work() {
 	if in.busy {
 		in.mu.Unlock()
 		return

@@ -1,8 +1,12 @@
 package inbox
 
 import (
+	"reflect"
+	"slices"
 	"sync"
 	"testing"
+
+	"blockd.dev/internal/turn"
 )
 
 // Every event is run once, one at a time, those of one goroutine in order, and
@@ -45,5 +49,31 @@ func TestEventsRunOneAtATimeInOrder(t *testing.T) {
 	}
 	if last[-1] != events || depthMax != 1 {
 		t.Errorf("%d of %d events posted by Run, depth %d", last[-1], events, depthMax)
+	}
+}
+
+// What PostSoon leaves is one batch at the end of the turn; without a turn it is done at once, and a Post
+// takes along what was left.
+func TestEventsThatAreLeftAreOneBatch(t *testing.T) {
+	var in Inbox[int]
+	var batches [][]int
+	in.Run = func(batch []int) { batches = append(batches, slices.Clone(batch)) }
+	var now turn.Turn
+	now.Begin()
+	in.PostSoon(1, now.Leave)
+	in.PostSoon(2, now.Leave)
+	in.PostSoon(3, now.Leave)
+	if len(batches) != 0 {
+		t.Fatalf("%v was run before the end of the turn", batches)
+	}
+	now.End()
+	in.PostSoon(4, now.Leave)
+	in.PostSoon(5, nil)
+	now.Begin()
+	in.PostSoon(6, now.Leave)
+	in.Post(7)
+	now.End()
+	if want := [][]int{{1, 2, 3}, {4}, {5}, {6, 7}}; !reflect.DeepEqual(batches, want) {
+		t.Errorf("batches %v, want %v", batches, want)
 	}
 }

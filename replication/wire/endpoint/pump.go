@@ -14,6 +14,7 @@ import (
 	"blockd.dev/afxdp/link"
 	"blockd.dev/internal/adaptive"
 	"blockd.dev/internal/clock"
+	"blockd.dev/internal/turn"
 )
 
 const (
@@ -64,13 +65,15 @@ type pump struct {
 		sync.Mutex
 		ready   []*conn
 		outbox  []parcel
-		tasks   []Task     // to be done after sending
-		stopErr error      // why to stop
-		drainAt clock.Mono // when to stop at the latest; 0 for not at all
+		tasks   []turn.Task // to be done after sending
+		stopErr error       // why to stop
+		drainAt clock.Mono  // when to stop at the latest; 0 for not at all
 		ended   bool
 	}
 	called atomic.Bool // there is something in mu
 	asleep atomic.Bool
+	// current is under way while messages are handed over, and the disks looked at.
+	current turn.Turn
 
 	// The goroutine's own.
 	now       clock.Mono
@@ -91,9 +94,9 @@ type pump struct {
 	txUsed    int // of these, filled
 	txSent    int // of these, the link's again
 	scratch   []byte
-	parcels   []parcel // memory for mu.outbox
-	tasks     []Task   // to be done in this turn
-	answers   int      // to strangers, in the second that began at answersAt
+	parcels   []parcel    // memory for mu.outbox
+	tasks     []turn.Task // to be done in this turn
+	answers   int         // to strangers, in the second that began at answersAt
 	answersAt clock.Mono
 
 	count pumpCounters
@@ -280,10 +283,12 @@ func (p *pump) turn(polling bool) (worked bool, err error) {
 	if n > 0 {
 		p.receive(p.rx[:n])
 	}
-	looked := p.sources.look()
 	called := p.called.Load()
 	if n > 0 || called {
 		p.sources.attend(p.wake)
+	}
+	if n > 0 || called || p.sources.count > 0 {
+		p.current.Begin()
 	}
 	if called {
 		if err := p.takeCalls(); err != nil {
@@ -296,20 +301,17 @@ func (p *pump) turn(polling bool) (worked bool, err error) {
 	if p.e.nextDialFor(p) <= p.now {
 		p.e.dialDue(p.now)
 	}
-	for i := 0; i < len(p.running); i++ {
-		c := p.running[i]
-		if home := c.home.Load(); home != p {
-			home.enqueue(c)
-			p.running[i] = nil
-			continue
+	done := p.process(0)
+	p.current.Run()
+	// The disks come after the messages, so that what follows the I/O that is done has these
+	// in it, and its answers go with what is sent now.
+	looked := p.sources.look()
+	p.current.End()
+	if looked && p.called.Load() {
+		if err := p.takeCalls(); err != nil {
+			return false, err
 		}
-		if !c.listed && !c.over {
-			c.listed = true
-			p.conns = append(p.conns, c)
-		}
-		if !c.process(p, p.now) {
-			p.running[i] = nil
-		}
+		p.process(done)
 	}
 	if err := p.flush(); err != nil {
 		return false, err
@@ -332,6 +334,27 @@ func (p *pump) turn(polling bool) (worked bool, err error) {
 	return (n > 0 || called || looked) && !p.full, nil
 }
 
+// process deals with the connections of this turn from the one with that number on, and
+// returns how many there are.
+func (p *pump) process(from int) int {
+	for i := from; i < len(p.running); i++ {
+		c := p.running[i]
+		if home := c.home.Load(); home != p {
+			home.enqueue(c)
+			p.running[i] = nil
+			continue
+		}
+		if !c.listed && !c.over {
+			c.listed = true
+			p.conns = append(p.conns, c)
+		}
+		if !c.process(p, p.now) {
+			p.running[i] = nil
+		}
+	}
+	return len(p.running)
+}
+
 // look takes what has arrived. While polling it looks several times, since
 // the rest of an empty turn takes longer than a look.
 func (p *pump) look(polling bool) (n int, err error) {
@@ -348,7 +371,9 @@ func (p *pump) takeCalls() error {
 	p.mu.Lock()
 	ready, parcels := p.mu.ready, p.mu.outbox
 	p.mu.ready, p.mu.outbox = p.spare[:0], p.parcels[:0]
-	p.tasks, p.mu.tasks = p.mu.tasks, p.tasks
+	p.tasks = append(p.tasks, p.mu.tasks...)
+	clear(p.mu.tasks)
+	p.mu.tasks = p.mu.tasks[:0]
 	p.draining = p.mu.drainAt
 	err := p.mu.stopErr
 	p.mu.Unlock()

@@ -47,7 +47,7 @@ func serve(t testing.TB, d blockdev.Device, limits nvmetcp.Limits) (addr string,
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln, 1) }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := srv.Shutdown(ctx); err != nil {
 			t.Error(err)

@@ -47,8 +47,8 @@ func newWire(t *testing.T, to string) *wire {
 			w.mu.Lock()
 			w.conns = append(w.conns, a, b)
 			w.mu.Unlock()
-			w.wg.Go(func() { w.copy(b, a); _ = b.Close() })
-			w.wg.Go(func() { w.copy(a, b); _ = a.Close() })
+			w.wg.Go(func() { w.copy(b, a) })
+			w.wg.Go(func() { w.copy(a, b) })
 		}
 	})
 	t.Cleanup(func() {
@@ -63,21 +63,23 @@ func newWire(t *testing.T, to string) *wire {
 	return w
 }
 
-// copy moves bytes, or swallows them when the wire is cut.
-func (w *wire) copy(to io.Writer, from io.Reader) {
+// copy moves bytes and the end after them. When the wire is cut it swallows both: a
+// target that misses its host closes the connection, and the host must not hear of it.
+func (w *wire) copy(to io.WriteCloser, from io.Reader) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
 		w.mu.Lock()
 		mute := w.mute
 		w.mu.Unlock()
-		if err != nil {
-			return
-		}
 		if !mute {
-			if _, err := to.Write(buf[:n]); err != nil {
+			if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
+				_ = to.Close()
 				return
 			}
+		}
+		if err != nil {
+			return
 		}
 	}
 }
@@ -102,6 +104,10 @@ func dialThrough(t *testing.T, d blockdev.Device, cfg nvmehost.Config) (*nvmehos
 	return h, w
 }
 
+// patience is how long hosts wait for a target that is silent: much longer than one that is not takes
+// to answer on a slow machine, where it has been 0.7 s.
+const patience = 3 * time.Second
+
 // A target that stops answering is noticed: by a command that gets no answer, and
 // on an idle association by its Keep Alive.
 func TestSilenceIsNoticed(t *testing.T) {
@@ -109,10 +115,11 @@ func TestSilenceIsNoticed(t *testing.T) {
 		cfg   nvmehost.Config
 		queue int
 	}{
-		"command":    {nvmehost.Config{Timeout: 300 * time.Millisecond}, 1},
-		"keep alive": {nvmehost.Config{KeepAlive: time.Second}, 0},
+		"command":    {nvmehost.Config{Timeout: patience}, 1},
+		"keep alive": {nvmehost.Config{KeepAlive: patience}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h, w := dialThrough(t, ramDevice(t, ram.Config{SizeBytes: 8 << 20}), tc.cfg)
 			n, err := h.Namespace(1)
 			if err != nil {
@@ -174,8 +181,9 @@ func TestSilenceWhileDialing(t *testing.T) {
 
 // A slow command is not silence of the target as long as Keep Alive is answered.
 func TestSlowIsNotSilent(t *testing.T) {
+	t.Parallel()
 	f := fault.New(ramDevice(t, ram.Config{SizeBytes: 8 << 20}), nil)
-	h, _ := dialThrough(t, f, nvmehost.Config{KeepAlive: time.Second})
+	h, _ := dialThrough(t, f, nvmehost.Config{KeepAlive: patience})
 	n, err := h.Namespace(1)
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +196,7 @@ func TestSlowIsNotSilent(t *testing.T) {
 	select {
 	case err := <-done:
 		t.Fatalf("the read ended: %v", err)
-	case <-time.After(1500 * time.Millisecond): // more than the keep-alive timeout
+	case <-time.After(patience + patience/2): // more than the keep-alive timeout
 	}
 	f.Clear()
 	f.Resume()

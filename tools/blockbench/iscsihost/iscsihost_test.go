@@ -271,7 +271,7 @@ func TestLostConnectionFailsEveryRequestOnce(t *testing.T) {
 
 func TestSilentTargetIsLeft(t *testing.T) {
 	b := newBed(t, 4096, iscsi.Limits{}, nil)
-	s := b.dial(t, func(c *Config) { c.Timeout = 200 * time.Millisecond })
+	s := b.dial(t, func(c *Config) { c.Timeout = 2 * time.Second }) // it bounds the login too, also on a slow machine
 	if _, err := b.faults.AddText("read hang"); err != nil {
 		t.Fatal(err)
 	}

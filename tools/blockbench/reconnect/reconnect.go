@@ -257,16 +257,13 @@ func (d *Device) dial(ctx context.Context, why error) (Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.Timeout)
 	defer cancel()
 	for {
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("%w (tried again for %v)", why, d.cfg.Timeout)
-		}
 		s, err := d.cfg.Dial(ctx)
 		if err == nil {
 			return s, nil
 		}
-		why = err
 		select {
 		case <-ctx.Done():
+			return nil, fmt.Errorf("%w (tried again for %v)", err, d.cfg.Timeout)
 		case <-time.After(d.cfg.Pause):
 		}
 	}

@@ -136,8 +136,13 @@ func TestWritesAndFlushesAreInterrupted(t *testing.T) {
 }
 
 func TestItGivesUpInTime(t *testing.T) {
+	t.Run("after some attempts", func(t *testing.T) { givesUp(t, 20*time.Millisecond) })
+	t.Run("after one, for which there was no time", func(t *testing.T) { givesUp(t, 1) })
+}
+
+func givesUp(t *testing.T, timeout time.Duration) {
 	h := newHost(t)
-	d := open(t, h, Config{Timeout: 20 * time.Millisecond})
+	d := open(t, h, Config{Timeout: timeout})
 	gone := make(chan blockdev.Change, 1)
 	defer d.Watch(func(c blockdev.Change) { gone <- c })()
 	reqs, wait := inFlight(t, h, d)

@@ -13,13 +13,20 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/control"
+	"blockd.dev/raftmeta/membership"
+	"blockd.dev/raftmeta/pulse"
 )
 
 // The catalog says what should be, and each node knows how it is with what it
 // serves. So a node that is asked for all asks the others.
 
-// aroundTimeout is how long another node may take to answer.
-const aroundTimeout = 2 * time.Second
+const (
+	// aroundTimeout is how long another node may take to answer.
+	aroundTimeout = 2 * time.Second
+	// silentTimeout is how long one may that the cluster has not heard for a while. Without this each change and
+	// each list would wait for a machine that is gone.
+	silentTimeout = 250 * time.Millisecond
+)
 
 // others are the other nodes to ask for a request; none for one that is itself
 // of another node.
@@ -50,17 +57,27 @@ type peerAnswer[T any] struct {
 // askAround asks nodes at the same time, and returns their answers in the order of nodes.
 func askAround[T any](ctx context.Context, d *Daemon, nodes []catalog.Node, ask func(context.Context, *control.Peer) (T, error)) []peerAnswer[T] {
 	out := make([]peerAnswer[T], len(nodes))
-	ctx, cancel := context.WithTimeout(ctx, max(aroundTimeout, d.cfg.patience))
-	defer cancel()
 	var asking sync.WaitGroup
 	for i, n := range nodes {
 		asking.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, max(answersWithin(d.shared.Load().views(), n.ID), d.cfg.patience))
+			defer cancel()
 			v, err := ask(ctx, d.plane.peers.At(n.ID.String(), n.Address))
 			out[i] = peerAnswer[T]{n, v, err}
 		})
 	}
 	asking.Wait()
 	return out
+}
+
+// answersWithin is how long a node may take to answer that the leader sees as views say.
+func answersWithin(views []pulse.NodeView, id catalog.ID) time.Duration {
+	for _, v := range views {
+		if v.Node == id.String() && (v.State == membership.Suspect || v.State == membership.Down) {
+			return silentTimeout
+		}
+	}
+	return aroundTimeout
 }
 
 // spread waits until the other nodes are what the catalog says at revision, so that a

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 
+	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/localvol"
 	"blockd.dev/blockdev/ram"
 	"blockd.dev/raftmeta/catalog"
@@ -22,11 +23,11 @@ func (d *Daemon) openBacking(s *catalog.State, cv *catalog.Volume, media catalog
 		}
 		return b, nil
 	}
-	disk := d.diskOf(cv)
-	if disk == nil {
+	on := d.diskOf(cv)
+	if on == nil {
 		return nil, errNoDisk
 	}
-	b, err := localvol.Open(disk.store, cv.ID, localvol.Options{SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize})
+	b, err := localvol.Open(on.store, cv.ID, localvol.Options{SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Attended: disk.AttendedOf(on.disk)})
 	if err != nil {
 		return nil, err
 	}

@@ -395,7 +395,7 @@ func (d *Daemon) startTarget(ctx context.Context) error {
 
 func (d *Daemon) iscsiConfig(s *catalog.State) iscsi.Config {
 	return iscsi.Config{TargetName: s.IQN, Alias: "blockd", Target: d.target, Arena: d.arena,
-		Auth: directory{d.catalog}, Events: d.iscsiEvent, Elsewhere: d.portalsElsewhere(s)}
+		Auth: directory{d.catalog}, Soon: d.soon, Events: d.iscsiEvent, Elsewhere: d.portalsElsewhere(s)}
 }
 
 func (d *Daemon) servePortals() {

@@ -156,7 +156,7 @@ func goneListen(t *testing.T, serve func(net.Listener) error, shutdown func(cont
 		_ = serve(ln) // ends with the shutdown
 	}()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)

@@ -97,6 +97,9 @@ func (m *meter) Submit(batch []*blockdev.Request) {
 	m.batches.Put(list)
 }
 
+// Attended implements blockdev.Attendable.
+func (m *meter) Attended() blockdev.Attended { return blockdev.AttendedOf(m.backing) }
+
 // begin makes the request that goes on in place of r.
 func (m *meter) begin(r *blockdev.Request) *call {
 	c, ok := r.Internal.(*call)
@@ -107,7 +110,7 @@ func (m *meter) begin(r *blockdev.Request) *call {
 	}
 	c.parent, c.meter = r, m
 	c.child.Op, c.child.FUA, c.child.NoUnmap, c.child.Borrow = r.Op, r.FUA, r.NoUnmap, r.Borrow
-	c.child.Offset, c.child.Length, c.child.Data, c.child.Gone = r.Offset, r.Length, r.Data, r.Gone
+	c.child.Offset, c.child.Length, c.child.Data, c.child.Gone, c.child.Soon = r.Offset, r.Length, r.Data, r.Gone, r.Soon
 	c.child.Since, c.child.Err = 0, nil
 	if c.turn++; c.turn%latencySample == 0 {
 		c.start = time.Now()

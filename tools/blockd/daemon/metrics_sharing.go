@@ -7,6 +7,7 @@ import (
 
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/extmap"
+	replicated "blockd.dev/replication/volume"
 )
 
 // sharingMetrics are of the network between nodes, and of volumes of several
@@ -17,7 +18,7 @@ type sharingMetrics struct {
 	frames                                                *prometheus.Desc
 	leases, replicas, owned, waiting, repairs, equalized  *prometheus.Desc
 	ownerSeconds, ownerRequests, rebuildLeft, notWritable *prometheus.Desc
-	rebuildCompared, rebuildCopied, rebuildPause          *prometheus.Desc
+	rebuildCompared, rebuildCopied, rebuildPause, moving  *prometheus.Desc
 	scrubRunning, scrubBytes, scrubRounds, scrubFinish    *prometheus.Desc
 	scrubFound, scrubAt                                   *prometheus.Desc
 }
@@ -43,6 +44,7 @@ func newSharingMetrics(desc func(name, help string, labels ...string) *prometheu
 		ownerSeconds:    desc("volume_owner_seconds_total", "Time that requests of hosts spent at the owner, by stage.", "volume", "stage"),
 		ownerRequests:   desc("volume_owner_requests_total", "Requests whose time that is.", "volume", "stage"),
 		rebuildLeft:     desc("volume_rebuild_regions", "Regions of 64 KiB that copies which are brought back still lack.", "volume"),
+		moving:          desc("volume_moving_regions", "Regions of 64 KiB of extents that move to another disk and are not there yet.", "volume"),
 		rebuildCompared: desc("volume_rebuild_compared_bytes_total", "Bytes of copies that are brought back whose versions were compared.", "volume"),
 		rebuildCopied:   desc("volume_rebuild_copied_bytes_total", "Bytes that were sent to copies that are brought back; holes are none.", "volume"),
 		rebuildPause:    desc("volume_rebuild_pause_seconds", "What each step of bringing copies back waits for the sake of hosts.", "volume"),
@@ -142,15 +144,22 @@ func (c *sharingMetrics) collectVolume(m sink, v *sharedVolume, state *catalog.S
 		m.counter(c.ownerSeconds, l.seconds, cv.Name, stage)
 		m.counter(c.ownerRequests, float64(l.count), cv.Name, stage)
 	}
-	left := int64(0)
-	for _, r := range o.Members {
-		left += r.Left
-	}
+	left, moving := regionsLeft(o.Members)
 	m.gauge(c.rebuildLeft, float64(left), cv.Name)
+	m.gauge(c.moving, float64(moving), cv.Name)
 	m.counter(c.rebuildCompared, float64(o.Compared), cv.Name)
 	m.counter(c.rebuildCopied, float64(o.Copied), cv.Name)
 	m.gauge(c.rebuildPause, o.Pause.Seconds(), cv.Name)
 	m.gauge(c.notWritable, float64(o.Below), cv.Name)
+}
+
+// regionsLeft is what the members that are brought back lack, and what has not come of extents that move.
+func regionsLeft(members []replicated.MemberStatus) (back, moving int64) {
+	for _, r := range members {
+		back += r.Left
+		moving += r.Arriving.Left
+	}
+	return back, moving
 }
 
 func (c *sharingMetrics) collectScrub(m sink, v *sharedVolume, name string) {

@@ -15,6 +15,7 @@ import (
 	"blockd.dev/afxdp/xdplink"
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/internal/adaptive"
+	"blockd.dev/internal/turn"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/pki"
 	"blockd.dev/replication/message"
@@ -263,6 +264,12 @@ func (n *network) peer(id catalog.ID) *endpoint.Peer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.peers[id].Peer
+}
+
+// soon leaves a task to a pump of the network between nodes: turn.Soon.
+func (d *Daemon) soon(t turn.Task) bool {
+	s := d.shared.Load()
+	return s != nil && s.network.endpoint.Soon(t)
 }
 
 // close takes leave of the other nodes. It may be called again.

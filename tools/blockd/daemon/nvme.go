@@ -94,7 +94,7 @@ func (d *Daemon) startNVMe(ctx context.Context, s *catalog.State) error {
 		return err
 	}
 	d.nvme.server, err = nvmetcp.New(nvmetcp.Config{
-		Subsystem: d.nvme.subsystem, Arena: d.arena, Auth: directory{d.catalog}, DiscoveryAuth: d.cfg.DiscoveryAuth, Events: d.nvmetcpEvent})
+		Subsystem: d.nvme.subsystem, Arena: d.arena, Auth: directory{d.catalog}, DiscoveryAuth: d.cfg.DiscoveryAuth, Soon: d.soon, Events: d.nvmetcpEvent})
 	return err
 }
 

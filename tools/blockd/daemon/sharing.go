@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/qos"
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/clock"
@@ -146,7 +148,7 @@ func (s *sharing) openStores() (err error) {
 	s.stores, err = serve.New(serve.Config{
 		Boot:  s.incarnation,
 		Disks: func(number uint16) *store.Store { return s.routes.Load().stores[number] },
-		Known: s.known, Volume: s.served,
+		Known: s.known, Volume: s.served, Soon: s.d.soon,
 		Log: func(t message.Target, err error) {
 			if s.d.errorGate.pass("store " + catalog.ID(t.Volume).String()) {
 				s.d.events.add(levelWarning, "replica.refused", s.d.volumeNamed(t.Volume), err.Error())
@@ -167,12 +169,13 @@ func (s *sharing) openStores() (err error) {
 
 // diskRoutes say where disks are, by their numbers.
 type diskRoutes struct {
-	stores map[uint16]*store.Store // on this node
-	nodes  map[uint16]string       // all
+	stores   map[uint16]*store.Store      // on this node
+	attended map[uint16]blockdev.Attended // of these; nil where the driver has nothing to attend
+	nodes    map[uint16]string            // all
 }
 
 func (s *sharing) route(state *catalog.State) {
-	r := &diskRoutes{map[uint16]*store.Store{}, map[uint16]string{}}
+	r := &diskRoutes{map[uint16]*store.Store{}, map[uint16]blockdev.Attended{}, map[uint16]string{}}
 	for i := range state.Disks {
 		d := &state.Disks[i]
 		if d.Number == 0 {
@@ -181,6 +184,7 @@ func (s *sharing) route(state *catalog.State) {
 		r.nodes[uint16(d.Number)] = d.Node.String()
 		if on := s.d.diskWith(d.ID); on != nil {
 			r.stores[uint16(d.Number)] = on.store
+			r.attended[uint16(d.Number)] = disk.AttendedOf(on.disk)
 		}
 	}
 	s.routes.Store(r)
@@ -215,9 +219,10 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	id := cv.ID
 	guard := s.d.reservations.shared.Guard(reservation.VolumeID(id))
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
-		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s,
-		Guard:  guard,
-		GiveUp: func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over,
+		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s, Soon: s.d.soon,
+		Attended: func(number uint16) blockdev.Attended { return s.routes.Load().attended[number] },
+		Guard:    guard,
+		GiveUp:   func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over,
 		Timeouts: device.Timeouts{Request: s.d.cfg.patience, Out: s.d.cfg.patience}, Late: s.d.cfg.patience})
 	if err != nil {
 		return nil, err

@@ -43,9 +43,9 @@ func newStandstill(c clock.Clock) *standstill {
 }
 
 // over is the reading from which on the process has run, or clock.Never when it
-// has just stood still and that is not dealt with.
-func (s *standstill) over() clock.Mono {
-	if s.clock.Now().Sub(clock.Mono(s.ran.Load())) >= standstillMin {
+// has just stood still, as the reading now tells, and that is not dealt with.
+func (s *standstill) over(now clock.Mono) clock.Mono {
+	if now.Sub(clock.Mono(s.ran.Load())) >= standstillMin {
 		return clock.Never
 	}
 	return clock.Mono(s.since.Load())

@@ -22,11 +22,11 @@ func TestStandstill(t *testing.T) {
 	c := &steps{}
 	c.forward(time.Hour)
 	s := newStandstill(c)
-	if got := s.over(); got != 0 {
+	if got := s.over(c.Now()); got != 0 {
 		t.Errorf("at the start: %d, want 0", got)
 	}
 	c.forward(standstillMin)
-	if got := s.over(); got != clock.Never {
+	if got := s.over(c.Now()); got != clock.Never {
 		t.Errorf("after a break that nobody has dealt with: %d, want never", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -44,7 +44,7 @@ func TestStandstill(t *testing.T) {
 	})
 	left <- 1
 	left <- 1
-	if got := s.over(); got != clock.Never {
+	if got := s.over(c.Now()); got != clock.Never {
 		t.Errorf("while a connection is left: %d, want never", got)
 	}
 	if d := <-told; d != standstillMin {
@@ -52,8 +52,8 @@ func TestStandstill(t *testing.T) {
 	}
 	c.forward(time.Minute)
 	left <- 0
-	until(t, "the break to be dealt with", func() bool { return s.over() != clock.Never })
-	if got := s.over(); got != c.Now() {
+	until(t, "the break to be dealt with", func() bool { return s.over(c.Now()) != clock.Never })
+	if got := s.over(c.Now()); got != c.Now() {
 		t.Errorf("afterwards: %d, want %d", got, c.Now())
 	}
 	cancel()

@@ -3,8 +3,8 @@
 # failed, so that one run tells all; only a build that fails stops the rest.
 # The summary lists each phase with its time; the exit status is 0 when all
 # passed. Nothing is left out silently: what can't run fails. Each phase's output
-# is kept in .build/log; what failed of it is printed again at the very end, in 150
-# lines or so, since CI keeps the ends of logs.
+# is kept in .build/log; what failed of it is printed again after it, and at the very end, in
+# 150 lines or so, since who keeps a log may keep a part of it only.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=.build/log
@@ -29,6 +29,7 @@ phase() { # phase NAME COMMAND...
     else
         results+=("FAIL ($status)")
         failed=1
+        digest "$name" 60
     fi
     return $status
 }
@@ -40,14 +41,17 @@ summary() {
     done
     printf '%-14s %-10s %4d s\n' total "$([ $failed = 0 ] && echo pass || echo FAIL)" $SECONDS
 }
+digest() { # digest NAME LINES
+    printf '\n=== what failed in %s (all of it: %s)\n' "$1" "$log/$1.log"
+    go run ./scripts/failures -lines "$2" "$log/$1.log" || tail -n 20 "$log/$1.log"
+}
 failures() {
     local i broken=()
     for i in "${!names[@]}"; do
         [ "${results[i]}" = pass ] || broken+=("${names[i]}")
     done
     for i in "${broken[@]}"; do
-        printf '\n=== what failed in %s (all of it: %s)\n' "$i" "$log/$i.log"
-        go run ./scripts/failures -lines $((150 / ${#broken[@]} > 10 ? 150 / ${#broken[@]} : 10)) "$log/$i.log" || tail -n 20 "$log/$i.log"
+        digest "$i" $((150 / ${#broken[@]} > 10 ? 150 / ${#broken[@]} : 10))
     done
 }
 finish() {

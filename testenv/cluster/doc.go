@@ -26,6 +26,7 @@
 //	Kill, Pause, Resume    SIGKILL, SIGSTOP, SIGCONT
 //	Partition, Loss        a BPF program where frames leave the switch for a node
 //	Delay                  the same program hands frames to a process that sends them later
+//	Bandwidth              the qdisc tbf at the same place
 //	Reset                  the kernel's own way to end connections (INET_DIAG_DESTROY)
 //	SetClock               the function by which blockd reads the wall clock is replaced in its memory
 //	DiskFaults             rules of blockdev/disk/faulty, which blockd reads from a file
@@ -37,7 +38,7 @@
 // tells datagrams apart, may act on the same interfaces besides.
 //
 // What it can't do: cut power (the tmpfs outlives blockd; see blockdev/disk/sim
-// for that), have clocks run too fast or too slowly, limit bandwidth.
+// for that), have clocks run too fast or too slowly.
 //
 // # Goroutines
 //

@@ -97,7 +97,7 @@ func (s *state) startCarrier(ctx context.Context) error {
 	return nil
 }
 
-// Heal ends partitions, losses and delays between all places. Frames that are late are lost.
+// Heal ends partitions, losses and delays between all places, and limits of the bandwidth. Frames that are late are lost.
 func (c *Cluster) Heal() error {
 	return c.update(func(s *state) error {
 		var all []string
@@ -108,6 +108,9 @@ func (c *Cluster) Heal() error {
 			return changeRule(rules, a.Number, func(r *rule) { r.Chance, r.Redirect, r.DelayNs, r.JitterNs = 0, 0, 0, 0 })
 		})
 		if err != nil {
+			return err
+		}
+		if err := s.limit(0); err != nil {
 			return err
 		}
 		return s.Carrier.end(syscall.SIGTERM, killPatience)

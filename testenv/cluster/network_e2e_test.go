@@ -401,3 +401,76 @@ func TestReset(t *testing.T) {
 		t.Errorf("a connection that was not meant: %v", err)
 	}
 }
+
+// TestBandwidth: with 80 Mbit/s 4 MiB take 0.3 s at least, of which a burst of 1 MiB takes none, and everything
+// arrives; healed, no limit is left.
+func TestBandwidth(t *testing.T) {
+	const bits, size = 80e6, 4 << 20
+	c := idle(t, Config{})
+	if err := c.Bandwidth(bits / 1e6); err == nil {
+		t.Error("a limit of 80 bits a second was taken")
+	}
+	if err := c.Bandwidth(bits); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := c.Status(); err != nil || st.Bandwidth != bits {
+		t.Errorf("the status tells of %d bits a second, %v; want %.0f", st.Bandwidth, err, bits)
+	}
+	if took, least := stream(t, c, "n1", "n2", size), time.Duration(8*(size-bandwidthBurst)/bits*float64(time.Second)); took < least {
+		t.Errorf("%d bytes took %v, want %v at least", size, took, least)
+	}
+	if err := c.Heal(); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := c.Status(); err != nil || st.Bandwidth != 0 {
+		t.Errorf("healed: the status tells of %d bits a second, %v", st.Bandwidth, err)
+	}
+	if err := c.Bandwidth(0); err != nil {
+		t.Errorf("a limit that is none, ended: %v", err)
+	}
+	stream(t, c, "n2", "n1", size)
+}
+
+// stream sends so many bytes by TCP, and returns how long it took until they had arrived.
+func stream(t *testing.T, c *Cluster, from, to string, size int64) time.Duration {
+	t.Helper()
+	var l net.Listener
+	err := c.Do(to, func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(places(t, c)[to].IPv4, 0).String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var out net.Conn
+	err = c.Do(from, func() (err error) {
+		out, err = net.DialTimeout("tcp", l.Addr().String(), patience)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	in, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	for _, conn := range []net.Conn{in, out} {
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := out.Write(make([]byte, size))
+		sent <- err
+	}()
+	n, err := io.CopyN(io.Discard, in, size)
+	if err := errors.Join(err, <-sent); err != nil {
+		t.Fatalf("%d of %d bytes arrived: %v", n, size, err)
+	}
+	return time.Since(began)
+}

@@ -21,6 +21,7 @@ type Status struct {
 	Host      Place        `json:"host"`
 	Wires     []Wire       `json:"wires"`
 	CarrierUp bool         `json:"carrier_up"` // the process that sends late frames runs
+	Bandwidth int64        `json:"bandwidth"`  // limit of what each place gets, bits a second; 0: none
 }
 
 // NodeStatus is how a node is.
@@ -53,7 +54,10 @@ func (c *Cluster) Status() (st Status, err error) {
 			}
 			st.Nodes = append(st.Nodes, n)
 		}
-		st.Wires, err = s.wires()
+		if st.Wires, err = s.wires(); err != nil {
+			return err
+		}
+		st.Bandwidth, err = s.bandwidth()
 		return err
 	})
 	return st, err

@@ -17,7 +17,10 @@ type Config struct {
 	Runtime time.Duration // of each measurement, in whole seconds
 	Rounds  int           // of all measurements on a cluster; the median counts
 	Away    time.Duration // of a node, in the part on resync
-	Only    string        // name of one part; all by default
+	// Bandwidth is what each node gets from the network in a second, in bits, where a disk is emptied once more. Zero:
+	// it is emptied only with the network as it is, a copy in memory.
+	Bandwidth int64
+	Only      string // name of one part; all by default
 }
 
 // Report is what the parts found; it is nil of a part that did not run.

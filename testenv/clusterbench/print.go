@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"blockd.dev/internal/units"
+	"blockd.dev/testenv/cluster"
 )
 
 // Print writes a report as tables.
@@ -108,6 +109,7 @@ func goalWords(r *DurableRow) string {
 
 func printResync(w io.Writer, r *Resync) error {
 	mb := func(bytes float64) string { return fmt.Sprintf("%.0f MB", bytes/1e6) }
+	rate := func(mbps float64) string { return fmt.Sprintf("%.0f", mbps) }
 	fmt.Fprintf(w, "\nCopies that are brought back: a volume of %s, %.0f writes of 4 KiB a second where there is a load\n", units.FormatBytes(r.VolumeBytes), r.Rate)
 	err := table(w, func(row func(...any)) {
 		row("AWAY FOR", "WRITES WITHIN", "WRITES", "BLOCKS OF 4K", "REGIONS OF 64K", "COPIED", "TO BLOCKS", "TO REGIONS", "TOOK", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
@@ -116,16 +118,20 @@ func printResync(w io.Writer, r *Resync) error {
 				atMost(a.Copied/a.Regions, goalCopied), a.Took.Round(10*time.Millisecond), micros(a.Before), micros(a.During), atMost(float64(a.During)/float64(a.Before), goalP99))
 		}
 	})
-	fmt.Fprintf(w, "\nA disk that is emptied onto another. The disk copies %.0f MB/s, the link moves %.0f MB/s;\na plain copy of a file from node to node %.0f MB/s\n", r.Limits.Disk, r.Limits.Link, r.Limits.Plain)
+	fmt.Fprintln(w, "\nA disk that is emptied onto another")
 	return errors.Join(err, table(w, func(row func(...any)) {
-		row("HOSTS", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "TO A PLAIN COPY", "CPU PER MB", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
+		row("NETWORK", "HOSTS", "DISK COPIES", "LINK MOVES", "PLAIN COPY", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "TO A PLAIN COPY", "CPU PER MB", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
 		for _, x := range r.Rebuilds {
-			near := x.MBps() / r.Limits.least()
-			cells := []any{"none", mb(x.Copied), x.Took.Round(10 * time.Millisecond), fmt.Sprintf("%.0f", x.MBps()), atLeast(near, goalRate), ratio(x.MBps() / r.Limits.Plain)}
+			near := x.MBps() / x.Limits.least()
+			network := "not limited"
+			if x.Bandwidth > 0 {
+				network = cluster.FormatBandwidth(x.Bandwidth)
+			}
+			cells := []any{network, "none", rate(x.Limits.Disk), rate(x.Limits.Link), rate(x.Limits.Plain), mb(x.Copied), x.Took.Round(10 * time.Millisecond), rate(x.MBps()), atLeast(near, goalRate), ratio(x.MBps() / x.Limits.Plain)}
 			if !x.Loaded {
 				cells = append(cells, micros(time.Duration(float64(x.CPU)/max(1, x.Copied/1e6))))
 			} else { // its CPU time is the hosts' as well
-				cells[0], cells[4] = "writing", ratio(near)
+				cells[1], cells[8] = "writing", ratio(near)
 				cells = append(cells, "-", micros(x.Before), micros(x.During), atMost(float64(x.During)/float64(x.Before), goalP99))
 			}
 			row(cells...)

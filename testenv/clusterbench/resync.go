@@ -17,7 +17,6 @@ import (
 type Resync struct {
 	VolumeBytes int64     `json:"volume_bytes"`
 	Rate        float64   `json:"host_writes_per_s"` // of 4 KiB, at random places, wherever there is a load
-	Limits      Limits    `json:"limits"`
 	Absences    []Absence `json:"absences"`
 	Rebuilds    []Rebuild `json:"rebuilds"`
 }
@@ -37,12 +36,14 @@ type Absence struct {
 
 // Rebuild is a disk that was emptied onto another.
 type Rebuild struct {
-	Loaded bool          `json:"loaded"`       // hosts wrote meanwhile
-	Copied float64       `json:"copied_bytes"` // as far as the owner was seen to count: the last moments before another begins are missing
-	Took   time.Duration `json:"took_ns"`      // from when the first of these was seen until the last was
-	CPU    time.Duration `json:"cpu_ns"`       // of all nodes, from the order until the disk was empty
-	Before time.Duration `json:"p99_before_ns,omitempty"`
-	During time.Duration `json:"p99_during_ns,omitempty"`
+	Bandwidth int64         `json:"bandwidth"`    // what each node got from the network, bits a second; 0: not limited
+	Limits    Limits        `json:"limits"`       // with that
+	Loaded    bool          `json:"loaded"`       // hosts wrote meanwhile
+	Copied    float64       `json:"copied_bytes"` // as far as the owner was seen to count: the last moments before another begins are missing
+	Took      time.Duration `json:"took_ns"`      // from when the first of these was seen until the last was
+	CPU       time.Duration `json:"cpu_ns"`       // of all nodes, from the order until the disk was empty
+	Before    time.Duration `json:"p99_before_ns,omitempty"`
+	During    time.Duration `json:"p99_during_ns,omitempty"`
 }
 
 // MBps is the rate of a rebuild.
@@ -86,10 +87,10 @@ func resync(ctx context.Context, cfg Config, w io.Writer) (_ *Resync, err error)
 	defer func() { err = errors.Join(err, c.Down()) }()
 	b := &bench{cfg: cfg, c: c, w: w}
 	out := &Resync{VolumeBytes: resyncVolume}
-	if out.Limits, err = b.limits(ctx); err != nil {
+	limits, err := b.limits(ctx)
+	if err != nil {
 		return out, err
 	}
-	fmt.Fprintf(w, "  the disk copies %.0f MB/s, the link moves %.0f MB/s, a plain copy from node to node %.0f MB/s\n", out.Limits.Disk, out.Limits.Link, out.Limits.Plain)
 	r, err := newResyncer(ctx, b, resyncVolume)
 	if err != nil {
 		return out, err
@@ -102,14 +103,42 @@ func resync(ctx context.Context, cfg Config, w io.Writer) (_ *Resync, err error)
 		}
 		out.Absences = append(out.Absences, a)
 	}
+	err = r.rebuilds(ctx, out, limits)
+	if err == nil && cfg.Bandwidth > 0 {
+		err = r.rebuildsWithin(ctx, out, cfg.Bandwidth)
+	}
+	return out, err
+}
+
+// rebuilds empties disks, first without hosts.
+func (r *resyncer) rebuilds(ctx context.Context, out *Resync, limits Limits) error {
 	for _, loaded := range []bool{false, true} {
 		re, err := r.rebuild(ctx, loaded)
 		if err != nil {
-			return out, err
+			return err
 		}
+		re.Limits = limits
 		out.Rebuilds = append(out.Rebuilds, re)
 	}
-	return out, nil
+	return nil
+}
+
+// rebuildsWithin is rebuilds while each node gets so many bits a second from the network.
+func (r *resyncer) rebuildsWithin(ctx context.Context, out *Resync, bandwidth int64) error {
+	if err := r.c.Bandwidth(bandwidth); err != nil {
+		return err
+	}
+	fmt.Fprintf(r.w, "  each node gets %s a second from the network\n", cluster.FormatBandwidth(bandwidth))
+	limits, err := r.limits(ctx)
+	if err != nil {
+		return err
+	}
+	done := len(out.Rebuilds)
+	err = r.rebuilds(ctx, out, limits)
+	for i := range out.Rebuilds[done:] {
+		out.Rebuilds[done+i].Bandwidth = bandwidth
+	}
+	return errors.Join(err, r.c.Bandwidth(0))
 }
 
 // resyncer is a volume whose copies go and come.

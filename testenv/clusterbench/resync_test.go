@@ -42,20 +42,24 @@ func TestParseMetrics(t *testing.T) {
 }
 
 func TestPrintResync(t *testing.T) {
+	limits := Limits{Disk: 300, Link: 100, Plain: 120}
 	var b strings.Builder
 	err := Print(&b, &Report{Resync: &Resync{
-		VolumeBytes: 1 << 30, Limits: Limits{Disk: 300, Link: 100, Plain: 120},
+		VolumeBytes: 1 << 30,
 		Absences: []Absence{
 			{Range: 1 << 20, Away: time.Minute, Blocks: 10, Regions: 100, Copied: 110, Before: 1, During: 2},
 			{Range: 1 << 20, Away: time.Minute, Blocks: 10, Regions: 100, Copied: 130, Before: 1, During: 3},
 		},
-		Rebuilds: []Rebuild{{Copied: 75e6, Took: time.Second}, {Loaded: true, Copied: 50e6, Took: time.Second, Before: 2, During: 5}},
+		Rebuilds: []Rebuild{
+			{Limits: limits, Copied: 75e6, Took: time.Second}, {Limits: limits, Loaded: true, Copied: 50e6, Took: time.Second, Before: 2, During: 5},
+			{Bandwidth: 25e8, Limits: Limits{Disk: 300, Link: 90, Plain: 90}, Copied: 45e6, Took: time.Second},
+		},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, words := range []string{"11.00", "1.10 (at most 1.2: met)", "1.30 (at most 1.2: short)", "2.00 (at most 2.0: met)", "3.00 (at most 2.0: short)",
-		"0.75 (at least 0.7: met)", "2.50 (at most 2.0: short)", "0.50", "0.62", "0.42"} {
+		"0.75 (at least 0.7: met)", "2.50 (at most 2.0: short)", "0.50", "0.62", "0.42", "2.5gbit", "0.50 (at least 0.7: short)"} {
 		if !strings.Contains(b.String(), words) {
 			t.Errorf("no %q in\n%s", words, b.String())
 		}

@@ -3,17 +3,19 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"blockd.dev/testenv/cluster"
 	"blockd.dev/testenv/clusterbench"
 )
 
 func benchCommand(f *clusterFlags) *cobra.Command {
 	var cfg clusterbench.Config
-	var on string
+	var on, bandwidth string
 	cmd := &cobra.Command{
 		Use:   "bench",
 		Short: "Measure volumes of three copies on clusters of its own",
@@ -25,12 +27,16 @@ func benchCommand(f *clusterFlags) *cobra.Command {
             beside Ceph's RBD with three OSDs on the same file system, if Ceph is
             installed; and where the time of a write goes
   resync    what is copied to bring a node back that was away, how fast a disk is
-            emptied onto another, and what hosts see of either
+            emptied onto another, and what hosts see of either; the latter also with a network
+            that is no faster than real ones
 
 The host and all nodes share this machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
+			if cfg.Bandwidth, err = cluster.ParseBandwidth(bandwidth); err != nil {
+				return fmt.Errorf("--bandwidth: %w", err)
+			}
 			if cfg.Dir, err = os.MkdirTemp(on, "blockd-bench-"); err != nil {
 				return err
 			}
@@ -52,6 +58,7 @@ The host and all nodes share this machine.`,
 	cmd.Flags().StringVar(&cfg.Only, "only", "", "run one part: copies, durable or resync")
 	cmd.Flags().DurationVar(&cfg.Runtime, "runtime", 5*time.Second, "how long each load runs, after a second of warming up")
 	cmd.Flags().DurationVar(&cfg.Away, "away", time.Minute, "how long a node is away in the part on resync")
+	cmd.Flags().StringVar(&bandwidth, "bandwidth", "2.5gbit", "what each node gets from the network in a second where the part on resync empties disks once more; 0: leave that out")
 	cmd.Flags().IntVar(&cfg.Rounds, "rounds", 3, "how often each is measured; the median counts")
 	return cmd
 }

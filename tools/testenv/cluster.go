@@ -67,7 +67,7 @@ Places are n1, n2 and so on, and host, where initiators and blockctl run.`,
 		nodesCommand(f, "restart", "Start blockd on nodes again, killing it where it runs", func(ctx context.Context, c *cluster.Cluster, names []string) error {
 			return c.Restart(ctx, names...)
 		}),
-		benchCommand(f), trialCommand(f), failoverCommand(f), partitionCommand(f), healCommand(f), lossCommand(f), delayCommand(f), diskErrorCommand(f), diskFullCommand(f), carryLateCommand(f))
+		benchCommand(f), trialCommand(f), failoverCommand(f), partitionCommand(f), healCommand(f), lossCommand(f), delayCommand(f), bandwidthCommand(f), diskErrorCommand(f), diskFullCommand(f), carryLateCommand(f))
 	return cmd
 }
 
@@ -239,7 +239,7 @@ func places(list string) []string {
 func healCommand(f *clusterFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "heal",
-		Short: "End partitions, losses and delays",
+		Short: "End partitions, losses, delays and limits of the bandwidth",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			c, err := f.open()
@@ -335,6 +335,26 @@ func delayCommand(f *clusterFlags) *cobra.Command {
 	return cmd
 }
 
+func bandwidthCommand(f *clusterFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:     "bandwidth RATE",
+		Short:   "Limit what each place gets from the switch, in bits a second; 0 ends it",
+		Example: "  testenv cluster bandwidth 2.5gbit\n  testenv cluster bandwidth 100mbit",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			bits, err := cluster.ParseBandwidth(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := f.open()
+			if err != nil {
+				return err
+			}
+			return c.Bandwidth(bits)
+		},
+	}
+}
+
 func diskErrorCommand(f *clusterFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "disk-error NODE[/DISK] [RULE...]",
@@ -415,6 +435,9 @@ func printTable(w io.Writer, st cluster.Status) error {
 			fmt.Fprintf(&b, "%s to %s: loss %.4g%%, delay %v, jitter %v; %d of %d frames lost, %d late\n",
 				wire.From, wire.To, wire.Loss, wire.Delay, wire.Jitter, wire.Dropped, wire.Seen, wire.Late)
 		}
+	}
+	if st.Bandwidth > 0 {
+		fmt.Fprintf(&b, "each place gets %s a second at most\n", cluster.FormatBandwidth(st.Bandwidth))
 	}
 	self := "testenv"
 	if exe, err := os.Executable(); err == nil {

@@ -49,8 +49,11 @@ func (t *Turn) Leave(task Task) bool {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.state.CompareAndSwap(empty, some) && t.state.Load() == over {
-		return false
+	for t.state.Load() != some { // the thread goes from over to empty and back meanwhile
+		if t.state.Load() == over {
+			return false
+		}
+		t.state.CompareAndSwap(empty, some)
 	}
 	t.left = append(t.left, task)
 	return true

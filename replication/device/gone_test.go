@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -206,5 +207,29 @@ func TestLeave(t *testing.T) {
 	<-done
 	if r.Err != nil {
 		t.Errorf("forwarded: %v", r.Err)
+	}
+}
+
+// A request whose wait is over has failed, also when an owner turns up while others are told.
+func TestTheEndOfAWaitIsJudgedOnce(t *testing.T) {
+	s := newStage(t, time.Hour)
+	var told sync.WaitGroup
+	var once sync.Once
+	requests := make([]*blockdev.Request, 3)
+	for i := range requests {
+		told.Add(1)
+		requests[i] = &blockdev.Request{Op: blockdev.OpWrite, Length: 4096, Data: [][]byte{make([]byte, 4096)}, Done: func(*blockdev.Request) {
+			once.Do(func() { s.v.Forward("b") })
+			told.Done()
+		}}
+		s.v.Submit(requests[i : i+1])
+	}
+	s.waiting(len(requests), "for an owner")
+	s.v.Leave()
+	told.Wait()
+	for i, r := range requests {
+		if !errors.Is(r.Err, blockdev.ErrBusy) {
+			t.Errorf("write %d, which nobody has done, ended with %v", i, r.Err)
+		}
 	}
 }

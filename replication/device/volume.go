@@ -182,10 +182,10 @@ func (v *Volume) sweep() {
 	v.mu.Lock()
 	all := v.mu.parked
 	v.mu.parked = nil
-	var over []*request
+	over := map[*request]error{} // judged once: a route may come meanwhile, with which they would wait on
 	for _, q := range all {
-		if v.endOfWait(q, now) != nil {
-			over = append(over, q)
+		if err := v.endOfWait(q, now); err != nil {
+			over[q] = err
 		} else {
 			v.mu.parked = append(v.mu.parked, q)
 		}
@@ -195,8 +195,8 @@ func (v *Volume) sweep() {
 		v.mu.sweeper.Reset(v.sweepAfter())
 	}
 	v.mu.Unlock()
-	for _, q := range over {
-		q.finish(v.endOfWait(q, now))
+	for q, err := range over {
+		q.finish(err)
 	}
 }
 

@@ -322,10 +322,11 @@ func (p *pump) turn(polling bool) (worked bool, err error) {
 		p.link.ReleaseRx(p.rx[:n])
 	}
 	for i, c := range p.running {
-		if c != nil {
+		// One that stands there twice may have moved to another pump since the first time, or be over.
+		if c != nil && c.home.Load() == p && !c.over {
 			c.settle(p)
-			p.running[i] = nil
 		}
+		p.running[i] = nil
 	}
 	p.running = p.running[:0]
 	if p.draining != 0 && (len(p.conns) == 0 || p.draining <= p.now) {

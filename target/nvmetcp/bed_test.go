@@ -251,3 +251,35 @@ func connectCapsule(size uint16) []byte {
 	copy(data[512:], hostNQN)
 	return append(p.Append(nil, &pdu.Layout{}, len(data)), data...)
 }
+
+// noFlowControl is the CATTR of a Connect without SQ flow control.
+const noFlowControl = 4
+
+// queueWire is a connection that is an I/O queue, of a controller that is enabled.
+func (b *bed) queueWire(cattr byte) *wire {
+	b.Helper()
+	admin := b.wire()
+	admin.init(pdu.IC{})
+	admin.send(connectCapsule(31))
+	var connected pdu.CapsuleResp
+	if _, err := connected.Decode(admin.pdu()); err != nil {
+		b.Fatal(err)
+	}
+	var enable pdu.CapsuleCmd
+	enable.SQE[0], enable.SQE[1], enable.SQE[4], enable.SQE[44], enable.SQE[48], enable.SQE[50] = nvme.OpFabrics, 0x40, nvme.FabricsPropertySet, 0x14, 1, 0x46
+	admin.send(enable.Append(nil, &pdu.Layout{}, 0))
+	if s := admin.response(); s != nvme.Success {
+		b.Fatal(s)
+	}
+	io := b.wire()
+	io.init(pdu.IC{})
+	connect := connectCapsule(31)
+	connect[8+42], connect[8+46] = 1, cattr              // QID
+	copy(connect[8+64+16:8+64+18], connected.CQE[:2])    // CNTLID
+	binary.LittleEndian.PutUint32(connect[8+48:8+52], 0) // KATO
+	io.send(connect)
+	if s := io.response(); s != nvme.Success {
+		b.Fatal(s)
+	}
+	return io
+}

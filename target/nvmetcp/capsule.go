@@ -303,9 +303,11 @@ func (c *conn) park(cmd *command) {
 
 // unpark lets parked commands go on, in order, as far as there are buffers. It
 // runs on whichever goroutine gave a buffer back, or on the timer's when
-// others use up the arena.
+// others use up the arena. A connection that can't answer leaves them to end: answers
+// to it give their buffers back while order is held, which an answer of one that goes on here
+// would wait for.
 func (c *conn) unpark() {
-	for {
+	for !c.sock.Failed() {
 		c.mu.Lock()
 		cmd := c.mu.first
 		if c.mu.dead || c.mu.pumping || cmd == nil {

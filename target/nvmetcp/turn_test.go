@@ -39,29 +39,7 @@ func TestWhatWasPutOffIsDoneWhenTheHostLeaves(t *testing.T) {
 		return dev
 	})
 	l := &pdu.Layout{}
-	admin := b.wire()
-	admin.init(pdu.IC{})
-	admin.send(connectCapsule(31))
-	var connected pdu.CapsuleResp
-	if _, err := connected.Decode(admin.pdu()); err != nil {
-		t.Fatal(err)
-	}
-	var enable pdu.CapsuleCmd
-	enable.SQE[0], enable.SQE[1], enable.SQE[4], enable.SQE[44], enable.SQE[48], enable.SQE[50] = nvme.OpFabrics, 0x40, nvme.FabricsPropertySet, 0x14, 1, 0x46
-	admin.send(enable.Append(nil, l, 0))
-	if s := admin.response(); s != nvme.Success {
-		t.Fatal(s)
-	}
-	io := b.wire()
-	io.init(pdu.IC{})
-	connect := connectCapsule(31)
-	connect[8+42] = 1                                    // QID
-	copy(connect[8+64+16:8+64+18], connected.CQE[:2])    // CNTLID
-	binary.LittleEndian.PutUint32(connect[8+48:8+52], 0) // KATO
-	io.send(connect)
-	if s := io.response(); s != nvme.Success {
-		t.Fatal(s)
-	}
+	io := b.queueWire(noFlowControl)
 	var write pdu.CapsuleCmd
 	write.SQE[0], write.SQE[1], write.SQE[4], write.SQE[39] = nvme.OpWrite, 0x40, 1, 0x01
 	data := make([]byte, 4096)

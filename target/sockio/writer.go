@@ -176,6 +176,13 @@ func (w *writer) Do() {
 	w.flushLocked()
 }
 
+// Failed reports whether the connection can't send any more: what is appended is dropped.
+func (c *Conn) Failed() bool {
+	c.tx.mu.Lock()
+	defer c.tx.mu.Unlock()
+	return c.tx.err != nil
+}
+
 // Congested reports whether so much output is queued that the reader should
 // not take more requests.
 func (c *Conn) Congested() bool { return c.QueuedBytes() > c.tx.high }

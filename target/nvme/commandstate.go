@@ -32,6 +32,7 @@ type commandState struct {
 	partner    *Command // the other half of a fused pair
 	executed   bool     // Execute was called
 	withdrawn  bool     // its request was taken back from the device
+	ending     bool     // by whom that is ended
 
 	aborted atomic.Bool // mirrors abort, for handlers between two steps
 
@@ -56,7 +57,7 @@ func (c *Command) Reset() {
 	c.Status, c.Result = Success, 0
 	st.entry, st.queue, st.att = nil, nil, nil
 	st.prev, st.next, st.phase = nil, nil, phaseNone
-	st.abort, st.waits, st.partner, st.executed, st.withdrawn = 0, nil, nil, false, false
+	st.abort, st.waits, st.partner, st.executed, st.withdrawn, st.ending = 0, nil, nil, false, false, false
 	if st.aborted.Load() {
 		st.aborted.Store(false)
 	}

@@ -26,6 +26,9 @@ type NamespaceConfig struct {
 	// where Config.ANAGroups does not say otherwise: so the number of groups
 	// never changes under a host, and a namespace whose state changes moves.
 	ANAGroup uint32
+	// Shared says that other nodes serve the volume, too: a device that is busy is one without an owner, and
+	// hosts are told that the path is to blame.
+	Shared bool
 	// Protect is the namespace's write protection.
 	Protect access.Protection
 	// WriteCache says that completed writes may sit in a volatile cache until

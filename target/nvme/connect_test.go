@@ -154,7 +154,7 @@ func TestDisconnectOfAnIOQueue(t *testing.T) {
 	e[4] = FabricsDisconnect
 	b.host.wantAdmin(InvalidQueueType|DNR, e, nil, 0)
 	b.host.want(Success, e, nil, 0)
-	b.host.want(AbortedSQDeletion, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	b.host.want(InternalPathError, rw(OpRead, 0, 1, 0), nil, bedBlock)
 	r := b.request(hostA, 1)
 	r.CNTLID = b.host.admin.Controller().ID()
 	if _, s, _ := b.sub.Connect(r); s != Success {
@@ -178,6 +178,21 @@ func TestLossOfTheAdminConnectionEndsTheController(t *testing.T) {
 	if len(b.sub.Controllers()) != 0 || b.host.closedCount() != 1 {
 		t.Errorf("controllers %v, closed %v", b.sub.Controllers(), b.host.closed)
 	}
+}
+
+// What a host sends while its association is being ended from this side is a matter of the path, at each step of that.
+func TestCommandsAtTheEndOfTheController(t *testing.T) {
+	b := newBed(t)
+	ctrl, io := b.host.io.Controller(), b.host.io
+	ctrl.mu.Lock()
+	ctrl.mu.ended = true
+	ctrl.mu.Unlock()
+	ctrl.view.Store(&nsView{})
+	b.host.want(InternalPathError, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	ctrl.enabled.Store(false)
+	b.host.want(InternalPathError, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	io.gone.Store(true)
+	b.host.want(InternalPathError, rw(OpRead, 0, 1, 0), nil, bedBlock)
 }
 
 // NVMe Base 2.0 §3.9: with traffic-based keep-alive any command keeps the

@@ -160,6 +160,13 @@ func (c *Controller) end(reason error) {
 	s.event(Event{Kind: EventEnded, HostNQN: c.hostNQN, CNTLID: c.id, Text: reason.Error()})
 }
 
+// ended reports whether the association has ended.
+func (c *Controller) ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.ended
+}
+
 // forget removes an I/O queue whose connection is gone.
 func (c *Controller) forget(q *Queue) {
 	c.mu.Lock()

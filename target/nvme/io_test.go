@@ -97,6 +97,20 @@ func TestBusyAsksForADelayedRetry(t *testing.T) {
 	b.host.want(CommandInterrupted|crd1, rw(OpRead, 0, 1, 0), nil, bedBlock)
 }
 
+// A shared volume without an owner is not the host's to give up: the status tells of the path, and
+// a host with several tries the others.
+func TestBusySharedVolumeIsAMatterOfThePath(t *testing.T) {
+	b := newBed(t, func(c *Config, _ *Deps) { c.Namespaces[0].Shared = true })
+	b.fault("any error=busy")
+	b.host.want(ANATransition, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	b.host.want(ANATransition, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
+	b.host.want(ANATransition, sqe(OpFlush, 1), nil, 0)
+	p := make([]byte, hostBehaviorBytes)
+	p[0] = 1
+	b.host.wantAdmin(Success, sqe(OpSetFeatures, 0, uint32(featHostBehavior)), p, 0)
+	b.host.want(ANATransition|crd1, rw(OpRead, 0, 1, 0), nil, bedBlock)
+}
+
 // recorder notes what the device is asked.
 type recorder struct {
 	blockdev.Device

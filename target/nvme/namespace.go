@@ -293,6 +293,9 @@ func anaDiffers(a, b *snapshot) bool {
 func (c *Command) statusOf(err error) Status {
 	switch {
 	case errors.Is(err, blockdev.ErrBusy):
+		if a := c.state.att; a != nil && a.ns.conf.Load().Shared {
+			return c.delayed(ANATransition)
+		}
 		return c.later()
 	case errors.Is(err, blockdev.ErrPoisoned):
 		return UnrecoveredReadError | DNR // until it is written again
@@ -318,12 +321,17 @@ func (c *Command) statusOf(err error) Status {
 	}
 }
 
-// later asks the host to send the command again after a while.
-func (c *Command) later() Status {
+// later asks the host to send the command again after a while. Linux does so five times, by the
+// same path, and then fails what it was for. Of a status that tells of the path it goes by another one, or waits
+// until there is one, as long as it takes.
+func (c *Command) later() Status { return c.delayed(CommandInterrupted) }
+
+// delayed is s with the delay that the host is to keep, if it knows of delays.
+func (c *Command) delayed(s Status) Status {
 	if c.state.queue.ctrl.acre.Load() {
-		return CommandInterrupted | crd1
+		return s | crd1
 	}
-	return CommandInterrupted
+	return s
 }
 
 // failIO ends c with what err of its device means.

@@ -74,11 +74,20 @@ func (q *Queue) Prepare(c *Command) bool {
 	return true
 }
 
+// over is for commands that come while the connection is being ended from this side: what
+// has other paths goes by one of these.
+func (q *Queue) over() Status {
+	if q.id == 0 {
+		return AbortedSQDeletion
+	}
+	return InternalPathError
+}
+
 // decode finds the entry of the table for c and lets it judge.
 func (q *Queue) decode(c *Command) Status {
 	op := c.SQE[0]
 	if q.gone.Load() {
-		return AbortedSQDeletion
+		return q.over()
 	}
 	if op == OpFabrics {
 		return q.decodeFabrics(c)
@@ -87,6 +96,9 @@ func (q *Queue) decode(c *Command) Status {
 		return AuthenticationRequired
 	}
 	if !q.ctrl.enabled.Load() {
+		if q.ctrl.ended() {
+			return q.over()
+		}
 		return CommandSequenceError
 	}
 	if q.id == 0 {
@@ -130,6 +142,9 @@ func (q *Queue) decodeIO(c *Command) Status {
 	att := q.ctrl.view.Load().at(nsid)
 	if att == nil {
 		if nsid != NSIDAll || e.flags&flagBroadcast == 0 {
+			if q.ctrl.ended() { // it has let go of its namespaces
+				return q.over()
+			}
 			return InvalidNamespace | DNR
 		}
 		return q.admit(c, e)
@@ -344,7 +359,8 @@ func (q *Queue) abortAll(match func(*Command) bool, status Status, w *abortWait)
 		if st.phase == phaseWaiting || st.phase == phaseParked {
 			st.phase = phaseRunning
 			ended = append(ended, c)
-		} else if c.withdraw() {
+		} else if c.withdraw() && !st.ending {
+			st.ending = true
 			withdrawn = append(withdrawn, c)
 		}
 	}

@@ -30,6 +30,22 @@ func TestAbortOfWhatIsHeldBack(t *testing.T) {
 			t.Errorf("%s was not aborted", name)
 		}
 	}
+	// What is aborted while others are being ended is ended once.
+	var both [2]*call
+	for i := range both {
+		both[i] = b.start(h.io, rw(OpWrite, uint64(i), 1, 0), fill(bedBlock, 1), 0)
+	}
+	done := both[0].Done
+	both[0].Done = func(c *Command) {
+		h.io.abortAll(nil, AbortedSQDeletion, nil)
+		done(c)
+	}
+	h.io.abortAll(nil, AbortedSQDeletion, nil)
+	for _, c := range both {
+		if s := c.wait().status; s != AbortedSQDeletion {
+			t.Errorf("aborted twice: %v", s)
+		}
+	}
 	w := b.start(h.io, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
 	h.io.Disconnect()
 	if w.wait().status == Success || holding.Held() != 0 || !bytes.Equal(b.blocksAt(0, 1), fill(bedBlock, 0)) {

@@ -123,7 +123,7 @@ func (d *Daemon) nvmeConfig(s *catalog.State) nvme.Config {
 		if v, ok := d.volumes.get(cv.ID); ok && v.dev != nil && !cv.Retired {
 			open[cv.ID] = true
 			cfg.Namespaces = append(cfg.Namespaces, nvme.NamespaceConfig{ID: cv.ID, Name: cv.Name, Device: v.dev,
-				Access: d.volumes.accessOf(cv.ID), Protect: protections[cv.Protection]})
+				Access: d.volumes.accessOf(cv.ID), Shared: shared(s, cv), Protect: protections[cv.Protection]})
 		}
 	}
 	view := func(host catalog.ID) nvme.View {

@@ -93,8 +93,8 @@ func (l lab) await(ctx context.Context, what string, wanted func(volume) (bool, 
 		v, err = l.show(ctx)
 		if err == nil {
 			var ok bool
-			if ok, err = wanted(v); ok || err != nil {
-				return v, err
+			if ok, err = wanted(v); ok && err == nil {
+				return v, nil
 			}
 		}
 		select {

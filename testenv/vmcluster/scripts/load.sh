@@ -128,5 +128,18 @@ trials() {
         loaded
         returns "$node"
     done
+
+    # Without a majority nobody serves the volume: hosts wait, for longer than they would send anything again.
+    phase 'two nodes are away for 20 s, the owner one of them'
+    owner=$(host owner)
+    others=$(tr ' ' '\n' <<<"$NODES" | grep -vx "$owner")
+    away="$owner ${others%%[[:space:]]*}"
+    for node in $away; do target "kill $node"; done
+    sleep 20
+    loaded
+    for node in $away; do host "start $node" >/dev/null; done
+    host healthy >/dev/null
+    tell 'three copies are in sync'
+    settled
     end
 }

@@ -16,7 +16,7 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 last_words() {
     echo "-- failed at $(cut -d. -f1 /proc/uptime) s"
     view || :
-    dmesg | tail -25
+    dmesg | tail -60
 }
 view() { iscsiadm -m session 2>&1; }
 # until_true COMMAND...: waits for it. What the kernel does by itself (scanning for

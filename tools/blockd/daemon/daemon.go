@@ -152,6 +152,9 @@ func launch(ctx context.Context, cfg Config, log *zap.Logger, data *dataDir, ans
 		}
 	}
 	d.background.Go(func() { d.noteBrought(ctx) })
+	if s := d.shared.Load(); s != nil {
+		s.standstill.begin()
+	}
 	d.servePortals()
 	d.servePorts()
 	if len(d.disks) > 0 {

@@ -38,7 +38,7 @@ const (
 
 func newStandstill(c clock.Clock) *standstill {
 	s := &standstill{clock: c}
-	s.ran.Store(int64(c.Now()))
+	s.begin()
 	return s
 }
 
@@ -50,6 +50,9 @@ func (s *standstill) over(now clock.Mono) clock.Mono {
 	}
 	return clock.Mono(s.since.Load())
 }
+
+// begin comes before hosts can connect: what was until then, a long start, is no standstill.
+func (s *standstill) begin() { s.ran.Store(int64(s.clock.Now())) }
 
 // watch deals with standstills until ctx ends: tell is told of each, drop ends the
 // connections of hosts that were made before a time, and returns how many there

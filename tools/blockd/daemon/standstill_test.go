@@ -26,6 +26,11 @@ func TestStandstill(t *testing.T) {
 		t.Errorf("at the start: %d, want 0", got)
 	}
 	c.forward(standstillMin)
+	s.begin()
+	if got := s.over(c.Now()); got != 0 {
+		t.Errorf("after a long start: %d, want 0", got)
+	}
+	c.forward(standstillMin)
 	if got := s.over(c.Now()); got != clock.Never {
 		t.Errorf("after a break that nobody has dealt with: %d, want never", got)
 	}

@@ -53,7 +53,7 @@ type Change struct {
 	holds struct {
 		sync.Mutex
 		n    int
-		idle chan struct{} // closed when n falls to 0; made by Wait
+		idle chan struct{} // closed when n falls to 0; made by the first that waits
 	}
 }
 
@@ -76,20 +76,24 @@ func (c *Change) release() {
 	defer c.holds.Unlock()
 	if c.holds.n--; c.holds.n == 0 && c.holds.idle != nil {
 		close(c.holds.idle)
+		c.holds.idle = nil
 	}
 }
 
 // Wait returns when every Hold was released, or ErrUnfinished when ctx ends
-// before. Backends call it once, after Publish, with no lock held, before they
-// answer the command.
+// before. Backends call it after Publish, with no lock held, before they answer
+// the command. Several may wait at a time: one change can stand for several
+// generations, see Shared.Ended.
 func (c *Change) Wait(ctx context.Context) error {
 	c.holds.Lock()
 	if c.holds.n == 0 {
 		c.holds.Unlock()
 		return nil
 	}
-	idle := make(chan struct{})
-	c.holds.idle = idle
+	if c.holds.idle == nil {
+		c.holds.idle = make(chan struct{})
+	}
+	idle := c.holds.idle
 	c.holds.Unlock()
 	select {
 	case <-idle:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestAllowsDoesNotAllocate: the check before every command is free of
@@ -192,4 +193,40 @@ func BenchmarkAllowsUnreserved(b *testing.B) { benchmarkAllows(b, empty) }
 
 func BenchmarkAllowsRegistrant(b *testing.B) {
 	benchmarkAllows(b, samples(b)[3+2]) // registrants only
+}
+
+// TestAllThatWaitAreWoken: a change that two commands wait for ends for both.
+func TestAllThatWaitAreWoken(t *testing.T) {
+	var c Change
+	release := c.Hold()
+	// A context that tells when its Done is asked for: then that caller is inside.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	inside := make(chan struct{})
+	ended := make(chan error)
+	for range 2 {
+		go func() { ended <- c.Wait(tellingContext{ctx, inside}) }()
+	}
+	<-inside
+	<-inside
+	release()
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := c.Wait(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// tellingContext tells whenever it is asked for Done.
+type tellingContext struct {
+	context.Context
+	asked chan<- struct{}
+}
+
+func (c tellingContext) Done() <-chan struct{} {
+	c.asked <- struct{}{}
+	return c.Context.Done()
 }

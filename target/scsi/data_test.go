@@ -126,12 +126,51 @@ func TestDeviceErrorsBecomeSense(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := b.want(c.end, c.cdb, fill(bedBlock, 1)...)
-		if r.key == keyMediumError && (r.sense[0]&0x80 == 0 || be32(r.sense[3:]) != 8) {
+		if r.key == keyMediumError && c.cdb != write && (r.sense[0]&0x80 == 0 || be32(r.sense[3:]) != 8) {
 			t.Errorf("%s: a medium error names the LBA, 8: %x", c.rule, r.sense)
 		}
 		if (r.key == keyMediumError || r.key == keyHardwareError) && len(b.events) == 0 {
 			t.Errorf("%s: nobody was told", c.rule)
 		}
+	}
+}
+
+// A host takes the blocks before the one that INFORMATION names as done. That is
+// so of a read that met an unreadable block, but of a write that failed nothing is
+// known, and the sense data names no block.
+func TestFailedWriteNamesNoBlock(t *testing.T) {
+	b := newBed(t, func(c *TargetConfig) { c.Units[0].Device = &badMiddle{c.Units[0].Device} })
+	for _, descriptors := range []bool{false, true} {
+		if descriptors {
+			b.want("00", "15 10 00 00 10 00", fromHex("00000000 0a0a 26 10 00 00 0000 0000 0000")...)
+		}
+		for cdb, end := range map[string]string{
+			"28 00 00 00 00 08 00 00 08 00":                   "02/3/1100", // READ
+			"2a 00 00 00 00 08 00 00 08 00":                   "02/3/0c00", // WRITE
+			"2e 00 00 00 00 08 00 00 08 00":                   "02/3/0c00", // WRITE AND VERIFY
+			"89 00 00 00 00 00 00 00 00 08 00 00 00 08 00 00": "02/3/0c00", // COMPARE AND WRITE
+			"93 01 00 00 00 00 00 00 00 08 00 00 00 08 00 00": "02/3/0c00", // WRITE SAME of no data
+		} {
+			r := b.want(end, cdb, make([]byte, 16*bedBlock)...)
+			named := r.sense[0]&0x80 != 0 && be32(r.sense[3:]) == 12
+			none := r.sense[0]&0x80 == 0 && be32(r.sense[3:]) == 0
+			if descriptors {
+				named = len(r.sense) >= 20 && r.sense[8] == 0 && be64(r.sense[12:]) == 12
+				none = r.sense[7] == 0
+			}
+			if reads := cdb[:2] == "28"; reads && !named || !reads && !none {
+				t.Errorf("%s: %x", cdb, r.sense)
+			}
+		}
+	}
+}
+
+// badMiddle is a device whose requests end at a bad block in their middle.
+type badMiddle struct{ blockdev.Device }
+
+func (d *badMiddle) Submit(batch []*blockdev.Request) {
+	for _, r := range batch {
+		blockdev.Complete(r, blockdev.NewError(blockdev.ErrMedium, r, r.Offset+r.Length/2, nil))
 	}
 }
 

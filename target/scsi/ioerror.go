@@ -21,9 +21,10 @@ func (lu *LU) deviceSense(err error, writing bool) (s sense, busy bool) {
 	case errors.Is(err, blockdev.ErrMedium):
 		s = sense{key: keyMediumError, asc: ascUnreadable}
 		if writing {
+			// No INFORMATION: Linux takes the blocks before it as written, and a
+			// device promises nothing about the rest of a write that failed.
 			s.asc = ascWriteError
-		}
-		if hasOffset {
+		} else if hasOffset {
 			s = s.withInfo(offset >> lu.shift)
 		}
 	case errors.Is(err, blockdev.ErrNoSpace):

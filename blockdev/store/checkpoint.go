@@ -193,14 +193,14 @@ func (s *Store) stepCheckpoint(t *turn) {
 			c.pageNext++
 			copyB := !s.copyB(p.slot)
 			crc := p.snap.seal(s.sb.generation + 1)
-			if !p.dead {
-				ref := p.slot + 1
-				if copyB {
-					ref |= refCopyB
-				}
-				b := s.mu.dir[p.ext.entry/dirEntriesPerBlock]
-				b.snap.entry(int(p.ext.entry%dirEntriesPerBlock)).setRef(p.no, ref, crc)
+			ref := p.slot + 1
+			if copyB {
+				ref |= refCopyB
 			}
+			// Also of a page whose extent was dropped since P: the directory is that of P, and
+			// replay drops it again.
+			b := s.mu.dir[p.ext.entry/dirEntriesPerBlock]
+			b.snap.entry(int(p.ext.entry%dirEntriesPerBlock)).setRef(p.no, ref, crc)
 			p.snapCRC = crc
 			s.metaIO(t, p.snap, s.slotOff(p.slot, copyB))
 		case ckRoots:

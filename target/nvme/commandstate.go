@@ -30,7 +30,7 @@ type commandState struct {
 	abort      Status // how it must end, when aborted; 0: not
 	waits      []*abortWait
 	partner    *Command // the other half of a fused pair
-	executed   bool     // Execute was called
+	executed   bool     // Execute was called, and found nothing against it
 	withdrawn  bool     // its request was taken back from the device
 	ending     bool     // by whom that is ended
 

@@ -286,13 +286,16 @@ func (q *Queue) start(c *Command) (run bool, status Status) {
 	st := &c.state
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	st.executed = true
 	switch {
 	case st.abort != 0:
 		return false, st.abort
 	case c.Dir == DirOut && c.OutLen < c.Length:
 		return false, DataTransferError
+	case st.partner != nil && st.partner.state.abort != 0:
+		// Whoever aborted it may not have parted the two yet: no half runs alone.
+		return false, AbortedFailedFused
 	}
+	st.executed = true // not of one that fails here: its partner would run before they part
 	if p := st.partner; p != nil {
 		if !p.state.executed {
 			st.phase = phaseWaiting

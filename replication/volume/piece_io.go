@@ -63,7 +63,9 @@ func (o *Owner) split(p *piece, unit int64) {
 		b.sources, b.takeover, b.to, b.unlocked = p.sources, p.takeover, p.to, p.unlocked
 		if b.op = p.op; b.op != nil {
 			b.op.pieces++
-			b.data = p.data[at : at+b.len]
+			if p.data != nil { // what a scrub repairs is not read yet
+				b.data = p.data[at : at+b.len]
+			}
 		}
 		o.add(b)
 	}

@@ -466,6 +466,44 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+// What a scrub found right and can't be read again is repaired block by block.
+func TestScrubRepairThatCantBeRead(t *testing.T) {
+	b := serves(t)
+	op := &Op{Kind: Scrub, Off: 32, Len: 32}
+	b.o.Submit(b.now, op)
+	for _, s := range b.take(replica.Read) {
+		data := []byte("aaaaaaaabbbbbbbbccccccccdddddddd")
+		if s.disk == 1 {
+			copy(data[8:], "rotten blocks!!!")
+		}
+		b.answer(s, replica.Response{Status: replica.OK, Data: data})
+	}
+	for range 2 {
+		for _, s := range b.take(replica.Read) {
+			b.answer(s, replica.Response{Status: replica.Medium})
+		}
+	}
+	repairs := b.take(replica.Read)
+	if len(repairs) != 2 || repairs[0].q.Len != 8 || repairs[1].q.Len != 8 || len(b.complete) != 0 {
+		t.Fatalf("reads %+v to repair, want two blocks", repairs)
+	}
+	for _, s := range repairs {
+		if s.disk == 1 {
+			t.Errorf("reads %+v, want that of a replica that is right", s)
+		}
+		data := map[int64]string{40: "bbbbbbbb", 48: "cccccccc"}[s.q.Off]
+		b.answer(s, replica.Response{Status: replica.OK, Data: []byte(data)})
+		writes := b.take(replica.Write)
+		if len(writes) != 3 || writes[0].q.Off != s.q.Off || string(writes[0].q.Data) != data {
+			t.Fatalf("wrote %+v", writes)
+		}
+		for _, w := range writes {
+			b.answer(w, replica.Response{Status: replica.OK})
+		}
+	}
+	b.only(op, nil)
+}
+
 // Of two contents with as many replicas each, that of the newer version is taken.
 func TestVote(t *testing.T) {
 	one, two := replica.Version{Epoch: 1, Seq: 1}, replica.Version{Epoch: 1, Seq: 2}

@@ -92,10 +92,12 @@ func (b budget) spent(now int64) float64 {
 }
 
 // maybeCheckpoint starts a checkpoint when there is something to gain and the
-// log, the dirty buffers or the page cache are half full, or someone waits.
+// log, the dirty buffers or the page cache are half full, or someone waits. A store that closes
+// has one of its own even with nothing to bring home: for the clean mark.
 func (s *Store) maybeCheckpoint(t *turn) {
 	l, c := &s.mu.lg, &s.mu.ck
-	if c.running || s.mu.state != StateOnline || (l.used() == 0 && len(s.mu.pages.dirty) == 0) {
+	nothing := l.used() == 0 && len(s.mu.pages.dirty) == 0
+	if c.running || s.mu.state != StateOnline || nothing && (s.mu.closing == nil || s.mu.cleaned) {
 		return
 	}
 	switch {
@@ -433,6 +435,7 @@ func (s *Store) commitCheckpoint() {
 	}
 	s.mu.lg.tail = c.pos
 	s.mu.lg.full = false
+	s.mu.cleaned = c.clean
 	c.running = false
 	s.wakeCheckpointWaiters()
 }

@@ -253,5 +253,5 @@ func (s *Store) isIdle() bool {
 	if s.mu.inflight != s.readsDone.Load() || l.busy || s.mu.syncBusy || s.mu.ck.running {
 		return false
 	}
-	return s.mu.state != StateOnline || (l.used() == 0 && len(s.mu.pages.dirty) == 0)
+	return s.mu.state != StateOnline || s.mu.cleaned && l.used() == 0 && len(s.mu.pages.dirty) == 0
 }

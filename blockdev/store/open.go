@@ -71,9 +71,6 @@ func (s *Store) Close() error {
 	ch := make(chan struct{})
 	s.mu.closing = ch
 	s.closing.Store(true) // before the count of reads is looked at, see readDone
-	if s.mu.state == StateOnline && !s.mu.ck.running && s.mu.inflight == s.readsDone.Load() {
-		s.startCheckpoint(t) // for the clean mark, even with nothing to bring home
-	}
 	s.kick(t)
 	s.mu.Unlock()
 	s.run(t)

@@ -137,9 +137,9 @@ func (s *Store) evict(p *page) {
 	p.img = nil
 }
 
-// dropEmptyExtent forgets an extent that never made it into the directory.
+// dropEmptyExtent forgets an extent that never made it into the directory, once.
 func (s *Store) dropEmptyExtent(e *extent) {
-	if e.inDir {
+	if e.inDir || e.vol.exts[e.index] != e {
 		return
 	}
 	for _, p := range e.pages {
@@ -236,6 +236,9 @@ func (s *Store) findPage(t *turn, op *Op, off int64, need pageNeed) (*page, page
 				return nil, pageWait
 			}
 			s.pageWaiters.Add(-1)
+		}
+		if op.Vol.exts[e.index] != e { // what made room was the last page of an extent that was nowhere else
+			return s.findPage(t, op, off, need)
 		}
 		p = &page{ext: e, no: no, img: s.image()}
 		if ref == 0 {

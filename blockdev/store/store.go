@@ -139,6 +139,7 @@ type Store struct {
 
 		waitBufs  opList // need dirty buffers
 		waitPages opList // need room in the page cache
+		cleaned   bool   // the last checkpoint has left the clean mark
 		writing   int    // ops whose data is being written to new chunks
 		needSync  opList // data written to new chunks, not yet synced
 		gathered  int    // bytes of needSync

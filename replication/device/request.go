@@ -159,6 +159,8 @@ func (q *request) stale(now clock.Mono) error {
 		return errGone
 	case changes && (now >= q.born.Add(q.v.cfg.Late) || q.born < q.v.cfg.Since(now)):
 		return errLate
+	case q.guard < q.v.cfg.Guard(): // the host may have been fenced while q waited; an owner elsewhere would refuse it too
+		return errBehind
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package device_test
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -264,6 +265,50 @@ func TestOldReservationsAreRefused(t *testing.T) {
 	if !errors.Is(r.Err, blockdev.ErrBusy) {
 		t.Errorf("the host is told %v, want that it should come again", r.Err)
 	}
+}
+
+// What waited for an owner was let pass by the reservations of then: if there are newer ones it
+// is not begun, whether the owner is here or elsewhere. Nor is it begun again.
+func TestReservationsChangeWhileRequestsWait(t *testing.T) {
+	for _, op := range append(changes, blockdev.OpRead) {
+		for _, elsewhere := range []bool{false, true} {
+			s := newStage(t, time.Hour)
+			s.guard = 5
+			older, olderDone := s.submit(op)
+			s.guard = 6
+			if elsewhere {
+				s.v.Forward("b")
+			} else {
+				s.own(1)
+			}
+			s.wantBusy(op.String()+" by older reservations", older, olderDone)
+			if older.Err == nil || !strings.Contains(older.Err.Error(), "reservations") || s.writes() != 0 {
+				t.Errorf("%v, elsewhere %v: %v, and the replica has %d writes", op, elsewhere, older.Err, s.writes())
+			}
+		}
+	}
+
+	s := newStage(t, time.Hour)
+	s.guard = 5
+	r, done := s.submit(blockdev.OpWrite)
+	s.own(1)
+	s.replicaAnswers()
+	<-done
+	if r.Err != nil {
+		t.Errorf("by the same reservations: %v", r.Err)
+	}
+
+	r, done = s.submit(blockdev.OpWrite)
+	s.soon(func() bool { return s.writes() == 1 })
+	s.v.Disown() // the write is sent, and not answered
+	s.waiting(1, "after the end of the owner")
+	s.guard = 6
+	s.own(2)
+	s.wantBusy("that would be begun again", r, done)
+	if s.writes() != 1 {
+		t.Errorf("the replica has %d writes, want that of the first owner", s.writes())
+	}
+	s.replicaAnswers()
 }
 
 // What had no answer is sent again, in a newer session only.

@@ -14,6 +14,9 @@ func (o *Owner) ask(p *piece) {
 		return
 	}
 	from := o.inSync & p.group.disks
+	if p.kind == rewrite && !p.takeover && p.sources&from == 0 {
+		p.sources = 0 // whom a scrub took to be right have left: what is left is made the same, and no host waits for those
+	}
 	if p.sources != 0 {
 		from &= p.sources
 	}

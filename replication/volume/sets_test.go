@@ -2,6 +2,7 @@ package volume
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -502,6 +503,46 @@ func TestScrubRepairThatCantBeRead(t *testing.T) {
 		}
 	}
 	b.only(op, nil)
+}
+
+// A scrub's repair whose only source is marked out takes what another one has: its lock
+// is not held until the scrub gives up.
+func TestScrubRepairWhoseSourceLeaves(t *testing.T) {
+	b := serves(t)
+	op := &Op{Kind: Scrub, Off: 32, Len: 8}
+	b.o.Submit(b.now, op)
+	for _, s := range b.take(replica.Read) {
+		resp := replica.Response{Status: replica.OK, Data: []byte(fmt.Sprintf("content%d", s.disk)), Vers: []replica.Version{{Epoch: 1, Seq: 1}}}
+		if s.disk == 2 {
+			resp.Vers[0].Seq = 2
+		}
+		b.answer(s, resp)
+	}
+	repair := b.take(replica.Read)
+	if len(repair) != 1 || repair[0].disk != 2 {
+		t.Fatalf("reads %+v to repair, want the newest version, of replica 2", repair)
+	}
+	write := writeAt(32)
+	b.o.Submit(b.now, write)
+	b.o.Unreachable(b.now, 2)
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{InSync, 1}, {InSync, 1}, {Out, 2}}})
+	repair = b.take(replica.Read)
+	if len(repair) != 1 || repair[0].disk == 2 {
+		t.Fatalf("reads %+v to repair, want one of the others", repair)
+	}
+	b.answer(repair[0], replica.Response{Status: replica.OK, Data: []byte("whatever")})
+	for _, want := range []string{"whatever", "new data"} {
+		writes := b.take(replica.Write)
+		if len(writes) != 2 || string(writes[0].q.Data) != want || string(writes[1].q.Data) != want {
+			t.Fatalf("wrote %+v, want %q to two", writes, want)
+		}
+		for _, s := range writes {
+			b.answer(s, replica.Response{Status: replica.OK})
+		}
+	}
+	if len(b.complete) != 2 || op.Err != nil || write.Err != nil {
+		t.Errorf("completed %+v: the scrub with %v, the write with %v", b.complete, op.Err, write.Err)
+	}
 }
 
 // Of two contents with as many replicas each, that of the newer version is taken.

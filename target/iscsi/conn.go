@@ -318,7 +318,8 @@ func (c *conn) hold(sn, itt uint32, hdr, data []byte) error {
 	return nil
 }
 
-// replay handles the held PDUs whose turn has come.
+// replay handles the held PDUs whose turn has come. One whose number counts as
+// received already was aborted: it is dropped, with the data behind it.
 func (c *conn) replay() error {
 	if len(c.held) == 0 || c.replaying {
 		return nil
@@ -331,11 +332,21 @@ func (c *conn) replay() error {
 		if _, err := h.Decode(p.hdr); err != nil {
 			return err
 		}
-		if h.Opcode != pdu.OpDataOut && !c.hasTurn(&h, p.hdr) {
-			return nil
+		if h.Opcode != pdu.OpDataOut {
+			c.mu.Lock()
+			place := c.mu.win.where(p.cmdSN)
+			c.mu.Unlock()
+			switch place {
+			case placeAhead:
+				return nil
+			case placeOutside:
+				for len(c.held) > 0 && c.held[0].cmdSN == p.cmdSN {
+					c.unhold()
+				}
+				continue
+			}
 		}
-		c.held = c.held[1:]
-		c.heldTotal -= len(p.hdr) + len(p.data)
+		c.unhold()
 		if err := c.dispatch(&h, p.hdr, p.data); err != nil {
 			return err
 		}
@@ -344,6 +355,13 @@ func (c *conn) replay() error {
 		c.held = nil
 	}
 	return nil
+}
+
+// unhold takes the first of the held PDUs.
+func (c *conn) unhold() {
+	p := c.held[0]
+	c.held = c.held[1:]
+	c.heldTotal -= len(p.hdr) + len(p.data)
 }
 
 // tookLocked counts a non-immediate request as received.

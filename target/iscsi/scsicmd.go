@@ -41,8 +41,10 @@ func (c *conn) streamCommand(hdr []byte, dataLen, segLen int) error {
 		return err
 	}
 	if cmd == nil {
-		_, err := c.readInto(nil, segLen)
-		return err
+		if _, err := c.readInto(nil, segLen); err != nil {
+			return err
+		}
+		return c.replay() // its number is used up
 	}
 	var segs [][]byte
 	if cmd.xfer.problem == problemNone {

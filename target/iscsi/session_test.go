@@ -14,6 +14,7 @@ import (
 	"blockd.dev/target/auth"
 	"blockd.dev/target/iscsi/pdu"
 	"blockd.dev/target/scsi"
+	"blockd.dev/target/sockio"
 )
 
 // Data goes in and comes out whole for every combination of immediate data,
@@ -335,6 +336,92 @@ func TestAbortTaskByPlaceInTheWindow(t *testing.T) {
 	bad.LUN = 9 << 48
 	i.tmf(5, bad)
 	check("reset of a LUN that isn't there", 2)
+}
+
+// §11.5.5: ABORT TASK of a command that is missing uses its number up, and what was
+// held behind it goes on.
+func TestAbortOfWhatIsMissing(t *testing.T) {
+	r := newRig(t, nil)
+	i := r.session().settle()
+	missing := i.command(make([]byte, 6), 0)
+	behind := i.command(rw10(opRead10, 0, 1), 512)
+	behind.Read = true
+	i.send(behind.Append(nil), nil)
+	q := i.tmf(1, missing)
+	var resp pdu.TMFResponse
+	if i.expect(pdu.OpTMFResponse, &resp); resp.ITT != q.ITT || resp.Response != 0 {
+		t.Fatalf("%+v", resp)
+	}
+	if data, status := i.result(behind); status != 0 || len(data) != 512 {
+		t.Fatalf("status %#x with %d bytes", status, len(data))
+	}
+	i.settle()
+}
+
+// What is aborted while it is held, or comes after it was aborted, is dropped when its
+// turn comes, with its data, and holds nothing up.
+func TestAbortOfWhatIsHeld(t *testing.T) {
+	r := newRig(t, nil)
+	i := r.session("ImmediateData=No", "InitialR2T=No").settle()
+	abort := func(c *pdu.SCSICommand) {
+		t.Helper()
+		i.tmf(1, c)
+		var resp pdu.TMFResponse
+		if i.expect(pdu.OpTMFResponse, &resp); resp.Response != 0 {
+			t.Fatalf("response %d", resp.Response)
+		}
+	}
+	ready := func() *pdu.SCSICommand { return i.command(make([]byte, 6), 0) }
+	const burst = 64 << 10
+	for round := range heldMax/burst + 1 { // more than may be held, if nothing were dropped
+		missing := ready()
+		held := i.command(rw10(opWrite10, 0, burst/512), burst)
+		held.Write, held.Final = true, false
+		i.send(held.Append(nil), nil)
+		i.dataOut(held, pdu.NoTag, pattern(burst, 1), 0, burst, 8<<10)
+		behind, late, last := ready(), ready(), ready()
+		i.send(behind.Append(nil), nil)
+		abort(held)
+		abort(late)
+		i.send(late.Append(nil), nil)
+		i.send(last.Append(nil), nil)
+		i.send(missing.Append(nil), nil)
+		for _, c := range []*pdu.SCSICommand{missing, behind, last} {
+			if _, status := i.result(c); status != 0 {
+				t.Fatalf("round %d: status %#x", round, status)
+			}
+		}
+	}
+	if !bytes.Equal(i.read(0, 128), make([]byte, burst)) {
+		t.Error("an aborted write was done")
+	}
+}
+
+// A command with a lot of data that is refused uses its number up like any other: what
+// is held behind it goes on.
+func TestRefusedWriteHoldsNothingUp(t *testing.T) {
+	r := newRig(t, nil)
+	i := r.session("ImmediateData=Yes", "InitialR2T=Yes").settle()
+	r.gate.close()
+	busy := i.command(rw10(opRead10, 0, 1), 512)
+	busy.Read = true
+	i.send(busy.Append(nil), nil)
+	<-r.gate.came
+	data := pattern(2*sockio.InputMax, 1) // it is never there all at once
+	refused := i.command(rw10(opWrite10, 0, len(data)/512), len(data))
+	refused.Write, refused.DataLen, refused.ITT = true, len(data), busy.ITT
+	behind := i.command(make([]byte, 6), 0)
+	i.send(behind.Append(nil), nil)
+	i.send(refused.Append(nil), data)
+	var rej pdu.Reject
+	if i.expect(pdu.OpReject, &rej); rej.Reason != pdu.RejectTaskInProgress {
+		t.Fatalf("%+v", rej)
+	}
+	if _, status := i.result(behind); status != 0 {
+		t.Fatalf("status %#x", status)
+	}
+	r.gate.open()
+	i.result(busy)
 }
 
 // A cold reset ends every session, of an initiator that has the target for itself;

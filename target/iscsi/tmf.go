@@ -41,7 +41,7 @@ func (c *conn) handleTMF(hdr []byte) error {
 	case fn == scsi.TMFTargetColdReset && c.srv.shared(c):
 		c.finishTMF(q.ITT, tmfNotAuthorized)
 	case fn == scsi.TMFAbortTask:
-		c.abortTask(&q)
+		return c.abortTask(&q)
 	case fn >= scsi.TMFAbortTaskSet && fn <= scsi.TMFTargetColdReset:
 		c.abortMany(&q)
 	default:
@@ -67,7 +67,7 @@ func (s *Server) shared(by *conn) bool {
 
 // abortTask finds the task: still without its data, running, or not received
 // at all.
-func (c *conn) abortTask(q *pdu.TMFRequest) {
+func (c *conn) abortTask(q *pdu.TMFRequest) error {
 	c.mu.Lock()
 	cmd := c.mu.tasks.find(q.RefITT)
 	if cmd != nil && cmd.req.LUN != q.LUN {
@@ -81,19 +81,19 @@ func (c *conn) abortTask(q *pdu.TMFRequest) {
 			c.mu.win.skip(q.RefCmdSN)
 		}
 		c.mu.Unlock()
-		if ahead {
-			c.finishTMF(q.ITT, tmfDone)
-		} else {
+		if !ahead {
 			c.finishTMF(q.ITT, tmfTaskDoesNotExist)
+			return nil
 		}
-		return
+		c.finishTMF(q.ITT, tmfDone)
+		return c.replay() // what waited for that number alone
 	}
 	if !cmd.executing {
 		c.removeLocked(cmd)
 		c.mu.Unlock()
 		c.giveUp(cmd)
 		c.finishTMF(q.ITT, tmfDone)
-		return
+		return nil
 	}
 	cmd.refs.Add(1)
 	c.mu.Unlock()
@@ -102,6 +102,7 @@ func (c *conn) abortTask(q *pdu.TMFRequest) {
 		c.finishTMF(itt, uint8(r))
 		cmd.unref()
 	})
+	return nil
 }
 
 // removeLocked takes a command that gets no response out of the table.

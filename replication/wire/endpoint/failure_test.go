@@ -147,6 +147,60 @@ func TestRestartedPeerStaysConnected(t *testing.T) {
 	}
 }
 
+// Who waits for room in a connection hears of it when a preferred one takes its place, also
+// if the peer has lost the first, in which there never is any.
+func TestPreferredConnectionHasRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, simulate := goodNetwork(), simulated()
+		change := func(c *Config) {
+			simulate(c)
+			c.Wire.DeadAfter, c.Wire.KeepAlive, c.Wire.SendMessages = 500*time.Millisecond, time.Hour, 1
+		}
+		a := open(t, "a", change, net.Link(at("10.0.0.1:1"), 1472))
+		b := open(t, "b", change, net.Link(at("10.0.0.2:1"), 1472))
+		p := b.Peer("a", a.addr)
+		ask(t, p, 10)
+		old := p.active.Load()
+		a.kill()
+		a = open(t, "a", change, net.Link(a.addr, 1472))
+		another, err := secure.NewResetSecret(&pki.Node("c").Certificate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.creds.Store(&credentials{a.creds.Load().Credentials, another}) // it can't say that it knows the old one no more
+
+		result := make(chan error, 1)
+		if err := p.Go(&Call{Data: [][]byte{{1}}, Done: func(c *Call) { result <- c.Err }}); err != nil {
+			t.Fatal(err)
+		}
+		waits := &Call{Data: [][]byte{{2}}, Done: func(c *Call) {
+			if c.Err == nil {
+				c.Response.Release()
+			}
+			result <- c.Err
+		}}
+		if err := p.Go(waits); !errors.Is(err, wire.ErrQueueFull) {
+			t.Fatalf("a call more than the queue holds: %v", err)
+		}
+		a.Peer("b", b.addr)
+		b.await(t, 0, PeerRoom)
+		if p.active.Load() == old || b.countEvents(PeerDown) != 0 {
+			t.Error("the connection was not replaced by a preferred one")
+		}
+		if err := p.Go(waits); err != nil {
+			t.Fatalf("the call that waited: %v", err)
+		}
+		if err := <-result; err != nil {
+			t.Errorf("the call that waited: %v", err)
+		}
+		if err := <-result; !errors.Is(err, wire.ErrPeerSilent) {
+			t.Errorf("the call to the peer that had died: %v", err)
+		}
+		a.Close()
+		b.Close()
+	})
+}
+
 // Two nodes that dial each other end with one connection, the same on both
 // sides, and no call fails meanwhile.
 func TestSimultaneousOpenEndsWithOneConnection(t *testing.T) {

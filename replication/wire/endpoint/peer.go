@@ -210,7 +210,11 @@ func (p *Peer) connUp(c *conn, now clock.Mono) {
 	c.addPaths(now, p.ways())
 	if loser == nil {
 		p.e.cfg.Events(Event{Kind: PeerUp, Peer: p})
+		return
 	}
+	// Who was refused by old waits for room, and old may be one that the peer has lost: its end
+	// is told to nobody.
+	p.e.cfg.Events(Event{Kind: PeerRoom, Peer: p})
 }
 
 var errRestarted = fmt.Errorf("%w: it has connected anew", wire.ErrPeerRestart)

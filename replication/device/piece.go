@@ -142,15 +142,17 @@ func (p *piece) zero() {
 func (p *piece) completed() {
 	q := p.q
 	var err error
-	again, inDoubt := false, false
+	again, inDoubt := false, p.op.Sent
 	switch opErr := p.op.Err; {
 	case opErr == nil:
+		inDoubt = p.op.Kind != volume.Read // though that one has been done
 		p.deliver()
 	case errors.Is(opErr, volume.ErrNotOwner):
-		again, inDoubt = true, p.op.Sent
+		again = true
 	case errors.Is(opErr, volume.ErrMedium):
 		err = blockdev.NewError(blockdev.ErrMedium, q.r, max(p.off, q.r.Offset), opErr)
 	case errors.Is(opErr, volume.ErrNoSpace):
+		inDoubt = false // it is undone
 		err = blockdev.NewError(blockdev.ErrNoSpace, q.r, max(p.off, q.r.Offset), errFull)
 	case errors.Is(opErr, volume.ErrTimeout) && p.op.Sent && q.r.Op == blockdev.OpCompareAndWrite:
 		err = blockdev.NewError(blockdev.ErrIO, q.r, max(p.off, q.r.Offset), errTooFew)
@@ -193,7 +195,7 @@ func (q *request) pieceDone(err error, again, inDoubt bool) {
 }
 
 // note keeps what became of a piece: the first error, and whether any has to be
-// done again or is in doubt.
+// done again, or may have changed something.
 func (q *request) note(err error, again, inDoubt bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -22,6 +22,7 @@ var (
 	errLate       = errors.New("the host may have given up this path and sent the request by another since; it should try again")
 	errGone       = errors.New("the connection that the request came by has ended, so it was not begun")
 	errFull       = errors.New("a disk that keeps a copy of this range is full: free space on it, by unmapping data or deleting volumes")
+	errInPart     = errors.New("it has failed when a part of it was done: the data may have been written in part")
 	errTooFew     = errors.New("too few replicas have answered in time; the data may have been written or not")
 )
 
@@ -39,7 +40,8 @@ const piecesMax = 16
 // changes data is begun only until Config.Late, since the host may have given
 // up this path, have sent the request by another and gone on to newer ones. A
 // compare-and-write whose write was begun is not done again: it might compare
-// with its own data.
+// with its own data. For the same reason the host is not told that it should send it
+// again, nor anything else that says that nothing was written, when it was in part.
 type request struct {
 	v      *Volume
 	r      *blockdev.Request
@@ -66,7 +68,7 @@ type request struct {
 	pending int        // pieces under way, plus one while they are being started
 	err     error      // why the step has failed: the first error
 	again   bool       // pieces have ended without an answer, or were refused
-	inDoubt bool       // and one of these may have been done
+	inDoubt bool       // a piece has changed something, or may have
 }
 
 type step uint8
@@ -349,6 +351,8 @@ func (q *request) stepDone() {
 	switch {
 	case q.again && q.inDoubt && q.r.Op == blockdev.OpCompareAndWrite:
 		q.end(blockdev.NewError(blockdev.ErrIO, q.r, -1, errUnresolved))
+	case q.inDoubt && q.r.Op == blockdev.OpCompareAndWrite && q.err != nil && !errors.Is(q.err, blockdev.ErrIO):
+		q.end(blockdev.NewError(blockdev.ErrIO, q.r, -1, errInPart))
 	case q.again:
 		q.retry()
 	case q.err != nil:

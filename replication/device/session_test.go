@@ -29,6 +29,7 @@ type stage struct {
 	// forwarded are requests to other nodes that wait for the test.
 	forwarded []*message.Forwarded
 	atOnce    bool // nothing waits for the test
+	keep      int  // so many of the next reads are never answered
 	guard     uint64
 	gaveUp    chan uint64
 	began     time.Time
@@ -79,6 +80,10 @@ func (s *stage) Send(m *message.Sent) {
 	m.Lost, m.Response = false, replica.Response{ID: m.Request.ID, Status: replica.OK, Epoch: m.Request.Epoch, Boot: 1}
 	if q := &m.Request; q.Kind == replica.Read { // all is zeroes that nobody wrote
 		m.Response.Vers = make([]replica.Version, (q.Off+q.Len-1)>>16-q.Off>>16+1)
+		if s.keep > 0 {
+			s.keep--
+			return
+		}
 	}
 	if m.Request.Kind.Changes() && !s.atOnce {
 		s.mu.Lock()
@@ -393,6 +398,57 @@ func TestCompareAndWriteIsNotDoneTwice(t *testing.T) {
 		t.Errorf("after the owner's end: %v", r.Err)
 	}
 	s.replicaAnswers()
+}
+
+// A compare-and-write of two pieces, of which one is written and the other can't be begun,
+// since a read holds its lock, ends with an error that does not have it sent again.
+func TestCompareAndWriteInPartIsNotDoneTwice(t *testing.T) {
+	const boundary = 1 << 20 // of two pieces
+	submit := func(s *stage, op blockdev.Op, off int64, data ...[]byte) (*blockdev.Request, chan struct{}) {
+		done := make(chan struct{})
+		r := &blockdev.Request{Op: op, Offset: off, Length: int64(len(data[0])), Data: data, Done: func(*blockdev.Request) { close(done) }}
+		s.v.Submit([]*blockdev.Request{r})
+		return r, done
+	}
+	for name, then := range map[string]func(s *stage){
+		"another owner": func(s *stage) { s.own(2) },
+		"too late":      func(s *stage) {}, // when time has passed
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStageFor(t, time.Hour, time.Hour, 50*time.Millisecond)
+				s.own(1)
+				s.keep = 1
+				_, read := submit(s, blockdev.OpRead, boundary, make([]byte, 4096))
+				r, done := submit(s, blockdev.OpCompareAndWrite, boundary-4096, make([]byte, 8192), bytes.Repeat([]byte{1}, 8192))
+				if !s.soon(func() bool { return s.writes() == 1 }) {
+					t.Fatal("the first piece was not sent")
+				}
+				s.replicaAnswers()
+				then(s)
+				select {
+				case <-done:
+				case <-time.After(time.Second):
+					t.Fatalf("it goes on, and %d pieces are written more", s.writes())
+				}
+				if !errors.Is(r.Err, blockdev.ErrIO) || s.writes() != 0 {
+					t.Errorf("%v, and %d pieces written more; want an I/O error", r.Err, s.writes())
+				}
+				<-read
+			})
+		})
+	}
+
+	// What differs in the second piece is found before the first one is written.
+	s := newStage(t, time.Hour)
+	s.own(1)
+	old := make([]byte, 8192)
+	old[8191] = 1
+	r, done := submit(s, blockdev.OpCompareAndWrite, boundary-4096, old, make([]byte, 8192))
+	<-done
+	if !errors.Is(r.Err, blockdev.ErrMiscompare) || s.writes() != 0 {
+		t.Errorf("%v, and %d pieces written; want that the data differs", r.Err, s.writes())
+	}
 }
 
 // While nobody owns the volume requests wait, not for ever, and go on with the

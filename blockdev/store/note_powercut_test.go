@@ -32,8 +32,9 @@ const (
 	cutsToMeetAll = 5000 // about 9 workloads
 )
 
-func cutNoteOptions() Options {
-	return Options{DirtyBytes: 48 * BlockBytes, PagesMax: 4, BatchBlocks: 32, InFlight: 3}
+// cutNoteOptions has every second workload run short of pages, see cutOptions.
+func cutNoteOptions(seed uint64) Options {
+	return Options{DirtyBytes: 48 * BlockBytes, PagesMax: 4 + 60*int(seed%2), BatchBlocks: 32, InFlight: 3}
 }
 
 // noteRun is a workload with its trace: the ops in the order of their records, and
@@ -303,7 +304,7 @@ func TestPowerCutNotes(t *testing.T) {
 	target, seed := int(env("BLOCKD_POWERCUT_CUTS", cutNotesByDefault)), env("BLOCKD_POWERCUT_SEED", 1)
 	first, total, start, seen := seed, 0, time.Now(), map[string]int{}
 	for ; total < target; seed++ {
-		n, s, err := cutNotesEverywhere(t, seed, cutNoteOptions(), target)
+		n, s, err := cutNotesEverywhere(t, seed, cutNoteOptions(seed), target)
 		total += n
 		if err != nil {
 			t.Fatalf("BLOCKD_POWERCUT_SEED=%d: %v", seed, err)
@@ -336,7 +337,7 @@ func TestPowerCutFindsBrokenNotes(t *testing.T) {
 		t.Run(string(b), func(t *testing.T) {
 			total := 0
 			for seed := uint64(1); seed < 20; seed++ {
-				n, _, err := cutNotesEverywhere(t, seed, Break(cutNoteOptions(), b), 5000)
+				n, _, err := cutNotesEverywhere(t, seed, Break(cutNoteOptions(seed), b), 5000)
 				total += n
 				if err != nil {
 					t.Logf("found after %d cuts: %v", total, err)

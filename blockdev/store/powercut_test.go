@@ -50,8 +50,10 @@ var cutVolumes = []struct {
 	{[16]byte{3}, 2<<20 + 128<<10, 4096}, // two pages
 }
 
-func cutOptions() store.Options {
-	return store.Options{DirtyBytes: 48 * store.BlockBytes, PagesMax: 4, BatchBlocks: 32, InFlight: 3}
+// cutOptions has every second workload run short of pages, so that a checkpoint has to be done as soon
+// as some are dirty; in the others it goes on for as long as writes come slowly.
+func cutOptions(seed uint64) store.Options {
+	return store.Options{DirtyBytes: 48 * store.BlockBytes, PagesMax: 4 + 60*int(seed%2), BatchBlocks: 32, InFlight: 3}
 }
 
 // write is one change of a volume by the workload: blocks [first, first+n) take
@@ -540,7 +542,7 @@ func TestPowerCut(t *testing.T) {
 	seed := envInt(t, "BLOCKD_POWERCUT_SEED", 1)
 	first, total, start := seed, 0, time.Now()
 	for ; total < target; seed++ {
-		n, err := cutEverywhere(t, seed, cutOptions(), target)
+		n, err := cutEverywhere(t, seed, cutOptions(seed), target)
 		total += n
 		if err != nil {
 			t.Fatalf("BLOCKD_POWERCUT_SEED=%d: %v", seed, err)
@@ -554,7 +556,7 @@ func TestPowerCut(t *testing.T) {
 func TestPowerCutWorkloadMeetsEveryLimit(t *testing.T) {
 	seen := map[string]int{}
 	for seed := range uint64(20) {
-		w, err := runWorkload(t, seed+1, cutOptions(), cutMaxOps)
+		w, err := runWorkload(t, seed+1, cutOptions(seed+1), cutMaxOps)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -586,7 +588,7 @@ func TestPowerCutFindsBrokenStores(t *testing.T) {
 		t.Run(string(b), func(t *testing.T) {
 			total := 0
 			for seed := uint64(1); seed < 20; seed++ {
-				n, err := cutEverywhere(t, seed, store.Break(cutOptions(), b), 5000)
+				n, err := cutEverywhere(t, seed, store.Break(cutOptions(seed), b), 5000)
 				total += n
 				if err != nil {
 					t.Logf("found after %d cuts: %v", total, err)

@@ -82,6 +82,12 @@ func TestCheckpointWritesInGroups(t *testing.T) {
 	close(d.queue)
 }
 
+func checkpointing(s *Store) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.ck.running
+}
+
 // A checkpoint has written no larger part of what it has to than new writes have taken of
 // half of the space that was left, and is done then.
 func TestCheckpointGoesAsFastAsWritesCome(t *testing.T) {
@@ -108,12 +114,7 @@ func TestCheckpointGoesAsFastAsWritesCome(t *testing.T) {
 		}
 		next++
 	}
-	running := func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.mu.ck.running
-	}
-	for !running() {
+	for !checkpointing(s) {
 		put()
 	}
 	d.writes.Store(0)
@@ -130,10 +131,10 @@ func TestCheckpointGoesAsFastAsWritesCome(t *testing.T) {
 			t.Fatalf("%d of %d writes after %d of %d buffers were taken, want at most %d", d.writes.Load(), all, i+1, free, most)
 		}
 	}
-	if !running() {
+	if !checkpointing(s) {
 		t.Fatal("the checkpoint is done before it has to be")
 	}
-	for put(); running(); {
+	for put(); checkpointing(s); {
 		runtime.Gosched() // its last writes end
 	}
 	if err := s.Close(); err != nil {

@@ -28,12 +28,7 @@ func TestVolumeIsDeletedDuringACheckpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running := func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.mu.ck.running
-	}
-	for i := int64(0); !running(); i++ {
+	for i := int64(0); !checkpointing(s); i++ {
 		if err := write(s, v, 2*i*BlockBytes, fill(BlockBytes, uint64(i))); err != nil {
 			t.Fatal(err)
 		}
@@ -43,7 +38,7 @@ func TestVolumeIsDeletedDuringACheckpoint(t *testing.T) {
 	if err := s.DeleteVolume(id); err != nil {
 		t.Fatal(err)
 	}
-	if !running() {
+	if !checkpointing(s) {
 		t.Fatal("the checkpoint was over before the volume was: this tells nothing")
 	}
 	if err := s.Checkpoint(); err != nil {

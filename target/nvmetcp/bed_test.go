@@ -129,6 +129,21 @@ func (b *bed) namespace(h *nvmehost.Host) *nvmehost.Namespace {
 	return n
 }
 
+// await waits until something is so that nobody tells of.
+func (b *bed) await(what string, so func() bool) {
+	b.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(10 * time.Second)
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-late:
+			b.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
+
 // works proves that the server serves others.
 func (b *bed) works() {
 	b.Helper()

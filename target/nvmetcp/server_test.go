@@ -314,10 +314,8 @@ func TestSlowReader(t *testing.T) {
 		batch = append(batch, r)
 	}
 	n.Submit(batch)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	late := time.After(10 * time.Second)
-	for parked := uint64(0); parked == 0; {
+	b.await("a command that has to wait, without which the test shows nothing", func() bool {
+		parked := uint64(0)
 		for _, s := range b.server.Sessions() {
 			// A command may be trying to get a buffer, and count it meanwhile.
 			if s.Stats.HeldBytes > limit+256<<10 {
@@ -325,12 +323,8 @@ func TestSlowReader(t *testing.T) {
 			}
 			parked += s.Stats.Parked
 		}
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatal("no command had to wait: the test shows nothing")
-		}
-	}
+		return parked > 0
+	})
 	b.works()
 	open()
 	wg.Wait()

@@ -195,14 +195,10 @@ func (s *Store) stepCheckpoint(t *turn) {
 			c.pageNext++
 			copyB := !s.copyB(p.slot)
 			crc := p.snap.seal(s.sb.generation + 1)
-			ref := p.slot + 1
-			if copyB {
-				ref |= refCopyB
-			}
 			// Also of a page whose extent was dropped since P: the directory is that of P, and
 			// replay drops it again.
 			b := s.mu.dir[p.ext.entry/dirEntriesPerBlock]
-			b.snap.entry(int(p.ext.entry%dirEntriesPerBlock)).setRef(p.no, ref, crc)
+			b.snap.entry(int(p.ext.entry%dirEntriesPerBlock)).setRef(p.no, refOf(p.slot, copyB), crc)
 			p.snapCRC = crc
 			s.metaIO(t, p.snap, s.slotOff(p.slot, copyB))
 		case ckRoots:
@@ -231,6 +227,14 @@ func (s *Store) stepCheckpoint(t *turn) {
 }
 
 func (s *Store) copyB(slot uint32) bool { return s.mu.slotCur[slot/64]&(1<<(slot%64)) != 0 }
+
+// refOf is how the directory refers to a copy of a page; slotOf takes it apart.
+func refOf(slot uint32, copyB bool) uint32 {
+	if copyB {
+		return (slot + 1) | refCopyB
+	}
+	return slot + 1
+}
 
 func (s *Store) ckGet() *ckIO {
 	c := &s.mu.ck
@@ -412,11 +416,7 @@ func (s *Store) commitCheckpoint() {
 		s.mu.slotCur[p.slot/64] ^= 1 << (p.slot % 64)
 		if !p.dead {
 			_, de := s.entryOf(p.ext)
-			ref := p.slot + 1
-			if s.copyB(p.slot) {
-				ref |= refCopyB
-			}
-			de.setRef(p.no, ref, p.snapCRC)
+			de.setRef(p.no, refOf(p.slot, s.copyB(p.slot)), p.snapCRC)
 		}
 		if p.img == nil || &p.snap[0] != &p.img[0] {
 			s.putImage(p.snap)

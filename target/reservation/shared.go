@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,8 @@ type Log interface {
 	// ErrOutdated means that another node was faster, and that Table has what
 	// it wrote; with another error the record may have been replaced or not.
 	Replace(ctx context.Context, id VolumeID, expect uint64, record []byte) error
+	// Barrier returns when Table has what any node had written before the call.
+	Barrier(ctx context.Context) error
 	// Spread returns when every node that serves the volume enforces the table
 	// of this generation or a later one, and has ended the tasks that it aborts.
 	Spread(ctx context.Context, id VolumeID, generation uint64) error
@@ -91,7 +94,7 @@ func (s *Shared) follow(v *sharedVolume, id VolumeID) error {
 		missed(v.State(), c)
 	}
 	v.changes[generation] = c
-	delete(v.changes, generation-changesKept)
+	maps.DeleteFunc(v.changes, func(g uint64, _ *Change) bool { return g+changesKept <= generation })
 	v.Publish(c)
 	v.generation.Store(generation)
 	return nil
@@ -161,8 +164,7 @@ func (s *Shared) Volume(id VolumeID) (*Volume, error) {
 // may have been made or not.
 func (s *Shared) Apply(ctx context.Context, id VolumeID, c *Command) (Result, error) {
 	for {
-		v, err := s.get(id)
-		if err != nil {
+		if err := s.Follow(id); err != nil {
 			return Result{}, err
 		}
 		generation, record := s.log.Table(id)
@@ -172,29 +174,40 @@ func (s *Shared) Apply(ctx context.Context, id VolumeID, c *Command) (Result, er
 		}
 		next, res := before.State.Apply(c)
 		if next == before.State && len(res.Events) == 0 && len(res.Aborts) == 0 {
-			return res, nil
+			err = s.log.Barrier(ctx) // a node that was cut off may have an old table
+			if err == nil {
+				if now, _ := s.log.Table(id); now != generation {
+					continue
+				}
+			}
+		} else {
+			record, err = encodeRecord(&Change{State: next, Events: res.Events, Aborts: res.Aborts})
+			if err == nil {
+				err = s.log.Replace(ctx, id, generation, record)
+			}
+			if errors.Is(err, ErrOutdated) {
+				continue
+			}
+			generation++
 		}
-		record, err = encodeRecord(&Change{State: next, Events: res.Events, Aborts: res.Aborts})
-		if err == nil {
-			err = s.log.Replace(ctx, id, generation, record)
-		}
-		if errors.Is(err, ErrOutdated) {
-			continue
-		}
-		if err == nil {
-			err = s.follow(v, id)
-		}
-		if err == nil {
-			err = s.Ended(ctx, id, generation+1)
-		}
-		if err == nil {
-			err = s.log.Spread(ctx, id, generation+1)
+		// Also for a command that changes nothing: it may repeat one that failed because
+		// not every node had its table yet.
+		if err == nil && res.Status == StatusOK && generation > 0 {
+			err = s.spread(ctx, id, generation)
 		}
 		if err != nil {
 			return Result{}, fmt.Errorf("reservations of volume %s: %w", id, err)
 		}
 		return res, nil
 	}
+}
+
+// spread returns when every node enforces the generation, which the log here must have.
+func (s *Shared) spread(ctx context.Context, id VolumeID, generation uint64) error {
+	if err := s.Ended(ctx, id, generation); err != nil {
+		return err
+	}
+	return s.log.Spread(ctx, id, generation)
 }
 
 // Remove implements Backend: the record goes with the volume.

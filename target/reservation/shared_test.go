@@ -20,8 +20,11 @@ type sharedLog struct {
 type sharedNode struct {
 	*Shared
 	log  *sharedLog
-	seen int // generations
+	seen int  // generations
+	cut  bool // it hears of nothing, and is not down
 }
+
+var errCut = errors.New("cut off")
 
 func newSharedNodes(n int) (*sharedLog, []*sharedNode) {
 	l := &sharedLog{}
@@ -54,6 +57,16 @@ func (n *sharedNode) Replace(_ context.Context, _ VolumeID, expect uint64, recor
 	return nil
 }
 
+func (n *sharedNode) Barrier(context.Context) error {
+	n.log.mu.Lock()
+	defer n.log.mu.Unlock()
+	if n.cut {
+		return errCut
+	}
+	n.seen = len(n.log.records)
+	return nil
+}
+
 // catchUp lets the node see everything, at once.
 func (n *sharedNode) catchUp(t testing.TB) {
 	t.Helper()
@@ -67,9 +80,9 @@ func (n *sharedNode) catchUp(t testing.TB) {
 
 func (n *sharedNode) Spread(ctx context.Context, id VolumeID, generation uint64) error {
 	for _, o := range n.log.nodes {
-		n.log.mu.Lock()
-		o.seen = len(n.log.records)
-		n.log.mu.Unlock()
+		if err := o.Barrier(ctx); err != nil {
+			return err
+		}
 		if err := o.Follow(id); err != nil {
 			return err
 		}
@@ -182,6 +195,56 @@ func TestSharedRacesAreOrdered(t *testing.T) {
 	}
 	if s := v.State(); len(s.Registrants) != 0 || s.Generation != 300 {
 		t.Errorf("%s", describe(s))
+	}
+}
+
+// TestSharedRepeatIsEnforcedEverywhere: a command that changes nothing, since it repeats
+// one that has failed to reach every node, is good only when that has reached them.
+func TestSharedRepeatIsEnforcedEverywhere(t *testing.T) {
+	for _, tt := range []struct {
+		line   string
+		before []string
+	}{
+		{"A legacy-reserve", nil},
+		{"A reserve key=1 type=wero", []string{"A register new=1"}},
+		{"A release key=1 type=wero", []string{"A register new=1", "A reserve key=1 type=wero"}},
+	} {
+		_, nodes := newSharedNodes(3)
+		for _, line := range tt.before {
+			mustApply(t, nodes[0], line)
+		}
+		nodes[2].cut = true
+		for _, attempt := range []string{"first", "second"} {
+			if _, err := nodes[0].Apply(t.Context(), vol, command(t, tt.line)); !errors.Is(err, errCut) {
+				t.Errorf("%s: the %s answer was %v while a node had not heard of it", tt.line, attempt, err)
+			}
+		}
+		nodes[2].cut = false
+		mustApply(t, nodes[0], tt.line)
+		if got, want := stateOf(t, nodes[2]), stateOf(t, nodes[0]); got != want {
+			t.Errorf("%s was answered: the node that was cut off has %s, not %s", tt.line, got, want)
+		}
+	}
+}
+
+// TestSharedRepeatIsOfTheNewestTable: a node that was cut off answers nothing by the table
+// from before, not even to whom it says that he has what he asks for.
+func TestSharedRepeatIsOfTheNewestTable(t *testing.T) {
+	_, nodes := newSharedNodes(2)
+	mustApply(t, nodes[0], "A register new=1")
+	mustApply(t, nodes[1], "B register new=2")
+	mustApply(t, nodes[0], "A reserve key=1 type=we")
+	l := nodes[0].log
+	l.nodes = nodes[1:] // the first is down
+	mustApply(t, nodes[1], "B preempt key=2 new=1 type=we")
+	l.nodes = nodes
+	res, err := nodes[0].Apply(t.Context(), vol, command(t, "A reserve key=1 type=we"))
+	if err != nil || res.Status != StatusConflict {
+		t.Errorf("a host that was preempted reserves by a node that was down: %+v, %v", res, err)
+	}
+	nodes[0].cut = true
+	if res, err := nodes[0].Apply(t.Context(), vol, command(t, "B reserve key=2 type=we")); !errors.Is(err, errCut) {
+		t.Errorf("a node that is cut off answered %+v, %v", res, err)
 	}
 }
 

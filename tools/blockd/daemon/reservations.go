@@ -85,6 +85,9 @@ func (l reservationLog) Replace(ctx context.Context, id reservation.VolumeID, ex
 	return reservation.ErrOutdated
 }
 
+// Barrier implements reservation.Log.
+func (l reservationLog) Barrier(ctx context.Context) error { return l.d.catalog.Barrier(ctx) }
+
 // Spread implements reservation.Log. A node that is down serves nobody: what it
 // forwards carries the generation that it knew, and the owner refuses older ones than its own.
 func (l reservationLog) Spread(ctx context.Context, id reservation.VolumeID, generation uint64) error {

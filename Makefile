@@ -18,8 +18,8 @@ SEED     ?= 0
 KILLS    ?= 10
 # How many simulated networks `make wire` and `make test` try.
 WIRE_SEEDS ?= 10000
-# How many simulated clusters `make simulate` and `make test` try.
-SIM_SEEDS ?= 2000
+# How many simulated clusters `make simulate` tries, without end if it is not set, and `make test`, 2000 then.
+SIM_SEEDS ?=
 # How many times `make crash` kills blockd while blockbench writes to it.
 CRASHES  ?= 30
 
@@ -90,9 +90,9 @@ wire: ## WIRE_SEEDS=10000 simulated networks under the transport between nodes
 	BLOCKD_WIRE_SEEDS=$(WIRE_SEEDS) $(GO) test -count=1 -run 'TestSeeds$$' -v ./replication/wire
 
 .PHONY: simulate
-simulate: ## SIM_SEEDS=2000 simulated clusters under the replication protocol
+simulate: ## simulated clusters under the replication protocol, ever new ones until ^C, or SIM_SEEDS=2000
 	@scripts/need.sh build
-	$(GO) test -count=1 -timeout 10h -run 'TestCluster$$' -v ./replication/sim -seeds $(SIM_SEEDS)
+	$(GO) test -count=1 -timeout 0 -run 'TestCluster$$' -v ./replication/sim -seeds $(or $(SIM_SEEDS),0)
 
 .PHONY: simulate-mutations
 simulate-mutations: ## the simulation finds every mistake planted in the protocol

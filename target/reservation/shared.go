@@ -85,7 +85,8 @@ func (s *Shared) follow(v *sharedVolume, id VolumeID) error {
 	}
 	c, err := decodeRecord(record)
 	if err != nil {
-		return fmt.Errorf("reservations of volume %s, generation %d: %w; the volume is not served, since hosts may be fenced from it", id, generation, err)
+		return fmt.Errorf("reservations of volume %s, generation %d: %w; the volume is not served, since hosts may be fenced from it: "+
+			"if a newer blockd on another node wrote them, update this one, else bring the catalog back from a backup", id, generation, err)
 	}
 	switch {
 	case last == 0 && generation > 1:

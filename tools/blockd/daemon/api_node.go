@@ -28,7 +28,7 @@ func (d *Daemon) volumeState(cv *catalog.Volume) (state, reason string) {
 		return "deleting", reason
 	case !ok:
 		return "failed", "it is not open yet"
-	case v.dev == nil:
+	case v.dev == nil || v.unseen:
 		return "failed", reason
 	}
 	if _, ok := v.backing().(*sharedVolume); ok && v.err == nil {

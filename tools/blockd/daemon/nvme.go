@@ -113,14 +113,14 @@ func (d *Daemon) configureNVMe(s *catalog.State) error {
 	return err
 }
 
-// nvmeConfig is what the catalog says, less what could not be opened.
+// nvmeConfig is what the catalog says, less what hosts can't be shown.
 func (d *Daemon) nvmeConfig(s *catalog.State) nvme.Config {
 	cfg := nvme.Config{NQN: s.NQN, Serial: s.ClusterID.String()[:8] + s.ClusterID.String()[9:13], Views: map[string]nvme.View{}}
 	cfg.ControllerIDMin, cfg.ControllerIDMax = d.nvme.idMin, d.nvme.idMax
 	open := map[catalog.ID]bool{}
 	for i := range s.Volumes {
 		cv := &s.Volumes[i]
-		if v, ok := d.volumes.get(cv.ID); ok && v.dev != nil && !cv.Retired {
+		if v, ok := d.shown(cv); ok {
 			open[cv.ID] = true
 			cfg.Namespaces = append(cfg.Namespaces, nvme.NamespaceConfig{ID: cv.ID, Name: cv.Name, Device: v.dev,
 				Access: d.volumes.accessOf(cv.ID), Shared: shared(s, cv), Protect: protections[cv.Protection]})

@@ -12,6 +12,7 @@ import (
 	"blockd.dev/target/access"
 	"blockd.dev/target/auth"
 	"blockd.dev/target/iscsi"
+	"blockd.dev/target/reservation"
 	"blockd.dev/target/scsi"
 )
 
@@ -25,6 +26,8 @@ type volume struct {
 	dev   *meter // nil when it could not be opened
 	err   error  // why it is not wholly what the catalog says
 	stop  func() // ends the watch of dev
+	// unseen keeps the volume from hosts, since it is not known whom its reservations fence.
+	unseen bool
 }
 
 // close closes the device, if any.
@@ -199,7 +202,7 @@ func (d *Daemon) reconcile(s *catalog.State) {
 	d.applied.set(s.Revision)
 }
 
-// reconcileVolume opens and resizes one volume.
+// reconcileVolume opens and resizes one volume, and looks whether its reservations can be read.
 func (d *Daemon) reconcileVolume(s *catalog.State, cv *catalog.Volume) {
 	v, known := d.volumes.get(cv.ID)
 	if !known {
@@ -227,6 +230,10 @@ func (d *Daemon) reconcileVolume(s *catalog.State, cv *catalog.Volume) {
 	}
 	if v.dev != nil && !d.stopping.Load() {
 		v.dev.limit(cv.Limits)
+	}
+	_, err := d.reservations.Volume(reservation.VolumeID(cv.ID))
+	if v.unseen = err != nil; v.unseen {
+		v.err = errors.Join(v.err, fmt.Errorf("hosts do not see it through this node, which looks again at each change of the catalog: %w", err))
 	}
 	if v.err != nil && (before == nil || before.Error() != v.err.Error()) {
 		d.events.add(levelError, "volume.failed", cv.Name, v.err.Error())
@@ -277,14 +284,21 @@ func (d *Daemon) configureTarget() error {
 	return errors.Join(err, d.configureNVMe(s))
 }
 
-// targetConfig is what the catalog says, less what could not be opened.
+// shown is a volume that hosts may be shown; ok is false for one that could not be opened, and
+// for one whose reservations can't be read: each of these would keep all others from being configured.
+func (d *Daemon) shown(cv *catalog.Volume) (v volume, ok bool) {
+	v, ok = d.volumes.get(cv.ID)
+	return v, ok && v.dev != nil && !v.unseen && !cv.Retired
+}
+
+// targetConfig is what the catalog says, less what hosts can't be shown.
 func (d *Daemon) targetConfig(s *catalog.State) scsi.TargetConfig {
 	cfg := scsi.TargetConfig{Name: s.IQN, Views: map[string]scsi.View{},
 		Ports: []scsi.PortConfig{{RelativeID: d.portNumber(), Group: d.portNumber(), Name: d.portName(s.IQN)}}}
 	open := map[catalog.ID]bool{}
 	for i := range s.Volumes {
 		cv := &s.Volumes[i]
-		if v, ok := d.volumes.get(cv.ID); ok && v.dev != nil && !cv.Retired {
+		if v, ok := d.shown(cv); ok {
 			open[cv.ID] = true
 			u := scsi.UnitConfig{ID: cv.ID, Name: cv.Name, Device: v.dev,
 				Access: d.volumes.accessOf(cv.ID), Protect: protections[cv.Protection]}

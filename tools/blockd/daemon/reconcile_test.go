@@ -1,13 +1,18 @@
 package daemon
 
 import (
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
 
+	"blockd.dev/blockdev"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/target/nvmetcp/nvmehost"
+	"blockd.dev/target/reservation"
 	"blockd.dev/tools/blockbench/iscsihost"
 )
 
@@ -57,5 +62,82 @@ func TestTheNewestStateIsConfigured(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A volume whose reservations can't be read is told of and kept from hosts, and those that come
+// after it are configured. It is back with the next change after they can be read.
+func TestUnreadableReservationsStopOneVolume(t *testing.T) {
+	cfg := testConfig(t.TempDir())
+	d := start(t, cfg)
+	add := func(d *Daemon, name string) catalog.Volume {
+		t.Helper()
+		mustCtl(t, d, "volume", "create", name, "--size", "64MiB")
+		mustCtl(t, d, "map", name, "any")
+		return *d.catalog.State().Volume(name)
+	}
+	bad := add(d, "bad")
+	fenced := &reservation.Command{Op: reservation.OpRegister, From: reservation.NVMe(testHostNQN, [16]byte{1}), NewKey: 7, Persist: reservation.PersistOn}
+	if _, err := d.reservations.Apply(t.Context(), reservation.VolumeID(bad.ID), fenced); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, d)
+	file := filepath.Join(cfg.Data, "reservations", reservation.VolumeID(bad.ID).String()+".reservations")
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, whole[1:], 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	d = start(t, cfg)
+	seen := func(v catalog.Volume, want bool) {
+		t.Helper()
+		iqn, nqn := d.catalog.State().IQN, d.catalog.State().NQN
+		i, err := iscsihost.Dial(t.Context(), iscsihost.Config{Address: d.ISCSIAddresses()[0], Target: iqn, LUN: uint16(v.LUN)})
+		if (err == nil) != want {
+			t.Errorf("iSCSI host and volume %s: %v", v.Name, err)
+		}
+		if err == nil {
+			if err := i.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		h, err := nvmehost.Dial(nvmehost.Config{Addr: d.nvme.ports[0].Addr().String(), SubNQN: nqn, HostNQN: testHostNQN, HostID: [16]byte{1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		ns, err := h.Namespace(v.NSID())
+		if err == nil {
+			err = blockdev.WriteAt(ns, make([]byte, 512), 0)
+		}
+		if (err == nil) != want {
+			t.Errorf("NVMe host and volume %s: %v", v.Name, err)
+		}
+	}
+	state := func() (state, reason string) {
+		v := mustJSON[map[string]any](t, d, "volume", "show", "bad")
+		reason, _ = v["reason"].(string)
+		return v["state"].(string), reason
+	}
+	good := add(d, "good")
+	if state, reason := state(); state != "failed" || !strings.Contains(reason, file) {
+		t.Errorf("blockctl says %s, %q", state, reason)
+	}
+	refused(t, d, "something is broken", "doctor")
+	seen(bad, false)
+	seen(good, true)
+
+	if err := os.WriteFile(file, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	next := add(d, "next")
+	if state, reason := state(); state != "online" || reason != "" {
+		t.Errorf("blockctl says %s, %q, though the reservations can be read", state, reason)
+	}
+	for _, v := range []catalog.Volume{bad, good, next} {
+		seen(v, true)
 	}
 }

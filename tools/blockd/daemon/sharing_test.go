@@ -14,6 +14,7 @@ import (
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/target/access"
 	"blockd.dev/target/reservation"
@@ -267,4 +268,31 @@ func TestReservationsHoldOnAllNodes(t *testing.T) {
 		}
 	}
 
+	// While no node can read who is fenced, none shows the volume to hosts.
+	write := func(blob []byte) {
+		t.Helper()
+		d := nodes[0].Daemon()
+		_, err := d.do(nil, &catalogpb.Command{Kind: &catalogpb.Command_SetReservation{SetReservation: &catalogpb.SetReservation{
+			Volume: id[:], ExpectGeneration: d.catalog.State().Reservation(id).Generation, Blob: blob}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	shows := func(want string) {
+		t.Helper()
+		for _, n := range nodes {
+			d := n.Daemon()
+			until(t, n.cfg.Name+" says "+want, func() bool {
+				state, reason := d.volumeState(d.catalog.State().VolumeByID(id))
+				return state == want && (want == "online" || strings.Contains(reason, "update this one"))
+			})
+			if _, ok := d.shown(d.catalog.State().VolumeByID(id)); ok != (want == "online") {
+				t.Errorf("%s says %s, and shows the volume to hosts: %v", n.cfg.Name, want, ok)
+			}
+		}
+	}
+	write([]byte("of a version that is unknown"))
+	shows("failed")
+	write(nil)
+	shows("online")
 }

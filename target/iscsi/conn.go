@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -300,22 +301,49 @@ func (c *conn) inTurn(h *pdu.Header, hdr, data []byte) error {
 	return nil
 }
 
-// hold keeps a PDU for later.
+// hold keeps a PDU for later, unless it is kept already: an initiator may send again what
+// has no answer (§7.2.1).
 func (c *conn) hold(sn, itt uint32, hdr, data []byte) error {
-	if c.heldTotal += len(hdr) + len(data); c.heldTotal > heldMax {
-		return &ProtocolError{Reason: "too much data behind a missing command"}
-	}
 	i := len(c.held)
 	for i > 0 && int32(c.held[i-1].cmdSN-sn) > 0 {
 		i--
 	}
-	if i > 0 && c.held[i-1].cmdSN == sn && hdr[0]&0x3f != byte(pdu.OpDataOut) {
-		return nil // a duplicate
+	if c.holds(sn, i, hdr) {
+		return nil
+	}
+	if c.heldTotal += len(hdr) + len(data); c.heldTotal > heldMax {
+		return &ProtocolError{Reason: "too much data behind a missing command"}
 	}
 	c.held = append(c.held, heldPDU{})
 	copy(c.held[i+1:], c.held[i:])
 	c.held[i] = heldPDU{cmdSN: sn, itt: itt, hdr: append([]byte(nil), hdr...), data: append([]byte(nil), data...)}
 	return nil
+}
+
+// holds reports whether a PDU is among the held ones, of which those up to sn end at index end. The
+// first of a number is its command, and its data follows in the order of DataSN; what is
+// in another order is an error for the transfer to find.
+func (c *conn) holds(sn uint32, end int, hdr []byte) bool {
+	if end == 0 || c.held[end-1].cmdSN != sn {
+		return false
+	}
+	if hdr[0]&0x3f != byte(pdu.OpDataOut) {
+		return true
+	}
+	var d, same pdu.DataOut
+	if _, err := d.Decode(hdr); err != nil {
+		return false
+	}
+	first, _ := slices.BinarySearchFunc(c.held, sn, func(p heldPDU, sn uint32) int { return int(int32(p.cmdSN - sn)) })
+	at := uint64(first) + 1 + uint64(d.DataSN)
+	if at >= uint64(end) {
+		return false
+	}
+	if _, err := same.Decode(c.held[at].hdr); err != nil {
+		return false
+	}
+	same.ExpStatSN = d.ExpStatSN // what had been received when it was sent
+	return same == d
 }
 
 // replay handles the held PDUs whose turn has come. One whose number counts as

@@ -397,6 +397,61 @@ func TestAbortOfWhatIsHeld(t *testing.T) {
 	}
 }
 
+// §7.2.1: what is sent again while it is held is held once, with its data, however often that is.
+func TestHeldPDUsAreHeldOnce(t *testing.T) {
+	r := newRig(t, nil)
+	i := r.session("ImmediateData=Yes", "InitialR2T=No").settle()
+	const burst, part, immediate = 64 << 10, 8 << 10, 4 << 10
+	missing := i.command(make([]byte, 6), 0)
+	data := pattern(burst, 1)
+	held := i.command(rw10(opWrite10, 0, burst/512), burst)
+	held.Write, held.Final = true, false
+	small := i.command(rw10(opWrite10, burst/512, immediate/512), immediate)
+	small.Write, small.DataLen = true, immediate
+	for n := range uint32(heldMax/burst + 1) { // more than may be held
+		i.send(held.Append(nil), nil)
+		for sn := range burst / part {
+			d := pdu.DataOut{Final: sn == burst/part-1, ITT: held.ITT, TTT: pdu.NoTag, DataSN: uint32(sn), Offset: uint32(sn * part), DataLen: part,
+				ExpStatSN: i.expStatSN + n} // which is as of when it is sent
+			i.send(d.Append(nil), data[sn*part:][:part])
+		}
+		i.send(small.Append(nil), data[:immediate])
+	}
+	for range heldMax/immediate + 1 {
+		i.send(small.Append(nil), data[:immediate])
+	}
+	i.send(missing.Append(nil), nil)
+	for _, c := range []*pdu.SCSICommand{missing, held, small} {
+		if _, status := i.result(c); status != 0 {
+			t.Fatalf("status %#x", status)
+		}
+	}
+	if got := i.read(0, (burst+immediate)/512); !bytes.Equal(got[:burst], data) || !bytes.Equal(got[burst:], data[:immediate]) {
+		t.Error("what was held was not written as it was sent")
+	}
+	i.settle()
+}
+
+// What is kept still has a limit, also if it claims to be sent again.
+func TestHeldPDUsHaveALimit(t *testing.T) {
+	for what, step := range map[string]uint32{"more and more": 1, "another part under the same number": 0} {
+		t.Run(what, func(t *testing.T) {
+			r := newRig(t, nil)
+			i := r.session("ImmediateData=No", "InitialR2T=No").settle()
+			i.command(make([]byte, 6), 0) // is missing
+			const burst, part = 64 << 10, 8 << 10
+			held := i.command(rw10(opWrite10, 0, burst/512), burst)
+			held.Write, held.Final = true, false
+			i.send(held.Append(nil), nil)
+			for n := range uint32(heldMax / part) { // and as many headers
+				d := pdu.DataOut{ITT: held.ITT, TTT: pdu.NoTag, DataSN: n * step, Offset: n * part, DataLen: part}
+				i.send(d.Append(nil), pattern(part, 1))
+			}
+			i.gone()
+		})
+	}
+}
+
 // A command with a lot of data that is refused uses its number up like any other: what
 // is held behind it goes on.
 func TestRefusedWriteHoldsNothingUp(t *testing.T) {

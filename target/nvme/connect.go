@@ -142,7 +142,7 @@ func (s *Subsystem) connectAdmin(r *ConnectRequest, discovery bool) (*Queue, Sta
 func (s *Subsystem) newAssociation(r *ConnectRequest, discovery bool) (*Queue, Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.closed {
+	if s.mu.closed || s.leaving.Load() {
 		return nil, ConnectControllerBusy
 	}
 	id, ok := s.freeIDLocked(r.HostNQN)
@@ -215,6 +215,8 @@ func (s *Subsystem) connectIO(r *ConnectRequest, discovery bool) (*Queue, Status
 	switch {
 	case c.mu.ended:
 		return nil, ConnectInvalidParameters, badCNTLID
+	case s.leaving.Load(): // with c.mu, so that Leave finds the queues of before
+		return nil, ConnectControllerBusy, 0
 	case !c.mu.ready:
 		return nil, CommandSequenceError, 0
 	case int(r.QID) > c.mu.queuesGranted:

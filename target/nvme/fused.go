@@ -35,7 +35,9 @@ func (q *Queue) pair(c *Command, s Status) Status {
 	var broken *Command
 	switch {
 	case fuse == fuseSecond && firstBad:
-		s = AbortedFailedFused
+		if s != Unanswered { // the first half has no answer either
+			s = AbortedFailedFused
+		}
 	case fuse == fuseSecond && first == nil:
 		if s == Success {
 			s = AbortedMissingFused

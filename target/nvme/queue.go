@@ -32,6 +32,7 @@ type Queue struct {
 		// fusedBad means that there was one and it failed.
 		fused    *Command
 		fusedBad bool
+		leaving  bool // no command begins any more; see Subsystem.Leave
 	}
 }
 
@@ -264,10 +265,16 @@ func (q *Queue) Cancel(c *Command) {
 	}
 }
 
-// enter adds c as the newest command.
+// enter adds c as the newest command, or says why it may not begin.
 func (q *Queue) enter(c *Command) Status {
 	st := &c.state
 	q.mu.Lock()
+	if q.mu.leaving {
+		if s := c.turnedAway(); s != Success {
+			q.mu.Unlock()
+			return s
+		}
+	}
 	st.prev, st.next = q.mu.newest, nil
 	if q.mu.newest != nil {
 		q.mu.newest.state.next = c

@@ -23,6 +23,9 @@ func (c *counters) add(o *counters) {
 
 // count notes the end of a command.
 func (q *Queue) count(c *Command, s Status) {
+	if s == Unanswered {
+		return
+	}
 	row := 0 // no such command
 	if e := c.state.entry; e != nil {
 		row = e.row

@@ -91,6 +91,10 @@ const (
 	HostPathError         Status = 0x370
 )
 
+// Unanswered is not for the wire (it is of the vendor specific type): the command was not begun,
+// and its host is not told so. Its connection is about to end.
+const Unanswered Status = 0x7ff
+
 // String writes s as type, code and flags, for logs.
 func (s Status) String() string {
 	t := fmt.Sprintf("SCT %x SC %02x", uint16(s>>8&7), uint16(s&0xff))

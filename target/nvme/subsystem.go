@@ -22,6 +22,7 @@ type Subsystem struct {
 	conf atomic.Pointer[snapshot]
 
 	configure sync.Mutex // one Configure at a time
+	leaving   atomic.Bool
 
 	failed            [statusCodes]atomic.Uint64 // commands by Status.Code, but success
 	told              [eventKinds]atomic.Uint64  // asynchronous events
@@ -171,11 +172,19 @@ func (s *Subsystem) Configure(cfg Config) error {
 	}
 	s.configure.Lock()
 	defer s.configure.Unlock()
+	return s.configureLocked(cfg)
+}
+
+// configureLocked is Configure. Called with configure.
+func (s *Subsystem) configureLocked(cfg Config) error {
 	old := s.conf.Load()
 	if old != nil && old.NQN != cfg.NQN {
 		return fmt.Errorf("nvme: the NQN of a subsystem cannot change, from %s to %s", old.NQN, cfg.NQN)
 	}
 	next := newSnapshot(cfg, old)
+	if s.leaving.Load() {
+		next.leave()
+	}
 
 	s.mu.Lock()
 	before := s.mu.namespaces
@@ -251,11 +260,8 @@ var errClosed = errors.New("nvme: the subsystem is shut down")
 // when to call it next, at the latest: a quarter of the shortest timeout, or
 // one second when there is none.
 func (s *Subsystem) Tick(now time.Time) (next time.Time) {
-	s.mu.Lock()
-	controllers := slices.Collect(maps.Values(s.mu.controllers))
-	s.mu.Unlock()
 	next = now.Add(time.Second)
-	for _, c := range controllers {
+	for _, c := range s.controllerList() {
 		due, err := c.tick(now)
 		if err != nil {
 			c.end(err)
@@ -271,16 +277,20 @@ func (s *Subsystem) Tick(now time.Time) (next time.Time) {
 // StoodStill puts off the end of every keep-alive timeout by d: for so long the node
 // took no commands, and those of its hosts are waiting.
 func (s *Subsystem) StoodStill(d time.Duration) {
-	s.mu.Lock()
-	controllers := slices.Collect(maps.Values(s.mu.controllers))
-	s.mu.Unlock()
-	for _, c := range controllers {
+	for _, c := range s.controllerList() {
 		c.mu.Lock()
 		if !c.mu.deadline.IsZero() {
 			c.mu.deadline = c.mu.deadline.Add(d)
 		}
 		c.mu.Unlock()
 	}
+}
+
+// controllerList gives the controllers of this moment.
+func (s *Subsystem) controllerList() []*Controller {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.mu.controllers))
 }
 
 // ControllerInfo is what Controllers tells of one.
@@ -296,9 +306,7 @@ type ControllerInfo struct {
 
 // Controllers lists the controllers that exist, by id.
 func (s *Subsystem) Controllers() []ControllerInfo {
-	s.mu.Lock()
-	controllers := slices.Collect(maps.Values(s.mu.controllers))
-	s.mu.Unlock()
+	controllers := s.controllerList()
 	out := make([]ControllerInfo, 0, len(controllers))
 	for _, c := range controllers {
 		c.mu.Lock()

@@ -56,6 +56,12 @@ func newBed(t testing.TB, limits nvmetcp.Limits, dir auth.NVMeDirectory) *bed {
 // newBedOf is newBed with something in front of the RAM device.
 func newBedOf(t testing.TB, limits nvmetcp.Limits, dir auth.NVMeDirectory, front func(blockdev.Device) blockdev.Device) *bed {
 	t.Helper()
+	return newBedWith(t, limits, dir, front, func(*nvme.NamespaceConfig) {})
+}
+
+// newBedWith is newBedOf with a namespace of another kind.
+func newBedWith(t testing.TB, limits nvmetcp.Limits, dir auth.NVMeDirectory, front func(blockdev.Device) blockdev.Device, change func(*nvme.NamespaceConfig)) *bed {
+	t.Helper()
 	b := &bed{TB: t}
 	var err error
 	if b.device, err = ram.New(ram.Config{SizeBytes: 64 << 20, BlockSize: 4096}); err != nil {
@@ -65,8 +71,10 @@ func newBedOf(t testing.TB, limits nvmetcp.Limits, dir auth.NVMeDirectory, front
 		t.Fatal(err)
 	}
 	id := nvme.VolumeID{1}
+	namespace := nvme.NamespaceConfig{ID: id, Name: "v", Device: front(b.device)}
+	change(&namespace)
 	b.subsystem, err = nvme.NewSubsystem(nvme.Config{NQN: subNQN, Serial: "1",
-		Namespaces: []nvme.NamespaceConfig{{ID: id, Name: "v", Device: front(b.device)}}, AnyView: nvme.View{1: id}},
+		Namespaces: []nvme.NamespaceConfig{namespace}, AnyView: nvme.View{1: id}},
 		nvme.Deps{Arena: b.arena})
 	if err != nil {
 		t.Fatal(err)

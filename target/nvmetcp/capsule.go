@@ -305,7 +305,7 @@ func (c *conn) park(cmd *command) {
 // runs on whichever goroutine gave a buffer back, or on the timer's when
 // others use up the arena. A connection that can't answer leaves them to end: answers
 // to it give their buffers back while order is held, which an answer of one that goes on here
-// would wait for.
+// would wait for. When the target stops they need none: the command set ends them.
 func (c *conn) unpark() {
 	for !c.sock.Failed() {
 		c.mu.Lock()
@@ -314,7 +314,8 @@ func (c *conn) unpark() {
 			c.mu.Unlock()
 			return
 		}
-		if !c.buffer(cmd, c.lim.BufferBytes) {
+		leaving := c.leaving.Load()
+		if !leaving && !c.buffer(cmd, c.lim.BufferBytes) {
 			if c.mu.timer == nil {
 				c.mu.timer = time.AfterFunc(exhaustedPause, c.unpark)
 			} else {
@@ -329,7 +330,7 @@ func (c *conn) unpark() {
 		cmd.next = nil
 		c.parked.Add(-1)
 		c.mu.pumping = true // a completion within this call must not recurse
-		ask := cmd.nv.Dir == nvme.DirOut
+		ask := cmd.nv.Dir == nvme.DirOut && !leaving
 		if ask {
 			c.askLocked(cmd)
 		} else {

@@ -81,6 +81,7 @@ type conn struct {
 	heldBytes atomic.Int64 // buffer of commands
 	parked    atomic.Int32 // length of the list of parked commands
 	owed      atomic.Int32 // commands with an R2T out
+	leaving   atomic.Bool  // the target stops: parked commands end
 	gone      atomic.Bool  // blockdev.Request.Gone of all commands; set before the host is told
 	closing   atomic.Pointer[error]
 	counts    counters

@@ -15,6 +15,10 @@ func commandDone(nv *nvme.Command) {
 // complete queues a command's response. Any goroutine may call it.
 func (c *conn) complete(cmd *command) {
 	nv := &cmd.nv
+	if nv.Status == nvme.Unanswered {
+		cmd.recycle()
+		return
+	}
 	sent := 0
 	if nv.Status.OK() && nv.Dir == nvme.DirIn {
 		sent = nv.InLen

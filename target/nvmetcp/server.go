@@ -311,10 +311,10 @@ func (s *Server) Stats() ServerStats {
 	return st
 }
 
-// Shutdown stops accepting, lets the commands under way end until ctx is
-// done, and closes every connection: NVMe/TCP has no way to ask a host to
-// leave. It returns when every buffer is back, with ctx's error if commands
-// were cut off.
+// Shutdown stops accepting, has the subsystem leave (nvme.Subsystem.Leave), and closes every
+// connection: NVMe/TCP has no way to ask a host to. Those of a controller are closed when no I/O
+// command of it is under way, or when ctx is done. It returns when every buffer is back, with
+// ctx's error if commands, or what was to be sent, were cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.mu.draining
@@ -330,30 +330,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		conns = append(conns, c)
 	}
 	s.mu.Unlock()
-	err := waitOutput(ctx, conns)
-	for _, c := range conns {
-		c.drop(errShutdown)
+	if first {
+		s.subsystem.Leave()
 	}
+	err := endAssociations(ctx, conns)
 	s.wg.Wait()
 	return err
-}
-
-// waitOutput waits until what is queued for the hosts is with the kernel.
-func waitOutput(ctx context.Context, conns []*conn) error {
-	t := time.NewTicker(5 * time.Millisecond)
-	defer t.Stop()
-	for {
-		queued := 0
-		for _, c := range conns {
-			queued += c.sock.QueuedBytes()
-		}
-		if queued == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-t.C:
-		}
-	}
 }

@@ -55,8 +55,10 @@ type conn struct {
 		win    window
 		statSN uint32
 		tasks  taskTable
-		dead   bool // nothing is sent any more
-		leave  bool // logout is requested of the initiator
+		dead   bool          // nothing is sent any more
+		leave  bool          // logout is requested of the initiator
+		halted bool          // no command is handed to the device server any more
+		idle   chan struct{} // who waits for the end of those that it has; nil for nobody
 		pingAt int64
 		tmfs   int
 		stats  Stats

@@ -5,7 +5,9 @@ import (
 )
 
 // handleLogout closes the session or the connection, which is the same with
-// one connection (§11.14). Tasks that still run end without response.
+// one connection (§11.14). The response says that nothing of it is under way any more
+// (§11.15): an initiator sends what has no answer by another path then, and goes on to newer
+// writes, which a task that still ran could undo.
 func (c *conn) handleLogout(hdr []byte) error {
 	var q pdu.LogoutRequest
 	if _, err := q.Decode(hdr); err != nil {
@@ -26,6 +28,13 @@ func (c *conn) handleLogout(hdr []byte) error {
 	}
 	if resp == pdu.LogoutDone {
 		c.gone.Store(true)
+		c.mu.Lock()
+		leave := c.mu.leave
+		c.mu.Unlock()
+		if c.nexus != nil && !leave {
+			c.nexus.Detach() // tasks end without response, and none waits for the limits of its volume
+		}
+		c.halt()
 	}
 	c.mu.Lock()
 	r := pdu.LogoutResponse{Response: resp, ITT: q.ITT}
@@ -38,6 +47,42 @@ func (c *conn) handleLogout(hdr []byte) error {
 	}
 	c.mu.Unlock()
 	return nil
+}
+
+// halt has no more commands begin, and waits for the end of those that have. For the reader
+// alone, whose turn ends: what it has left to that would not go on.
+func (c *conn) halt() {
+	c.sock.Uncork()
+	idle := make(chan struct{})
+	c.mu.Lock()
+	c.mu.halted = true
+	if c.underWayLocked() == 0 {
+		close(idle)
+	} else {
+		c.mu.idle = idle
+	}
+	c.mu.Unlock()
+	<-idle
+}
+
+// underWayLocked counts the commands that the device server has.
+func (c *conn) underWayLocked() (n int) {
+	c.mu.tasks.each(func(cmd *command) {
+		if cmd.executing {
+			n++
+		}
+	})
+	return n
+}
+
+// halted has no more commands begin, and reports whether none is under way, nor anything
+// queued for the initiator.
+func (c *conn) halted() bool {
+	c.mu.Lock()
+	c.mu.halted = true
+	n := c.underWayLocked()
+	c.mu.Unlock()
+	return n == 0 && c.sock.QueuedBytes() == 0
 }
 
 // requestLogout asks the initiator to log out within the given seconds, after

@@ -20,6 +20,10 @@ func (c *conn) complete(cmd *command) {
 		c.mu.win.open()
 	}
 	handed := !cmd.task.Silent && !c.mu.dead && c.respondLocked(cmd)
+	if c.mu.idle != nil && c.underWayLocked() == 0 {
+		close(c.mu.idle)
+		c.mu.idle = nil
+	}
 	c.mu.Unlock()
 	if !handed {
 		cmd.unref()

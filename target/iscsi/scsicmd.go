@@ -215,6 +215,10 @@ func (c *conn) proceed(cmd *command) {
 		return
 	}
 	c.mu.Lock()
+	if c.mu.halted {
+		c.mu.Unlock()
+		return // end gives it up
+	}
 	cmd.executing = true
 	c.mu.Unlock()
 	cmd.prepared = false

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -393,9 +394,10 @@ func (s *Server) Stats() ServerStats {
 	return st
 }
 
-// Shutdown stops accepting, asks every initiator to log out, and waits until
-// they have or ctx is done, whereupon it closes what is left. It returns when
-// every buffer is back, with ctx's error if sessions had to be closed.
+// Shutdown stops accepting and asks every initiator to log out. In the last quarter of the time
+// until ctx's deadline, or after 3 s if it has none, no command of those that have not is begun,
+// and their connections are closed when none is under way, or ctx is done. It returns when every
+// buffer is back, with ctx's error if commands were cut off.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	first := !s.mu.draining
@@ -406,9 +408,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for ln := range s.mu.listeners {
 		_ = ln.Close()
 	}
-	seconds := 3
+	patience := 3 * time.Second
 	if at, ok := ctx.Deadline(); ok {
-		seconds = max(0, int(time.Until(at)/time.Second))
+		patience = max(0, time.Until(at)/4*3)
 	}
 	var ask, cut []*conn
 	for c := range s.mu.conns {
@@ -423,20 +425,23 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		c.drop(errShutdown)
 	}
 	for _, c := range ask {
-		c.requestLogout(seconds)
+		c.requestLogout(int(patience / time.Second))
 	}
-	err := s.waitEmpty(ctx)
-	s.mu.Lock()
-	for c := range s.mu.conns {
+	err := s.waitLogouts(ctx, patience)
+	if err == nil {
+		err = s.dropHalted(ctx)
+	}
+	for _, c := range s.connections() {
 		c.drop(errShutdown)
 	}
-	s.mu.Unlock()
 	s.wg.Wait()
 	return err
 }
 
-// waitEmpty blocks until no connection is left or ctx is done.
-func (s *Server) waitEmpty(ctx context.Context) error {
+// waitLogouts blocks until no connection is left, the patience is over or ctx is done.
+func (s *Server) waitLogouts(ctx context.Context, patience time.Duration) error {
+	over := time.NewTimer(patience)
+	defer over.Stop()
 	for {
 		s.mu.Lock()
 		n, changed := len(s.mu.conns), s.mu.changed
@@ -446,10 +451,45 @@ func (s *Server) waitEmpty(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
+		case <-over.C:
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// dropHalted has no more commands begin, and closes each connection when none of it is under
+// way: an initiator sends what has no answer by another path then, and goes on to newer writes.
+// Who has logged out waits for that by itself.
+func (s *Server) dropHalted(ctx context.Context) error {
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for {
+		left := 0
+		for _, c := range s.connections() {
+			if c.halted() {
+				c.drop(errShutdown)
+			} else {
+				left++
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// connections are those of this moment.
+func (s *Server) connections() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.mu.conns))
 }
 
 func sortPortals(p []Portal) {

@@ -81,9 +81,9 @@ func Check(ops []Op) Verdict {
 // readings finds the reads that no order can explain, each with a reason that
 // a person can follow.
 func (v *Verdict) readings(block int64, history []Op) {
-	wrote := map[uint64]Op{0: {Return: -1, Call: -1}}
-	var writes []Op // acknowledged
-	var last Op     // read
+	wrote := map[uint64][]Op{0: {{Return: -1, Call: -1}}} // 0 by several
+	var writes []Op                                       // acknowledged
+	var last Op                                           // read
 	last.Call = -1
 	for _, o := range history {
 		switch {
@@ -92,8 +92,8 @@ func (v *Verdict) readings(block int64, history []Op) {
 				last = o
 			}
 		case !o.Missed:
-			wrote[o.Value] = o
-			if !o.Open {
+			wrote[o.Value] = append(wrote[o.Value], o)
+			if !o.Open && !o.Refused {
 				writes = append(writes, o)
 			}
 		}
@@ -102,11 +102,14 @@ func (v *Verdict) readings(block int64, history []Op) {
 		if o.Kind != Read {
 			continue
 		}
-		w, ok := wrote[o.Value]
+		begun := slices.DeleteFunc(slices.Clone(wrote[o.Value]), func(w Op) bool { return w.Call > o.Return })
+		replaced := func(w Op) bool {
+			return slices.ContainsFunc(writes, func(x Op) bool { return x.Call > w.Return && x.Return < o.Call })
+		}
 		switch {
-		case !ok || w.Call > o.Return:
+		case len(begun) == 0:
 			v.Strange = append(v.Strange, o)
-		case !slices.ContainsFunc(writes, func(x Op) bool { return x.Call > w.Return && x.Return < o.Call }):
+		case slices.ContainsFunc(begun, func(w Op) bool { return !replaced(w) }):
 		case o == last:
 			v.Lost = append(v.Lost, block)
 		default:
@@ -125,16 +128,19 @@ var register = (&porcupine.NondeterministicModel{
 // apply has an operation take effect on a block, and returns what the block may
 // hold then: nothing if that does not agree with what the host was told.
 func apply(held uint64, o Op) (now []any) {
+	plain := o.Kind == Write || o.Kind == Clear
 	switch {
-	case o.Kind == Write && o.Again && o.Value != held:
-		return []any{held, o.Value} // it is not the last time
-	case o.Kind == Write:
+	case plain && (o.Again || o.Refused) && o.Value != held:
+		return []any{held, o.Value} // it is not the last time, or is not done
+	case plain:
 		return []any{o.Value}
 	case o.Kind == Read && o.Value == held, o.Missed && o.Expected != held:
 		return []any{held}
+	case o.Kind == CompareAndWrite && o.Refused && o.Expected == held:
+		return []any{held, o.Value}
 	case o.Kind == CompareAndWrite && !o.Missed && o.Expected == held:
 		return []any{o.Value}
-	case o.Kind == CompareAndWrite && o.Open:
+	case o.Kind == CompareAndWrite && (o.Open || o.Refused):
 		return []any{held}
 	}
 	return nil
@@ -146,8 +152,8 @@ func apply(held uint64, o Op) (now []any) {
 const againMax = 2
 
 // operations is the history of one block for the search. What is open could
-// be put at the end of any order, where it changes nothing; so it is left out
-// unless somebody saw what it wrote, or may have.
+// be put at the end of any order, where it changes nothing, and what was refused need not have been
+// done; so both are left out unless somebody saw what they wrote, or may have.
 func operations(history []Op) []porcupine.Operation {
 	seen, missed := map[uint64]bool{}, false
 	for _, o := range history {
@@ -161,11 +167,11 @@ func operations(history []Op) []porcupine.Operation {
 	}
 	var out []porcupine.Operation
 	for _, o := range history {
-		if o.Open && !seen[o.Value] && !missed {
+		if (o.Open || o.Refused) && !seen[o.Value] && !missed {
 			continue
 		}
 		times := 1
-		if o.Again && o.Kind == Write {
+		if o.Again && o.Kind != CompareAndWrite {
 			times += againMax
 		}
 		for ; times > 0; times-- {

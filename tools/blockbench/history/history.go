@@ -5,10 +5,12 @@
 //
 // Every block of the volume is a register of its own, and its value is a number
 // that is written once in a history; 0 is what a block holds that was never
-// written. An operation whose outcome is not known stays open: it may take
-// effect at any moment after its call, or never. A write that its host sent
+// written, or was cleared since. An operation whose outcome is not known stays open: it may take
+// effect at any moment after its call, or never. One that was refused for want of space
+// has taken effect between its call and its return, or never. A write that its host sent
 // more than once (Again) may take effect several times, all between its call and its
-// return.
+// return. An operation on several blocks is one on each of them: no order is promised
+// between blocks.
 package history
 
 import (
@@ -26,11 +28,12 @@ const (
 	Read Kind = iota
 	Write
 	CompareAndWrite
+	Clear // unmap or write zeroes: a write of 0
 )
 
 // String is the kind in words.
 func (k Kind) String() string {
-	return [...]string{"read", "write", "compare-and-write"}[k]
+	return [...]string{"read", "write", "compare-and-write", "clear"}[k]
 }
 
 // Op is an operation of a history. Times count from the history's begin.
@@ -42,7 +45,8 @@ type Op struct {
 	Value    uint64 // what was read, or is written
 	Missed   bool   // the compare-and-write found something else, and wrote nothing
 	Open     bool   // the outcome is not known
-	Again    bool   // the write was sent more than once
+	Refused  bool   // the host was told that there is no room
+	Again    bool   // the write, or clear, was sent more than once
 	Call     time.Duration
 	Return   time.Duration
 }
@@ -52,6 +56,9 @@ func (o Op) String() string {
 	what := fmt.Sprintf("%v to %v: client %d: %v of block %d", o.Call, o.Return, o.Client, o.Kind, o.Block)
 	if o.Open {
 		what = fmt.Sprintf("%v, open: client %d: %v of block %d", o.Call, o.Client, o.Kind, o.Block)
+	}
+	if o.Refused {
+		what += ", refused"
 	}
 	switch {
 	case o.Kind == CompareAndWrite && o.Missed:
@@ -141,7 +148,7 @@ func (r *Recorder) Next() *Recorder {
 			next.ops = append(next.ops, Op{Client: last.Client, Kind: Write, Block: last.Block, Value: last.Value})
 		}
 		for _, o := range history {
-			if o.Open && !seen[o.Value] {
+			if o.Open && (!seen[o.Value] || o.Kind == Clear) { // a 0 may have been another one's
 				o.Call = 0
 				next.ops = append(next.ops, o)
 			}

@@ -21,6 +21,8 @@ func read(v uint64) Op              { return Op{Kind: Read, Value: v} }
 func again(v uint64) Op             { o := write(v); o.Again = true; return o }
 func compare(expected, v uint64) Op { return Op{Kind: CompareAndWrite, Expected: expected, Value: v} }
 func missed(expected, v uint64) Op  { o := compare(expected, v); o.Missed = true; return o }
+func cleared() Op                   { return Op{Kind: Clear} }
+func refused(o Op) Op               { o.Refused = true; return o }
 func counts(v Verdict) (out [5]int) {
 	return [5]int{len(v.Lost), len(v.Stale), len(v.Strange), len(v.Disorder), len(v.Undecided)}
 }
@@ -55,6 +57,20 @@ func TestCheck(t *testing.T) {
 		"missed for an open write":     {ops: []Op{at(1, 0, write(1)), at(2, 3, missed(0, 2))}},
 		"an open compare did it":       {ops: []Op{at(1, 0, compare(0, 1)), at(2, 3, read(1))}},
 		"an open compare did nothing":  {ops: []Op{at(1, 0, compare(7, 1)), at(2, 3, read(0))}},
+		"cleared":                      {ops: []Op{at(1, 2, write(1)), at(3, 4, cleared()), at(5, 6, read(0))}},
+		"cleared twice":                {ops: []Op{at(1, 2, write(1)), at(3, 4, cleared()), at(5, 6, write(2)), at(7, 8, cleared()), at(9, 10, read(0))}},
+		"a clear is lost":              {ops: []Op{at(1, 2, write(1)), at(3, 4, cleared()), at(5, 6, read(1))}, want: [5]int{0: 1, 3: 1}},
+		"a clear comes back":           {ops: []Op{at(1, 2, write(1)), at(3, 4, cleared()), at(5, 6, write(2)), at(7, 8, read(0))}, want: [5]int{0: 1, 3: 1}},
+		"an open clear shows late":     {ops: []Op{at(1, 0, cleared()), at(2, 3, write(2)), at(4, 5, read(2)), at(6, 7, read(0))}},
+		"a clear sent twice":           {ops: []Op{at(1, 9, again(0)), at(2, 3, write(2)), at(4, 5, read(0)), at(6, 7, write(3)), at(10, 11, read(0))}},
+		"compared with what is clear":  {ops: []Op{at(1, 2, write(1)), at(3, 4, cleared()), at(5, 6, compare(0, 2)), at(7, 8, read(2))}},
+		"refused and not done":         {ops: []Op{at(1, 2, write(1)), at(3, 4, refused(write(2))), at(5, 6, read(1))}},
+		"refused and done":             {ops: []Op{at(1, 2, write(1)), at(3, 4, refused(write(2))), at(5, 6, read(2))}},
+		"refused and done later":       {ops: []Op{at(1, 2, write(1)), at(3, 4, refused(write(2))), at(5, 6, read(1)), at(7, 8, read(2))}, want: [5]int{3: 1}},
+		"refused, seen and taken back": {ops: []Op{at(1, 2, write(1)), at(3, 6, refused(write(2))), at(4, 5, read(2)), at(7, 8, read(1))}, want: [5]int{3: 1}},
+		"a refused compare, done":      {ops: []Op{at(1, 2, write(1)), at(3, 4, refused(compare(1, 2))), at(5, 6, read(2))}},
+		"a refused compare, not done":  {ops: []Op{at(1, 2, write(1)), at(3, 4, refused(compare(7, 2))), at(5, 6, read(1))}},
+		"a refused compare, for odds":  {ops: []Op{at(1, 2, write(1)), at(3, 4, refused(compare(7, 2))), at(5, 6, read(2))}, want: [5]int{3: 1}},
 		"an open compare against odds": {ops: []Op{at(1, 0, compare(7, 1)), at(2, 3, read(1))}, want: [5]int{3: 1}},
 	} {
 		v := Check(c.ops)
@@ -115,9 +131,33 @@ func TestRecorder(t *testing.T) {
 	if len(ops) != 2 || ops[0].Value != 1 || ops[1].Value != 2 || ops[0].Return < began || ops[1].Return != never {
 		t.Errorf("%v", ops)
 	}
-	for _, o := range append(ops, missed(1, 2), compare(1, 2)) {
+	for _, o := range append(ops, missed(1, 2), compare(1, 2), cleared()) {
 		if !strings.Contains(o.String(), o.Kind.String()+" of block 0") {
 			t.Error(o)
 		}
+	}
+}
+
+// TestNext: what was read last is there at the begin of what follows, and what is open may yet come.
+func TestNext(t *testing.T) {
+	r := NewRecorder()
+	for _, o := range []Op{write(1), {Kind: Clear, Open: true}, read(0), write(2), read(2), {Kind: Write, Value: 3, Open: true}} {
+		o.Call = r.Now()
+		r.Add(o)
+	}
+	next := r.Next()
+	from := next.Now()
+	for _, o := range []Op{read(2), read(0), read(3)} {
+		o.Call = from
+		next.Add(o)
+		from = next.Now()
+	}
+	ops := next.Ops()
+	if v := Check(ops); v.Err(ops) != nil {
+		t.Error(v.Err(ops))
+	}
+	next.Add(Op{Kind: Read, Value: 1, Call: next.Now()})
+	if v := Check(next.Ops()); len(v.Strange) != 1 {
+		t.Errorf("%+v", v)
 	}
 }

@@ -193,17 +193,16 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		cancel()
 		d.endLimits()
 		s.waitNoMore()
-		defer context.AfterFunc(ctx, s.cutOff)()
+		// The rest of the time is for hosts to be told: not before what they had sent can't
+		// be sent to its owner any more.
+		sent, cancel := context.WithTimeout(ctx, cutOffAfter(ctx))
+		defer cancel()
+		defer context.AfterFunc(sent, s.cutOff)()
 	}
 	d.endLimits()
 	d.cancel()
 	var errs []error
-	if d.iscsi != nil {
-		if err := d.iscsi.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			errs = append(errs, err)
-		}
-	}
-	errs = append(errs, d.nvme.stop(ctx))
+	errs = append(errs, d.stopPortals(ctx))
 	for _, l := range d.portals {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
@@ -241,6 +240,32 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		errs = append(errs, d.data.close())
 	}
 	return errors.Join(errs...)
+}
+
+// cutOffAfter is for how long owners elsewhere may take to answer what was forwarded to them.
+func cutOffAfter(ctx context.Context) time.Duration {
+	left := stopTimeout
+	if at, ok := ctx.Deadline(); ok {
+		left = time.Until(at)
+	}
+	return left / 4 * 3
+}
+
+// stopPortals ends the connections of hosts: of both protocols at the same time, as initiators
+// may take all of it to log out.
+func (d *Daemon) stopPortals(ctx context.Context) error {
+	var logouts error
+	var wg sync.WaitGroup
+	if d.iscsi != nil {
+		wg.Go(func() {
+			if err := d.iscsi.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				logouts = err
+			}
+		})
+	}
+	err := d.nvme.stop(ctx)
+	wg.Wait()
+	return errors.Join(logouts, err)
 }
 
 // leave hands over what other nodes can do, before the node stops: its volumes,

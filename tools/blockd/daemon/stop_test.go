@@ -1,6 +1,11 @@
 package daemon
 
 import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -9,10 +14,63 @@ import (
 	"blockd.dev/blockdev"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/target/iscsi"
+	"blockd.dev/target/iscsi/pdu"
 )
 
 // waitsForReplica is how long a write waits for a replica, by itself (device.Timeouts.Op).
 const waitsForReplica = 30 * time.Second
+
+// A host of the one protocol does not wait for those of the other, which may not log out though
+// they are asked to.
+func TestStopEndsBothProtocolsAtOnce(t *testing.T) {
+	t.Parallel()
+	d := start(t, testConfig(t.TempDir()))
+	h := attach(t, d)
+	deaf := loginDeaf(t, d)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- d.Stop(ctx) }()
+	select {
+	case <-h.nvme.Gone():
+	case <-time.After(10 * time.Second):
+		t.Error("an NVMe host waits for an iSCSI initiator")
+	}
+	if !slices.ContainsFunc(d.iscsi.Sessions(), func(i iscsi.SessionInfo) bool { return i.Initiator == deafName }) {
+		t.Error("the initiator that does not log out has gone before")
+	}
+	_ = deaf.Close()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+const deafName = "iqn.2026-01.dev.blockd:deaf"
+
+// loginDeaf is a session of an initiator that answers nothing.
+func loginDeaf(t *testing.T, d *Daemon) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", d.ISCSIAddresses()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	keys := "InitiatorName=" + deafName + "\x00SessionType=Normal\x00TargetName=" + d.catalog.State().IQN + "\x00"
+	q := pdu.LoginRequest{Transit: true, CSG: pdu.StageOperational, NSG: pdu.StageFullFeature, ISID: [6]byte{0x80, 7}, ITT: 1, CmdSN: 1, DataLen: len(keys)}
+	if _, err := c.Write(append(append(q.Append(nil), keys...), make([]byte, pdu.Pad(len(keys)))...)); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, pdu.BHSLen)
+	if _, err := io.ReadFull(c, b); err != nil {
+		t.Fatal(err)
+	}
+	var r pdu.LoginResponse
+	if _, err := r.Decode(b); err != nil || r.Status != pdu.LoginSuccess || !r.Transit {
+		t.Fatalf("%+v: %v", r, err)
+	}
+	return c
+}
 
 // A node that stops ends what its hosts wait for: here for a replica that can't be reached
 // and that no write can do without, at the owner of the volume and at a node that has
@@ -50,8 +108,8 @@ func TestStopDoesNotWaitForReplicas(t *testing.T) {
 	}
 	for i, n := range []*testNode{other, owner} {
 		h := attach(t, n.Daemon())
-		ended, began := make(chan struct{}), time.Now()
-		h.ns.Submit([]*blockdev.Request{{Op: blockdev.OpWrite, Offset: int64(i) << 20, Length: 4096, Data: [][]byte{make([]byte, 4096)}, Done: func(*blockdev.Request) { close(ended) }}})
+		ended, began := make(chan error, 1), time.Now()
+		h.ns.Submit([]*blockdev.Request{{Op: blockdev.OpWrite, Offset: int64(i) << 20, Length: 4096, Data: [][]byte{make([]byte, 4096)}, Done: func(r *blockdev.Request) { ended <- r.Err }}})
 		v := owner.Daemon().shared.Load().sharedVolume(id)
 		until(t, "the write to wait for the replica", func() bool { st := v.Status().Volume; return st.Waiting+st.InFlight > i })
 		select {
@@ -60,7 +118,11 @@ func TestStopDoesNotWaitForReplicas(t *testing.T) {
 		default:
 		}
 		n.stop()
-		<-ended
+		// With an answer, which there is when the write can't be sent any more; not by the end
+		// of the connection, before that.
+		if err := <-ended; !errors.Is(err, blockdev.ErrBusy) {
+			t.Errorf("%s: the write has ended with %v, want busy", n.cfg.Name, err)
+		}
 		if took := time.Since(began); took >= waitsForReplica {
 			t.Errorf("%s has stopped %v after the write began: it waited for the replica", n.cfg.Name, took)
 		}

@@ -88,19 +88,21 @@ func (l reservationLog) Replace(ctx context.Context, id reservation.VolumeID, ex
 // Barrier implements reservation.Log.
 func (l reservationLog) Barrier(ctx context.Context) error { return l.d.catalog.Barrier(ctx) }
 
-// Spread implements reservation.Log. A node that is down serves nobody: what it
+// Spread implements reservation.Log. A node that is down serves nobody but as the owner: what it
 // forwards carries the generation that it knew, and the owner refuses older ones than its own.
 func (l reservationLog) Spread(ctx context.Context, id reservation.VolumeID, generation uint64) error {
 	d := l.d
 	nodes := slices.DeleteFunc(d.reachableNodes(d.catalog.State()), func(n catalog.Node) bool { return !n.Plays(director.RoleTarget) })
 	errs := make([]error, len(nodes))
+	ask := func(ctx context.Context, n *catalog.Node) error {
+		p := d.plane.peers.At(n.ID.String(), n.Address)
+		_, err := blockdv1connect.NewPeerServiceClient(p, p.URL).EnforceReservation(ctx,
+			connect.NewRequest(&blockdv1.EnforceReservationRequest{Volume: id[:], Generation: generation}))
+		return err
+	}
 	var asking sync.WaitGroup
 	for i := range nodes {
-		asking.Go(func() {
-			p := d.plane.peers.At(nodes[i].ID.String(), nodes[i].Address)
-			_, errs[i] = blockdv1connect.NewPeerServiceClient(p, p.URL).EnforceReservation(ctx,
-				connect.NewRequest(&blockdv1.EnforceReservationRequest{Volume: id[:], Generation: generation}))
-		})
+		asking.Go(func() { errs[i] = ask(ctx, &nodes[i]) })
 	}
 	asking.Wait()
 	for i, err := range errs {
@@ -108,7 +110,34 @@ func (l reservationLog) Spread(ctx context.Context, id reservation.VolumeID, gen
 			return fmt.Errorf("%w: node %s: %w", reservation.ErrUnfinished, nodes[i].Name, err)
 		}
 	}
-	return nil
+	return l.ownerEnforces(ctx, catalog.ID(id), nodes, ask)
+}
+
+// ownerEnforces returns when the owner of a volume enforces a table, which the catalog here has and
+// this node and those in asked enforce. A node that is taken for down may own the volume until its lease
+// has ended, and serve its own hosts by the table from before. Whoever has the lease next, which is granted
+// after that, has the table with it: see sharing.settle.
+func (l reservationLog) ownerEnforces(ctx context.Context, id catalog.ID, asked []catalog.Node, ask func(context.Context, *catalog.Node) error) error {
+	for {
+		s := l.d.catalog.State()
+		held, owned := s.Lease(id)
+		if !owned || held.Owner.IsZero() || held.Owner == l.d.plane.id() ||
+			slices.ContainsFunc(asked, func(n catalog.Node) bool { return n.ID == held.Owner }) {
+			return nil
+		}
+		err := errors.New("it was removed from the cluster")
+		if n := s.NodeByID(held.Owner); n != nil {
+			ctx, cancel := context.WithTimeout(ctx, aroundTimeout)
+			err = ask(ctx, n)
+			cancel()
+		}
+		if err == nil {
+			return nil
+		}
+		if _, waited := l.d.catalog.Wait(ctx, s.Revision); waited != nil {
+			return fmt.Errorf("%w: node %s, which is taken for down, has the lease of the volume still: %w", reservation.ErrUnfinished, held.Owner, err)
+		}
+	}
 }
 
 // EnforceReservation implements blockdv1connect.PeerServiceHandler.

@@ -300,7 +300,8 @@ func (s *sharing) all() []*sharedVolume {
 }
 
 // settle makes the volume be owned here, or its requests go where they should,
-// by the catalog and by the lease that this node has.
+// by the catalog and by the lease that this node has. An owner enforces the reservations
+// that the catalog had with its lease: a node that was down when they changed was not waited for.
 func (s *sharing) settle(state *catalog.State, v *sharedVolume) {
 	v.turn.Lock()
 	defer v.turn.Unlock()
@@ -308,6 +309,7 @@ func (s *sharing) settle(state *catalog.State, v *sharedVolume) {
 		state = s.d.catalog.State() // somebody else was here with a newer one
 	}
 	v.revision = state.Revision
+	_ = s.d.reservations.shared.Follow(reservation.VolumeID(v.id)) // what can't be read is told by the reconciler
 	members, local, ok := s.members(state, v.id)
 	s.mu.Lock()
 	held, have := s.leases[v.id]

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -295,4 +296,76 @@ func TestReservationsHoldOnAllNodes(t *testing.T) {
 	shows("failed")
 	write(nil)
 	shows("online")
+}
+
+// moveLease has a node own a volume.
+func moveLease(t *testing.T, a admin, nodes []*testNode, name string, to *testNode) {
+	t.Helper()
+	if _, err := blockdv1connect.NewLeaseServiceClient(a.client(), nodes[0].url()).MoveLease(t.Context(),
+		connect.NewRequest(&blockdv1.MoveLeaseRequest{Volume: name, To: to.cfg.Name})); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A node that was not waited for when the reservations changed, since it was down, enforces
+// them when it owns the volume, however far its reconciler is; and a node that is taken for down is
+// waited for as long as it has the lease.
+func TestOwnersEnforceTheReservations(t *testing.T) {
+	t.Parallel()
+	a, nodes := threeNodes(t)
+	id := sharedVolumeOn(t, a, nodes, "v")
+	owner := ownerOf(t, nodes, id)
+	var next *testNode
+	for _, n := range nodes {
+		if n != owner {
+			next = n
+		}
+	}
+	set := func(n *testNode) {
+		t.Helper()
+		_, err := n.Daemon().do(nil, &catalogpb.Command{Kind: &catalogpb.Command_SetReservation{SetReservation: &catalogpb.SetReservation{
+			Volume: id[:], ExpectGeneration: n.Daemon().catalog.State().Reservation(id).Generation}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	goOn := held(t, &next.Daemon().applied.mu)
+	set(owner)
+	guard := next.Daemon().shared.Load().sharedVolume(id).guard
+	until(t, "the reconciler is busy with that", func() bool { return guard() == 1 })
+	set(owner) // of this one it hears later
+	until(t, "the node has the catalog", func() bool { return next.Daemon().catalog.State().Reservation(id).Generation == 2 })
+
+	asked := make(chan string, 1)
+	ask := func(_ context.Context, n *catalog.Node) error {
+		select {
+		case asked <- n.Name:
+		default:
+		}
+		return errors.New("it is cut off")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
+	defer cancel()
+	enforced := make(chan error, 1)
+	go func() { enforced <- reservationLog{next.Daemon()}.ownerEnforces(ctx, id, nil, ask) }()
+	select {
+	case who := <-asked:
+		if who != owner.cfg.Name {
+			t.Errorf("%s was asked, and %s owns the volume", who, owner.cfg.Name)
+		}
+	case err := <-enforced:
+		t.Fatalf("while a node that does not answer owns the volume: %v", err)
+	}
+	moveLease(t, a, nodes, "v", next)
+	if err := <-enforced; err != nil {
+		t.Error(err)
+	}
+	if l, _ := next.Daemon().catalog.State().Lease(id); l.Owner != next.Daemon().plane.id() {
+		t.Errorf("it was said to be enforced while %s owns the volume", l.Owner)
+	}
+	until(t, "the node owns the volume", func() bool { return next.Daemon().shared.Load().sharedVolume(id).Status().Owner })
+	if g := guard(); g != 2 {
+		t.Errorf("it owns the volume, and enforces generation %d", g)
+	}
+	goOn()
 }

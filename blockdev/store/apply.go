@@ -41,6 +41,7 @@ func (s *Store) own(p *page, delta int) {
 	_, de := s.entryOf(p.ext)
 	de.setChunks(uint32(int(de.chunks()) + delta))
 	p.ext.vol.chunks += int64(delta)
+	s.mu.owned += int64(delta)
 }
 
 func (s *Store) markChunk(c uint32, on bool) {

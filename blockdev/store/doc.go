@@ -39,8 +39,8 @@
 //  8. Nothing that a durable superblock refers to is overwritten: metadata has two
 //     places, the log in use is not free, and both superblocks are equal before
 //     recovery writes anything.
-//  9. Applying a durable record never lacks space: chunks are reserved before the
-//     record is logged.
+//  9. Applying a durable record never lacks space: chunks are reserved, or held
+//     where they are, before the record is logged.
 //  10. A failed write of log or metadata, and a failed sync, stop all writing for
 //     good. Reads go on.
 //

@@ -224,6 +224,7 @@ func (s *Store) batchDone(io *disk.IO) {
 
 // kick starts whatever can go on after a change. Every entry calls it last.
 func (s *Store) kick(t *turn) {
+	s.wakeShort(t)
 	for op := s.mu.waitBufs.head; op != nil; op = s.mu.waitBufs.head {
 		if len(s.mu.bufs.free) < op.inLog() {
 			break

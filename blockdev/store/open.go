@@ -133,6 +133,7 @@ func load(d disk.Disk, o Options) (*Store, error) {
 	if owned != int64(used) {
 		return nil, fmt.Errorf("%w: extents own %d chunks, the bitmap has %d", ErrCorrupt, owned, used)
 	}
+	m.owned = owned
 	return s, nil
 }
 

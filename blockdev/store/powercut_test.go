@@ -90,6 +90,7 @@ type workload struct {
 	wrong  error
 	ready  int // events when the store was first open
 	seen   map[string]int
+	unmaps map[[2]int64]int // in flight, by volume and the span where they begin
 }
 
 func (w *workload) open() error {
@@ -111,7 +112,7 @@ func (w *workload) open() error {
 // runWorkload returns the workload with its trace. The error is what a store
 // that is broken on purpose may show without any power cut.
 func runWorkload(t testing.TB, seed uint64, opts store.Options, ops int) (_ *workload, err error) {
-	w := &workload{t: t, rng: rand.New(rand.NewPCG(seed, 7)), opts: opts, seen: map[string]int{}}
+	w := &workload{t: t, rng: rand.New(rand.NewPCG(seed, 7)), opts: opts, seen: map[string]int{}, unmaps: map[[2]int64]int{}}
 	w.d = sim.New(cutDiskBytes, sim.Options{Seed: seed})
 	f := store.FormatOptions{UUID: [16]byte{byte(seed), 1}, LogBytes: 256 << 10, MaxExtents: 14, MaxPages: 32}
 	if err := store.Format(w.d, f); err != nil {
@@ -119,6 +120,9 @@ func runWorkload(t testing.TB, seed uint64, opts store.Options, ops int) (_ *wor
 	}
 	if err := w.open(); err != nil {
 		t.Fatal(err)
+	}
+	if seed%4 < 2 {
+		w.fill()
 	}
 	w.ready = w.d.Events()
 	w.d.SetMode(sim.Manual, true, seed)
@@ -145,6 +149,24 @@ func runWorkload(t testing.TB, seed uint64, opts store.Options, ops int) (_ *wor
 		t.Fatalf("seed %d: %d requests never ended", seed, w.flying)
 	}
 	return w, w.wrong
+}
+
+// fill writes until there is no space: half of the workloads begin on a full disk.
+func (w *workload) fill() {
+	for k, v := range w.vols {
+		bs := int64(cutVolumes[k].bs)
+		for off := int64(0); off < cutVolumes[k].size && w.s.Stats().AvailableBytes > 0; off += 64 << 10 {
+			wr := w.begin(k, off/bs, (64<<10)/bs, false)
+			p := disk.NewAligned(64 << 10)
+			for s := range int64(len(p) / 512) {
+				stamp(p[s*512:][:512], wr.id, off/512+s)
+			}
+			if err := blockdev.WriteAt(v, p, off); err != nil {
+				w.t.Fatal(err)
+			}
+			wr.ack = w.d.Events()
+		}
+	}
 }
 
 // alone does something that waits, with nothing in flight.
@@ -253,9 +275,19 @@ func (w *workload) submit() {
 		wr = &write{}
 		r.Op, r.Data = blockdev.OpRead, [][]byte{make([]byte, n*bs)}
 	}
+	span := r.Offset / store.SpanBytes
+	if r.Op == blockdev.OpWrite && w.unmaps[[2]int64{int64(k), span}] > 0 && w.s.Stats().AvailableBytes == 0 {
+		w.seen["write beside an unmap, nothing free"]++
+	}
+	unmap := 0
+	if r.Op == blockdev.OpUnmap {
+		unmap = 1
+	}
+	w.unmaps[[2]int64{int64(k), span}] += unmap
 	w.flying++
 	r.Done = func(r *blockdev.Request) {
 		w.flying--
+		w.unmaps[[2]int64{int64(k), span}] -= unmap
 		switch {
 		case r.Err == nil:
 			w.seen[r.Op.String()]++
@@ -564,7 +596,7 @@ func TestPowerCutWorkloadMeetsEveryLimit(t *testing.T) {
 			seen[k] += n
 		}
 	}
-	for _, k := range []string{"read", "write", "unmap", "write-zeroes", "compare-and-write", "poison", "poisoned", "miscompare", "no space", "checkpoint", "log lap", "page read"} {
+	for _, k := range []string{"read", "write", "unmap", "write-zeroes", "compare-and-write", "poison", "poisoned", "miscompare", "no space", "write beside an unmap, nothing free", "checkpoint", "log lap", "page read"} {
 		if seen[k] < 3 {
 			t.Errorf("%s: seen %d times", k, seen[k])
 		}

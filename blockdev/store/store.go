@@ -128,6 +128,7 @@ type Store struct {
 		dir    []*abBlock
 		bitmap []*abBlock
 		alloc  *allocator
+		owned  int64           // chunks that regions have
 		bad    map[uint32]bool // chunks whose write failed; not given out again
 
 		homePins map[uint32]int32 // chunks under home writes
@@ -139,6 +140,7 @@ type Store struct {
 
 		waitBufs  opList // need dirty buffers
 		waitPages opList // need room in the page cache
+		waitSpace opList // need chunks, and some may become free
 		cleaned   bool   // the last checkpoint has left the clean mark
 		writing   int    // ops whose data is being written to new chunks
 		needSync  opList // data written to new chunks, not yet synced
@@ -267,7 +269,7 @@ func (s *Store) failLocked(t *turn, err error) {
 	s.mu.state = StateFailed
 	s.mu.failure = err
 	t.event = &Event{State: StateFailed, Err: err}
-	for _, q := range []*opList{&s.mu.waitBufs, &s.mu.waitPages, &s.mu.needSync, &s.mu.logq} {
+	for _, q := range []*opList{&s.mu.waitBufs, &s.mu.waitPages, &s.mu.waitSpace, &s.mu.needSync, &s.mu.logq} {
 		for op := q.pop(); op != nil; op = q.pop() {
 			if op.Kind == OpRead || op.Kind == OpVersions || op.Kind == opVisit { // waits for a page: reads go on
 				t.retry.push(op)

@@ -20,7 +20,7 @@ import (
 //     checkpoint, which need neither.
 //  2. copyIn, without mu: data into those buffers, checksums of all blocks.
 //  3. admitWrite, under mu: space is reserved for regions without a chunk; whole
-//     regions get new chunks.
+//     regions get new chunks. When there are too few, see admitShort.
 //  4. Whole regions only: data to the new chunks (writeDone), then one Sync for
 //     all that are waiting (syncDone).
 //  5. The op joins logq, and some batch of the log (log.go). When that is
@@ -99,7 +99,7 @@ func (s *Store) admitWrite(t *turn, op *Op) {
 	}
 	p := op.page
 	r0, r1 := op.regions(op.pos, op.end)
-	whole, need, holes := uint32(0), uint32(0), uint32(0)
+	whole, need := uint32(0), uint32(0)
 	want := op.resv
 	for r := r0; r <= r1; r++ {
 		if op.whole(r) {
@@ -107,31 +107,18 @@ func (s *Store) admitWrite(t *turn, op *Op) {
 		}
 	}
 	for r := r0; r <= r1; r++ {
-		hole := p.img.chunk(r) == noChunk
 		switch {
-		case op.whole(r):
-			if hole {
-				holes++
-			}
-		case want&(1<<r) != 0 || op.held&(1<<r) != 0:
+		case op.whole(r) || want&(1<<r) != 0 || op.held&(1<<r) != 0:
 		// A chunk that is there now stays until this op is applied, unless a
 		// clear is ahead of it in the log, or may get ahead while the op writes
 		// its whole regions.
-		case hole || p.clears > 0 || whole > 0:
+		case p.img.chunk(r) == noChunk || p.clears > 0 || whole > 0:
 			want |= 1 << r
 			need++
-			if hole {
-				holes++
-			}
 		}
 	}
-	avail := s.mu.alloc.available()
-	if avail < need+whole {
-		if whole > 0 && avail >= holes {
-			s.writeByLog(t, op)
-			return
-		}
-		s.endWrite(t, op, blockdev.ErrNoSpace, nil)
+	if s.spare(op) < need+whole {
+		s.admitShort(t, op)
 		return
 	}
 	s.mu.alloc.reserve(need)
@@ -143,17 +130,74 @@ func (s *Store) admitWrite(t *turn, op *Op) {
 	s.writeChunks(t, op, r0, r1)
 }
 
-// writeByLog starts op again so that it needs no new chunks for regions that
-// have one: the disk is full, and overwriting must still work. Such a write
-// goes through the log a region at a time.
-func (s *Store) writeByLog(t *turn, op *Op) {
-	if op.Note != nil && !s.fitsBatch(op) {
-		s.endWrite(t, op, blockdev.ErrNoSpace, errors.New("no free chunks, and the write is too large to go through the log as a whole"))
-		return
+// spare is how many chunks op may take or reserve at once: none while others wait
+// for some, or they might wait for ever. A write that can do nothing else may.
+func (s *Store) spare(op *Op) uint32 {
+	if !s.mu.waitSpace.empty() && !s.tooLarge(op) {
+		return 0
 	}
-	p := op.page
-	s.putBufs(op)
-	op.byLog = true
+	return s.mu.alloc.available()
+}
+
+// admitShort admits an OpWrite or OpZero when there are fewer free chunks than it
+// would like to have. Overwriting must still work: regions that have a chunk keep
+// it for op, whatever is ahead of it in the log, and only holes need one. If there
+// are too few even for these, op waits as long as more may become free.
+func (s *Store) admitShort(t *turn, op *Op) {
+	switch {
+	case s.tooLarge(op):
+		s.endWrite(t, op, blockdev.ErrNoSpace, errors.New("too few free chunks, and the write is too large to go through the log as a whole"))
+	case op.holes() <= s.spare(op):
+		s.squeeze(t, op)
+	case s.unsettled():
+		s.putBufs(op) // what it waits for may need buffers
+		s.mu.waitSpace.push(op)
+	default:
+		s.endWrite(t, op, blockdev.ErrNoSpace, nil)
+	}
+}
+
+// wakeShort goes on with ops that wait for space, in order.
+func (s *Store) wakeShort(t *turn) {
+	for op := s.mu.waitSpace.head; op != nil; op = s.mu.waitSpace.head {
+		enough := op.holes() <= s.mu.alloc.available()
+		if !enough && s.unsettled() {
+			return
+		}
+		s.mu.waitSpace.pop()
+		if enough {
+			s.squeeze(t, op)
+		} else {
+			s.endWrite(t, op, blockdev.ErrNoSpace, nil)
+		}
+	}
+}
+
+// unsettled tells whether chunks are neither free nor owned: new ones of writes
+// under way, each of which may free the one before, freed ones that a home write
+// still goes to, and reserved ones, which may turn out not to be needed. None of
+// these waits for space, and while somebody does nothing adds to them but chunks
+// that are being freed. A clear that is not done yet is not waited for.
+func (s *Store) unsettled() bool {
+	a := s.mu.alloc
+	return a.reserved > 0 || int64(a.chunks)-int64(a.free)-s.mu.owned-int64(len(s.mu.bad)) > 0
+}
+
+// holes counts the regions of op without a chunk.
+func (op *Op) holes() (n uint32) {
+	r0, r1 := op.regions(0, op.n)
+	for r := r0; r <= r1; r++ {
+		if op.page.img.chunk(r) == noChunk {
+			n++
+		}
+	}
+	return n
+}
+
+// squeeze makes op go on with one chunk per hole, which is there. A write starts
+// again: all of it goes through the log, whole regions one at a time.
+func (s *Store) squeeze(t *turn, op *Op) {
+	p, small := op.page, op.inLog() == op.n
 	r0, r1 := op.regions(0, op.n)
 	for r := r0; r <= r1; r++ {
 		if p.img.chunk(r) == noChunk {
@@ -164,8 +208,13 @@ func (s *Store) writeByLog(t *turn, op *Op) {
 			p.held[r]++
 		}
 	}
-	if op.Note != nil { // all of it in one batch [I12]
-		op.pos, op.end = 0, op.n
+	if op.Kind == OpZero {
+		s.mu.logq.push(op)
+		return
+	}
+	s.putBufs(op)
+	op.byLog = true
+	if op.Note != nil || small { // all of it in one batch [I12]
 		s.takeBufs(t, op)
 		return
 	}
@@ -173,11 +222,11 @@ func (s *Store) writeByLog(t *turn, op *Op) {
 	s.nextRound(t, op)
 }
 
-// fitsBatch tells whether all of op can go through the log at once. In half of the
-// log a batch finds room wherever the ring ends.
-func (s *Store) fitsBatch(op *Op) bool {
-	return op.n <= s.opts.BatchBlocks && op.n <= s.mu.bufs.total &&
-		batchBytes(recordHeader+4*op.n+op.noteBytes(), op.n) <= s.mu.lg.size/2
+// tooLarge tells whether op is a write that has to be atomic and can't go through
+// the log at once. In half of the log a batch finds room wherever the ring ends.
+func (s *Store) tooLarge(op *Op) bool {
+	return op.Kind == OpWrite && op.Note != nil && (op.n > s.opts.BatchBlocks || op.n > s.mu.bufs.total ||
+		batchBytes(recordHeader+4*op.n+op.noteBytes(), op.n) > s.mu.lg.size/2)
 }
 
 // nextRound moves on to the next region of an op that goes through the log a
@@ -415,18 +464,19 @@ func (s *Store) admitClear(t *turn, op *Op) {
 		return
 	}
 	r0, r1 := op.regions(0, op.n)
-	need := uint32(0)
+	want, need := uint32(0), uint32(0)
 	for r := r0; r <= r1; r++ {
 		if p.img.chunk(r) == noChunk || p.clears > 0 {
-			op.resv |= 1 << r
+			want |= 1 << r
 			need++
 		}
 	}
-	if !s.mu.alloc.reserve(need) {
-		op.resv = 0
-		s.end(t, op, blockdev.ErrNoSpace, nil)
+	if s.spare(op) < need {
+		s.admitShort(t, op)
 		return
 	}
+	s.mu.alloc.reserve(need)
+	op.resv = want
 	s.mu.logq.push(op)
 }
 

@@ -1,0 +1,396 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/disk"
+	"blockd.dev/blockdev/disk/sim"
+)
+
+// parking holds the IOs that pick chooses until they are let go.
+type parking struct {
+	disk.Disk
+	pick   func(*disk.IO) bool
+	parked []*disk.IO
+}
+
+func (d *parking) Submit(batch []*disk.IO) {
+	for _, io := range batch {
+		if d.pick != nil && d.pick(io) {
+			d.parked = append(d.parked, io)
+			continue
+		}
+		d.Disk.Submit([]*disk.IO{io})
+	}
+}
+
+func (d *parking) letGo() {
+	list := d.parked
+	d.pick, d.parked = nil, nil
+	for _, io := range list {
+		d.Disk.Submit([]*disk.IO{io})
+	}
+}
+
+// fullTest is a store of a volume that has all chunks but a few, from the first on. Its IO
+// is done at once unless it is parked.
+func fullTest(t *testing.T, left int) (d *parking, s *Store, v *Vol, end int64) {
+	t.Helper()
+	d = &parking{Disk: sim.New(8<<20, sim.Options{NoTrace: true})}
+	if err := Format(d, testFormat()); err != nil {
+		t.Fatal(err)
+	}
+	s = openTest(t, d)
+	v, err := s.OpenVolume(VolumeID{7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; s.Stats().AvailableBytes > int64(left)*ChunkBytes; end += ChunkBytes {
+		if err := write(s, v, end, fill(ChunkBytes, uint64(end))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d, s, v, end
+}
+
+// spec is a change of a volume.
+type spec struct {
+	kind OpKind
+	off  int64
+	n    int
+	note bool
+}
+
+func (c spec) op(s *Store, v *Vol) *Op {
+	op := &Op{Kind: c.kind, Vol: v, Off: c.off, Len: c.n, Ver: Version{1, s.NextSeq()}}
+	if c.note {
+		op.Note = &Note{Tail: true}
+	}
+	return op
+}
+
+// start submits op and returns what tells whether it is done.
+func start(s *Store, op *Op) (done *bool) {
+	done = new(bool)
+	op.Done = func(*Op) { *done = true }
+	if op.Kind == OpWrite && op.Data == nil {
+		op.Data = [][]byte{fill(op.Len, uint64(op.Off))}
+	}
+	s.Submit([]*Op{op})
+	return done
+}
+
+// wantDone fails the test when op is not done, or not with err.
+func wantDone(t *testing.T, what string, op *Op, done *bool, err error) {
+	t.Helper()
+	if !*done {
+		t.Fatalf("%s is not done", what)
+	}
+	if !errors.Is(op.Err, err) {
+		t.Fatalf("%s: %v (%v), want %v", what, op.Err, op.Cause, err)
+	}
+}
+
+func inTheLog(s *Store) func(*disk.IO) bool {
+	return func(io *disk.IO) bool {
+		return io.Op == disk.Write && io.Off >= s.sb.logOff && io.Off < s.sb.dataOff
+	}
+}
+
+func inTheData(s *Store) func(*disk.IO) bool {
+	return func(io *disk.IO) bool {
+		return io.Op == disk.Write && io.Off >= s.sb.dataOff && io.Off < s.sb.superBOff
+	}
+}
+
+// What a host has on a full disk it can write anew, in any way, while an unmap in the same span is on its way
+// to the log: whether the unmap is of the same region or of another one.
+func TestOverwriteBesideAnUnmapOnAFullDisk(t *testing.T) {
+	const at = 4 * ChunkBytes
+	for name, op := range map[string]spec{
+		"a block":                   {kind: OpWrite, off: at + 3*BlockBytes, n: BlockBytes},
+		"parts of two regions":      {kind: OpWrite, off: at + ChunkBytes - 2*BlockBytes, n: 5 * BlockBytes},
+		"a region":                  {kind: OpWrite, off: at, n: ChunkBytes},
+		"regions and parts":         {kind: OpWrite, off: at + BlockBytes, n: 3 * ChunkBytes},
+		"with a note":               {kind: OpWrite, off: at + BlockBytes, n: BlockBytes, note: true},
+		"a region, with a note":     {kind: OpWrite, off: at, n: ChunkBytes, note: true},
+		"zeroes":                    {kind: OpZero, off: at + BlockBytes, n: BlockBytes},
+		"zeroes in several regions": {kind: OpZero, off: at + BlockBytes, n: 2 * ChunkBytes},
+		"zeroes with a note":        {kind: OpZero, off: at + BlockBytes, n: BlockBytes, note: true},
+	} {
+		for beside, off := range map[string]int64{"another region": 0, "the same region": at} {
+			t.Run(name+" beside "+beside, func(t *testing.T) {
+				d, s, v, end := fullTest(t, 0)
+				if op.note { // takes a page of its own
+					if err := s.wait(&Op{Kind: OpNote, Vol: v, Note: &Note{Stable: 1}}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want := make([]byte, end)
+				if _, err := read(s, v, 0, want[:SpanBytes]); err != nil {
+					t.Fatal(err)
+				}
+				d.pick = inTheLog(s)
+				unmap := &Op{Kind: OpClear, Vol: v, Off: off, Len: ChunkBytes}
+				unmapped := start(s, unmap)
+				w := op.op(s, v)
+				written := start(s, w)
+				d.letGo()
+				wantDone(t, "the unmap", unmap, unmapped, nil)
+				wantDone(t, "the write", w, written, nil)
+				clear(want[off:][:ChunkBytes])
+				if w.Kind == OpZero {
+					clear(want[w.Off:][:w.Len])
+				} else {
+					copy(want[w.Off:], w.Data[0])
+				}
+				for range 2 { // also from what is in the log and the checkpoint
+					got := make([]byte, SpanBytes)
+					if _, err := read(s, v, 0, got); err != nil || !bytes.Equal(got, want[:SpanBytes]) {
+						t.Fatalf("reads back wrong: %v", err)
+					}
+					wantAccounted(t, s)
+					s = openTest(t, d)
+					v, _ = s.OpenVolume(VolumeID{7})
+				}
+			})
+		}
+	}
+}
+
+// What an acknowledged unmap has freed is there for the next write, also while a checkpoint still
+// writes to its place.
+func TestUnmapMakesRoomDuringACheckpoint(t *testing.T) {
+	for name, op := range map[string]spec{
+		"a block":           {kind: OpWrite, n: BlockBytes},
+		"a region":          {kind: OpWrite, n: ChunkBytes},
+		"a block with note": {kind: OpWrite, n: BlockBytes, note: true},
+		"zeroes":            {kind: OpZero, n: 2 * BlockBytes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, s, v, end := fullTest(t, 0)
+			if err := write(s, v, 0, fill(BlockBytes, 1)); err != nil {
+				t.Fatal(err)
+			}
+			d.pick = inTheData(s)
+			turn := s.newTurn()
+			s.mu.Lock()
+			s.startCheckpoint(turn)
+			s.mu.lg.full = true // so that it does not wait for more
+			s.kick(turn)
+			s.mu.lg.full = false
+			s.mu.Unlock()
+			s.run(turn)
+			if len(d.parked) == 0 {
+				t.Fatal("nothing is on its way home: this tells nothing")
+			}
+			if err := s.wait(&Op{Kind: OpClear, Vol: v, Len: ChunkBytes}); err != nil {
+				t.Fatal(err)
+			}
+			op.off = end
+			w := op.op(s, v)
+			written := start(s, w)
+			if *written {
+				t.Fatalf("done (%v) while nothing was free: this tells nothing", w.Err)
+			}
+			d.letGo()
+			wantDone(t, "the write", w, written, nil)
+			wantAccounted(t, s)
+		})
+	}
+}
+
+// A chunk that an overwrite has for a moment is not missed: who needs one waits for it, in order, and only as
+// long as there is something to wait for.
+func TestWritesWaitForChunksOfOthers(t *testing.T) {
+	d, s, v, end := fullTest(t, 3)
+	if err := s.Checkpoint(); err != nil { // the log has room for all that follows
+		t.Fatal(err)
+	}
+	d.pick = inTheData(s)
+	over := &Op{Kind: OpWrite, Vol: v, Len: ChunkBytes}
+	overDone := start(s, over)
+	last := &Op{Kind: OpWrite, Vol: v, Off: end, Len: ChunkBytes}
+	lastDone := start(s, last)
+	wantParked := func() {
+		t.Helper()
+		if st := s.Stats(); st.AvailableBytes != ChunkBytes || len(d.parked) != 2 {
+			t.Fatalf("%d bytes left, %d writes are under way, want one chunk and 2", st.AvailableBytes, len(d.parked))
+		}
+	}
+	wantParked()
+	// The overwrite is going to give one back, the other write none.
+	gets := &Op{Kind: OpWrite, Vol: v, Off: end + 2*ChunkBytes - BlockBytes, Len: 2 * BlockBytes}
+	getsDone := start(s, gets)
+	refused := &Op{Kind: OpWrite, Vol: v, Off: end + 3*ChunkBytes, Len: 2 * ChunkBytes}
+	refusedDone := start(s, refused)
+	zero := &Op{Kind: OpZero, Vol: v, Off: end + 5*ChunkBytes, Len: BlockBytes}
+	zeroDone := start(s, zero)
+	if *getsDone || *refusedDone || *zeroDone {
+		t.Fatal("a write does not wait")
+	}
+	// Who needs none does not wait, and takes none from those who do.
+	small := &Op{Kind: OpWrite, Vol: v, Off: ChunkBytes, Len: BlockBytes}
+	wantDone(t, "a small overwrite", small, start(s, small), nil)
+	large := &Op{Kind: OpWrite, Vol: v, Off: 2 * ChunkBytes, Len: ChunkBytes}
+	wantDone(t, "a large overwrite", large, start(s, large), nil)
+	wantParked()
+	d.letGo()
+	wantDone(t, "the overwrite", over, overDone, nil)
+	wantDone(t, "the write that took the last chunk", last, lastDone, nil)
+	wantDone(t, "the write that waited for a second chunk", gets, getsDone, nil)
+	wantDone(t, "the write that waited for two others", refused, refusedDone, blockdev.ErrNoSpace)
+	wantDone(t, "the zeroes that waited for one", zero, zeroDone, blockdev.ErrNoSpace)
+	wantAccounted(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What was reserved and is not needed in the end was not missed either.
+func TestWritesWaitForWhatIsReserved(t *testing.T) {
+	d, s, v, end := fullTest(t, 1)
+	d.pick = inTheLog(s)
+	unmap := &Op{Kind: OpClear, Vol: v, Len: BlockBytes} // the region keeps others
+	unmapDone := start(s, unmap)
+	over := &Op{Kind: OpWrite, Vol: v, Off: BlockBytes, Len: BlockBytes} // may need a chunk after the unmap
+	overDone := start(s, over)
+	waits := &Op{Kind: OpWrite, Vol: v, Off: end, Len: BlockBytes}
+	waitsDone := start(s, waits)
+	if st := s.Stats(); st.AvailableBytes != 0 || *waitsDone {
+		t.Fatalf("%d bytes left, done: %v", st.AvailableBytes, *waitsDone)
+	}
+	d.letGo()
+	wantDone(t, "the unmap", unmap, unmapDone, nil)
+	wantDone(t, "the overwrite", over, overDone, nil)
+	wantDone(t, "the write that waited", waits, waitsDone, nil)
+	wantAccounted(t, s)
+}
+
+// A store that fails, or closes, lets nobody wait.
+func TestWaitingForSpaceEnds(t *testing.T) {
+	for _, what := range []string{"fails", "closes"} {
+		d, s, v, end := fullTest(t, 1)
+		d.pick = inTheData(s)
+		over := &Op{Kind: OpWrite, Vol: v, Len: ChunkBytes}
+		overDone := start(s, over)
+		waits := &Op{Kind: OpWrite, Vol: v, Off: end, Len: BlockBytes}
+		waitsDone := start(s, waits)
+		if *overDone || *waitsDone {
+			t.Fatal("a write does not wait")
+		}
+		if what == "fails" {
+			turn := s.newTurn()
+			s.mu.Lock()
+			s.failLocked(turn, errors.New("out of order"))
+			s.mu.Unlock()
+			s.run(turn)
+			wantDone(t, "the write that waited", waits, waitsDone, blockdev.ErrIO)
+			d.letGo()
+			continue
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close() }()
+		for !s.closing.Load() {
+		}
+		d.letGo()
+		if err := <-closed; err != nil {
+			t.Fatal(err)
+		}
+		wantDone(t, "the write that waited", waits, waitsDone, nil)
+	}
+}
+
+// accounted says what is wrong with how s counts its space, with nothing in flight.
+func accounted(s *Store) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	m, a := &s.mu, s.mu.alloc
+
+	// Every chunk is free, of one region, or bad; a region with a chunk has a block.
+	var out fmtBuffer
+	c := &checker{s: s, w: &out}
+	c.structure("in memory")
+	if c.r.Problems > 0 {
+		bad("%s", out)
+	}
+	taken, inRuns := uint32(0), uint32(0)
+	for chunk := range a.chunks {
+		if is := a.taken(chunk); is != (m.bitmap[chunk/bitsPerBitmapBlock].img.bit(chunk%bitsPerBitmapBlock) || m.bad[chunk]) {
+			bad("chunk %d is taken: %v", chunk, is)
+		} else if is {
+			taken++
+		}
+	}
+	for _, n := range a.runFree {
+		inRuns += uint32(n)
+	}
+	if a.free != inRuns || a.free+taken != a.chunks || int64(taken) != m.owned+int64(len(m.bad)) || m.owned != int64(c.r.Chunks) {
+		bad("%d chunks are free, %d in runs; %d are taken of %d; volumes own %d, %d of them known, %d are bad",
+			a.free, inRuns, taken, a.chunks, m.owned, c.r.Chunks, len(m.bad))
+	}
+	if a.reserved != 0 || len(m.deferred) != 0 || len(m.homePins) != 0 || !m.waitSpace.empty() {
+		bad("%d chunks are reserved, %d wait for %d home writes, somebody waits: %v", a.reserved, len(m.deferred), len(m.homePins), !m.waitSpace.empty())
+	}
+	entries, slots, cached, dirty := 0, uint32(0), 0, 0
+	for _, v := range m.vols {
+		sum := int64(0)
+		if v.notes != nil {
+			entries++
+			slots += uint32(v.notes.pages)
+		}
+		for _, e := range v.exts {
+			entries++
+			_, de := s.entryOf(e)
+			if !e.inDir {
+				bad("extent %d of volume %x is not in the directory", e.index, v.id)
+				continue
+			}
+			sum += int64(de.chunks())
+			for no, p := range e.pages {
+				if de.ref(no) != 0 {
+					slots++
+				}
+				if q := c.page(e, no); q != nil {
+					for r := range regionsPerPage {
+						if q.img.chunk(r) != noChunk && !q.img.anyPresent(r) {
+							bad("region %d of page %d has a chunk and no block", r, no)
+						}
+					}
+				}
+				if p == nil {
+					continue
+				}
+				cached++
+				dirty += p.nDirty
+				if !p.inDir || p.pins.Load() != 0 || p.clears != 0 || p.held != [regionsPerPage]uint16{} {
+					bad("page %d: in the directory: %v, %d pins, %d clears, held %v", no, p.inDir, p.pins.Load(), p.clears, p.held)
+				}
+			}
+		}
+		if sum != v.chunks {
+			bad("volume %x has %d chunks, its extents have %d", v.id, v.chunks, sum)
+		}
+	}
+	if entries+len(m.extFree) != int(s.sb.maxExtents) || slots+m.slots != s.sb.pageSlots {
+		bad("%d entries are free and %d used of %d; %d page slots are free and %d used of %d",
+			len(m.extFree), entries, s.sb.maxExtents, m.slots, slots, s.sb.pageSlots)
+	}
+	if cached != m.pages.count || dirty != m.bufs.used() {
+		bad("%d pages are in memory, %d are counted; %d blocks are dirty, %d buffers in use", cached, m.pages.count, dirty, m.bufs.used())
+	}
+	return errors.Join(errs...)
+}
+
+func wantAccounted(t *testing.T, s *Store) {
+	t.Helper()
+	if err := accounted(s); err != nil {
+		t.Fatal(err)
+	}
+}

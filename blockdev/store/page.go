@@ -237,9 +237,6 @@ func (s *Store) findPage(t *turn, op *Op, off int64, need pageNeed) (*page, page
 			}
 			s.pageWaiters.Add(-1)
 		}
-		if op.Vol.exts[e.index] != e { // what made room was the last page of an extent that was nowhere else
-			return s.findPage(t, op, off, need)
-		}
 		p = &page{ext: e, no: no, img: s.image()}
 		if ref == 0 {
 			slot, ok := s.takeSlot()
@@ -339,8 +336,13 @@ func (s *Store) checkPage(p *page) error {
 	return nil
 }
 
-// unpinLocked lets go of a page with mu held; kick looks after who waits.
-func (s *Store) unpinLocked(p *page) { p.pins.Add(-1) }
+// unpinLocked lets go of a page with mu held; kick looks after who waits. A page that was made for
+// an op that was refused goes at once: it has a slot, and perhaps a directory entry, for nothing.
+func (s *Store) unpinLocked(p *page) {
+	if p.pins.Add(-1) == 0 && !p.inDir {
+		s.evict(p)
+	}
+}
 
 // touch makes p.img writable: when a checkpoint still has to write the image,
 // it keeps that one and p gets a copy.

@@ -271,6 +271,39 @@ func TestWritesWaitForWhatIsReserved(t *testing.T) {
 	wantAccounted(t, s)
 }
 
+// A write that is refused leaves nothing behind: not a page, nor an entry of the directory, that others then lack.
+func TestRefusedWritesTakeNoMetadata(t *testing.T) {
+	d, s, _, _ := fullTest(t, 0)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o := testOptions()
+	o.PagesMax = 64 // nobody has to make room
+	s, err := Open(d, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, _ := s.OpenVolume(VolumeID{7})
+	before := s.Stats()
+	for i := range int64(40) {
+		err := write(s, v, i/2*ExtentBytes+8*SpanBytes+i%2*SpanBytes, fill(BlockBytes, 1))
+		if !errors.Is(err, blockdev.ErrNoSpace) || errors.Is(err, errNoPages) {
+			t.Fatalf("write %d on a full disk: %v", i, err)
+		}
+	}
+	if st := s.Stats(); st.MetaPages != before.MetaPages || st.Extents != before.Extents || st.PagesCached > before.PagesCached+1 {
+		t.Errorf("%d pages, %d extents and %d pages in memory, before %d, %d and %d",
+			st.MetaPages, st.Extents, st.PagesCached, before.MetaPages, before.Extents, before.PagesCached)
+	}
+	if err := s.wait(&Op{Kind: OpClear, Vol: v, Len: ChunkBytes}); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(s, v, 30*ExtentBytes, fill(BlockBytes, 1)); err != nil {
+		t.Errorf("a write where nothing was, after an unmap: %v", err)
+	}
+	wantAccounted(t, s)
+}
+
 // A store that fails, or closes, lets nobody wait.
 func TestWaitingForSpaceEnds(t *testing.T) {
 	for _, what := range []string{"fails", "closes"} {

@@ -117,6 +117,7 @@ func (s *Store) startCheckpoint(t *turn) {
 	c.home, c.roots = c.home[:0], c.roots[:0]
 	c.homeNext, c.pageNext, c.rootNext = 0, 0, 0
 	s.writeNotes()
+	held := s.hideHeld()
 	c.pages, s.mu.pages.dirty = s.mu.pages.dirty, c.pages[:0]
 	// A page whose extent was dropped has lost its slot, perhaps to another one.
 	c.pages = slices.DeleteFunc(c.pages, func(p *page) bool { return p.dead })
@@ -142,12 +143,49 @@ func (s *Store) startCheckpoint(t *turn) {
 			}
 		}
 	}
+	s.showHeld(held)
 	c.log = budget{c.pos, (l.size - l.used()) / 2}
 	c.bufs = budget{s.mu.bufs.taken, int64(len(s.mu.bufs.free)) / 2}
 	c.dirty = budget{0, int64(s.mu.pages.max-len(c.pages)) / 2}
 	slices.SortFunc(c.home, func(a, b homeBlock) int { return cmp.Compare(a.key, b.key) })
 	s.stats.checkpoints.Add(1)
 	s.stepCheckpoint(t)
+}
+
+// heldChunk is a chunk of a region without blocks, which keeps it for a write that is to come.
+type heldChunk struct {
+	page  *page
+	r     int
+	chunk uint32
+}
+
+// hideHeld takes such chunks out of what the checkpoint is about to write: if the write never becomes
+// durable the region would have one for nothing. If it does, replay gives it one, like any other.
+func (s *Store) hideHeld() (list []heldChunk) {
+	for _, p := range s.mu.pages.dirty {
+		if p.dead || p.held == [regionsPerPage]uint16{} {
+			continue
+		}
+		for r := range regionsPerPage {
+			if c := p.img.chunk(r); p.held[r] != 0 && c != noChunk && !p.img.anyPresent(r) {
+				list = append(list, heldChunk{p, r, c})
+				p.img.setChunk(r, noChunk)
+				s.own(p, -1)
+				s.markChunk(c, false)
+			}
+		}
+	}
+	return list
+}
+
+// showHeld gives the regions their chunks back.
+func (s *Store) showHeld(list []heldChunk) {
+	for _, h := range list {
+		s.touch(h.page)
+		h.page.img.setChunk(h.r, h.chunk)
+		s.own(h.page, 1)
+		s.markChunk(h.chunk, true)
+	}
 }
 
 // writes is how many blocks the checkpoint is to write, and begun how many of these it has

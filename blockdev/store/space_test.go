@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"blockd.dev/blockdev"
@@ -425,5 +426,254 @@ func wantAccounted(t *testing.T, s *Store) {
 	t.Helper()
 	if err := accounted(s); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// spaceRun is a workload on a disk that is nearly full, many ops at a time.
+type spaceRun struct {
+	t      *testing.T
+	rng    *rand.Rand
+	d      *sim.Sim
+	s      *Store
+	vols   [2]*Vol
+	blocks [2][]spaceBlock
+	flying map[*Op]bool // whether it must not be refused
+	seq    uint64
+	seen   map[string]int
+}
+
+// spaceBlock is what is known of a block: it exists, as far as was acknowledged, and so many
+// clears of it are on their way.
+type spaceBlock struct {
+	exists bool
+	clears int
+	unsure bool // a clear has met another op: the order is not known
+}
+
+const (
+	spaceSpans  = 6 // of each volume
+	spaceChunks = 40
+	spaceDisk   = 2*superBytes + 2*BlockBytes*(1+1+16) + minLogBytes + spaceChunks*ChunkBytes + ChunkBytes + superBytes
+)
+
+func newSpaceRun(t *testing.T, seed uint64) *spaceRun {
+	w := &spaceRun{t: t, rng: rand.New(rand.NewPCG(seed, 17)), d: sim.New(spaceDisk, sim.Options{Seed: seed}), flying: map[*Op]bool{}, seen: map[string]int{}}
+	if err := Format(w.d, FormatOptions{UUID: [16]byte{byte(seed), 3}, LogBytes: minLogBytes, MaxExtents: 14, MaxPages: 16}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range w.blocks {
+		w.blocks[i] = make([]spaceBlock, spaceSpans*blocksPerPage)
+	}
+	w.open()
+	return w
+}
+
+func (w *spaceRun) options() Options {
+	return Options{DirtyBytes: 48 * BlockBytes, PagesMax: 4, BatchBlocks: 32, InFlight: 3}
+}
+
+func (w *spaceRun) open() {
+	s, err := Open(w.d, w.options())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.s = s
+	for i := range w.vols {
+		if w.vols[i], err = s.OpenVolume(VolumeID{byte(i + 1)}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// solid tells whether each region of op has a block that nobody clears.
+func (w *spaceRun) solid(op *Op) bool {
+	blocks := w.blocks[op.Tag.(int)]
+	for off := op.Off / ChunkBytes * ChunkBytes; off < op.Off+int64(op.Len); off += ChunkBytes {
+		solid := false
+		for _, b := range blocks[off/BlockBytes:][:blocksPerChunk] {
+			solid = solid || b.exists && b.clears == 0 && !b.unsure
+		}
+		if !solid {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *spaceRun) submit() {
+	rng, i := w.rng, w.rng.IntN(2)
+	n := int64(1 + rng.IntN(4))
+	if rng.IntN(3) == 0 {
+		n = int64(8 + rng.IntN(3*blocksPerChunk))
+	}
+	b := rng.Int64N(blocksPerPage - n)
+	if rng.IntN(4) != 0 { // meet others
+		b %= 11 * blocksPerChunk
+	}
+	if rng.IntN(3) == 0 {
+		b = b / blocksPerChunk * blocksPerChunk
+	}
+	n = min(n, blocksPerPage-b)
+	if rng.IntN(8) == 0 { // where there may be nothing yet
+		b += int64(rng.IntN(spaceSpans)) * blocksPerPage
+	}
+	w.seq++
+	op := &Op{Vol: w.vols[i], Off: b * BlockBytes, Len: int(n) * BlockBytes, Ver: Version{1, w.seq}, Tag: i}
+	switch x := rng.IntN(10); {
+	case x < 6:
+		op.Kind, op.Data = OpWrite, [][]byte{make([]byte, op.Len)}
+	case x < 9:
+		op.Kind = OpClear
+	default:
+		op.Kind = OpZero
+	}
+	if i == 1 && n <= blocksPerChunk { // a larger one may be too large for the log as a whole
+		op.Note = &Note{Stable: w.seq - min(w.seq, 20), Tail: rng.IntN(2) == 0}
+	}
+	blocks := w.blocks[i][b:][:n]
+	if op.Kind == OpClear {
+		for k := range blocks {
+			blocks[k].clears++
+		}
+	}
+	for other := range w.flying {
+		if other.Tag == op.Tag && (other.Kind == OpClear) != (op.Kind == OpClear) {
+			from, to := max(op.Off, other.Off)/BlockBytes, min(op.Off+int64(op.Len), other.Off+int64(other.Len))/BlockBytes
+			for ; from < to; from++ {
+				w.blocks[i][from].unsure = true
+			}
+		}
+	}
+	if op.Kind == OpClear {
+		for other, must := range w.flying {
+			w.flying[other] = must && w.solid(other)
+		}
+	}
+	w.flying[op] = op.Kind == OpClear || w.solid(op)
+	op.Done = func(*Op) {
+		must := w.flying[op]
+		delete(w.flying, op)
+		w.seen[fmt.Sprint("kind ", op.Kind)]++
+		if op.byLog || op.Kind == OpZero && op.held != 0 {
+			w.seen["squeezed"]++
+		}
+		for k := range blocks {
+			if op.Kind == OpClear {
+				blocks[k].clears--
+			}
+			blocks[k].exists = op.Err == nil && op.Kind != OpClear || op.Err != nil && blocks[k].exists
+		}
+		switch {
+		case op.Err == nil:
+		case !errors.Is(op.Err, blockdev.ErrNoSpace):
+			w.t.Errorf("op of kind %d: %v: %v", op.Kind, op.Err, op.Cause)
+		case must:
+			w.t.Errorf("op of kind %d, %d bytes at %d of volume %d, is refused, and needs no space: %v", op.Kind, op.Len, op.Off, i, op.Cause)
+		default:
+			w.seen["no space"]++
+		}
+	}
+	w.s.Submit([]*Op{op})
+}
+
+// owned counts the chunks that the volumes have, of which nothing is in flight.
+func (w *spaceRun) owned() (n int) {
+	for i := range w.blocks {
+		for r := 0; r < len(w.blocks[i]); r += blocksPerChunk {
+			for _, b := range w.blocks[i][r:][:blocksPerChunk] {
+				if b.exists {
+					n++
+					break
+				}
+			}
+		}
+	}
+	return n
+}
+
+// settled has all ops done and verifies what is free.
+func (w *spaceRun) settled(when string) {
+	w.t.Helper()
+	w.d.Drain()
+	if len(w.flying) > 0 {
+		w.t.Fatalf("%s: %d ops never ended", when, len(w.flying))
+	}
+	w.d.SetMode(sim.Inline, false, 1)
+	for i := range w.blocks {
+		for b := range w.blocks[i] {
+			if known := &w.blocks[i][b]; known.unsure {
+				exists, _, err := w.s.Mapped(w.vols[i], int64(b)*BlockBytes, BlockBytes)
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				known.exists, known.unsure = exists, false
+			}
+		}
+	}
+	if err := accounted(w.s); err != nil {
+		w.t.Fatalf("%s: %v", when, err)
+	}
+	if st := w.s.Stats(); st.AvailableBytes != (spaceChunks-int64(w.owned()))*ChunkBytes || st.UsedBytes != int64(w.owned())*ChunkBytes {
+		w.t.Fatalf("%s: %d bytes are available and %d used, with %d chunks in use of %d", when, st.AvailableBytes, st.UsedBytes, w.owned(), spaceChunks)
+	}
+}
+
+// Space is neither lost nor given out twice, and nobody is refused who needs none: random ops, many at a time, on a
+// disk that is full most of the time; what is free is what no volume has, after all of them, after each new open, and
+// after power cuts.
+func TestSpaceIsAccountedFor(t *testing.T) {
+	seen := map[string]int{}
+	for seed := range uint64(40) {
+		w := newSpaceRun(t, seed)
+		if got := int64(w.s.sb.chunks); got != spaceChunks {
+			t.Fatalf("the disk has %d chunks, want %d", got, spaceChunks)
+		}
+		ready := w.d.Events()
+		depth := 1 + w.rng.IntN(16)
+		for round := range 4 {
+			w.d.SetMode(sim.Manual, true, w.rng.Uint64())
+			for range 60 {
+				w.submit()
+				for len(w.flying) >= depth {
+					if !w.d.Step() {
+						t.Fatalf("seed %d: %d ops in flight and no I/O: the store is stuck", seed, len(w.flying))
+					}
+				}
+			}
+			w.settled(fmt.Sprintf("seed %d round %d", seed, round))
+			before := w.s.Stats()
+			if round%2 == 0 {
+				if err := w.s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.open()
+			w.settled(fmt.Sprintf("seed %d round %d, open again", seed, round))
+			after := w.s.Stats()
+			if after.AvailableBytes != before.AvailableBytes || after.MetaPages != before.MetaPages || after.Extents != before.Extents {
+				t.Fatalf("seed %d round %d: open again there are %d bytes free, %d pages, %d extents, before %d, %d, %d", seed, round,
+					after.AvailableBytes, after.MetaPages, after.Extents, before.AvailableBytes, before.MetaPages, before.Extents)
+			}
+		}
+		for range 12 {
+			n := ready + w.rng.IntN(w.d.Events()-ready+1)
+			img := w.d.Cut(n, sim.Policy(w.rng.IntN(sim.Policies)), w.rng.Uint64())
+			s, err := Open(img, w.options())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := accounted(s); err != nil {
+				t.Fatalf("seed %d, cut after event %d: %v", seed, n, err)
+			}
+		}
+		for k, n := range w.seen {
+			seen[k] += n
+		}
+	}
+	t.Log(seen)
+	for _, k := range []string{"squeezed", "no space"} {
+		if seen[k] < 100 {
+			t.Errorf("%s: seen %d times", k, seen[k])
+		}
 	}
 }

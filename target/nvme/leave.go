@@ -8,7 +8,8 @@ import "blockd.dev/target/access"
 //
 //   - Namespaces that other nodes serve are inaccessible by this one, which hosts are told by
 //     event, and by a status that has them go by another path at once. InternalPathError would
-//     not do while connections live: Linux may choose the same path again.
+//     not do while connections live: Linux may choose the same path again. With the status goes
+//     the delay of busy devices, for a host without multipath, which tries again a few times.
 //   - Commands to namespaces that only this node serves end as Unanswered: a host that was told
 //     that the path is to blame, or to come again, could do so for a few times, and then fail.
 //   - What is under way at a device goes on, but commands of several steps end after the one

@@ -139,6 +139,10 @@ func TestLeaveTellsHosts(t *testing.T) {
 		h.want(ANAInaccessibleStatus, rw(OpRead, 0, 1, 0), nil, bedBlock)
 		b.configure(func(c *Config) { c.Namespaces[0].Access = access.Optimized; c.Namespaces[0].Name = "other" })
 	}
+	p := make([]byte, hostBehaviorBytes)
+	p[0] = 1 // ACRE
+	h.wantAdmin(Success, sqe(OpSetFeatures, 0, uint32(featHostBehavior)), p, 0)
+	h.want(ANAInaccessibleStatus|crd1, rw(OpRead, 0, 1, 0), nil, bedBlock)
 	h.wantAdmin(Success, sqe(OpKeepAlive, 0), nil, 0)
 	r := b.request(hostA, 2)
 	r.CNTLID = h.admin.Controller().ID()

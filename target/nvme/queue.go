@@ -152,7 +152,7 @@ func (q *Queue) decodeIO(c *Command) Status {
 	}
 	st.att = att
 	if s := att.accessible(); s != Success {
-		return s
+		return c.delayed(s) // for hosts that know of no other path
 	}
 	if att.ns.conflict(q.ctrl, e.access) {
 		return ReservationConflict

@@ -49,7 +49,7 @@ type request struct {
 	from   *source    // of another node; nil for a host of this one
 	born   clock.Mono // when it came
 	parked clock.Mono // when it first had to wait for an owner; 0 for never
-	guard  uint64     // Config.Guard as it was submitted
+	guard  uint64     // Config.Guard as it was submitted, here or at the node that has the host
 
 	lock rangelock.Lock
 	held bool
@@ -121,7 +121,12 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 		return
 	}
 	q, now := newRequest(), v.now()
-	q.v, q.r, q.from, q.born, q.parked, q.guard = v, r, from, now, 0, v.cfg.Guard()
+	q.v, q.r, q.from, q.born, q.parked = v, r, from, now, 0
+	if from == nil {
+		q.guard = v.cfg.Guard()
+	} else {
+		q.guard = r.Tag.(*foreign).in.Request.Guard
+	}
 	q.off = r.Offset / blockBytes * blockBytes
 	end := (r.Offset + r.Length + blockBytes - 1) / blockBytes * blockBytes
 	q.n = end - q.off
@@ -171,15 +176,26 @@ func (q *request) stale(now clock.Mono) error {
 func (q *request) gone() bool { return q.r.Gone != nil && q.r.Gone.Load() }
 
 // moreLocked reports whether another piece may be started. It may not once the
-// host is gone, which is looked at for each.
+// host is gone, nor once it may have been fenced, which is looked at for each: q may have waited for
+// a lock or for its other pieces, and who has fenced the host does not wait for what a node forwards that is down.
 func (q *request) moreLocked(end int64) bool {
 	if q.at == end {
 		return false
 	}
-	if q.err == nil && q.gone() {
+	switch {
+	case q.err != nil:
+	case q.gone():
 		q.err = blockdev.NewError(blockdev.ErrBusy, q.r, -1, errGone)
+	case q.guard < q.v.cfg.Guard() && !q.halfDone():
+		q.err = blockdev.NewError(blockdev.ErrBusy, q.r, -1, errBehind)
 	}
 	return q.err == nil && !q.again
+}
+
+// halfDone reports whether q is a compare-and-write of which a piece was written: its host can't be
+// told that it should send it again.
+func (q *request) halfDone() bool {
+	return q.r.Op == blockdev.OpCompareAndWrite && q.step == stepLast && q.at > q.off
 }
 
 // refuse ends a request that has not begun.

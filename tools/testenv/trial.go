@@ -41,7 +41,9 @@ type faultRow struct {
 	Sync    time.Duration `json:"longest_sync_ns"`
 	Lost    int           `json:"lost_writes"`
 	Stale   int           `json:"stale_reads"`
+	Refused int           `json:"refused_for_space"`
 	Errors  int           `json:"io_errors"`
+	Goal    time.Duration `json:"pause_goal_ns,omitempty"`
 	Wrong   string        `json:"wrong,omitempty"` // in words
 }
 
@@ -57,12 +59,15 @@ func trialCommand(f *clusterFlags) *cobra.Command {
 		Long: `Builds a cluster of three nodes in --dir and takes it down at the end. Hosts with
 a path to every node read and write a volume of three copies while something
 happens to the cluster; the history of what they did and were told must be
-linearizable, block by block. docs/RELIABILITY.md says what that means.`,
+linearizable, block by block. At the end the nodes are stopped, and the disks' copies compared. docs/RELIABILITY.md says what that means.`,
 		Example: "  testenv cluster trial --rounds 5\n  testenv cluster trial --only 'owner killed' --rounds 50",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.onTrial(cmd.Context(), trial.Cluster, func(t *trial.Trial) error {
 				rows, err := runFaults(cmd.Context(), t, only, rounds, explain, cmd.ErrOrStderr())
+				if err == nil {
+					err = compareCopies(cmd.Context(), t, cmd.ErrOrStderr())
+				}
 				if f.output == "json" {
 					e := json.NewEncoder(cmd.OutOrStdout())
 					e.SetIndent("", "  ")
@@ -101,9 +106,10 @@ func runFaults(ctx context.Context, t *trial.Trial, only string, rounds int, exp
 			row := rows[i]
 			row.Rounds++
 			row.Ops, row.Unknown, row.Errors = row.Ops+r.Ops, row.Unknown+r.Open, row.Errors+len(r.Errors)
+			row.Refused, row.Goal = row.Refused+r.Refused, r.Goal
 			row.Lost, row.Stale = row.Lost+len(r.Lost), row.Stale+len(r.Stale)
 			row.Pause, row.Sync = max(row.Pause, r.Pause), max(row.Sync, r.Sync)
-			fmt.Fprintf(progress, "%s: %d operations, the longest took %v\n", fault.Name, r.Ops, r.Pause.Round(time.Millisecond))
+			fmt.Fprintf(progress, "%s: %d operations, the longest took %v%s\n", fault.Name, r.Ops, r.Pause.Round(time.Millisecond), judged(r.Pause, r.Goal))
 			if explain > 0 && r.Pause >= explain {
 				events, err := t.Events(r.From, r.Pause)
 				if err != nil {
@@ -120,12 +126,34 @@ func runFaults(ctx context.Context, t *trial.Trial, only string, rounds int, exp
 	return rows, nil
 }
 
+// compareCopies is after the last fault.
+func compareCopies(ctx context.Context, t *trial.Trial, progress io.Writer) error {
+	blocks, err := t.CompareCopies(ctx)
+	if err == nil {
+		fmt.Fprintf(progress, "%d blocks that hold something, the same in every copy\n", blocks)
+	}
+	return err
+}
+
+// judged says whether a pause is within its goal; nothing where there is none.
+func judged(pause, goal time.Duration) string {
+	switch {
+	case goal == 0:
+		return ""
+	case pause <= goal:
+		return fmt.Sprintf(" (goal %v: met)", goal)
+	default:
+		return fmt.Sprintf(" (goal %v: missed)", goal)
+	}
+}
+
 // printRows prints the table of docs/RELIABILITY.md.
 func printRows(w io.Writer, rows []*faultRow) {
-	fmt.Fprintln(w, "| Fault | Times | Operations | Outcome unknown | I/O errors | Longest pause | Lost | Stale |")
-	fmt.Fprintln(w, "|---|---:|---:|---:|---:|---:|---:|---:|")
+	fmt.Fprintln(w, "| Fault | Times | Operations | Outcome unknown | Refused | I/O errors | Longest pause | Lost | Stale |")
+	fmt.Fprintln(w, "|---|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for _, r := range rows {
-		fmt.Fprintf(w, "| %s | %d | %d | %d | %d | %.1f s | %d | %d |\n", r.Fault, r.Rounds, r.Ops, r.Unknown, r.Errors, r.Pause.Seconds(), r.Lost, r.Stale)
+		fmt.Fprintf(w, "| %s | %d | %d | %d | %d | %d | %.2f s%s | %d | %d |\n", r.Fault, r.Rounds, r.Ops, r.Unknown, r.Refused, r.Errors,
+			r.Pause.Seconds(), judged(r.Pause, r.Goal), r.Lost, r.Stale)
 	}
 }
 

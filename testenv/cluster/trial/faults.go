@@ -23,6 +23,12 @@ type Fault struct {
 	// Stuck says that hosts may not get on while it lasts, mostly since no majority of the nodes
 	// is there.
 	Stuck bool
+	// Full says that hosts may be told that there is no space.
+	Full bool
+	// Goal is what the longest pause should not exceed on a machine that is not busy; 0: there is none.
+	Goal time.Duration
+	// Long says that it is left out of `make test`, which has little time; `testenv cluster trial` does it.
+	Long bool
 	// Begin does it, and returns what ends it.
 	Begin func(context.Context, *Trial) (end func(context.Context) error, err error)
 }
@@ -69,6 +75,28 @@ var Faults = []Fault{
 	{Name: "owner hears no node", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {
 		return cut(t, func() error { return t.c.PartitionOneWay(t.others(owner), []string{owner}) })
 	})},
+	{Name: "another node not heard by the nodes", Lasts: lasts, Long: true, Begin: onReplica(func(t *Trial, name string) ending {
+		return cut(t, func() error { return t.c.PartitionOneWay([]string{name}, t.others(name)) })
+	})},
+	{Name: "another node hears no node", Lasts: lasts, Long: true, Begin: onReplica(func(t *Trial, name string) ending {
+		return cut(t, func() error { return t.c.PartitionOneWay(t.others(name), []string{name}) })
+	})},
+	{Name: "Raft leader alone cut off, not the owner", Lasts: lasts, Long: true, Begin: leaderAlone},
+	{Name: "all nodes apart", Lasts: lasts, Stuck: true, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
+		return cut(t, func() error { return t.c.Partition(t.names(), t.names()) })()
+	}},
+	{Name: "hosts cut off from the owner only", Lasts: lasts, Begin: onOwner(func(t *Trial, owner string) ending {
+		return cut(t, func() error { return t.c.Partition([]string{cluster.HostName}, []string{owner}) })
+	})},
+	{Name: "owner does not hear the hosts", Lasts: lasts, Long: true, Begin: onOwner(func(t *Trial, owner string) ending {
+		return cut(t, func() error { return t.c.PartitionOneWay([]string{cluster.HostName}, []string{owner}) })
+	})},
+	{Name: "hosts do not hear the owner", Lasts: lasts, Long: true, Begin: onOwner(func(t *Trial, owner string) ending {
+		return cut(t, func() error { return t.c.PartitionOneWay([]string{owner}, []string{cluster.HostName}) })
+	})},
+	{Name: "owner and hosts cut off from the other nodes", Lasts: lasts, Stuck: true, Begin: onOwner(func(t *Trial, owner string) ending {
+		return cut(t, func() error { return t.c.Partition([]string{owner, cluster.HostName}, t.others(owner)) })
+	})},
 	{Name: "5% of the frames between nodes lost", Lasts: lasts, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
 		return cut(t, func() error { return t.c.Loss(5, t.names(), t.names()) })()
 	}},
@@ -82,9 +110,16 @@ var Faults = []Fault{
 	{Name: "owner's clock 400 days ahead", Lasts: renewLooks, Begin: onOwner(wrongClock)},
 	{Name: "another node's disk fails writes", Lasts: lasts, Begin: onReplica(failingWrites)},
 	{Name: "owner's disk fails writes", Lasts: lasts, Begin: onOwner(failingWrites)},
-	{Name: "another node's disk full", Lasts: lasts, Begin: onReplica(fullDisk)},
+	{Name: "owner's disks can't read 30% of the time", Lasts: lasts, Long: true, Begin: onOwner(failingReads("read err=EIO p=0.3"))},
+	{Name: "owner's disks flip a bit in 30% of the reads", Lasts: lasts, Begin: onOwner(failingReads("read flip p=0.3"))},
+	{Name: "another node's disks take 50 ms for everything", Lasts: lasts, Long: true, Begin: onReplica(slowDisk)},
+	{Name: "another node's disks full", Lasts: lasts, Full: true, Begin: onReplica(func(t *Trial, name string) ending { return full(t, name) })},
+	{Name: "owner's disks full", Lasts: lasts, Full: true, Long: true, Begin: onOwner(func(t *Trial, owner string) ending { return full(t, owner) })},
+	{Name: "disks of all nodes full", Lasts: lasts, Full: true, Long: true, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {
+		return full(t, t.names()...)()
+	}},
 	{Name: "a disk of the owner is lost for good", Begin: onOwner(lostDisk)},
-	{Name: "owner drained", Lasts: time.Second, Begin: onOwner(drained)},
+	{Name: "owner drained, stopped, started, resumed, as for an upgrade", Lasts: time.Second, Goal: drainGoal, Begin: onOwner(upgraded)},
 	{Name: "nodes restarted one after the other", Begin: rollingRestart},
 }
 
@@ -98,8 +133,31 @@ func simple(begin, end func() error) ending {
 	}
 }
 
-// cut is a fault of the network.
-func cut(t *Trial, begin func() error) ending { return simple(begin, t.c.Heal) }
+// cut is a fault of the network, which has to lose something.
+func cut(t *Trial, begin func() error) ending {
+	return func() (func(context.Context) error, error) {
+		before, err := t.dropped()
+		if err == nil {
+			err = begin()
+		}
+		return func(context.Context) error {
+			now, err := t.dropped()
+			if err == nil && now == before {
+				err = errors.New("no frame was lost")
+			}
+			return errors.Join(err, t.c.Heal())
+		}, err
+	}
+}
+
+// dropped is how many frames were lost so far.
+func (t *Trial) dropped() (frames uint64, err error) {
+	wires, err := t.c.Wires()
+	for _, w := range wires {
+		frames += w.Dropped
+	}
+	return frames, err
+}
 
 // resetEvery is long enough for hosts to connect again, and to work until the next reset.
 const resetEvery = 100 * time.Millisecond
@@ -175,24 +233,6 @@ func killAll(t *Trial, names ...string) ending {
 	}
 }
 
-// failingWrites is a disk that gets no better while the node runs.
-func failingWrites(t *Trial, name string) ending {
-	return func() (func(context.Context) error, error) {
-		return func(ctx context.Context) error {
-			return errors.Join(t.c.DiskFaults(name), t.c.Restart(ctx, name))
-		}, t.c.DiskFaults(name, "write err=EIO")
-	}
-}
-
-// fullDisk has no room for blocks that were never written.
-func fullDisk(t *Trial, name string) ending {
-	return func() (func(context.Context) error, error) {
-		return func(ctx context.Context) error {
-			return errors.Join(t.c.DiskFull(name, false), t.c.Restart(ctx, name))
-		}, t.c.DiskFull(name, true)
-	}
-}
-
 // lostDisk is a disk that answers nothing any more, and whose copies an administrator has
 // others take. It lasts until they have them. After it, the disk is as good as new.
 func lostDisk(t *Trial, node string) ending {
@@ -220,22 +260,6 @@ func lostDisk(t *Trial, node string) ending {
 	}
 }
 
-// drained is a node that an administrator takes the volumes from, before a repair perhaps.
-func drained(t *Trial, name string) ending {
-	return func() (func(context.Context) error, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), readyPatience)
-		defer cancel()
-		_, err := t.c.Ctl(ctx, cluster.HostName, "node", "drain", name)
-		if err == nil {
-			err = t.AwaitOwner(ctx, "another owner than the node that is drained", func(owner string) bool { return owner != name })
-		}
-		return func(ctx context.Context) error {
-			_, err := t.c.Ctl(ctx, cluster.HostName, "node", "resume", name)
-			return err
-		}, err
-	}
-}
-
 // stopGrace is how long a node may take to stop.
 const stopGrace = 10 * time.Second
 
@@ -255,6 +279,34 @@ func rollingRestart(ctx context.Context, t *Trial) (func(context.Context) error,
 		}
 	}
 	return func(context.Context) error { return nil }, nil
+}
+
+// drainGoal is what hosts may wait for a planned change of owner.
+const drainGoal = 200 * time.Millisecond
+
+// upgraded is a node that an administrator stops for an upgrade, in the order of docs/OPERATIONS.md.
+func upgraded(t *Trial, name string) ending {
+	return func() (func(context.Context) error, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), syncPatience)
+		defer cancel()
+		_, err := t.c.Ctl(ctx, cluster.HostName, "node", "drain", name, "--for", "upgrade", "--wait")
+		if err == nil {
+			var owner string
+			if owner, err = t.Owner(ctx); err == nil && owner == name {
+				err = fmt.Errorf("%s is drained, and owns the volume", name)
+			}
+		}
+		if err == nil {
+			err = t.c.Stop(stopGrace, name)
+		}
+		if err == nil {
+			err = t.c.Restart(ctx, name)
+		}
+		return func(ctx context.Context) error {
+			_, err := t.c.Ctl(ctx, cluster.HostName, "node", "resume", name)
+			return err
+		}, err
+	}
 }
 
 type beginning = func(context.Context, *Trial) (func(context.Context) error, error)
@@ -296,17 +348,30 @@ func (t *Trial) ownerAndLeader(ctx context.Context) (owner, leader string, err e
 
 // ownerAndLeaderApart: the third node hears both, and they don't hear each other.
 func ownerAndLeaderApart(ctx context.Context, t *Trial) (func(context.Context) error, error) {
-	owner, leader, err := t.ownerAndLeader(ctx)
+	owner, leader, err := t.leaderBesideOwner(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if leader == owner {
-		leader = t.others(owner)[0]
-		if err := t.transfer(ctx, leader); err != nil {
-			return nil, err
-		}
-	}
 	return cut(t, func() error { return t.c.Partition([]string{owner}, []string{leader}) })()
+}
+
+// leaderAlone: the owner and the third node are the majority.
+func leaderAlone(ctx context.Context, t *Trial) (func(context.Context) error, error) {
+	_, leader, err := t.leaderBesideOwner(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return cut(t, func() error { return t.c.Partition([]string{leader}, t.others(leader)) })()
+}
+
+// leaderBesideOwner has a node lead that does not own the volume.
+func (t *Trial) leaderBesideOwner(ctx context.Context) (owner, leader string, err error) {
+	owner, leader, err = t.ownerAndLeader(ctx)
+	if err == nil && leader == owner {
+		leader = t.others(owner)[0]
+		err = t.transfer(ctx, leader)
+	}
+	return owner, leader, err
 }
 
 // transfer makes a node the leader.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,11 +29,11 @@ const (
 
 // Cluster is what the trial needs: a node that is killed loses what its disks have not synced.
 // Nodes have two disks, so that the extents of a volume are on different ones, and there is room
-// when one is lost.
-var Cluster = cluster.Config{Volatile: true, Disks: 2}
+// when one is lost. They are as small as disks can be, so that checkpoints go on all the time, and one can be filled.
+var Cluster = cluster.Config{Volatile: true, Disks: 2, DiskSize: 256 << 20}
 
-// volumeBytes has room for the blocks of all windows.
-const volumeBytes = windows * windowBlocks * blockStride
+// volumeBytes has the windows' borders between its extents.
+const volumeBytes = (windows + 1) * extentBytes
 
 // Timings of the hosts. Linux waits for 5 s and more until it gives up a path that
 // is silent. Nodes begin no write that is older than 3 s; hosts that wait for
@@ -57,10 +57,12 @@ type Trial struct {
 	iqn   string
 	lun   uint16
 
-	rec    *history.Recorder
-	again  resent
-	round  int // how many faults there have been
-	blocks map[int64]bool
+	rec     *history.Recorder
+	again   resent
+	round   int // how many faults there have been
+	blocks  map[int64]bool
+	load    *load // of the fault that goes on
+	fillers int   // how many volumes were made to fill disks
 }
 
 // New makes a replicated volume on a cluster of three nodes.
@@ -77,6 +79,7 @@ func New(ctx context.Context, c *cluster.Cluster) (*Trial, error) {
 		{"pool", "create", poolName, "--replicas", fmt.Sprint(copies)},
 		{"volume", "create", volumeName, "--pool", poolName, "--size", fmt.Sprint(volumeBytes)},
 		{"map", volumeName, "any"},
+		{"pool", "create", fillerPool},
 	} {
 		if _, err := c.Ctl(ctx, cluster.HostName, args...); err != nil {
 			return nil, err
@@ -85,7 +88,7 @@ func New(ctx context.Context, c *cluster.Cluster) (*Trial, error) {
 	if _, err := t.AwaitSync(ctx); err != nil {
 		return nil, err
 	}
-	v, err := t.volume(ctx)
+	v, err := t.volumeNamed(ctx, volumeName)
 	if err != nil {
 		return nil, err
 	}
@@ -137,10 +140,10 @@ func (t *Trial) ask(ctx context.Context, what string, patience time.Duration, f 
 	}
 }
 
-// volume is what the first node says of it that answers.
-func (t *Trial) volume(ctx context.Context) (v *blockdv1.Volume, err error) {
+// volumeNamed is what the first node says of a volume that answers.
+func (t *Trial) volumeNamed(ctx context.Context, name string) (v *blockdv1.Volume, err error) {
 	err = t.ask(ctx, "a node that knows the volume", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
-		r, err := blockdv1connect.NewVolumeServiceClient(client, address).GetVolume(ctx, connect.NewRequest(&blockdv1.GetVolumeRequest{Name: volumeName}))
+		r, err := blockdv1connect.NewVolumeServiceClient(client, address).GetVolume(ctx, connect.NewRequest(&blockdv1.GetVolumeRequest{Name: name}))
 		if err == nil {
 			v = r.Msg.GetVolume()
 		}
@@ -301,13 +304,17 @@ func (t *Trial) connectTo(ctx context.Context, speaks protocol, host byte, quiet
 
 // A Result is what came of one fault.
 type Result struct {
-	Fault  string
-	Ops    int
-	Open   int           // operations whose outcome the host was never told
-	Pause  time.Duration // the longest time that an operation took that was acknowledged
-	From   time.Time     // when that began
-	Sync   time.Duration // from the end of the load until all copies were good again
-	Errors []string      // that hosts were told, other than unknown outcomes
+	Fault string
+	Ops   int
+	Open  int           // operations whose outcome the host was never told
+	Pause time.Duration // the longest time that an operation took that was acknowledged
+	From  time.Time     // when that began
+	Sync  time.Duration // from the end of the load until all copies were good again
+	// Refused are the operations that hosts were told there was no space for.
+	Refused int
+	Errors  []string // that hosts were told, other than unknown outcomes and those
+	// Goal is what the pause should not exceed; 0: there is none.
+	Goal time.Duration
 	history.Verdict
 	ops []history.Op
 }
@@ -330,16 +337,20 @@ func (t *Trial) Events(from time.Time, pause time.Duration) ([]cluster.Event, er
 
 // Run does one fault to the cluster under load and judges what hosts saw.
 func (t *Trial) Run(ctx context.Context, f Fault) (Result, error) {
-	r := Result{Fault: f.Name}
+	r := Result{Fault: f.Name, Goal: f.Goal}
 	l, err := t.startLoad(ctx)
 	if err != nil {
 		return r, err
 	}
+	t.load = l
 	err = t.during(ctx, f, l)
 	if stopped := l.stop(); err == nil {
 		err = stopped
 	}
-	r.Pause, r.From, r.Errors = l.slowest, l.from, l.errors
+	r.Pause, r.From, r.Refused, r.Errors = l.slowest, l.from, l.refused, l.errors
+	if r.Refused > 0 && !f.Full {
+		r.Errors = append(r.Errors, fmt.Sprintf("%d operations were told that there is no space, and no disk was full", r.Refused))
+	}
 	if err != nil {
 		return r, fmt.Errorf("trial: %s: %w", f.Name, err)
 	}
@@ -405,25 +416,15 @@ func (t *Trial) readAll(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var readers sync.WaitGroup
-		work := make(chan int64)
-		errs := make([]error, readersMax)
-		for k := range readersMax {
-			readers.Go(func() {
-				h := t.newHost(readerClient+k, dev)
-				for block := range work {
-					if err := h.read(block); err != nil && errs[k] == nil {
-						errs[k] = fmt.Errorf("by the path of %s: block %d: %w", n.Name, block, err)
-					}
-				}
-			})
-		}
-		for block := range t.blocks {
-			work <- block
-		}
-		close(work)
-		readers.Wait()
-		if err := errors.Join(append(errs, dev.Close())...); err != nil {
+		blocks := slices.Collect(maps.Keys(t.blocks))
+		err = t.parallel(dev, int64(len(blocks)), func(h *host, i int64) error {
+			err := h.read(blocks[i])
+			if err != nil {
+				err = fmt.Errorf("by the path of %s: block %d: %w", n.Name, blocks[i], err)
+			}
+			return err
+		})
+		if err := errors.Join(err, dev.Close()); err != nil {
 			return err
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	"blockd.dev/testenv/cluster"
 )
 
-// TestFaults does every fault to one cluster, one after the other.
-// BLOCKD_E2E_FAULTS=TEXT leaves only those with it in their names.
+// TestFaults does the faults that are not long to one cluster, one after the other, and compares the copies at the
+// end. BLOCKD_E2E_FAULTS=TEXT does those with it in their names, long ones too.
 func TestFaults(t *testing.T) {
 	c := cluster.New(t, Cluster)
 	tr, err := New(t.Context(), c)
@@ -21,7 +21,7 @@ func TestFaults(t *testing.T) {
 	}
 	only := os.Getenv("BLOCKD_E2E_FAULTS")
 	for _, f := range Faults {
-		if !strings.Contains(f.Name, only) {
+		if !strings.Contains(f.Name, only) || f.Long && only == "" {
 			continue
 		}
 		usable := true
@@ -34,13 +34,18 @@ func TestFaults(t *testing.T) {
 			if err := r.Err(); err != nil {
 				t.Error(err)
 			}
-			t.Logf("%d operations, %d of unknown outcome, the longest took %v; all copies in sync %v after the load", r.Ops, r.Open,
+			t.Logf("%d operations, %d of unknown outcome, %d refused, the longest took %v; all copies in sync %v after the load", r.Ops, r.Open, r.Refused,
 				r.Pause.Round(time.Millisecond), r.Sync.Round(time.Millisecond))
 		})
 		if !usable {
-			break // the cluster did not get over it
+			return // the cluster did not get over it
 		}
 	}
+	blocks, err := tr.CompareCopies(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d blocks that hold something, the same in every copy", blocks)
 }
 
 // TestChangesOfOwner: a few of what `testenv cluster failover` does many times.

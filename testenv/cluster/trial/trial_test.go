@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"blockd.dev/blockdev"
+	"blockd.dev/blockdev/ram"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/tools/blockbench/history"
 )
 
 func TestBlocksSayWhatTheyHold(t *testing.T) {
@@ -35,6 +38,133 @@ func TestBlocksAreApart(t *testing.T) {
 			t.Fatalf("block %d is at %d", block, at)
 		}
 		seen[at] = true
+	}
+}
+
+// TestNeighbours: they are beside each other, in different regions, and of each window a pair is in different extents.
+func TestNeighbours(t *testing.T) {
+	pairs, borders := 0, 0
+	for block := range int64(windows * windowBlocks) {
+		from, count := neighbours(block)
+		if count == 1 {
+			if from != block || block%windowBlocks != 0 && block%windowBlocks != windowBlocks-1 {
+				t.Errorf("block %d is alone, at %d", block, from)
+			}
+			continue
+		}
+		at, next := offset(from), offset(from+1)
+		if from != block && from+1 != block || next != at+blockBytes || next%regionBytes != 0 || from/windowBlocks != (from+1)/windowBlocks {
+			t.Errorf("blocks %d and %d, for %d, are at %d and %d", from, from+1, block, at, next)
+		}
+		if pairs++; next%extentBytes == 0 {
+			borders++
+		}
+	}
+	if pairs != windows*(windowBlocks-2) || borders != 2*windows {
+		t.Errorf("%d blocks have a neighbour, %d of them in another extent", pairs, borders)
+	}
+}
+
+// What settle writes is no window's.
+func TestScratchIsApart(t *testing.T) {
+	for window := range int64(windows) {
+		border := offset(window*windowBlocks + windowBlocks/2)
+		for _, at := range []int64{border - scratchAt, border + scratchAt} {
+			if at < 0 || at+readersMax*regionBytes > volumeBytes || at%extentBytes < windowBlocks/2*regionBytes ||
+				extentBytes-at%extentBytes < windowBlocks/2*regionBytes+readersMax*regionBytes {
+				t.Errorf("window %d: %d", window, at)
+			}
+		}
+	}
+}
+
+// TestWhatHostsDoIsRecorded for each block, with what they were told.
+func TestWhatHostsDoIsRecorded(t *testing.T) {
+	disk, err := ram.New(ram.Config{SizeBytes: volumeBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	dev := &told{Device: disk}
+	tr := &Trial{rec: history.NewRecorder()}
+	h := tr.newHost(0, dev)
+	steps := []struct {
+		err error
+		do  func() error
+	}{
+		{nil, func() error { return h.writeRun(1, 2) }},
+		{nil, func() error { return h.readRun(1, 2) }},
+		{nil, func() error { return h.clear(blockdev.OpUnmap, 1, 1) }},
+		{nil, func() error { return h.readRun(1, 2) }},
+		{blockdev.ErrNoSpace, func() error { return h.writeRun(1, 2) }},
+		{blockdev.ErrNoSpace, func() error { return h.compareAndWrite(1) }},
+		{nil, func() error { return h.compareAndWrite(1) }},
+		{nil, func() error { return h.clear(blockdev.OpWriteZeroes, 1, 4) }},
+		{nil, func() error { return h.readRun(1, 2) }},
+	}
+	for i, s := range steps {
+		dev.err = s.err
+		if err := s.do(); !errors.Is(err, s.err) {
+			t.Fatalf("step %d: %v", i, err)
+		}
+	}
+	ops, refused := tr.rec.Ops(), 0
+	for _, o := range ops {
+		if o.Refused {
+			refused++
+		}
+	}
+	if v := history.Check(ops); v.Err(ops) != nil || refused != 3 || len(ops) != 2+2+1+2+2+1+1+4+2 {
+		t.Errorf("%d operations, %d refused: %v", len(ops), refused, v.Err(ops))
+	}
+}
+
+// told is a device that refuses what it is told to.
+type told struct {
+	blockdev.Device
+	err error
+}
+
+func (d *told) Submit(batch []*blockdev.Request) {
+	for _, r := range batch {
+		if d.err != nil {
+			blockdev.Complete(r, blockdev.NewError(d.err, r, -1, nil))
+			continue
+		}
+		d.Device.Submit([]*blockdev.Request{r})
+	}
+}
+
+func TestCompare(t *testing.T) {
+	block := func(value uint64) []byte {
+		b := make([]byte, blockBytes)
+		fill(b, 1, value)
+		return b
+	}
+	for name, c := range map[string]struct {
+		a, b, c map[int64][]byte
+		want    string // in the error
+	}{
+		"alike":    {map[int64][]byte{0: block(1), 8192: block(2)}, map[int64][]byte{0: block(1), 8192: block(2)}, map[int64][]byte{0: block(1), 8192: block(2)}, ""},
+		"nothing":  {want: "holds anything"},
+		"differ":   {map[int64][]byte{0: block(1)}, map[int64][]byte{0: block(1)}, map[int64][]byte{0: block(2)}, "1 of the blocks"},
+		"one less": {map[int64][]byte{0: block(1)}, nil, map[int64][]byte{0: block(1)}, "n2 zeroes"},
+		"one more": {nil, nil, map[int64][]byte{4096: block(1)}, "at byte 4096"},
+	} {
+		_, err := compare([]copied{{"n1", c.a}, {"n2", c.b}, {"n3", c.c}})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	m, err := parseMetrics(strings.NewReader("# HELP up a\nup{disk=\"a b\"} 1\nup{disk=\"c\"} 1\nup_to 5\nplain 2.5e3\n"))
+	if err != nil || sum(m, "up") != 2 || sum(m, "plain") != 2500 || sum(m, "up_t") != 0 {
+		t.Errorf("%v, %v", m, err)
+	}
+	if _, err := parseMetrics(strings.NewReader("plain x\n")); err == nil {
+		t.Error("x was taken for a number")
 	}
 }
 

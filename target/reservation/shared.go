@@ -182,6 +182,13 @@ func (s *Shared) Apply(ctx context.Context, id VolumeID, c *Command) (Result, er
 				}
 			}
 		} else {
+			// A node that sees this change and the last one as one would not know whose tasks the last one
+			// ended, if he is registered again by this one.
+			if len(before.Aborts) > 0 {
+				if err := s.spread(ctx, id, generation); err != nil {
+					return Result{}, fmt.Errorf("reservations of volume %s: nothing has changed, since the last command is not done on all nodes: %v", id, err)
+				}
+			}
 			record, err = encodeRecord(&Change{State: next, Events: res.Events, Aborts: res.Aborts})
 			if err == nil {
 				err = s.log.Replace(ctx, id, generation, record)

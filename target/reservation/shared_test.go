@@ -170,6 +170,32 @@ func TestSharedMissesNobody(t *testing.T) {
 	}
 }
 
+// TestSharedMissesNobodyWhoIsBack: nor does a preempted host that registers again keep its tasks on a
+// node which has not heard of the preemption yet.
+func TestSharedMissesNobodyWhoIsBack(t *testing.T) {
+	_, nodes := newSharedNodes(3)
+	mustApply(t, nodes[0], "A register new=1")
+	mustApply(t, nodes[1], "B register new=2")
+	mustApply(t, nodes[0], "A reserve key=1 type=we")
+	v, err := nodes[2].Volume(vol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var aborted []Identity
+	defer v.Watch(func(c *Change) { aborted = append(aborted, c.Aborts...) })()
+	nodes[2].cut = true
+	for n, line := range []string{"A preempt-abort key=1 new=2 type=we", "B register new=2"} {
+		if res, err := nodes[n].Apply(t.Context(), vol, command(t, line)); err == nil {
+			t.Errorf("%s: %+v while a node has not heard of it", line, res)
+		}
+	}
+	nodes[2].cut = false
+	mustApply(t, nodes[1], "B ignore new=2")
+	if !slices.Contains(aborted, party("B")) {
+		t.Errorf("the node aborted %v", aborted)
+	}
+}
+
 // TestSharedRacesAreOrdered: commands on several nodes at once all take effect,
 // one after the other.
 func TestSharedRacesAreOrdered(t *testing.T) {

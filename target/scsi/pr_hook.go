@@ -135,15 +135,12 @@ func (lu *LU) reservationsChanged(c *reservation.Change) {
 	go func() {
 		w := newAbortWait(release)
 		for _, i := range preempted {
-			// PERSISTENT RESERVE OUT waits in Apply; see reservation.Change.
-			i.set.abort(func(t *Task) bool { return t.state.cdb[0] != opPersistentReserveOut }, kind, w)
+			// Reservation commands wait in Apply; see reservation.Change.
+			i.set.abort(func(t *Task) bool { return t.state.cmd.access != accessOwn }, kind, w)
 		}
 		w.release()
 	}()
 }
-
-// opPersistentReserveOut is an operation code.
-const opPersistentReserveOut = 0x5f
 
 // reservationCommands are the rows of the opcode table for PERSISTENT RESERVE
 // IN and OUT, RESERVE and RELEASE. They check reservations themselves. SCOPE

@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"runtime"
@@ -396,6 +397,38 @@ func TestPreemptAndAbortEndsTasks(t *testing.T) {
 	_, data := b.do(c, cdbRead, nil)
 	if slices.Contains(data, 0xee) {
 		t.Fatal("an aborted write reached the device")
+	}
+}
+
+// gatedReserve is a backend in which RESERVE waits for the test, as it may for other nodes.
+type gatedReserve struct {
+	reservation.Memory
+	came, gate chan struct{}
+}
+
+func (g *gatedReserve) Apply(ctx context.Context, id reservation.VolumeID, c *reservation.Command) (reservation.Result, error) {
+	if c.Op == reservation.OpLegacyReserve {
+		close(g.came)
+		<-g.gate
+	}
+	return g.Memory.Apply(ctx, id, c)
+}
+
+// TestPreemptAndAbortWaitsForNoReservationCommand: those of the preempted nexus may wait for the
+// preemption itself, and meet the new table.
+func TestPreemptAndAbortWaitsForNoReservationCommand(t *testing.T) {
+	g := &gatedReserve{came: make(chan struct{}), gate: make(chan struct{})}
+	b := newPRBed(t, g)
+	a, c := b.attach("a", 1, 1), b.attach("c", 1, 1)
+	b.out(a, "good", prOutRegister, 0, 0, 1, 0)
+	b.out(c, "good", prOutRegister, 0, 0, 2, 0)
+	reserve, _ := b.prepare(a, []byte{0x16, 0, 0, 0, 0, 0}, nil)
+	a.Execute(reserve.task)
+	<-g.came
+	b.out(c, "good", prOutPreemptAndAbort, 5, 2, 1, 0)
+	close(g.gate)
+	if got, _ := reserve.result(); got != "conflict" {
+		t.Errorf("RESERVE of the preempted: %s", got)
 	}
 }
 

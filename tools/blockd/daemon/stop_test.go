@@ -113,8 +113,8 @@ func TestStopDoesNotWaitForReplicas(t *testing.T) {
 		v := owner.Daemon().shared.Load().sharedVolume(id)
 		until(t, "the write to wait for the replica", func() bool { st := v.Status().Volume; return st.Waiting+st.InFlight > i })
 		select {
-		case <-ended:
-			t.Fatal("the write does not wait")
+		case err := <-ended:
+			t.Fatalf("the write does not wait: %v", err)
 		default:
 		}
 		n.stop()

@@ -167,13 +167,13 @@ func (s *Store) apply(t *turn, op *Op) (done bool) {
 	switch {
 	case op.Kind == opDrop:
 		if e := op.Vol.exts[op.extent()]; e != nil {
-			if err := s.dropExtent(t, e); err != nil {
+			if err := s.dropExtent(e); err != nil {
 				s.failLocked(t, err)
 			}
 		}
 		return true
 	case op.Kind == opForget:
-		if err := s.dropNotes(t, op.Vol); err != nil {
+		if err := s.dropNotes(op.Vol); err != nil {
 			s.failLocked(t, err)
 		}
 		return true

@@ -428,11 +428,11 @@ func (s *Store) replayRecord(t *turn, rec record, data []byte) error {
 		return s.replayNote(v, rec.note, rec.ver)
 	}
 	if rec.typ == recDrop && inNotes {
-		return s.dropNotes(t, v)
+		return s.dropNotes(v)
 	}
 	if rec.typ == recDrop {
 		if e := v.exts[rec.extent]; e != nil {
-			return s.dropExtent(t, e)
+			return s.dropExtent(e)
 		}
 		return nil
 	}
@@ -546,7 +546,7 @@ func (s *Store) pageNow(v *Vol, index uint32, no int) (*page, error) {
 }
 
 // dropExtent removes an extent whose chunks are all free from the directory.
-func (s *Store) dropExtent(t *turn, e *extent) error {
+func (s *Store) dropExtent(e *extent) error {
 	b, de := s.entryOf(e)
 	if e.inDir && de.chunks() != 0 {
 		return fmt.Errorf("%w: extent %d of volume %x is dropped with %d chunks", ErrCorrupt, e.index, e.vol.id, de.chunks())

@@ -48,7 +48,8 @@ type notes struct {
 	tail      []TailEntry
 	compactAt int
 
-	pending int   // entries of ops that were admitted and have not ended
+	claims  int   // ops that were admitted and have not ended
+	pending int   // entries of these
 	dirty   bool  // in Store.mu.noted
 	broken  error // the pages on disk can't be used, so nothing is known
 }
@@ -173,20 +174,31 @@ func (s *Store) claimNote(t *turn, op *Op) bool {
 		}
 		n.pending++
 	}
+	n.claims++
 	op.claimed = true
 	return true
 }
 
-// disclaim gives back what prepareNote got.
+// disclaim gives back what prepareNote got, and notes that were made for ops that were all refused.
 func (s *Store) disclaim(op *Op) {
 	for _, p := range op.voids {
 		s.unpinLocked(p)
 	}
 	op.voids = op.voids[:0]
-	if op.claimed && op.Note.Tail {
-		op.Vol.notes.pending--
+	if op.Note == nil || op.Vol.notes == nil {
+		return
 	}
-	op.claimed = false
+	n := op.Vol.notes
+	if op.claimed {
+		op.claimed = false
+		n.claims--
+		if op.Note.Tail {
+			n.pending--
+		}
+	}
+	if n.claims == 0 && !n.ext.inDir && !n.dirty {
+		_ = s.dropNotes(op.Vol) // can't fail: they are not in the directory
+	}
 }
 
 // applyNote is the part of apply that is about op's Note.
@@ -287,14 +299,14 @@ func (s *Store) replayNote(v *Vol, rec noteRecord, ver Version) error {
 }
 
 // dropNotes forgets v's notes.
-func (s *Store) dropNotes(t *turn, v *Vol) error {
+func (s *Store) dropNotes(v *Vol) error {
 	n := v.notes
 	if n == nil {
 		return nil
 	}
 	v.notes = nil
 	n.dirty = false
-	return s.dropExtent(t, &n.ext)
+	return s.dropExtent(&n.ext)
 }
 
 // writeNotes brings the pages of all notes that have changed up to date. The

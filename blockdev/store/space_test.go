@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"syscall"
 	"testing"
 
 	"blockd.dev/blockdev"
@@ -50,8 +52,10 @@ func fullTest(t *testing.T, left int) (d *parking, s *Store, v *Vol, end int64) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := fill(ChunkBytes, 1)
 	for ; s.Stats().AvailableBytes > int64(left)*ChunkBytes; end += ChunkBytes {
-		if err := write(s, v, end, fill(ChunkBytes, uint64(end))); err != nil {
+		p[0] = byte(end / ChunkBytes)
+		if err := write(s, v, end, p); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -292,9 +296,16 @@ func TestRefusedWritesTakeNoMetadata(t *testing.T) {
 			t.Fatalf("write %d on a full disk: %v", i, err)
 		}
 	}
-	if st := s.Stats(); st.MetaPages != before.MetaPages || st.Extents != before.Extents || st.PagesCached > before.PagesCached+1 {
-		t.Errorf("%d pages, %d extents and %d pages in memory, before %d, %d and %d",
-			st.MetaPages, st.Extents, st.PagesCached, before.MetaPages, before.Extents, before.PagesCached)
+	for i := range byte(20) {
+		other, _ := s.OpenVolume(VolumeID{8, i})
+		err := s.wait(&Op{Kind: OpWrite, Vol: other, Len: BlockBytes, Data: [][]byte{fill(BlockBytes, 1)}, Ver: Version{1, 1}, Note: &Note{Tail: true}})
+		if !errors.Is(err, blockdev.ErrNoSpace) || errors.Is(err, errNoPages) {
+			t.Fatalf("write to replica %d on a full disk: %v", i, err)
+		}
+	}
+	if st := s.Stats(); st.MetaPages != before.MetaPages || st.Extents != before.Extents || st.PagesCached > before.PagesCached+1 || st.Replicas > 0 {
+		t.Errorf("%d pages, %d extents, %d pages in memory, %d replicas, before %d, %d, %d and none",
+			st.MetaPages, st.Extents, st.PagesCached, st.Replicas, before.MetaPages, before.Extents, before.PagesCached)
 	}
 	if err := s.wait(&Op{Kind: OpClear, Vol: v, Len: ChunkBytes}); err != nil {
 		t.Fatal(err)
@@ -330,6 +341,7 @@ func TestWaitingForSpaceEnds(t *testing.T) {
 		closed := make(chan error, 1)
 		go func() { closed <- s.Close() }()
 		for !s.closing.Load() {
+			runtime.Gosched()
 		}
 		d.letGo()
 		if err := <-closed; err != nil {
@@ -434,6 +446,7 @@ type spaceRun struct {
 	t      *testing.T
 	rng    *rand.Rand
 	d      *sim.Sim
+	disk   *failing
 	s      *Store
 	vols   [2]*Vol
 	blocks [2][]spaceBlock
@@ -451,10 +464,19 @@ type spaceBlock struct {
 }
 
 const (
-	spaceSpans  = 6 // of each volume
+	spaceSpans  = 6 // of each volume, two of each extent
 	spaceChunks = 40
 	spaceDisk   = 2*superBytes + 2*BlockBytes*(1+1+16) + minLogBytes + spaceChunks*ChunkBytes + ChunkBytes + superBytes
 )
+
+// spaceOff is where block b of those that a run is about is in its volume; spaceIndex is which of them is there.
+func spaceOff(b int64) int64 {
+	return b/blocksPerPage*(ExtentBytes/2) + b%blocksPerPage*BlockBytes
+}
+
+func spaceIndex(off int64) int64 {
+	return off/(ExtentBytes/2)*blocksPerPage + off%SpanBytes/BlockBytes
+}
 
 func newSpaceRun(t *testing.T, seed uint64) *spaceRun {
 	w := &spaceRun{t: t, rng: rand.New(rand.NewPCG(seed, 17)), d: sim.New(spaceDisk, sim.Options{Seed: seed}), flying: map[*Op]bool{}, seen: map[string]int{}}
@@ -464,6 +486,12 @@ func newSpaceRun(t *testing.T, seed uint64) *spaceRun {
 	for i := range w.blocks {
 		w.blocks[i] = make([]spaceBlock, spaceSpans*blocksPerPage)
 	}
+	w.disk = &failing{Disk: w.d, pick: func(io *disk.IO) error {
+		if x, ok := io.Tag.(*opIO); ok && x.op.Kind == OpWrite && w.rng.IntN(8) == 0 {
+			return syscall.EIO
+		}
+		return nil
+	}}
 	w.open()
 	return w
 }
@@ -473,7 +501,7 @@ func (w *spaceRun) options() Options {
 }
 
 func (w *spaceRun) open() {
-	s, err := Open(w.d, w.options())
+	s, err := Open(w.disk, w.options())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -490,7 +518,7 @@ func (w *spaceRun) solid(op *Op) bool {
 	blocks := w.blocks[op.Tag.(int)]
 	for off := op.Off / ChunkBytes * ChunkBytes; off < op.Off+int64(op.Len); off += ChunkBytes {
 		solid := false
-		for _, b := range blocks[off/BlockBytes:][:blocksPerChunk] {
+		for _, b := range blocks[spaceIndex(off):][:blocksPerChunk] {
 			solid = solid || b.exists && b.clears == 0 && !b.unsure
 		}
 		if !solid {
@@ -518,7 +546,7 @@ func (w *spaceRun) submit() {
 		b += int64(rng.IntN(spaceSpans)) * blocksPerPage
 	}
 	w.seq++
-	op := &Op{Vol: w.vols[i], Off: b * BlockBytes, Len: int(n) * BlockBytes, Ver: Version{1, w.seq}, Tag: i}
+	op := &Op{Vol: w.vols[i], Off: spaceOff(b), Len: int(n) * BlockBytes, Ver: Version{1, w.seq}, Tag: i}
 	switch x := rng.IntN(10); {
 	case x < 6:
 		op.Kind, op.Data = OpWrite, [][]byte{make([]byte, op.Len)}
@@ -538,9 +566,9 @@ func (w *spaceRun) submit() {
 	}
 	for other := range w.flying {
 		if other.Tag == op.Tag && (other.Kind == OpClear) != (op.Kind == OpClear) {
-			from, to := max(op.Off, other.Off)/BlockBytes, min(op.Off+int64(op.Len), other.Off+int64(other.Len))/BlockBytes
-			for ; from < to; from++ {
-				w.blocks[i][from].unsure = true
+			from, to := max(op.Off, other.Off), min(op.Off+int64(op.Len), other.Off+int64(other.Len))
+			for ; from < to; from += BlockBytes {
+				w.blocks[i][spaceIndex(from)].unsure = true
 			}
 		}
 	}
@@ -565,6 +593,8 @@ func (w *spaceRun) submit() {
 		}
 		switch {
 		case op.Err == nil:
+		case errors.Is(op.Cause, syscall.EIO):
+			w.seen["failed"]++
 		case !errors.Is(op.Err, blockdev.ErrNoSpace):
 			w.t.Errorf("op of kind %d: %v: %v", op.Kind, op.Err, op.Cause)
 		case must:
@@ -574,6 +604,33 @@ func (w *spaceRun) submit() {
 		}
 	}
 	w.s.Submit([]*Op{op})
+}
+
+// drop makes a part of a volume one that was never written, or all of it, or nothing.
+func (w *spaceRun) drop() {
+	i, from, to := w.rng.IntN(2), int64(0), int64(spaceSpans*blocksPerPage)
+	var err error
+	switch w.rng.IntN(4) {
+	case 0:
+		w.s.CloseVolume(w.vols[i])
+		if err = w.s.DeleteVolume(VolumeID{byte(i + 1)}); err == nil {
+			w.vols[i], err = w.s.OpenVolume(VolumeID{byte(i + 1)})
+		}
+		w.seen["deleted"]++
+	case 1:
+		err = w.s.FreeExtents(w.vols[i], []uint32{0, 2})
+		copy(w.blocks[i][4*blocksPerPage:], make([]spaceBlock, 2*blocksPerPage))
+		to = 2 * blocksPerPage
+	case 2:
+		from = w.rng.Int64N(to)
+		err = w.s.ClearFrom(w.vols[i], spaceOff(from))
+	default:
+		return
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	clear(w.blocks[i][from:to])
 }
 
 // owned counts the chunks that the volumes have, of which nothing is in flight.
@@ -602,7 +659,7 @@ func (w *spaceRun) settled(when string) {
 	for i := range w.blocks {
 		for b := range w.blocks[i] {
 			if known := &w.blocks[i][b]; known.unsure {
-				exists, _, err := w.s.Mapped(w.vols[i], int64(b)*BlockBytes, BlockBytes)
+				exists, _, err := w.s.Mapped(w.vols[i], spaceOff(int64(b)), BlockBytes)
 				if err != nil {
 					w.t.Fatal(err)
 				}
@@ -613,7 +670,7 @@ func (w *spaceRun) settled(when string) {
 	if err := accounted(w.s); err != nil {
 		w.t.Fatalf("%s: %v", when, err)
 	}
-	if st := w.s.Stats(); st.AvailableBytes != (spaceChunks-int64(w.owned()))*ChunkBytes || st.UsedBytes != int64(w.owned())*ChunkBytes {
+	if st := w.s.Stats(); st.AvailableBytes+st.QuarantineBytes != (spaceChunks-int64(w.owned()))*ChunkBytes || st.UsedBytes != int64(w.owned())*ChunkBytes {
 		w.t.Fatalf("%s: %d bytes are available and %d used, with %d chunks in use of %d", when, st.AvailableBytes, st.UsedBytes, w.owned(), spaceChunks)
 	}
 }
@@ -641,6 +698,8 @@ func TestSpaceIsAccountedFor(t *testing.T) {
 				}
 			}
 			w.settled(fmt.Sprintf("seed %d round %d", seed, round))
+			w.drop()
+			w.settled(fmt.Sprintf("seed %d round %d, dropped", seed, round))
 			before := w.s.Stats()
 			if round%2 == 0 {
 				if err := w.s.Close(); err != nil {
@@ -650,9 +709,9 @@ func TestSpaceIsAccountedFor(t *testing.T) {
 			w.open()
 			w.settled(fmt.Sprintf("seed %d round %d, open again", seed, round))
 			after := w.s.Stats()
-			if after.AvailableBytes != before.AvailableBytes || after.MetaPages != before.MetaPages || after.Extents != before.Extents {
+			if after.AvailableBytes != before.AvailableBytes+before.QuarantineBytes || after.MetaPages != before.MetaPages || after.Extents != before.Extents {
 				t.Fatalf("seed %d round %d: open again there are %d bytes free, %d pages, %d extents, before %d, %d, %d", seed, round,
-					after.AvailableBytes, after.MetaPages, after.Extents, before.AvailableBytes, before.MetaPages, before.Extents)
+					after.AvailableBytes, after.MetaPages, after.Extents, before.AvailableBytes+before.QuarantineBytes, before.MetaPages, before.Extents)
 			}
 		}
 		for range 12 {
@@ -671,8 +730,8 @@ func TestSpaceIsAccountedFor(t *testing.T) {
 		}
 	}
 	t.Log(seen)
-	for _, k := range []string{"squeezed", "no space"} {
-		if seen[k] < 100 {
+	for _, k := range []string{"squeezed", "no space", "failed"} {
+		if seen[k] < 20 {
 			t.Errorf("%s: seen %d times", k, seen[k])
 		}
 	}

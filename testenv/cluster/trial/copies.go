@@ -6,10 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"slices"
 
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/store"
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 )
 
 // CompareCopies stops all nodes and compares what their disks hold of the volume, byte by byte,
@@ -27,15 +28,24 @@ func (t *Trial) CompareCopies(ctx context.Context) (blocks int, err error) {
 	if err != nil || len(id) != len(store.VolumeID{}) {
 		return 0, fmt.Errorf("trial: volume id %q: %w", v.GetId(), err)
 	}
+	disks, err := t.disks(ctx)
+	if err != nil {
+		return 0, err
+	}
 	if err := t.c.Stop(stopGrace, t.names()...); err != nil {
 		return 0, err
 	}
 	var copies []copied
-	for _, n := range t.nodes {
-		c := copied{where: n.Name, blocks: map[int64][]byte{}}
-		for i := range Cluster.Disks {
-			if err := c.read(filepath.Join(filepath.Dir(n.DataDir), fmt.Sprintf("disk%d", i)), store.VolumeID(id)); err != nil {
-				return 0, fmt.Errorf("trial: disk%d of %s: %w", i, n.Name, err)
+	for _, node := range t.names() {
+		c := copied{where: node, blocks: map[int64][]byte{}}
+		for _, d := range disks {
+			// What a disk still has of extents that have moved away is no copy.
+			isCopy := slices.ContainsFunc(v.GetReplicas(), func(r *blockdv1.Replica) bool { return r.GetDisk() == d.GetUuid() })
+			if d.GetNode() != node || !isCopy {
+				continue
+			}
+			if err := c.read(d.GetPath(), store.VolumeID(id)); err != nil {
+				return 0, fmt.Errorf("trial: %s: %w", d.GetName(), err)
 			}
 		}
 		copies = append(copies, c)
@@ -43,7 +53,7 @@ func (t *Trial) CompareCopies(ctx context.Context) (blocks int, err error) {
 	return compare(copies)
 }
 
-// copied is what a node has of the volume: the blocks that are not all zeroes, by their offset.
+// copied is what a node has of the volume: the blocks that are not all zeroes, by where they are in the store.
 type copied struct {
 	where  string
 	blocks map[int64][]byte

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"blockd.dev/blockdev"
+	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/tools/blockbench/multipath"
 )
 
@@ -77,32 +78,30 @@ func slowDisk(t *Trial, name string) ending {
 }
 
 const (
-	scratchAt    = extentBytes / 2 // from the border of two extents; no window goes so far
+	scratchAt    = volumeBytes / 2 // no window goes so far
 	scratchBytes = regionBytes - blockBytes
+	scratchUnits = 2 * extmap.WidthMax // so that all extents have their turn
 )
 
 // settle has the disks hold a window of blocks, of which hosts then read: what was just written is read from
-// memory, until a checkpoint has brought it home. So it is written, and then more than the log of a disk has room for.
+// memory, until a checkpoint has brought it home. So it is written, and then more than the logs of the disks have room for.
 func (t *Trial) settle() error {
 	first := (t.load.first/windowBlocks + 1) % windows * windowBlocks
 	t.use(first)
-	dev, border := t.load.devices[0], offset(first+windowBlocks/2)
+	dev := t.load.devices[0]
 	err := t.parallel(dev, windowBlocks, func(h *host, i int64) error { return h.write(first + i) })
 	if err != nil {
 		return err
 	}
-	// Parts of regions go through the log, and 60 KiB take 64 there.
-	scratch := Cluster.DiskSize / 16 / regionBytes * 5 / 4
 	data := make([]byte, scratchBytes)
 	for i := range data {
 		data[i] = byte(i | 1)
 	}
-	err = t.parallel(dev, 2*scratch, func(_ *host, i int64) error {
-		at := border - scratchAt
-		if i%2 == 1 {
-			at = border + scratchAt
-		}
-		return blockdev.WriteAt(dev, data, at+i%(2*readersMax)/2*regionBytes)
+	// Parts of regions go through the log, and 60 KiB take 64 there. Half as much again, since one disk may have more of the
+	// extents than the other.
+	log := Cluster.DiskSize / 16 / regionBytes
+	err = t.parallel(dev, int64(Cluster.Disks)*log*3/2, func(_ *host, i int64) error {
+		return blockdev.WriteAt(dev, data, scratchAt+i%scratchUnits*extmap.UnitBytes)
 	})
 	t.load.also.Store(first)
 	return err

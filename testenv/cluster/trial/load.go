@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"blockd.dev/blockdev"
-	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/testenv/progress"
 	"blockd.dev/tools/blockbench/history"
 	"blockd.dev/tools/blockbench/multipath"
@@ -19,11 +18,10 @@ import (
 
 const (
 	blockBytes  = 4096
-	regionBytes = 64 << 10          // a chunk of the store: each block needs room of its own
-	extentBytes = extmap.ShardBytes // of a volume of copies
+	regionBytes = 64 << 10 // a chunk of the store: each block needs room of its own
 
 	// windows of the volume take turns, so that a fault finds room that was never
-	// written and blocks that were. Each lies around the border of two extents.
+	// written and blocks that were. Each lies on all extents.
 	windows      = 8
 	windowBlocks = 256
 
@@ -39,14 +37,13 @@ const (
 )
 
 // offset of a block on the volume. Odd ones are the last of their region, even ones the first: so
-// each odd one is the neighbour of the next, across the border of two regions, and in the middle of the
-// window of two extents, which have copies on different disks perhaps.
+// each odd one is the neighbour of the next, across the border of two regions, and every eighth time that of two
+// extents, which may have copies on different disks.
 func offset(block int64) int64 {
-	at := (block/windowBlocks+1)*extentBytes + (block%windowBlocks-windowBlocks/2)*regionBytes
 	if block%2 == 1 {
-		at += regionBytes - blockBytes
+		return (block+1)*regionBytes - blockBytes
 	}
-	return at
+	return block * regionBytes
 }
 
 // neighbours are a block and the one beside it on the volume, in order. The first of a window has

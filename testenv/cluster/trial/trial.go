@@ -14,6 +14,7 @@ import (
 	"blockd.dev/blockdev"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
+	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/target/nvmetcp/nvmehost"
 	"blockd.dev/testenv/cluster"
 	"blockd.dev/tools/blockbench/history"
@@ -32,8 +33,8 @@ const (
 // when one is lost. They are as small as disks can be, so that checkpoints go on all the time, and one can be filled.
 var Cluster = cluster.Config{Volatile: true, Disks: 2, DiskSize: 256 << 20}
 
-// volumeBytes has the windows' borders between its extents.
-const volumeBytes = (windows + 1) * extentBytes
+// volumeBytes is a full row of extents, which take turns.
+const volumeBytes = extmap.WidthMax * extmap.ShardBytes
 
 // Timings of the hosts. Linux waits for 5 s and more until it gives up a path that
 // is silent. Nodes begin no write that is older than 3 s; hosts that wait for
@@ -178,21 +179,29 @@ func (t *Trial) AwaitOwner(ctx context.Context, what string, wanted func(string)
 	})
 }
 
-// diskAt finds a disk by the name of its file.
-func (t *Trial) diskAt(ctx context.Context, node, file string) (disk *blockdv1.Disk, err error) {
+// disks are those of all nodes.
+func (t *Trial) disks(ctx context.Context) (disks []*blockdv1.Disk, err error) {
 	err = t.ask(ctx, "the list of disks", readyPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
 		r, err := blockdv1connect.NewNodeServiceClient(client, address).ListDisks(ctx, connect.NewRequest(&blockdv1.ListDisksRequest{}))
-		if err != nil {
-			return err
+		if err == nil {
+			disks = r.Msg.GetDisks()
 		}
-		i := slices.IndexFunc(r.Msg.GetDisks(), func(d *blockdv1.Disk) bool { return d.GetNode() == node && filepath.Base(d.GetPath()) == file })
-		if i < 0 {
-			return fmt.Errorf("%s has no %s", node, file)
-		}
-		disk = r.Msg.GetDisks()[i]
-		return nil
+		return err
 	})
-	return disk, err
+	return disks, err
+}
+
+// diskAt finds a disk by the name of its file.
+func (t *Trial) diskAt(ctx context.Context, node, file string) (*blockdv1.Disk, error) {
+	disks, err := t.disks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(disks, func(d *blockdv1.Disk) bool { return d.GetNode() == node && filepath.Base(d.GetPath()) == file })
+	if i < 0 {
+		return nil, fmt.Errorf("trial: %s has no %s", node, file)
+	}
+	return disks[i], nil
 }
 
 // awaitDisk waits until a disk is as an administrator wants it.

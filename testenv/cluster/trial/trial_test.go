@@ -9,6 +9,7 @@ import (
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/ram"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/tools/blockbench/history"
 )
 
@@ -41,7 +42,7 @@ func TestBlocksAreApart(t *testing.T) {
 	}
 }
 
-// TestNeighbours: they are beside each other, in different regions, and of each window a pair is in different extents.
+// TestNeighbours: they are beside each other, in different regions, and every eighth time in different extents.
 func TestNeighbours(t *testing.T) {
 	pairs, borders := 0, 0
 	for block := range int64(windows * windowBlocks) {
@@ -56,25 +57,19 @@ func TestNeighbours(t *testing.T) {
 		if from != block && from+1 != block || next != at+blockBytes || next%regionBytes != 0 || from/windowBlocks != (from+1)/windowBlocks {
 			t.Errorf("blocks %d and %d, for %d, are at %d and %d", from, from+1, block, at, next)
 		}
-		if pairs++; next%extentBytes == 0 {
+		if pairs++; next%extmap.UnitBytes == 0 {
 			borders++
 		}
 	}
-	if pairs != windows*(windowBlocks-2) || borders != 2*windows {
+	if pairs != windows*(windowBlocks-2) || borders != windows*(windowBlocks/8-2) {
 		t.Errorf("%d blocks have a neighbour, %d of them in another extent", pairs, borders)
 	}
 }
 
 // What settle writes is no window's.
 func TestScratchIsApart(t *testing.T) {
-	for window := range int64(windows) {
-		border := offset(window*windowBlocks + windowBlocks/2)
-		for _, at := range []int64{border - scratchAt, border + scratchAt} {
-			if at < 0 || at+readersMax*regionBytes > volumeBytes || at%extentBytes < windowBlocks/2*regionBytes ||
-				extentBytes-at%extentBytes < windowBlocks/2*regionBytes+readersMax*regionBytes {
-				t.Errorf("window %d: %d", window, at)
-			}
-		}
+	if last := offset(windows*windowBlocks - 1); last+blockBytes > scratchAt || scratchAt+scratchUnits*extmap.UnitBytes > volumeBytes {
+		t.Errorf("windows end at %d, and the rest begins at %d", last, scratchAt)
 	}
 }
 

@@ -23,6 +23,9 @@ SIM_SEEDS ?=
 # How many times `make crash` kills blockd while blockbench writes to it.
 CRASHES  ?= 30
 
+# How often `make reliability-all` does each fault.
+ROUNDS   ?= 1
+
 # The nodes of `make cluster`, and where it keeps them.
 NODES    ?= 3
 CLUSTER_DIR ?= /tmp/blockd-cluster
@@ -113,9 +116,14 @@ cluster-test: build ## clusters of real nodes in network namespaces, under fault
 	$(GO) test -tags e2e -count=1 -timeout 15m -run TestNoAcknowledgedChangeIsLost -v ./tools/blockd/daemon
 
 .PHONY: reliability
-reliability: build ## replicated volumes on three real nodes under every fault; needs root
+reliability: build ## replicated volumes on three real nodes under most faults; needs root
 	@scripts/need.sh cluster
 	$(GO) test -p 1 -tags e2e -count=1 -timeout 20m -v ./testenv/cluster/trial
+
+.PHONY: reliability-all
+reliability-all: build ## the same under every fault, ROUNDS=1 times, as a table; needs root
+	@scripts/need.sh cluster
+	bin/testenv cluster trial --dir $(CLUSTER_DIR)-trial --rounds $(ROUNDS)
 
 .PHONY: kernels
 kernels: ## the kernel programs and AF_XDP under Debian's kernels 6.1 and 6.12, in VMs

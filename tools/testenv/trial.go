@@ -109,7 +109,7 @@ func runFaults(ctx context.Context, t *trial.Trial, only string, rounds int, exp
 			row.Refused, row.Goal = row.Refused+r.Refused, r.Goal
 			row.Lost, row.Stale = row.Lost+len(r.Lost), row.Stale+len(r.Stale)
 			row.Pause, row.Sync = max(row.Pause, r.Pause), max(row.Sync, r.Sync)
-			fmt.Fprintf(progress, "%s: %d operations, the longest took %v%s\n", fault.Name, r.Ops, r.Pause.Round(time.Millisecond), judged(r.Pause, r.Goal))
+			fmt.Fprintf(progress, "%s: %d operations, the longest took %v%s\n", fault.Name, r.Ops, r.Pause.Round(time.Millisecond), trial.Judge(r.Pause, r.Goal))
 			if explain > 0 && r.Pause >= explain {
 				events, err := t.Events(r.From, r.Pause)
 				if err != nil {
@@ -135,25 +135,13 @@ func compareCopies(ctx context.Context, t *trial.Trial, progress io.Writer) erro
 	return err
 }
 
-// judged says whether a pause is within its goal; nothing where there is none.
-func judged(pause, goal time.Duration) string {
-	switch {
-	case goal == 0:
-		return ""
-	case pause <= goal:
-		return fmt.Sprintf(" (goal %v: met)", goal)
-	default:
-		return fmt.Sprintf(" (goal %v: missed)", goal)
-	}
-}
-
 // printRows prints the table of docs/RELIABILITY.md.
 func printRows(w io.Writer, rows []*faultRow) {
 	fmt.Fprintln(w, "| Fault | Times | Operations | Outcome unknown | Refused | I/O errors | Longest pause | Lost | Stale |")
 	fmt.Fprintln(w, "|---|---:|---:|---:|---:|---:|---:|---:|---:|")
 	for _, r := range rows {
 		fmt.Fprintf(w, "| %s | %d | %d | %d | %d | %d | %.2f s%s | %d | %d |\n", r.Fault, r.Rounds, r.Ops, r.Unknown, r.Refused, r.Errors,
-			r.Pause.Seconds(), judged(r.Pause, r.Goal), r.Lost, r.Stale)
+			r.Pause.Seconds(), trial.Judge(r.Pause, r.Goal), r.Lost, r.Stale)
 	}
 }
 

@@ -328,6 +328,19 @@ type Result struct {
 	ops []history.Op
 }
 
+// Judge says whether a pause is within its goal; nothing where there is none. A miss is no error: who else uses the
+// machine counts as well.
+func Judge(pause, goal time.Duration) string {
+	switch {
+	case goal == 0:
+		return ""
+	case pause <= goal:
+		return fmt.Sprintf(" (goal %v: met)", goal)
+	default:
+		return fmt.Sprintf(" (goal %v: missed)", goal)
+	}
+}
+
 // Err is nil if nothing is wrong.
 func (r *Result) Err() error {
 	err := r.Verdict.Err(r.ops)

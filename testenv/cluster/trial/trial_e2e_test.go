@@ -34,8 +34,8 @@ func TestFaults(t *testing.T) {
 			if err := r.Err(); err != nil {
 				t.Error(err)
 			}
-			t.Logf("%d operations, %d of unknown outcome, %d refused, the longest took %v; all copies in sync %v after the load", r.Ops, r.Open, r.Refused,
-				r.Pause.Round(time.Millisecond), r.Sync.Round(time.Millisecond))
+			t.Logf("%d operations, %d of unknown outcome, %d refused, the longest took %v%s; all copies in sync %v after the load", r.Ops, r.Open, r.Refused,
+				r.Pause.Round(time.Millisecond), Judge(r.Pause, r.Goal), r.Sync.Round(time.Millisecond))
 		})
 		if !usable {
 			return // the cluster did not get over it

@@ -176,6 +176,17 @@ func TestPauses(t *testing.T) {
 	}
 }
 
+func TestJudge(t *testing.T) {
+	for _, c := range []struct {
+		pause, goal time.Duration
+		want        string
+	}{{time.Second, 0, ""}, {time.Second, time.Second, " (goal 1s: met)"}, {2 * time.Second, time.Second, " (goal 1s: missed)"}} {
+		if got := Judge(c.pause, c.goal); got != c.want {
+			t.Errorf("%v of %v: %q", c.pause, c.goal, got)
+		}
+	}
+}
+
 func TestInSync(t *testing.T) {
 	copyOn := func(node, state string) *blockdv1.Replica { return &blockdv1.Replica{Node: node, State: state} }
 	good := &blockdv1.Volume{Node: "n1", Replicas: []*blockdv1.Replica{copyOn("n1", "in-sync"), copyOn("n2", "in-sync"), copyOn("n3", "in-sync")}}

@@ -17,6 +17,7 @@ import (
 type forwarder struct {
 	v    *Volume
 	node string
+	took timing // from a request's arrival on this node until the owner's answer
 
 	// Under Volume.mu.
 	state   sessionState
@@ -241,6 +242,9 @@ func (q *request) sent() {
 	case q.again:
 		q.v.dispatch(q)
 	default:
+		if q.err == nil {
+			q.route.forward.took.of(q.r.Op).Add(q.v.now().Sub(q.born))
+		}
 		q.finish(q.err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"blockd.dev/blockdev"
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/volume"
 )
@@ -129,7 +130,25 @@ type Status struct {
 	Volume  volume.Status // of it
 	Forward string        // the node that requests go to instead, or ""
 	Waiting int           // requests that wait for an owner, or for the way to it
+	Queued  Times         // until the owner here looks at a request, from its arrival on this node
+	Sent    Times         // until the answer of the owner there, from the arrival on this node
 }
+
+// Times are how long requests of hosts took, since this node has had the owner, or has sent them to
+// the same node.
+type Times struct{ Reads, Writes volume.Latency }
+
+// timing counts Times. All that changes data is a write.
+type timing struct{ reads, writes volume.Meter }
+
+func (t *timing) of(op blockdev.Op) *volume.Meter {
+	if op == blockdev.OpRead {
+		return &t.reads
+	}
+	return &t.writes
+}
+
+func (t *timing) times() Times { return Times{t.reads.Latency(), t.writes.Latency()} }
 
 // Status waits for no I/O. It must not be called from Done of a request, nor from
 // a callback of Config.
@@ -144,8 +163,10 @@ func (v *Volume) Status() Status {
 		answer := make(chan volume.Status, 1)
 		to.run.inbox.Post(event{kind: evStatus, status: answer})
 		s.Volume = <-answer
+		s.Queued = to.run.queued.times()
 	case to.forward != nil:
 		s.Forward = to.forward.node
+		s.Sent = to.forward.took.times()
 	}
 	return s
 }

@@ -53,6 +53,7 @@ type request struct {
 
 	lock rangelock.Lock
 	held bool
+	seen bool // by the owner here
 	step step
 
 	// [off, off+n) is the range widened to whole blocks; the request begins head
@@ -214,7 +215,7 @@ var errCompareMax = errors.New("a compare-and-write of a replicated volume is li
 
 // serve begins q with the owner here.
 func (q *request) serve() {
-	q.step, q.held, q.again, q.inDoubt, q.err = stepBegin, false, false, false, nil
+	q.step, q.held, q.seen, q.again, q.inDoubt, q.err = stepBegin, false, false, false, false, nil
 	if !q.route.run.enter() {
 		q.elsewhere()
 		return

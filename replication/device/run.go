@@ -45,6 +45,8 @@ type run struct {
 	drained []func()  // called when the owner is over
 	asked   bool      // to end, or GiveUp was called
 
+	queued timing // from a request's arrival on this node until the owner looks at it
+
 	active atomic.Int64 // requests that use this run, plus one until it drains
 	idle   func()       // called when active is 0; set before
 
@@ -155,6 +157,10 @@ func (r *run) one(now clock.Mono, e *event) {
 		p := e.piece
 		if p.buf != nil && p.op.Kind != volume.Read {
 			r.bufs[&p.op.Data[0]] = p.buf
+		}
+		if q := p.q; !q.seen {
+			q.seen = true
+			r.queued.of(q.r.Op).Add(now.Sub(q.born))
 		}
 		o.Submit(now, &p.op)
 	case evScrub:

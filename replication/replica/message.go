@@ -92,11 +92,14 @@ type Response struct {
 	Status Status
 	Epoch  uint64
 	Boot   uint64
-	Stable uint64    // Fence
-	Last   uint64    // Fence: the highest sequence number seen
-	Tail   []Entry   // Fence; the receiver owns it
-	Data   []byte    // Read; the receiver owns it. None, though bytes were asked for, is zeroes
-	Vers   []Version // Read, Versions: one per region touched
+	Stable uint64 // Fence
+	// Last is, after Fence, the highest sequence number seen. In any other answer that came over the
+	// network it is how long the replica's node had the request, in nanoseconds; 0 is not told, as by
+	// nodes of older versions.
+	Last uint64
+	Tail []Entry   // Fence; the receiver owns it
+	Data []byte    // Read; the receiver owns it. None, though bytes were asked for, is zeroes
+	Vers []Version // Read, Versions: one per region touched
 	// Differ has the byte offsets of the regions that are not clean, after Confirm. After Fence
 	// it has one number, the most bytes that a Copy may be about; none means one region.
 	Differ []int64

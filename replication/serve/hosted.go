@@ -7,6 +7,7 @@ import (
 
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/store"
+	"blockd.dev/internal/clock"
 	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/message/inbox"
@@ -62,11 +63,15 @@ type asked struct {
 
 	sent   *message.Sent     // whose it is: an owner here,
 	net    *endpoint.Request // or elsewhere
+	since  clock.Mono        // when it came from there
 	gather [2][]byte
 	meta   []byte
 }
 
 var askedPool sync.Pool
+
+// fast tells how long requests take here: of no use to leases.
+var fast clock.Fast
 
 func (s *Service) newAsked() *asked {
 	a, _ := askedPool.Get().(*asked)
@@ -214,6 +219,9 @@ func (a *asked) finish() {
 		_ = a.net.Reply(nil) // it fails when the connection is gone, and then nobody waits
 		a.release()
 		return
+	}
+	if a.q.Kind != replica.Fence {
+		a.resp.Last = uint64(fast.Now().Sub(a.since))
 	}
 	a.meta = message.AppendResponse(a.meta[:0], &a.resp)
 	a.gather = [2][]byte{a.resp.Data, a.meta}

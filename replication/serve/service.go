@@ -78,7 +78,7 @@ func (s *Service) Handle(r *endpoint.Request) {
 	switch message.TypeOf(r.Message.Data) {
 	case message.ReplicaRequest:
 		a := s.newAsked()
-		a.net = r
+		a.net, a.since = r, fast.Now()
 		var err error
 		if a.target, err = message.DecodeRequest(r.Message.Data, &a.q); err != nil {
 			a.finish()

@@ -94,7 +94,7 @@ func (o *Owner) move(p *piece) {
 		}
 		p.started = o.now
 		if p.ofHost() {
-			o.stats.lock.add(o.now.Sub(p.op.began))
+			o.stats.locked(o, p)
 		}
 		switch p.kind {
 		case write, unmap, zero:

@@ -52,6 +52,8 @@ type conn struct {
 	source source
 	reads  Latency
 	write  Latency
+
+	readsNode Latency // of reads, for how long the replica's node had them
 }
 
 // addConns connects to members that the view has and conns has not.
@@ -205,7 +207,7 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 	case p != nil && k.kind.Changes() && k.seq != p.seq: // what it was before it was undone
 	case p != nil:
 		c.owes = c.owes && !k.kind.Changes()
-		c.took(o, k)
+		c.took(o, k, &resp)
 		p.answer(o, c.disk, k.kind, resp)
 	}
 	if p != nil {
@@ -230,13 +232,17 @@ func (o *Owner) complete(k call, resp replica.Response) bool {
 }
 
 // took counts how long an answer to a host's request took.
-func (c *conn) took(o *Owner, k call) {
+func (c *conn) took(o *Owner, k call, resp *replica.Response) {
+	took := o.now.Sub(k.sent)
 	switch {
 	case !k.piece.ofHost() || k.kind == replica.Copy:
 	case k.kind == replica.Read:
-		c.reads.add(o.now.Sub(k.sent))
+		c.reads.add(took)
+		if at := atNode(resp, took); at != 0 {
+			c.readsNode.add(at)
+		}
 	default:
-		c.write.add(o.now.Sub(k.sent))
+		c.write.add(took)
 	}
 }
 

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"math/bits"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,6 +37,16 @@ func (l *Latency) addFading(d time.Duration, most uint64) {
 		}
 	}
 	l.add(d)
+}
+
+// Merge counts all that m has.
+func (l *Latency) Merge(m *Latency) {
+	l.Count += m.Count
+	l.Sum += m.Sum
+	l.Max = max(l.Max, m.Max)
+	for i, n := range m.buckets {
+		l.buckets[i] += n
+	}
 }
 
 // latencyBucket is exact up to 7 us; above, the three bits below the highest
@@ -76,4 +87,28 @@ func (l *Latency) Quantile(q float64) time.Duration {
 		left -= uint64(n)
 	}
 	return l.Max
+}
+
+// Meter is a Latency that any goroutine may add to.
+type Meter struct {
+	sum, max atomic.Int64
+	buckets  [latencyBuckets]atomic.Uint32
+}
+
+// Add counts one that took d.
+func (m *Meter) Add(d time.Duration) {
+	m.buckets[latencyBucket(d)].Add(1)
+	m.sum.Add(int64(d))
+	for most := m.max.Load(); int64(d) > most && !m.max.CompareAndSwap(most, int64(d)); most = m.max.Load() {
+	}
+}
+
+// Latency is what was counted. What is being added meanwhile may be in it in part.
+func (m *Meter) Latency() (l Latency) {
+	l.Sum, l.Max = time.Duration(m.sum.Load()), time.Duration(m.max.Load())
+	for i := range m.buckets {
+		l.buckets[i] = m.buckets[i].Load()
+		l.Count += uint64(l.buckets[i])
+	}
+	return l
 }

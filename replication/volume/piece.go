@@ -2,6 +2,7 @@ package volume
 
 import (
 	"slices"
+	"time"
 
 	"blockd.dev/internal/clock"
 )
@@ -53,6 +54,7 @@ type piece struct {
 	retry    clock.Mono
 	to       int // compare, copying: who is rebuilt
 	started  clock.Mono
+	hedged   bool // a second source was asked
 
 	seq     uint64
 	place   uint64 // in the order of writes: the first seq that it had
@@ -60,6 +62,9 @@ type piece struct {
 	acked   disks
 	refused disks // had no space for it
 	undone  bool  // data is what such a replica has, and goes to the others
+
+	other     clock.Mono    // when the last replica that is not local has taken it; 0: none
+	otherNode time.Duration // of that the part for which its node had it; 0: not told
 
 	copies []replicaCopy // scrub, undoing: what has come
 

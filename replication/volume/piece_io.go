@@ -90,6 +90,7 @@ func (o *Owner) rewrite(off, n int64, sources disks, takeover bool) *piece {
 // hedge asks a second source.
 func (p *piece) hedge(o *Owner) {
 	if p.state == reading && !p.dropped && p.kind != scrub {
+		p.hedged = true
 		o.ask(p)
 	}
 }
@@ -160,6 +161,7 @@ func (p *piece) unreadable(o *Owner, d int) {
 func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response) {
 	switch {
 	case p.state == writing && kind.Changes():
+		p.tookBy(o, d, &resp)
 		if p.acked |= one(d); p.targets&^(p.acked|p.refused) == 0 {
 			o.wake(p)
 		}

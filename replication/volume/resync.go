@@ -22,8 +22,9 @@ const (
 // rebuild with another generation begins, which costs a comparison.
 type rebuild struct {
 	phase    rebuildPhase
-	arrival  bool   // of extents that are moved to it: it is comparing or entering
-	base     uint64 // the generation must be above; of an arrival that is entering: must be this
+	arrival  bool       // of extents that are moved to it: it is comparing or entering
+	since    clock.Mono // when it began
+	base     uint64     // the generation must be above; of an arrival that is entering: must be this
 	gen      uint64
 	cursor   int64      // regions before it were compared or are being
 	differ   []int64    // regions to copy
@@ -113,7 +114,7 @@ func (o *Owner) rebuild() {
 		r, m := &c.re, o.view.Members[d]
 		switch {
 		case r.phase == idle && c.state == up && c.unserved == 0 && o.now >= c.patient && m.Sync != InSync:
-			r.phase, r.base = marking, m.Gen
+			r.phase, r.base, r.since = marking, m.Gen, o.now
 			r.left = o.regionsOf(d)
 			o.propose()
 		case r.phase == idle && c.state == up && o.now >= c.patient && m.Sync == InSync && c.gen != 0 && len(c.arriving) > 0:

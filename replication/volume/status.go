@@ -1,6 +1,10 @@
 package volume
 
-import "time"
+import (
+	"time"
+
+	"blockd.dev/replication/replica"
+)
 
 // Status is how an owner stands. It is a copy.
 type Status struct {
@@ -30,6 +34,12 @@ type Status struct {
 	Reads  Latency // host's ops that succeeded, from Submit to Complete
 	Writes Latency // all that change data
 	Slow   Latency // host's changes, from the lock to the slowest required replica
+
+	LockReads  Latency // those of Lock that read
+	LockWrites Latency // and the others
+	Others     Latency // host's changes, from the lock to the slowest of the replicas that are not local
+	OtherNode  Latency // of these the part for which the node of that replica had them, where it tells
+	Hedged     Latency // host's reads of which a second replica was asked, from the lock to the first answer
 }
 
 // MemberStatus is how one replica stands.
@@ -47,6 +57,9 @@ type MemberStatus struct {
 	Refused   uint64  // writes and copies for which its disk had no space
 	Reads     Latency // of hosts, from request to answer
 	Writes    Latency
+	ReadsNode Latency // of Reads, for how long the replica's node had them, where it tells
+
+	Rebuilding time.Duration // for how long it has been brought back; 0 while it isn't
 }
 
 // Arriving is how far the extents have come that are moved to a member, in regions.
@@ -62,8 +75,11 @@ func (o *Owner) Status() Status {
 		Waiting: len(o.waiting), InFlight: len(o.pieces.all), Seq: o.seq, Stable: o.seq,
 		Equalized: o.stats.equalized, Repairs: o.stats.repairs, Pause: o.pace.gap,
 		Compared: o.stats.compared, Copied: o.stats.copied,
-		Lock: o.stats.lock, Reads: o.stats.reads, Writes: o.stats.writes, Slow: o.stats.slow,
+		Reads: o.stats.reads, Writes: o.stats.writes, Slow: o.stats.slow,
+		Lock: o.stats.locks[0], LockReads: o.stats.locks[0], LockWrites: o.stats.locks[1],
+		Others: o.stats.others, OtherNode: o.stats.otherNode, Hedged: o.stats.hedged,
 	}
+	s.Lock.Merge(&s.LockWrites)
 	if o.unstable.head != nil {
 		s.Stable = o.unstable.head.place - 1
 	}
@@ -79,7 +95,7 @@ func (o *Owner) Status() Status {
 		m := o.view.Members[d]
 		x := MemberStatus{
 			Sync: m.Sync, Gen: m.Gen, Connected: c.state == up, Required: o.required.has(d), Missed: o.missed.has(d),
-			Tail: c.tailed.len(), Refused: c.refused, Reads: c.reads, Writes: c.write,
+			Tail: c.tailed.len(), Refused: c.refused, Reads: c.reads, Writes: c.write, ReadsNode: c.readsNode,
 		}
 		if c.state != up {
 			x.Away = o.now.Sub(c.since)
@@ -88,6 +104,9 @@ func (o *Owner) Status() Status {
 			x.Regions = o.regionsOf(d)
 			if x.Left = x.Regions; c.re.active() {
 				x.Left = c.re.left
+			}
+			if c.re.phase != idle {
+				x.Rebuilding = max(o.now.Sub(c.re.since), 1)
 			}
 		}
 		if x.Arriving.Regions = o.regionsTo(d); c.re.arriving() {
@@ -102,9 +121,21 @@ func (o *Owner) Status() Status {
 
 // stats are the counters of an owner.
 type stats struct {
-	equalized, repairs        uint64
-	compared, copied          uint64
-	lock, reads, writes, slow Latency
+	equalized, repairs  uint64
+	compared, copied    uint64
+	reads, writes, slow Latency
+	locks               [2]Latency // of reads, and of changes
+	others, otherNode   Latency
+	hedged              Latency
+}
+
+// locked counts a piece of a host that has got its lock.
+func (s *stats) locked(o *Owner, p *piece) {
+	of := &s.locks[0]
+	if p.kind != read {
+		of = &s.locks[1]
+	}
+	of.add(o.now.Sub(p.op.began))
 }
 
 // finished counts an op that is being completed.
@@ -130,5 +161,29 @@ func (s *stats) ended(o *Owner, p *piece) {
 		s.repairs++
 	case p.ofHost() && p.changes():
 		s.slow.add(o.now.Sub(p.started))
+		if p.other != 0 {
+			s.others.add(p.other.Sub(p.started))
+		}
+		if p.otherNode != 0 {
+			s.otherNode.add(p.otherNode)
+		}
+	case p.ofHost() && p.hedged:
+		s.hedged.add(o.now.Sub(p.started))
+	}
+}
+
+// atNode is for how long the node of a replica had a request that took as long as took, as its answer
+// tells; 0 if it doesn't.
+func atNode(resp *replica.Response, took time.Duration) time.Duration {
+	if resp.Last == 0 || resp.Last > uint64(took) { // what can't be is no time
+		return 0
+	}
+	return time.Duration(resp.Last)
+}
+
+// tookBy notes that replica d has taken a change, after all those that p has heard of.
+func (p *piece) tookBy(o *Owner, d int, resp *replica.Response) {
+	if d != o.local {
+		p.other, p.otherNode = o.now, atNode(resp, o.now.Sub(p.started))
 	}
 }

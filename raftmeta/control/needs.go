@@ -107,6 +107,7 @@ var Needs = map[string]Need{
 
 	blockdv1connect.PulseServicePulseProcedure:             NeedNode,
 	blockdv1connect.PeerServiceEnforceReservationProcedure: NeedNode,
+	blockdv1connect.PeerServiceFindPathsProcedure:          NeedNode,
 }
 
 // allows reports whether c is what n asks for.

@@ -53,6 +53,16 @@ func (lu *LU) accessIn(s *snapshot, g *GroupConfig) (AccessState, byte) {
 	return state, why
 }
 
+// accessIn is that of the unit, and worse where that was withdrawn from the initiator: through the
+// port by which it comes.
+func (i *itl) accessIn(s *snapshot, g *GroupConfig) (AccessState, byte) {
+	state, why := i.lu.accessIn(s, g)
+	if own := s.groupOf(i.nexus.id.TargetPort); i.withdrawn.Load() && own != nil && own.ID == g.ID {
+		return max(state, AccessUnavailable), statusByTarget
+	}
+	return state, why
+}
+
 // groupAccess is accessIn without what the unit itself is.
 func (lu *LU) groupAccess(s *snapshot, g *GroupConfig) (AccessState, byte) {
 	if p := lu.access.Load(); p != nil {
@@ -83,14 +93,15 @@ func prepareReportGroups(t *Task) sense {
 
 // reportGroups is SPC-4 §6.37.
 func reportGroups(t *Task) {
-	conf, lu := t.state.nexus.target.conf.Load(), t.state.itl.lu
+	conf, itl := t.state.nexus.target.conf.Load(), t.state.itl
+	itl.looked()
 	b := make([]byte, 4, 64)
 	if t.state.cdb[1]>>5 == 1 { // extended header: no implicit transition time
 		b = append(b, 0x10, 0, 0, 0)
 	}
 	for i := range conf.groups {
 		g := &conf.groups[i]
-		state, why := lu.accessIn(conf, g)
+		state, why := itl.accessIn(conf, g)
 		const supported = 0x80 | 0x0f // T_SUP, U_SUP, S_SUP, AN_SUP, AO_SUP
 		d := [8]byte{0: byte(state), 1: supported, 2: byte(g.ID >> 8), 3: byte(g.ID), 5: why}
 		if g.Preferred {
@@ -119,6 +130,10 @@ func setGroups(t *Task) {
 	p := t.parameters()
 	if len(p) < t.Length || len(p) < 4 || len(p)%4 != 0 {
 		t.fail(illegal(ascParameterListLength))
+		return
+	}
+	if t.state.itl.withdrawn.Load() {
+		t.fail(sense{key: keyHardwareError, asc: ascSTPGFailed})
 		return
 	}
 	if s := t.state.itl.lu.setGroups(t.state.nexus, p); !s.ok() {

@@ -3,6 +3,8 @@ package scsi
 import (
 	"slices"
 	"sync/atomic"
+
+	"blockd.dev/internal/clock"
 )
 
 // Nexus is an I_T nexus: one session of one initiator through one target port.
@@ -13,6 +15,7 @@ type Nexus struct {
 	id     NexusID
 	view   atomic.Pointer[lunMap]
 	gone   atomic.Bool
+	since  clock.Mono
 }
 
 // lunMap is the immutable view of a nexus.
@@ -57,7 +60,7 @@ func (t *Target) Attach(id NexusID) *Nexus {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := &Nexus{target: t, id: id}
+	n := &Nexus{target: t, id: id, since: t.deps.Clock.Now()}
 	n.view.Store(&lunMap{})
 	t.mu.nexuses[id] = n
 	n.remapLocked(t.conf.Load(), t.mu.units) // drops nothing: the view was empty

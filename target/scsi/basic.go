@@ -6,7 +6,7 @@ import "blockd.dev/blockdev"
 // SBC-4.
 var basicCommands = []command{
 	{name: "TEST UNIT READY", cdb: "00 00 00 00 00 00", access: accessStatus, flags: flagMedium | flagWellKnown,
-		prepare: noData, execute: (*Task).good},
+		prepare: noData, execute: testUnitReady},
 	{name: "REQUEST SENSE", cdb: "03 01 00 00 ff 00", access: accessAlways, flags: flagNoAttention | flagAnyLUN | flagWellKnown,
 		prepare: func(t *Task) sense { return t.wantIn(uint32(t.state.cdb[4])) }, execute: requestSense},
 	{name: "INQUIRY", cdb: "12 01 ff ff ff 00", access: accessAlways, flags: flagNoAttention | flagAnyLUN | flagWellKnown,
@@ -25,6 +25,14 @@ var basicCommands = []command{
 		prepare: func(t *Task) sense { return t.wantIn(uint32(be16(t.state.cdb[7:]))) }, execute: readDefectData10},
 	{name: "READ DEFECT DATA (12)", cdb: "b7 1f ff ff ff ff ff ff ff ff 00 00", access: accessRead,
 		prepare: func(t *Task) sense { return t.wantIn(be32(t.state.cdb[6:])) }, execute: readDefectData12},
+}
+
+// testUnitReady (SPC-5 §6.43) has nothing left to find: see Nexus.ready.
+func testUnitReady(t *Task) {
+	if i := t.state.itl; i != nil {
+		i.looked()
+	}
+	t.good()
 }
 
 // requestSense reports the oldest unit attention, or the state of the unit, as

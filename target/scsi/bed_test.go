@@ -12,6 +12,7 @@ import (
 	"blockd.dev/blockdev/arena"
 	"blockd.dev/blockdev/fault"
 	"blockd.dev/blockdev/ram"
+	"blockd.dev/internal/clock"
 )
 
 // bed is a target with one RAM unit behind a fault injector at LUN 0, and
@@ -36,6 +37,11 @@ var bedUnit = UnitID{1, 2, 3}
 
 func newBed(tb testing.TB, change ...func(*TargetConfig)) *bed {
 	tb.Helper()
+	return newClockedBed(tb, nil, change...)
+}
+
+func newClockedBed(tb testing.TB, now clock.Clock, change ...func(*TargetConfig)) *bed {
+	tb.Helper()
 	b := &bed{tb: tb}
 	var err error
 	if b.arena, err = arena.New(arena.Config{SizeBytes: 32 << 20, HugePages: arena.Off}); err != nil {
@@ -49,7 +55,7 @@ func newBed(tb testing.TB, change ...func(*TargetConfig)) *bed {
 	for _, c := range change {
 		c(&cfg)
 	}
-	b.target, err = NewTarget(cfg, Deps{Arena: b.arena, Events: func(e Event) {
+	b.target, err = NewTarget(cfg, Deps{Arena: b.arena, Clock: now, Events: func(e Event) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.events = append(b.events, e)

@@ -5,6 +5,7 @@ import (
 
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/arena"
+	"blockd.dev/internal/clock"
 	"blockd.dev/target/access"
 )
 
@@ -194,4 +195,6 @@ type Deps struct {
 	// Events gets what happened, from any goroutine; it must not block. nil
 	// drops the events.
 	Events func(Event)
+	// Clock tells how long ago something was; nil means clock.Boot.
+	Clock clock.Clock
 }

@@ -94,6 +94,9 @@ func (n *Nexus) admit(t *Task, i *itl, cmd *command, length int) (sense, Status)
 		return illegal(ascInvalidFieldInIU), StatusCheckCondition
 	}
 	if cmd.flags&flagMedium != 0 {
+		if i.withdrawn.Load() {
+			return i.refuse(), StatusCheckCondition
+		}
 		if s := n.ready(i.lu); !s.ok() {
 			return s, StatusCheckCondition
 		}

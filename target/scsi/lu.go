@@ -42,6 +42,10 @@ type itl struct {
 	set    taskSet
 	locked atomic.Bool // PREVENT ALLOW MEDIUM REMOVAL
 	copies copyResults
+
+	lookedAt  atomic.Int64 // clock.Mono at which the initiator last looked after the path; 0 for never
+	withdrawn atomic.Bool  // the unit is unavailable to the initiator, see Withdraw
+	refusedAt atomic.Int64 // clock.Mono at which it was last told so by a command; 0 for never
 }
 
 // openUnit makes the LU of u. Called with t.mu.

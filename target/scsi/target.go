@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"blockd.dev/internal/clock"
 )
 
 // Target is a SCSI target device: its logical units, its ports, and the
@@ -38,6 +40,9 @@ type snapshot struct {
 func NewTarget(cfg TargetConfig, deps Deps) (*Target, error) {
 	if deps.Arena == nil {
 		return nil, errors.New("scsi: NewTarget needs an arena")
+	}
+	if deps.Clock == nil {
+		deps.Clock = clock.Boot{}
 	}
 	t := &Target{deps: deps}
 	t.mu.units = make(map[UnitID]*LU)

@@ -243,6 +243,13 @@ func (t *Task) withdraw() bool {
 	return ok && d.Withdraw(&t.state.req)
 }
 
+// busy reports whether a task is in the set.
+func (s *taskSet) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.oldest != nil
+}
+
 // close aborts everything and lets no task in any more.
 func (s *taskSet) close(kind abortKind) {
 	s.mu.Lock()

@@ -17,6 +17,7 @@ import (
 
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/internal/adaptive"
+	"blockd.dev/internal/clock"
 	"blockd.dev/internal/units"
 	"blockd.dev/raftmeta/catalog"
 )
@@ -49,6 +50,7 @@ type Config struct {
 
 	wrapDisk     func(disk.Disk) disk.Disk // tests only: goes between disk and store
 	rebuildAfter time.Duration             // tests only: see director.RebuildAfter
+	hostClock    clock.Clock               // tests only: see scsi.Deps.Clock
 	patience     time.Duration             // tests only: for how long another node may be silent, and a request wait; 0: as each part has it
 }
 

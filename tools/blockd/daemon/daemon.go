@@ -195,7 +195,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 		s.waitNoMore()
 		// The rest of the time is for hosts to be told: not before what they had sent can't
 		// be sent to its owner any more.
-		sent, cancel := context.WithTimeout(ctx, cutOffAfter(ctx))
+		sent, cancel := context.WithTimeout(ctx, leftOf(ctx)/4*3)
 		defer cancel()
 		defer context.AfterFunc(sent, s.cutOff)()
 	}
@@ -242,22 +242,22 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// cutOffAfter is for how long owners elsewhere may take to answer what was forwarded to them.
-func cutOffAfter(ctx context.Context) time.Duration {
-	left := stopTimeout
+// leftOf is the time that a stop has left, of which its parts take shares.
+func leftOf(ctx context.Context) time.Duration {
 	if at, ok := ctx.Deadline(); ok {
-		left = time.Until(at)
+		return time.Until(at)
 	}
-	return left / 4 * 3
+	return stopTimeout
 }
 
 // stopPortals ends the connections of hosts: of both protocols at the same time, as initiators
-// may take all of it to log out.
+// may take all of it to log out. iSCSI initiators that have other paths are sent to these before.
 func (d *Daemon) stopPortals(ctx context.Context) error {
 	var logouts error
 	var wg sync.WaitGroup
 	if d.iscsi != nil {
 		wg.Go(func() {
+			d.moveHosts(ctx)
 			if err := d.iscsi.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 				logouts = err
 			}
@@ -410,7 +410,7 @@ func (d *Daemon) startTarget(ctx context.Context) error {
 	s := d.catalog.State()
 	var err error
 	d.target, err = scsi.NewTarget(d.targetConfig(s), scsi.Deps{
-		Arena: d.arena, Reservations: d.reservations, Events: d.scsiEvent})
+		Arena: d.arena, Reservations: d.reservations, Events: d.scsiEvent, Clock: d.cfg.hostClock})
 	if err != nil {
 		return err
 	}

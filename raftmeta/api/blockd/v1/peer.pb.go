@@ -112,6 +112,104 @@ func (*EnforceReservationResponse) Descriptor() ([]byte, []int) {
 	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{1}
 }
 
+type FindPathsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Initiators    []string               `protobuf:"bytes,1,rep,name=initiators,proto3" json:"initiators,omitempty"`
+	Volumes       [][]byte               `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"` // 16 bytes each
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPathsRequest) Reset() {
+	*x = FindPathsRequest{}
+	mi := &file_blockd_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPathsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPathsRequest) ProtoMessage() {}
+
+func (x *FindPathsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPathsRequest.ProtoReflect.Descriptor instead.
+func (*FindPathsRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *FindPathsRequest) GetInitiators() []string {
+	if x != nil {
+		return x.Initiators
+	}
+	return nil
+}
+
+func (x *FindPathsRequest) GetVolumes() [][]byte {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+type FindPathsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For each initiator that was named, in that order, a bit for each volume, in that order,
+	// from the least significant bit of the first byte on. What is missing is 0.
+	Reached       [][]byte `protobuf:"bytes,1,rep,name=reached,proto3" json:"reached,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPathsResponse) Reset() {
+	*x = FindPathsResponse{}
+	mi := &file_blockd_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPathsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPathsResponse) ProtoMessage() {}
+
+func (x *FindPathsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPathsResponse.ProtoReflect.Descriptor instead.
+func (*FindPathsResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FindPathsResponse) GetReached() [][]byte {
+	if x != nil {
+		return x.Reached
+	}
+	return nil
+}
+
 var File_blockd_v1_peer_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_peer_proto_rawDesc = "" +
@@ -122,9 +220,17 @@ const file_blockd_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\"\x1c\n" +
-	"\x1aEnforceReservationResponse2p\n" +
+	"\x1aEnforceReservationResponse\"L\n" +
+	"\x10FindPathsRequest\x12\x1e\n" +
+	"\n" +
+	"initiators\x18\x01 \x03(\tR\n" +
+	"initiators\x12\x18\n" +
+	"\avolumes\x18\x02 \x03(\fR\avolumes\"-\n" +
+	"\x11FindPathsResponse\x12\x18\n" +
+	"\areached\x18\x01 \x03(\fR\areached2\xb8\x01\n" +
 	"\vPeerService\x12a\n" +
-	"\x12EnforceReservation\x12$.blockd.v1.EnforceReservationRequest\x1a%.blockd.v1.EnforceReservationResponseB,Z*blockd.dev/raftmeta/api/blockd/v1;blockdv1b\x06proto3"
+	"\x12EnforceReservation\x12$.blockd.v1.EnforceReservationRequest\x1a%.blockd.v1.EnforceReservationResponse\x12F\n" +
+	"\tFindPaths\x12\x1b.blockd.v1.FindPathsRequest\x1a\x1c.blockd.v1.FindPathsResponseB,Z*blockd.dev/raftmeta/api/blockd/v1;blockdv1b\x06proto3"
 
 var (
 	file_blockd_v1_peer_proto_rawDescOnce sync.Once
@@ -138,16 +244,20 @@ func file_blockd_v1_peer_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_peer_proto_rawDescData
 }
 
-var file_blockd_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_blockd_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_blockd_v1_peer_proto_goTypes = []any{
 	(*EnforceReservationRequest)(nil),  // 0: blockd.v1.EnforceReservationRequest
 	(*EnforceReservationResponse)(nil), // 1: blockd.v1.EnforceReservationResponse
+	(*FindPathsRequest)(nil),           // 2: blockd.v1.FindPathsRequest
+	(*FindPathsResponse)(nil),          // 3: blockd.v1.FindPathsResponse
 }
 var file_blockd_v1_peer_proto_depIdxs = []int32{
 	0, // 0: blockd.v1.PeerService.EnforceReservation:input_type -> blockd.v1.EnforceReservationRequest
-	1, // 1: blockd.v1.PeerService.EnforceReservation:output_type -> blockd.v1.EnforceReservationResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
+	2, // 1: blockd.v1.PeerService.FindPaths:input_type -> blockd.v1.FindPathsRequest
+	1, // 2: blockd.v1.PeerService.EnforceReservation:output_type -> blockd.v1.EnforceReservationResponse
+	3, // 3: blockd.v1.PeerService.FindPaths:output_type -> blockd.v1.FindPathsResponse
+	2, // [2:4] is the sub-list for method output_type
+	0, // [0:2] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -164,7 +274,7 @@ func file_blockd_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_peer_proto_rawDesc), len(file_blockd_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,8 @@ const (
 	// PeerServiceEnforceReservationProcedure is the fully-qualified name of the PeerService's
 	// EnforceReservation RPC.
 	PeerServiceEnforceReservationProcedure = "/blockd.v1.PeerService/EnforceReservation"
+	// PeerServiceFindPathsProcedure is the fully-qualified name of the PeerService's FindPaths RPC.
+	PeerServiceFindPathsProcedure = "/blockd.v1.PeerService/FindPaths"
 )
 
 // PeerServiceClient is a client for the blockd.v1.PeerService service.
@@ -47,6 +49,9 @@ type PeerServiceClient interface {
 	// volume as of a generation, or later ones, and has ended the commands of hosts
 	// that they abort.
 	EnforceReservation(context.Context, *connect.Request[v1.EnforceReservationRequest]) (*connect.Response[v1.EnforceReservationResponse], error)
+	// FindPaths tells which volumes iSCSI initiators reach through the node, by paths
+	// that they look after. A node that stops sends these initiators there.
+	FindPaths(context.Context, *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error)
 }
 
 // NewPeerServiceClient constructs a client for the blockd.v1.PeerService service. By default, it
@@ -66,17 +71,29 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(peerServiceMethods.ByName("EnforceReservation")),
 			connect.WithClientOptions(opts...),
 		),
+		findPaths: connect.NewClient[v1.FindPathsRequest, v1.FindPathsResponse](
+			httpClient,
+			baseURL+PeerServiceFindPathsProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("FindPaths")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // peerServiceClient implements PeerServiceClient.
 type peerServiceClient struct {
 	enforceReservation *connect.Client[v1.EnforceReservationRequest, v1.EnforceReservationResponse]
+	findPaths          *connect.Client[v1.FindPathsRequest, v1.FindPathsResponse]
 }
 
 // EnforceReservation calls blockd.v1.PeerService.EnforceReservation.
 func (c *peerServiceClient) EnforceReservation(ctx context.Context, req *connect.Request[v1.EnforceReservationRequest]) (*connect.Response[v1.EnforceReservationResponse], error) {
 	return c.enforceReservation.CallUnary(ctx, req)
+}
+
+// FindPaths calls blockd.v1.PeerService.FindPaths.
+func (c *peerServiceClient) FindPaths(ctx context.Context, req *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error) {
+	return c.findPaths.CallUnary(ctx, req)
 }
 
 // PeerServiceHandler is an implementation of the blockd.v1.PeerService service.
@@ -85,6 +102,9 @@ type PeerServiceHandler interface {
 	// volume as of a generation, or later ones, and has ended the commands of hosts
 	// that they abort.
 	EnforceReservation(context.Context, *connect.Request[v1.EnforceReservationRequest]) (*connect.Response[v1.EnforceReservationResponse], error)
+	// FindPaths tells which volumes iSCSI initiators reach through the node, by paths
+	// that they look after. A node that stops sends these initiators there.
+	FindPaths(context.Context, *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error)
 }
 
 // NewPeerServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -100,10 +120,18 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(peerServiceMethods.ByName("EnforceReservation")),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceFindPathsHandler := connect.NewUnaryHandler(
+		PeerServiceFindPathsProcedure,
+		svc.FindPaths,
+		connect.WithSchema(peerServiceMethods.ByName("FindPaths")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blockd.v1.PeerService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PeerServiceEnforceReservationProcedure:
 			peerServiceEnforceReservationHandler.ServeHTTP(w, r)
+		case PeerServiceFindPathsProcedure:
+			peerServiceFindPathsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -115,4 +143,8 @@ type UnimplementedPeerServiceHandler struct{}
 
 func (UnimplementedPeerServiceHandler) EnforceReservation(context.Context, *connect.Request[v1.EnforceReservationRequest]) (*connect.Response[v1.EnforceReservationResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.PeerService.EnforceReservation is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) FindPaths(context.Context, *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.PeerService.FindPaths is not implemented"))
 }

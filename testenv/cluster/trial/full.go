@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"blockd.dev/blockdev"
+	"blockd.dev/internal/units"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/target/nvmetcp/nvmehost"
@@ -53,16 +55,40 @@ func full(t *Trial, names ...string) ending {
 			return each(fillers, func(f *filler) error { return noSpaceIsFine(f.write(regionBytes)) })
 		}, func(ctx context.Context) error { return t.dropFillers(ctx, fillers) })
 		return func(ctx context.Context) error {
-			refused := t.load.refusals() - before
-			if err := stop(ctx); err != nil {
-				return err
+			var met error
+			if t.load.refusals() == before {
+				met = t.missedWrites(ctx, names)
 			}
-			if refused == 0 {
-				return fmt.Errorf("no host was told that the disks of %v are full", names)
+			if err := errors.Join(met, stop(ctx)); err != nil {
+				return err
 			}
 			return t.awaitRoom(ctx)
 		}, nil
 	}
+}
+
+// missedWrites is nil if a full disk shows in another way than that hosts are told: a copy that was marked out while
+// the disk filled up misses what it has no room for, and is not in sync before there is some.
+func (t *Trial) missedWrites(ctx context.Context, names []string) error {
+	v, err := t.volumeNamed(ctx, volumeName)
+	if err != nil {
+		return err
+	}
+	out := slices.ContainsFunc(v.GetReplicas(), func(r *blockdv1.Replica) bool {
+		return slices.Contains(names, r.GetNode()) && r.GetState() != "in-sync"
+	})
+	if out && len(names) < copies {
+		return nil
+	}
+	disks, err := t.disks(ctx)
+	if err != nil {
+		return err
+	}
+	var used []string
+	for _, d := range disks {
+		used = append(used, fmt.Sprintf("%s %s of %s", d.GetName(), units.FormatBytes(d.GetUsedBytes()), units.FormatBytes(d.GetCapacityBytes())))
+	}
+	return fmt.Errorf("no host was told that the disks of %v are full, and all copies are in sync: %s", names, strings.Join(used, ", "))
 }
 
 // each does something with all fillers at once.

@@ -23,7 +23,9 @@ func TestMedian(t *testing.T) {
 // TestStages finds the means of what was counted in between, over two rounds.
 func TestStages(t *testing.T) {
 	at := func(n, write, copied float64) []counted {
-		return []counted{{"read", 5 * n, 1}, {"write", n, write}, {"copy", n, copied}}
+		key := func(stage, disk string) stageKey { return stageKey{Stage: stage, Node: "n1", Disk: disk} }
+		return []counted{{key("read", ""), 5 * n, 1}, {key("read-copy", "n1/disk0"), 5 * n, 1}, {key("write", ""), n, write},
+			{key("write-copy", "n1/disk0"), n, copied / 2}, {key("write-copy", "n2/disk0"), n, copied}, {key("copy", ""), n, copied}}
 	}
 	var a stages
 	a.add(Sample{IOPS: 1000}, at(100, 9, 9), at(200, 4.8, 4.7)) // 100 of 0.6 ms, of 0.4
@@ -33,6 +35,8 @@ func TestStages(t *testing.T) {
 		{"from the host and back, in all", 1500 * time.Microsecond},
 		{"outside of the owner: initiator, network, target", 800 * time.Microsecond},
 		{"at the owner, in all", 700 * time.Microsecond},
+		{"at the owner: write-copy n1/disk0", 300 * time.Microsecond},
+		{"at the owner: write-copy n2/disk0", 600 * time.Microsecond},
 		{"at the owner: copy", 600 * time.Microsecond},
 	}
 	got := a.mean()

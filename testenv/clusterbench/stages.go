@@ -3,6 +3,7 @@ package clusterbench
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -12,11 +13,18 @@ type Stage struct {
 	Mean time.Duration `json:"mean_ns"`
 }
 
-// counted is a stage as the owner counts it since it has the volume.
+// counted is a stage as the owner counts it since it has the volume, or as a node that forwards to it does.
 type counted struct {
-	Stage  string  `json:"stage"`
+	stageKey
 	Count  float64 `json:"count"`
 	MeanMS float64 `json:"mean_ms"`
+}
+
+// stageKey is what makes a stage this one: those of copies are one for each disk.
+type stageKey struct {
+	Stage string `json:"stage"`
+	Node  string `json:"node"`
+	Disk  string `json:"disk"`
 }
 
 // latency is what `blockctl volume latency` says now.
@@ -41,17 +49,17 @@ type stages struct {
 
 // add takes a round: what the host saw, and what the owner had counted before and after.
 func (a *stages) add(host Sample, before, after []counted) {
-	since := map[string]counted{}
+	since := map[stageKey]counted{}
 	for _, c := range before {
-		since[c.Stage] = c
+		since[c.stageKey] = c
 	}
 	owner := time.Duration(0)
 	var found []Stage
 	var counts []float64
 	for _, c := range after {
-		from := since[c.Stage]
+		from := since[c.stageKey]
 		n := c.Count - from.Count
-		if n <= 0 || c.Stage == "read" {
+		if n <= 0 || strings.HasPrefix(c.Stage, "read") {
 			continue // there was none, or another node owns the volume now
 		}
 		mean := time.Duration((c.MeanMS*c.Count - from.MeanMS*from.Count) / n * float64(time.Millisecond))
@@ -59,7 +67,7 @@ func (a *stages) add(host Sample, before, after []counted) {
 			owner = mean
 			continue
 		}
-		found, counts = append(found, Stage{"at the owner: " + c.Stage, mean}), append(counts, n)
+		found, counts = append(found, Stage{strings.TrimSpace("at the owner: " + c.Stage + " " + c.Disk), mean}), append(counts, n)
 	}
 	if owner == 0 {
 		return

@@ -16,7 +16,9 @@ var (
 		StepsDone: 5, StepsTotal: 8, Created: when, Updated: when, EstimatedEnd: "2026-03-04T05:07:07Z", Actor: "alice"}
 	rebuildJob = &blockdv1.Job{Id: "8f2c0b7a5c0f4d4f9a0ad8cf33f6f3b1", Kind: "rebuild", Subject: "n3/disk0", State: "waiting", Reason: "9 extents are left on disk 3 on node n3; of volume db1: no disk can take the place of disk 3",
 		StepsDone: 3, StepsTotal: 12, Created: when, Updated: when, Actor: "cluster"}
-	diskJob  = &blockdv1.Job{Id: "77ab43b1d0f94c6fb7a2d7f1b0c1a2f3", Kind: "drain-disk", Subject: "n1/disk0", State: "running", StepsTotal: 12, Created: when, Updated: when, Actor: "alice"}
+	diskJob   = &blockdv1.Job{Id: "77ab43b1d0f94c6fb7a2d7f1b0c1a2f3", Kind: "drain-disk", Subject: "n1/disk0", State: "running", StepsTotal: 12, Created: when, Updated: when, Actor: "alice"}
+	resyncJob = &blockdv1.Job{Id: "c41e43b1d0f94c6fb7a2d7f1b0c1a2f3", Kind: "resync", Subject: "db1", State: "running", Reason: "node n1 brings the copy on disk n2/disk0 back: 1.5GiB of 4GiB are left",
+		BytesDone: 5 << 29, BytesTotal: 1 << 32, BytesPerSecond: 80 << 20, Created: when, Updated: when, EstimatedEnd: "2026-03-04T05:06:27Z", Actor: "cluster", ReadOnly: true}
 	db1Lease = &blockdv1.Lease{Volume: "db1", Owner: "n2", Epoch: 4, State: "moving", Since: when, MovingTo: "n1"}
 )
 
@@ -34,6 +36,7 @@ func (f *fake) ListJobs(_ context.Context, r *connect.Request[blockdv1.ListJobsR
 		ended.StepsTotal, ended.StepsDone = 0, 0
 		list = append(list, ended)
 	}
+	list = append(list, resyncJob)
 	return respond(&blockdv1.ListJobsResponse{Jobs: list})
 }
 
@@ -41,8 +44,10 @@ func (f *fake) GetJob(_ context.Context, r *connect.Request[blockdv1.GetJobReque
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	j := drainJob
-	if strings.HasPrefix(rebuildJob.GetId(), r.Msg.GetId()) {
-		j = rebuildJob
+	for _, other := range []*blockdv1.Job{rebuildJob, resyncJob} {
+		if strings.HasPrefix(other.GetId(), r.Msg.GetId()) {
+			j = other
+		}
 	}
 	if len(f.jobs) > 0 {
 		j, f.jobs = f.jobs[0], f.jobs[1:]
@@ -81,7 +86,9 @@ func (f *fake) ExplainVolume(_ context.Context, r *connect.Request[blockdv1.Expl
 
 func (f *fake) GetVolumeLatency(_ context.Context, r *connect.Request[blockdv1.GetVolumeLatencyRequest]) (*connect.Response[blockdv1.GetVolumeLatencyResponse], error) {
 	return respond(&blockdv1.GetVolumeLatencyResponse{Volume: r.Msg.GetName(), Node: "n2", Epoch: 4, Stages: []*blockdv1.LatencyStage{
-		{Name: "read", Count: 1000, MeanMs: 0.1, P50Ms: 0.09, P99Ms: 0.5, MaxMs: 2}, {Name: "copy"}}})
+		{Name: "read", Count: 1000, MeanMs: 0.1, P50Ms: 0.09, P99Ms: 0.5, MaxMs: 2, Node: "n2"},
+		{Name: "write-copy", Count: 500, MeanMs: 0.3, P50Ms: 0.29, P99Ms: 0.5, MaxMs: 12.5, Node: "n1", Disk: "n1/disk0"}, {Name: "copy"},
+		{Name: "write-forwarded", Count: 100, MeanMs: 0.6, P50Ms: 0.5, P99Ms: 1.5, MaxMs: 2.5, Node: "n3"}}})
 }
 
 func (f *fake) Rebalance(_ context.Context, r *connect.Request[blockdv1.RebalanceRequest]) (*connect.Response[blockdv1.RebalanceResponse], error) {

@@ -37,7 +37,12 @@ func (a *app) jobList() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the jobs that have not ended",
-		Args:  cobra.NoArgs,
+		Long: `List the jobs that have not ended, and what the nodes that own volumes of several copies do by themselves:
+  resync  a copy that was away is compared with another, and what differs is copied
+  scrub   the copies are compared with each other
+These two can't be paused, resumed or canceled, and are in the list for as long as they go on. What a node does that
+does not answer is not there. The estimated end is by the mean speed since the begin, without the time in which a job was paused or waited.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := ask(a, cmd, a.clients().job.ListJobs, &blockdv1.ListJobsRequest{All: all})
 			if err != nil {

@@ -69,12 +69,27 @@ func (a *app) volumeLatency() *cobra.Command {
 	return &cobra.Command{
 		Use:   "latency NAME",
 		Short: "Show where the time of a volume's requests goes",
-		Long: `Show where the time of a volume's requests goes, as the node counts it that owns it, since
-it owns it. Only for volumes of several copies. The stages:
-  read   a host's read, from its arrival at the owner to its end
-  write  a host's change, likewise
-  lock   from the arrival until no earlier change of the same blocks stands in the way
-  copy   from there until the slowest copy that must have a write has it`,
+		Long: `Show where the time of a volume's requests goes. Of a volume of several copies the node tells that owns it,
+since it owns it; of its stages some are parts of others:
+  read               a host's read, from when the owner takes it up to its end
+  read-queue         before that: from the arrival on the owner's node; limits and other requests hold it there
+  read-lock          of read: until no earlier change of the same blocks stands in the way
+  read-copy          of read: from asking the copy on that disk to its answer; the owner's own copy if it can
+  read-store         of read-copy: for how long the node of that copy had it; the rest is the network and the queues to it
+  read-hedged        reads that a second copy was asked for, since the first took 10 ms; from the lock to the end
+  write              a host's change, likewise
+  write-queue        likewise
+  write-lock         likewise, and until enough copies are there
+  write-copy         of write: from sending it to the copy on that disk to its answer; they go on at the same time
+  write-other        of write: from the lock until the slowest copy on other nodes has it
+  write-other-store  of write-other: for how long the node of that copy had it; the rest is the network and the queues to it
+  lock               read-lock and write-lock together
+  copy               of write: from the lock until the slowest copy of all has it
+  read-forwarded     on a node that sends its hosts' reads to the owner: from the arrival there to the owner's answer
+  write-forwarded    changes, likewise
+Nodes of older releases tell no time of their stores, and nothing of what they forward. Of a volume of one copy its node tells
+what each operation took in storage, since blockd started: the times are of one in eight, and the bounds of ranges
+that double.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeArgs(a.volumeNames),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -58,10 +58,37 @@ type replicaView struct {
 	Number uint32 `json:"number"`
 	Node   string `json:"node"`
 	State  string `json:"state"`
+	// While it is brought back.
+	Resync *resyncView `json:"resync,omitempty"`
+}
+
+type resyncView struct {
+	Since        string `json:"since"`
+	RegionsTotal int64  `json:"regions_total"`
+	RegionsLeft  int64  `json:"regions_left"`
+	BytesTotal   int64  `json:"bytes_total"`
+	BytesLeft    int64  `json:"bytes_left"`
+	BytesPerSec  int64  `json:"bytes_per_second"`
+	EstimatedEnd string `json:"estimated_end"`
 }
 
 func viewReplica(r *blockdv1.Replica) replicaView {
-	return replicaView{r.GetDisk(), r.GetNumber(), r.GetNode(), r.GetState()}
+	v := replicaView{r.GetDisk(), r.GetNumber(), r.GetNode(), r.GetState(), nil}
+	if x := r.GetResync(); x != nil {
+		v.Resync = &resyncView{x.GetSince(), x.GetRegionsTotal(), x.GetRegionsLeft(), x.GetBytesTotal(), x.GetBytesLeft(), x.GetBytesPerSecond(), x.GetEstimatedEnd()}
+	}
+	return v
+}
+
+func (r *resyncView) String() string {
+	text := fmt.Sprintf("%s of %s are left", units.FormatBytes(r.BytesLeft), units.FormatBytes(r.BytesTotal))
+	if r.BytesPerSec > 0 {
+		text += fmt.Sprintf(", at %s/s", units.FormatBytes(r.BytesPerSec))
+	}
+	if r.EstimatedEnd != "" {
+		text += ", until about " + shortTime(r.EstimatedEnd)
+	}
+	return text
 }
 
 // inSync is how many copies are good, of how many.
@@ -129,6 +156,9 @@ func volumeDetail(v volumeView) rows {
 	}
 	for _, r := range v.Replicas {
 		t = append(t, []string{"copy", fmt.Sprintf("%s on node %s, disk %d (%s)", r.State, r.Node, r.Number, r.Disk)})
+		if r.Resync != nil {
+			t = append(t, []string{"resync", fmt.Sprintf("of disk %d: %v", r.Number, r.Resync)})
+		}
 	}
 	return append(t, []string{"size", units.FormatBytes(v.SizeBytes)}, []string{"used", units.FormatBytes(v.UsedBytes)},
 		[]string{"block size", fmt.Sprint(v.BlockSize)}, []string{"pool", v.Pool},

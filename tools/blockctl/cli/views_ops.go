@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"blockd.dev/internal/units"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 )
 
@@ -45,11 +46,13 @@ type jobView struct {
 	Updated      string `json:"updated"`
 	EstimatedEnd string `json:"estimated_end"`
 	Actor        string `json:"actor"`
+	ReadOnly     bool   `json:"read_only"`
+	BytesPerSec  int64  `json:"bytes_per_second"`
 }
 
 func viewJob(j *blockdv1.Job) jobView {
 	return jobView{j.GetId(), j.GetKind(), j.GetSubject(), j.GetState(), j.GetReason(), j.GetStepsDone(), j.GetStepsTotal(), j.GetBytesDone(), j.GetBytesTotal(),
-		j.GetCreated(), j.GetUpdated(), j.GetEstimatedEnd(), j.GetActor()}
+		j.GetCreated(), j.GetUpdated(), j.GetEstimatedEnd(), j.GetActor(), j.GetReadOnly(), j.GetBytesPerSecond()}
 }
 
 func (j jobView) ended() bool {
@@ -97,6 +100,12 @@ func jobDetail(j jobView) rows {
 	}
 	if j.StepsTotal > 0 {
 		t = append(t, []string{cmp.Or(stepWords[j.Kind], "steps"), fmt.Sprintf("%d of %d", j.StepsDone, j.StepsTotal)})
+	}
+	if j.BytesTotal > 0 {
+		t = append(t, []string{"done", fmt.Sprintf("%s of %s", units.FormatBytes(j.BytesDone), units.FormatBytes(j.BytesTotal))})
+	}
+	if j.BytesPerSec > 0 {
+		t = append(t, []string{"speed", units.FormatBytes(j.BytesPerSec) + "/s"})
 	}
 	if j.EstimatedEnd != "" {
 		t = append(t, []string{"estimated end", j.EstimatedEnd})
@@ -166,11 +175,13 @@ type stageView struct {
 	P50MS  float64 `json:"p50_ms"`
 	P99MS  float64 `json:"p99_ms"`
 	MaxMS  float64 `json:"max_ms"`
+	Node   string  `json:"node"`
+	Disk   string  `json:"disk,omitempty"`
 }
 
 func viewLatency(r *blockdv1.GetVolumeLatencyResponse) latencyView {
 	return latencyView{r.GetVolume(), r.GetNode(), r.GetEpoch(), views(r.GetStages(), func(s *blockdv1.LatencyStage) stageView {
-		return stageView{s.GetName(), s.GetCount(), s.GetMeanMs(), s.GetP50Ms(), s.GetP99Ms(), s.GetMaxMs()}
+		return stageView{s.GetName(), s.GetCount(), s.GetMeanMs(), s.GetP50Ms(), s.GetP99Ms(), s.GetMaxMs(), s.GetNode(), s.GetDisk()}
 	})}
 }
 
@@ -178,6 +189,7 @@ func stageMillis(ms float64) string { return fmt.Sprintf("%.3fms", ms) }
 
 var stageColumns = []column[stageView]{
 	{"STAGE", func(s stageView) string { return s.Stage }, plain},
+	{"WHERE", func(s stageView) string { return cmp.Or(s.Disk, s.Node) }, plain},
 	{"COUNT", func(s stageView) string { return fmt.Sprint(s.Count) }, fixed},
 	{"MEAN", func(s stageView) string { return stageMillis(s.MeanMS) }, fixed},
 	{"P50", func(s stageView) string { return stageMillis(s.P50MS) }, fixed},

@@ -109,7 +109,7 @@ func TestLeasesMoveAndNodesDrain(t *testing.T) {
 	}
 	until(t, "it is healthy", func() bool { return far.explained(t, "v").GetState() == "healthy" })
 	stages := must[blockdv1.GetVolumeLatencyResponse](t)(far.volume.GetVolumeLatency(t.Context(), connect.NewRequest(&blockdv1.GetVolumeLatencyRequest{Name: "v"})))
-	if stages.GetNode() != owner.cfg.Name || len(stages.GetStages()) != 4 {
+	if stages.GetNode() != owner.cfg.Name || !hasStages(stages, "read", "write", "lock", "copy", "read-queue", "write-lock", "write-other") || stages.GetEpoch() != v.GetEpoch() {
 		t.Errorf("%v", stages)
 	}
 
@@ -300,28 +300,84 @@ func TestDryRunChangesNothing(t *testing.T) {
 	if e := o.explained(t, "v"); e.GetState() != "healthy" || len(e.GetBecause()) != 1 {
 		t.Errorf("%v", e)
 	}
-	_, err = o.volume.GetVolumeLatency(ctx, connect.NewRequest(&blockdv1.GetVolumeLatencyRequest{Name: "v"}))
-	refusedWith(t, err, connect.CodeFailedPrecondition, "blockctl top")
+	dev := volumeDevice(t, d, "v")
+	for range latencySample {
+		if err := writeAsHosts(dev, make([]byte, 4096), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := must[blockdv1.GetVolumeLatencyResponse](t)(o.volume.GetVolumeLatency(ctx, connect.NewRequest(&blockdv1.GetVolumeLatencyRequest{Name: "v"})))
+	if !hasStages(one, "read", "write") || one.GetEpoch() != 0 || stageOf(one, "write").GetCount() != latencySample {
+		t.Errorf("of one copy: %v", one)
+	}
 	_, err = o.member.DrainNode(ctx, connect.NewRequest(&blockdv1.DrainNodeRequest{Node: "n1"}))
 	refusedWith(t, err, connect.CodeNotFound, "no node")
+}
+
+// hasStages tells whether an answer has all of these stages.
+func hasStages(r *blockdv1.GetVolumeLatencyResponse, names ...string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool { return stageOf(r, name) == nil })
+}
+
+// stageOf is the first stage of that name, or nil.
+func stageOf(r *blockdv1.GetVolumeLatencyResponse, name string) *blockdv1.LatencyStage {
+	if i := slices.IndexFunc(r.GetStages(), func(s *blockdv1.LatencyStage) bool { return s.GetName() == name }); i >= 0 {
+		return r.GetStages()[i]
+	}
+	return nil
 }
 
 func TestEstimatedEnd(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	j := catalog.Job{State: catalog.JobRunning, Created: start, Updated: start.Add(10 * time.Second), StepsDone: 1, StepsTotal: 4}
-	if got := estimatedEnd(&j); !got.Equal(start.Add(40 * time.Second)) {
+	j := catalog.Job{ID: catalog.ID{7}, State: catalog.JobRunning, Created: start, Updated: start.Add(10 * time.Second), StepsDone: 1, StepsTotal: 4}
+	if got := estimatedEnd(&j, 0); !got.Equal(start.Add(40 * time.Second)) {
 		t.Errorf("a quarter took 10 s, and it ends at %v", got)
 	}
 	j.BytesDone, j.BytesTotal = 50, 100
-	if got := estimatedEnd(&j); !got.Equal(start.Add(20 * time.Second)) {
+	if got := estimatedEnd(&j, 0); !got.Equal(start.Add(20 * time.Second)) {
 		t.Errorf("half of the bytes took 10 s, and it ends at %v", got)
+	}
+	if got := estimatedEnd(&j, 8*time.Second); !got.Equal(start.Add(12 * time.Second)) {
+		t.Errorf("half of the bytes took 2 s of 10, and it ends at %v", got)
 	}
 	for _, change := range []func(*catalog.Job){func(j *catalog.Job) { j.State = catalog.JobWaiting }, func(j *catalog.Job) { j.BytesDone = 0 }, func(j *catalog.Job) { j.BytesDone = 100 }} {
 		other := j
 		change(&other)
-		if got := estimatedEnd(&other); !got.IsZero() {
+		if got := estimatedEnd(&other, 0); !got.IsZero() {
 			t.Errorf("%+v ends at %v", other, got)
+		}
+	}
+
+	// When it was idle says the audit log; what it says of others, and of what was refused, does not count.
+	at := func(second int, id catalog.ID, action, detail, refused string) catalog.Audit {
+		return catalog.Audit{Time: start.Add(time.Duration(second) * time.Second), Action: action, Subject: id.String(), Detail: detail, Refused: refused}
+	}
+	s := &catalog.State{Audits: []catalog.Audit{
+		at(1, j.ID, "job.state", "running to paused; paused by alice to waiting", ""),
+		at(2, catalog.ID{8}, "job.state", "paused to running; resumed by bob", ""),
+		at(3, j.ID, "job.state", "paused to running", "it is not allowed"),
+		at(4, j.ID, "job.state", "paused to running; resumed by alice", ""),
+		at(6, j.ID, "job.state", "running to waiting; no disk has space", ""),
+		at(7, j.ID, "job.state", "waiting to waiting; no node is up", ""),
+		at(8, j.ID, "job.state", "waiting to running; a disk has space", ""),
+	}}
+	if got := idleFor(s, &j); got != 5*time.Second {
+		t.Errorf("paused for 3 s, and waiting for 2 s: idle for %v", got)
+	}
+}
+
+// How fast something went says when it ends; what has not begun to go says nothing.
+func TestPaceEnds(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	p := pace{total: 1000, left: 600, since: now.Add(-4 * time.Second), went: 400}
+	if rate, end := p.perSecond(now), p.end(now); rate != 100 || !end.Equal(now.Add(6*time.Second)) {
+		t.Errorf("%d bytes per second, until %v", rate, end)
+	}
+	for _, other := range []pace{{total: 1000, left: 1000, since: p.since}, {total: 1000, left: 600, since: now, went: 400}, {total: 1000, since: p.since, went: 1000}} {
+		if end := other.end(now); !end.IsZero() {
+			t.Errorf("%+v ends at %v", other, end)
 		}
 	}
 }

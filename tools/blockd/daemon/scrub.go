@@ -22,8 +22,9 @@ type scrubStatus struct {
 // scrubInfo is a copy of it.
 type scrubInfo struct {
 	running      bool
-	at           int64 // bytes: where the round under way is; 0 when there is none
-	bytes        int64 // of the current or last round since the start
+	at           int64     // bytes: where the round under way is; 0 when there is none
+	bytes        int64     // of the current or last round since the start
+	began        time.Time // what is under way, or was last
 	errors       uint64
 	rounds       uint64    // since the start
 	lastFinished time.Time // also before the start
@@ -121,7 +122,7 @@ func (d *Daemon) scrubDue(name string, s *scrubStatus) bool {
 // begin notes that a round has begun, or goes on at byte at.
 func (s *scrubStatus) begin(at int64) {
 	s.mu.Lock()
-	s.running, s.at, s.bytes = true, at, 0
+	s.running, s.at, s.bytes, s.began = true, at, 0, time.Now()
 	s.mu.Unlock()
 }
 

@@ -336,7 +336,9 @@ type Replica struct {
 	Node   string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// in-sync, rebuilding (takes new writes, and the others are copied to it) or
 	// out (it has missed writes).
-	State         string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// While it is brought back; only in the answer to GetVolume, and only if the owner says so.
+	Resync        *Resync `protobuf:"bytes,5,opt,name=resync,proto3" json:"resync,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -399,6 +401,109 @@ func (x *Replica) GetState() string {
 	return ""
 }
 
+func (x *Replica) GetResync() *Resync {
+	if x != nil {
+		return x.Resync
+	}
+	return nil
+}
+
+// Resync is how far a copy has come that is being brought back.
+type Resync struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Since string                 `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	// Regions of 64 KiB of the copy, and how many of them were not found or made equal yet.
+	RegionsTotal int64 `protobuf:"varint,2,opt,name=regions_total,json=regionsTotal,proto3" json:"regions_total,omitempty"`
+	RegionsLeft  int64 `protobuf:"varint,3,opt,name=regions_left,json=regionsLeft,proto3" json:"regions_left,omitempty"`
+	BytesTotal   int64 `protobuf:"varint,4,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	BytesLeft    int64 `protobuf:"varint,5,opt,name=bytes_left,json=bytesLeft,proto3" json:"bytes_left,omitempty"`
+	// Compared and copied, on average since it began.
+	BytesPerSecond int64 `protobuf:"varint,6,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// When it ends if it goes on so; empty when nothing says.
+	EstimatedEnd  string `protobuf:"bytes,7,opt,name=estimated_end,json=estimatedEnd,proto3" json:"estimated_end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resync) Reset() {
+	*x = Resync{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resync) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resync) ProtoMessage() {}
+
+func (x *Resync) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resync.ProtoReflect.Descriptor instead.
+func (*Resync) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Resync) GetSince() string {
+	if x != nil {
+		return x.Since
+	}
+	return ""
+}
+
+func (x *Resync) GetRegionsTotal() int64 {
+	if x != nil {
+		return x.RegionsTotal
+	}
+	return 0
+}
+
+func (x *Resync) GetRegionsLeft() int64 {
+	if x != nil {
+		return x.RegionsLeft
+	}
+	return 0
+}
+
+func (x *Resync) GetBytesTotal() int64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
+func (x *Resync) GetBytesLeft() int64 {
+	if x != nil {
+		return x.BytesLeft
+	}
+	return 0
+}
+
+func (x *Resync) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *Resync) GetEstimatedEnd() string {
+	if x != nil {
+		return x.EstimatedEnd
+	}
+	return ""
+}
+
 type CreateVolumeRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -416,7 +521,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +533,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +546,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{3}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateVolumeRequest) GetRequestId() string {
@@ -503,7 +608,7 @@ type CreateVolumeResponse struct {
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +620,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +633,7 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{4}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
@@ -553,7 +658,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +670,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +683,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{5}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{6}
 }
 
 type ListVolumesResponse struct {
@@ -590,7 +695,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +707,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +720,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{6}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -634,7 +739,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +751,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +764,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{7}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetVolumeRequest) GetName() string {
@@ -678,7 +783,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +795,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +808,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{8}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -726,7 +831,7 @@ type ResizeVolumeRequest struct {
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +843,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +856,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ResizeVolumeRequest) GetRequestId() string {
@@ -792,7 +897,7 @@ type ResizeVolumeResponse struct {
 
 func (x *ResizeVolumeResponse) Reset() {
 	*x = ResizeVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +909,7 @@ func (x *ResizeVolumeResponse) String() string {
 func (*ResizeVolumeResponse) ProtoMessage() {}
 
 func (x *ResizeVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +922,7 @@ func (x *ResizeVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResizeVolumeResponse) GetVolume() *Volume {
@@ -848,7 +953,7 @@ type ProtectVolumeRequest struct {
 
 func (x *ProtectVolumeRequest) Reset() {
 	*x = ProtectVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +965,7 @@ func (x *ProtectVolumeRequest) String() string {
 func (*ProtectVolumeRequest) ProtoMessage() {}
 
 func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +978,7 @@ func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ProtectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProtectVolumeRequest) GetRequestId() string {
@@ -914,7 +1019,7 @@ type ProtectVolumeResponse struct {
 
 func (x *ProtectVolumeResponse) Reset() {
 	*x = ProtectVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1031,7 @@ func (x *ProtectVolumeResponse) String() string {
 func (*ProtectVolumeResponse) ProtoMessage() {}
 
 func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1044,7 @@ func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ProtectVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProtectVolumeResponse) GetVolume() *Volume {
@@ -965,7 +1070,7 @@ type GetVolumeLatencyRequest struct {
 
 func (x *GetVolumeLatencyRequest) Reset() {
 	*x = GetVolumeLatencyRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1082,7 @@ func (x *GetVolumeLatencyRequest) String() string {
 func (*GetVolumeLatencyRequest) ProtoMessage() {}
 
 func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1095,7 @@ func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeLatencyRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeLatencyRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetVolumeLatencyRequest) GetName() string {
@@ -1003,8 +1108,8 @@ func (x *GetVolumeLatencyRequest) GetName() string {
 type GetVolumeLatencyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`    // its owner, who counts
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // since the begin of which it counts
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`    // its owner, who counts, or the node that has its one copy
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // since the begin of which it counts; 0 of one copy, which counts since blockd started
 	Stages        []*LatencyStage        `protobuf:"bytes,4,rep,name=stages,proto3" json:"stages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1012,7 +1117,7 @@ type GetVolumeLatencyResponse struct {
 
 func (x *GetVolumeLatencyResponse) Reset() {
 	*x = GetVolumeLatencyResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1129,7 @@ func (x *GetVolumeLatencyResponse) String() string {
 func (*GetVolumeLatencyResponse) ProtoMessage() {}
 
 func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1142,7 @@ func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeLatencyResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeLatencyResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetVolumeLatencyResponse) GetVolume() string {
@@ -1071,22 +1176,31 @@ func (x *GetVolumeLatencyResponse) GetStages() []*LatencyStage {
 // A LatencyStage is a part of the way of a volume's requests.
 type LatencyStage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// read and write: the whole way at the owner. lock: from a request's arrival until
-	// no earlier one stands in its way. copy: from there until the slowest copy
-	// that must have a write has it.
-	Name          string  `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Count         uint64  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
-	MeanMs        float64 `protobuf:"fixed64,3,opt,name=mean_ms,json=meanMs,proto3" json:"mean_ms,omitempty"`
-	P50Ms         float64 `protobuf:"fixed64,4,opt,name=p50_ms,json=p50Ms,proto3" json:"p50_ms,omitempty"`
-	P99Ms         float64 `protobuf:"fixed64,5,opt,name=p99_ms,json=p99Ms,proto3" json:"p99_ms,omitempty"`
-	MaxMs         float64 `protobuf:"fixed64,6,opt,name=max_ms,json=maxMs,proto3" json:"max_ms,omitempty"`
+	// read and write: the whole way at the owner; all that changes data is a write. read-queue, write-queue: before that, from
+	// the arrival on the owner's node. read-lock, write-lock: the part until no earlier one stands in the way
+	// and enough copies are there; lock: both. read-copy, write-copy: from asking one copy, which node and disk name, to its
+	// answer. read-store: of read-copy, for how long the copy's node had it. read-hedged: reads of which a second
+	// copy was asked, from the lock on. write-other: from the lock until the slowest copy on another
+	// node has a write; write-other-store: of that, for how long the node of that copy had it. copy: from the
+	// lock until the slowest copy that must have a write has it. read-forwarded, write-forwarded: the whole way on a node that sends to
+	// the owner. Of a volume of one copy: the operations, by their names.
+	Name   string  `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Count  uint64  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	MeanMs float64 `protobuf:"fixed64,3,opt,name=mean_ms,json=meanMs,proto3" json:"mean_ms,omitempty"`
+	P50Ms  float64 `protobuf:"fixed64,4,opt,name=p50_ms,json=p50Ms,proto3" json:"p50_ms,omitempty"`
+	P99Ms  float64 `protobuf:"fixed64,5,opt,name=p99_ms,json=p99Ms,proto3" json:"p99_ms,omitempty"`
+	MaxMs  float64 `protobuf:"fixed64,6,opt,name=max_ms,json=maxMs,proto3" json:"max_ms,omitempty"`
+	// Where: the owner, the node of a copy, or one that forwards.
+	Node string `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`
+	// Of a copy, by the name that ListDisks gives it.
+	Disk          string `protobuf:"bytes,8,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LatencyStage) Reset() {
 	*x = LatencyStage{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1212,7 @@ func (x *LatencyStage) String() string {
 func (*LatencyStage) ProtoMessage() {}
 
 func (x *LatencyStage) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1225,7 @@ func (x *LatencyStage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LatencyStage.ProtoReflect.Descriptor instead.
 func (*LatencyStage) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LatencyStage) GetName() string {
@@ -1156,6 +1270,20 @@ func (x *LatencyStage) GetMaxMs() float64 {
 	return 0
 }
 
+func (x *LatencyStage) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *LatencyStage) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
 type SetVolumeLimitsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1171,7 +1299,7 @@ type SetVolumeLimitsRequest struct {
 
 func (x *SetVolumeLimitsRequest) Reset() {
 	*x = SetVolumeLimitsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1311,7 @@ func (x *SetVolumeLimitsRequest) String() string {
 func (*SetVolumeLimitsRequest) ProtoMessage() {}
 
 func (x *SetVolumeLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1324,7 @@ func (x *SetVolumeLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLimitsRequest.ProtoReflect.Descriptor instead.
 func (*SetVolumeLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetVolumeLimitsRequest) GetRequestId() string {
@@ -1251,7 +1379,7 @@ type SetVolumeLimitsResponse struct {
 
 func (x *SetVolumeLimitsResponse) Reset() {
 	*x = SetVolumeLimitsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1391,7 @@ func (x *SetVolumeLimitsResponse) String() string {
 func (*SetVolumeLimitsResponse) ProtoMessage() {}
 
 func (x *SetVolumeLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1404,7 @@ func (x *SetVolumeLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLimitsResponse.ProtoReflect.Descriptor instead.
 func (*SetVolumeLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetVolumeLimitsResponse) GetVolume() *Volume {
@@ -1304,7 +1432,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1444,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1457,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteVolumeRequest) GetRequestId() string {
@@ -1362,7 +1490,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1502,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1515,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteVolumeResponse) GetChanges() []string {
@@ -1421,7 +1549,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1561,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1574,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Pool) GetName() string {
@@ -1548,7 +1676,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1688,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1701,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreatePoolRequest) GetRequestId() string {
@@ -1642,7 +1770,7 @@ type CreatePoolResponse struct {
 
 func (x *CreatePoolResponse) Reset() {
 	*x = CreatePoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1782,7 @@ func (x *CreatePoolResponse) String() string {
 func (*CreatePoolResponse) ProtoMessage() {}
 
 func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1795,7 @@ func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolResponse.ProtoReflect.Descriptor instead.
 func (*CreatePoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreatePoolResponse) GetPool() *Pool {
@@ -1692,7 +1820,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1832,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1845,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 type ListPoolsResponse struct {
@@ -1729,7 +1857,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1869,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1882,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -1773,7 +1901,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1913,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1926,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -1817,7 +1945,7 @@ type GetPoolResponse struct {
 
 func (x *GetPoolResponse) Reset() {
 	*x = GetPoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1957,7 @@ func (x *GetPoolResponse) String() string {
 func (*GetPoolResponse) ProtoMessage() {}
 
 func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1970,7 @@ func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolResponse.ProtoReflect.Descriptor instead.
 func (*GetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetPoolResponse) GetPool() *Pool {
@@ -1863,7 +1991,7 @@ type Chap struct {
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2003,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2016,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Chap) GetUser() string {
@@ -1931,7 +2059,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2071,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2084,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Host) GetName() string {
@@ -2048,7 +2176,7 @@ type DhChap struct {
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2188,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2201,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DhChap) GetKey() string {
@@ -2106,7 +2234,7 @@ type CreateHostRequest struct {
 
 func (x *CreateHostRequest) Reset() {
 	*x = CreateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2246,7 @@ func (x *CreateHostRequest) String() string {
 func (*CreateHostRequest) ProtoMessage() {}
 
 func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2259,7 @@ func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostRequest.ProtoReflect.Descriptor instead.
 func (*CreateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateHostRequest) GetRequestId() string {
@@ -2200,7 +2328,7 @@ type CreateHostResponse struct {
 
 func (x *CreateHostResponse) Reset() {
 	*x = CreateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2340,7 @@ func (x *CreateHostResponse) String() string {
 func (*CreateHostResponse) ProtoMessage() {}
 
 func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2353,7 @@ func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostResponse.ProtoReflect.Descriptor instead.
 func (*CreateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateHostResponse) GetHost() *Host {
@@ -2250,7 +2378,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2390,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2403,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 type ListHostsResponse struct {
@@ -2287,7 +2415,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2427,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2440,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -2331,7 +2459,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2471,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2484,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetHostRequest) GetName() string {
@@ -2375,7 +2503,7 @@ type GetHostResponse struct {
 
 func (x *GetHostResponse) Reset() {
 	*x = GetHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2515,7 @@ func (x *GetHostResponse) String() string {
 func (*GetHostResponse) ProtoMessage() {}
 
 func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2528,7 @@ func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
 func (*GetHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetHostResponse) GetHost() *Host {
@@ -2429,7 +2557,7 @@ type UpdateHostRequest struct {
 
 func (x *UpdateHostRequest) Reset() {
 	*x = UpdateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2569,7 @@ func (x *UpdateHostRequest) String() string {
 func (*UpdateHostRequest) ProtoMessage() {}
 
 func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2582,7 @@ func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostRequest.ProtoReflect.Descriptor instead.
 func (*UpdateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UpdateHostRequest) GetRequestId() string {
@@ -2523,7 +2651,7 @@ type UpdateHostResponse struct {
 
 func (x *UpdateHostResponse) Reset() {
 	*x = UpdateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2535,7 +2663,7 @@ func (x *UpdateHostResponse) String() string {
 func (*UpdateHostResponse) ProtoMessage() {}
 
 func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2548,7 +2676,7 @@ func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostResponse.ProtoReflect.Descriptor instead.
 func (*UpdateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UpdateHostResponse) GetHost() *Host {
@@ -2576,7 +2704,7 @@ type DeleteHostRequest struct {
 
 func (x *DeleteHostRequest) Reset() {
 	*x = DeleteHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2588,7 +2716,7 @@ func (x *DeleteHostRequest) String() string {
 func (*DeleteHostRequest) ProtoMessage() {}
 
 func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2601,7 +2729,7 @@ func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostRequest.ProtoReflect.Descriptor instead.
 func (*DeleteHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteHostRequest) GetRequestId() string {
@@ -2634,7 +2762,7 @@ type DeleteHostResponse struct {
 
 func (x *DeleteHostResponse) Reset() {
 	*x = DeleteHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2774,7 @@ func (x *DeleteHostResponse) String() string {
 func (*DeleteHostResponse) ProtoMessage() {}
 
 func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2787,7 @@ func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostResponse.ProtoReflect.Descriptor instead.
 func (*DeleteHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteHostResponse) GetChanges() []string {
@@ -2682,7 +2810,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2694,7 +2822,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2707,7 +2835,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Mapping) GetVolume() string {
@@ -2745,7 +2873,7 @@ type MapVolumeRequest struct {
 
 func (x *MapVolumeRequest) Reset() {
 	*x = MapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2757,7 +2885,7 @@ func (x *MapVolumeRequest) String() string {
 func (*MapVolumeRequest) ProtoMessage() {}
 
 func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2770,7 +2898,7 @@ func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MapVolumeRequest) GetRequestId() string {
@@ -2818,7 +2946,7 @@ type MapVolumeResponse struct {
 
 func (x *MapVolumeResponse) Reset() {
 	*x = MapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +2958,7 @@ func (x *MapVolumeResponse) String() string {
 func (*MapVolumeResponse) ProtoMessage() {}
 
 func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2843,7 +2971,7 @@ func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MapVolumeResponse) GetMapping() *Mapping {
@@ -2872,7 +3000,7 @@ type UnmapVolumeRequest struct {
 
 func (x *UnmapVolumeRequest) Reset() {
 	*x = UnmapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3012,7 @@ func (x *UnmapVolumeRequest) String() string {
 func (*UnmapVolumeRequest) ProtoMessage() {}
 
 func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3025,7 @@ func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UnmapVolumeRequest) GetRequestId() string {
@@ -2937,7 +3065,7 @@ type UnmapVolumeResponse struct {
 
 func (x *UnmapVolumeResponse) Reset() {
 	*x = UnmapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3077,7 @@ func (x *UnmapVolumeResponse) String() string {
 func (*UnmapVolumeResponse) ProtoMessage() {}
 
 func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3090,7 @@ func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *UnmapVolumeResponse) GetChanges() []string {
@@ -2980,7 +3108,7 @@ type ListMappingsRequest struct {
 
 func (x *ListMappingsRequest) Reset() {
 	*x = ListMappingsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3120,7 @@ func (x *ListMappingsRequest) String() string {
 func (*ListMappingsRequest) ProtoMessage() {}
 
 func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3133,7 @@ func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ListMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 type ListMappingsResponse struct {
@@ -3017,7 +3145,7 @@ type ListMappingsResponse struct {
 
 func (x *ListMappingsResponse) Reset() {
 	*x = ListMappingsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3157,7 @@ func (x *ListMappingsResponse) String() string {
 func (*ListMappingsResponse) ProtoMessage() {}
 
 func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3170,7 @@ func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ListMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListMappingsResponse) GetMappings() []*Mapping {
@@ -3075,7 +3203,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3087,7 +3215,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3100,7 +3228,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Node) GetName() string {
@@ -3195,7 +3323,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3335,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +3348,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
 }
 
 type ListNodesResponse struct {
@@ -3232,7 +3360,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3244,7 +3372,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3257,7 +3385,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -3301,7 +3429,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3441,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3454,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Disk) GetName() string {
@@ -3470,7 +3598,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3482,7 +3610,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3495,7 +3623,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -3548,7 +3676,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3560,7 +3688,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3573,7 +3701,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
 }
 
 type ListDisksResponse struct {
@@ -3585,7 +3713,7 @@ type ListDisksResponse struct {
 
 func (x *ListDisksResponse) Reset() {
 	*x = ListDisksResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3725,7 @@ func (x *ListDisksResponse) String() string {
 func (*ListDisksResponse) ProtoMessage() {}
 
 func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3738,7 @@ func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksResponse.ProtoReflect.Descriptor instead.
 func (*ListDisksResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListDisksResponse) GetDisks() []*Disk {
@@ -3640,7 +3768,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3652,7 +3780,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3665,7 +3793,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Session) GetId() string {
@@ -3739,7 +3867,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +3879,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +3892,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
 }
 
 type ListSessionsResponse struct {
@@ -3776,7 +3904,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +3916,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +3929,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3826,7 +3954,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3838,7 +3966,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3851,7 +3979,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Finding) GetLevel() string {
@@ -3890,7 +4018,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +4030,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +4043,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
 }
 
 type DiagnoseResponse struct {
@@ -3927,7 +4055,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3939,7 +4067,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3952,7 +4080,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -3978,7 +4106,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3990,7 +4118,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4003,7 +4131,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -4057,7 +4185,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4069,7 +4197,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4082,7 +4210,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WatchEventsRequest) GetFollow() bool {
@@ -4101,7 +4229,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4113,7 +4241,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4126,7 +4254,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -4155,7 +4283,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4167,7 +4295,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4180,7 +4308,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{63}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AuditEntry) GetRevision() uint64 {
@@ -4247,7 +4375,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4259,7 +4387,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4272,7 +4400,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{64}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{65}
 }
 
 type ListAuditResponse struct {
@@ -4284,7 +4412,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +4424,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +4437,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{65}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4356,12 +4484,23 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x06Limits\x12\x12\n" +
 	"\x04iops\x18\x01 \x01(\x04R\x04iops\x12(\n" +
 	"\x10bytes_per_second\x18\x02 \x01(\x04R\x0ebytesPerSecond\x12#\n" +
-	"\rburst_seconds\x18\x03 \x01(\rR\fburstSeconds\"_\n" +
+	"\rburst_seconds\x18\x03 \x01(\rR\fburstSeconds\"\x8a\x01\n" +
 	"\aReplica\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\rR\x06number\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
-	"\x05state\x18\x04 \x01(\tR\x05state\"\xde\x01\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12)\n" +
+	"\x06resync\x18\x05 \x01(\v2\x11.blockd.v1.ResyncR\x06resync\"\xf5\x01\n" +
+	"\x06Resync\x12\x14\n" +
+	"\x05since\x18\x01 \x01(\tR\x05since\x12#\n" +
+	"\rregions_total\x18\x02 \x01(\x03R\fregionsTotal\x12!\n" +
+	"\fregions_left\x18\x03 \x01(\x03R\vregionsLeft\x12\x1f\n" +
+	"\vbytes_total\x18\x04 \x01(\x03R\n" +
+	"bytesTotal\x12\x1d\n" +
+	"\n" +
+	"bytes_left\x18\x05 \x01(\x03R\tbytesLeft\x12(\n" +
+	"\x10bytes_per_second\x18\x06 \x01(\x03R\x0ebytesPerSecond\x12#\n" +
+	"\restimated_end\x18\a \x01(\tR\festimatedEnd\"\xde\x01\n" +
 	"\x13CreateVolumeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -4410,14 +4549,16 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12/\n" +
-	"\x06stages\x18\x04 \x03(\v2\x17.blockd.v1.LatencyStageR\x06stages\"\x96\x01\n" +
+	"\x06stages\x18\x04 \x03(\v2\x17.blockd.v1.LatencyStageR\x06stages\"\xbe\x01\n" +
 	"\fLatencyStage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x17\n" +
 	"\amean_ms\x18\x03 \x01(\x01R\x06meanMs\x12\x15\n" +
 	"\x06p50_ms\x18\x04 \x01(\x01R\x05p50Ms\x12\x15\n" +
 	"\x06p99_ms\x18\x05 \x01(\x01R\x05p99Ms\x12\x15\n" +
-	"\x06max_ms\x18\x06 \x01(\x01R\x05maxMs\"\x86\x02\n" +
+	"\x06max_ms\x18\x06 \x01(\x01R\x05maxMs\x12\x12\n" +
+	"\x04node\x18\a \x01(\tR\x04node\x12\x12\n" +
+	"\x04disk\x18\b \x01(\tR\x04disk\"\x86\x02\n" +
 	"\x16SetVolumeLimitsRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -4713,167 +4854,169 @@ func file_blockd_v1_blockd_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_blockd_proto_rawDescData
 }
 
-var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_blockd_v1_blockd_proto_goTypes = []any{
 	(*Volume)(nil),                   // 0: blockd.v1.Volume
 	(*Limits)(nil),                   // 1: blockd.v1.Limits
 	(*Replica)(nil),                  // 2: blockd.v1.Replica
-	(*CreateVolumeRequest)(nil),      // 3: blockd.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),     // 4: blockd.v1.CreateVolumeResponse
-	(*ListVolumesRequest)(nil),       // 5: blockd.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 6: blockd.v1.ListVolumesResponse
-	(*GetVolumeRequest)(nil),         // 7: blockd.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),        // 8: blockd.v1.GetVolumeResponse
-	(*ResizeVolumeRequest)(nil),      // 9: blockd.v1.ResizeVolumeRequest
-	(*ResizeVolumeResponse)(nil),     // 10: blockd.v1.ResizeVolumeResponse
-	(*ProtectVolumeRequest)(nil),     // 11: blockd.v1.ProtectVolumeRequest
-	(*ProtectVolumeResponse)(nil),    // 12: blockd.v1.ProtectVolumeResponse
-	(*GetVolumeLatencyRequest)(nil),  // 13: blockd.v1.GetVolumeLatencyRequest
-	(*GetVolumeLatencyResponse)(nil), // 14: blockd.v1.GetVolumeLatencyResponse
-	(*LatencyStage)(nil),             // 15: blockd.v1.LatencyStage
-	(*SetVolumeLimitsRequest)(nil),   // 16: blockd.v1.SetVolumeLimitsRequest
-	(*SetVolumeLimitsResponse)(nil),  // 17: blockd.v1.SetVolumeLimitsResponse
-	(*DeleteVolumeRequest)(nil),      // 18: blockd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),     // 19: blockd.v1.DeleteVolumeResponse
-	(*Pool)(nil),                     // 20: blockd.v1.Pool
-	(*CreatePoolRequest)(nil),        // 21: blockd.v1.CreatePoolRequest
-	(*CreatePoolResponse)(nil),       // 22: blockd.v1.CreatePoolResponse
-	(*ListPoolsRequest)(nil),         // 23: blockd.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),        // 24: blockd.v1.ListPoolsResponse
-	(*GetPoolRequest)(nil),           // 25: blockd.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),          // 26: blockd.v1.GetPoolResponse
-	(*Chap)(nil),                     // 27: blockd.v1.Chap
-	(*Host)(nil),                     // 28: blockd.v1.Host
-	(*DhChap)(nil),                   // 29: blockd.v1.DhChap
-	(*CreateHostRequest)(nil),        // 30: blockd.v1.CreateHostRequest
-	(*CreateHostResponse)(nil),       // 31: blockd.v1.CreateHostResponse
-	(*ListHostsRequest)(nil),         // 32: blockd.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),        // 33: blockd.v1.ListHostsResponse
-	(*GetHostRequest)(nil),           // 34: blockd.v1.GetHostRequest
-	(*GetHostResponse)(nil),          // 35: blockd.v1.GetHostResponse
-	(*UpdateHostRequest)(nil),        // 36: blockd.v1.UpdateHostRequest
-	(*UpdateHostResponse)(nil),       // 37: blockd.v1.UpdateHostResponse
-	(*DeleteHostRequest)(nil),        // 38: blockd.v1.DeleteHostRequest
-	(*DeleteHostResponse)(nil),       // 39: blockd.v1.DeleteHostResponse
-	(*Mapping)(nil),                  // 40: blockd.v1.Mapping
-	(*MapVolumeRequest)(nil),         // 41: blockd.v1.MapVolumeRequest
-	(*MapVolumeResponse)(nil),        // 42: blockd.v1.MapVolumeResponse
-	(*UnmapVolumeRequest)(nil),       // 43: blockd.v1.UnmapVolumeRequest
-	(*UnmapVolumeResponse)(nil),      // 44: blockd.v1.UnmapVolumeResponse
-	(*ListMappingsRequest)(nil),      // 45: blockd.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil),     // 46: blockd.v1.ListMappingsResponse
-	(*Node)(nil),                     // 47: blockd.v1.Node
-	(*ListNodesRequest)(nil),         // 48: blockd.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),        // 49: blockd.v1.ListNodesResponse
-	(*Disk)(nil),                     // 50: blockd.v1.Disk
-	(*Scrub)(nil),                    // 51: blockd.v1.Scrub
-	(*ListDisksRequest)(nil),         // 52: blockd.v1.ListDisksRequest
-	(*ListDisksResponse)(nil),        // 53: blockd.v1.ListDisksResponse
-	(*Session)(nil),                  // 54: blockd.v1.Session
-	(*ListSessionsRequest)(nil),      // 55: blockd.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),     // 56: blockd.v1.ListSessionsResponse
-	(*Finding)(nil),                  // 57: blockd.v1.Finding
-	(*DiagnoseRequest)(nil),          // 58: blockd.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),         // 59: blockd.v1.DiagnoseResponse
-	(*Event)(nil),                    // 60: blockd.v1.Event
-	(*WatchEventsRequest)(nil),       // 61: blockd.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),      // 62: blockd.v1.WatchEventsResponse
-	(*AuditEntry)(nil),               // 63: blockd.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 64: blockd.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 65: blockd.v1.ListAuditResponse
-	nil,                              // 66: blockd.v1.Session.ParametersEntry
+	(*Resync)(nil),                   // 3: blockd.v1.Resync
+	(*CreateVolumeRequest)(nil),      // 4: blockd.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),     // 5: blockd.v1.CreateVolumeResponse
+	(*ListVolumesRequest)(nil),       // 6: blockd.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 7: blockd.v1.ListVolumesResponse
+	(*GetVolumeRequest)(nil),         // 8: blockd.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),        // 9: blockd.v1.GetVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 10: blockd.v1.ResizeVolumeRequest
+	(*ResizeVolumeResponse)(nil),     // 11: blockd.v1.ResizeVolumeResponse
+	(*ProtectVolumeRequest)(nil),     // 12: blockd.v1.ProtectVolumeRequest
+	(*ProtectVolumeResponse)(nil),    // 13: blockd.v1.ProtectVolumeResponse
+	(*GetVolumeLatencyRequest)(nil),  // 14: blockd.v1.GetVolumeLatencyRequest
+	(*GetVolumeLatencyResponse)(nil), // 15: blockd.v1.GetVolumeLatencyResponse
+	(*LatencyStage)(nil),             // 16: blockd.v1.LatencyStage
+	(*SetVolumeLimitsRequest)(nil),   // 17: blockd.v1.SetVolumeLimitsRequest
+	(*SetVolumeLimitsResponse)(nil),  // 18: blockd.v1.SetVolumeLimitsResponse
+	(*DeleteVolumeRequest)(nil),      // 19: blockd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 20: blockd.v1.DeleteVolumeResponse
+	(*Pool)(nil),                     // 21: blockd.v1.Pool
+	(*CreatePoolRequest)(nil),        // 22: blockd.v1.CreatePoolRequest
+	(*CreatePoolResponse)(nil),       // 23: blockd.v1.CreatePoolResponse
+	(*ListPoolsRequest)(nil),         // 24: blockd.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),        // 25: blockd.v1.ListPoolsResponse
+	(*GetPoolRequest)(nil),           // 26: blockd.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),          // 27: blockd.v1.GetPoolResponse
+	(*Chap)(nil),                     // 28: blockd.v1.Chap
+	(*Host)(nil),                     // 29: blockd.v1.Host
+	(*DhChap)(nil),                   // 30: blockd.v1.DhChap
+	(*CreateHostRequest)(nil),        // 31: blockd.v1.CreateHostRequest
+	(*CreateHostResponse)(nil),       // 32: blockd.v1.CreateHostResponse
+	(*ListHostsRequest)(nil),         // 33: blockd.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),        // 34: blockd.v1.ListHostsResponse
+	(*GetHostRequest)(nil),           // 35: blockd.v1.GetHostRequest
+	(*GetHostResponse)(nil),          // 36: blockd.v1.GetHostResponse
+	(*UpdateHostRequest)(nil),        // 37: blockd.v1.UpdateHostRequest
+	(*UpdateHostResponse)(nil),       // 38: blockd.v1.UpdateHostResponse
+	(*DeleteHostRequest)(nil),        // 39: blockd.v1.DeleteHostRequest
+	(*DeleteHostResponse)(nil),       // 40: blockd.v1.DeleteHostResponse
+	(*Mapping)(nil),                  // 41: blockd.v1.Mapping
+	(*MapVolumeRequest)(nil),         // 42: blockd.v1.MapVolumeRequest
+	(*MapVolumeResponse)(nil),        // 43: blockd.v1.MapVolumeResponse
+	(*UnmapVolumeRequest)(nil),       // 44: blockd.v1.UnmapVolumeRequest
+	(*UnmapVolumeResponse)(nil),      // 45: blockd.v1.UnmapVolumeResponse
+	(*ListMappingsRequest)(nil),      // 46: blockd.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil),     // 47: blockd.v1.ListMappingsResponse
+	(*Node)(nil),                     // 48: blockd.v1.Node
+	(*ListNodesRequest)(nil),         // 49: blockd.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 50: blockd.v1.ListNodesResponse
+	(*Disk)(nil),                     // 51: blockd.v1.Disk
+	(*Scrub)(nil),                    // 52: blockd.v1.Scrub
+	(*ListDisksRequest)(nil),         // 53: blockd.v1.ListDisksRequest
+	(*ListDisksResponse)(nil),        // 54: blockd.v1.ListDisksResponse
+	(*Session)(nil),                  // 55: blockd.v1.Session
+	(*ListSessionsRequest)(nil),      // 56: blockd.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),     // 57: blockd.v1.ListSessionsResponse
+	(*Finding)(nil),                  // 58: blockd.v1.Finding
+	(*DiagnoseRequest)(nil),          // 59: blockd.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),         // 60: blockd.v1.DiagnoseResponse
+	(*Event)(nil),                    // 61: blockd.v1.Event
+	(*WatchEventsRequest)(nil),       // 62: blockd.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),      // 63: blockd.v1.WatchEventsResponse
+	(*AuditEntry)(nil),               // 64: blockd.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 65: blockd.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 66: blockd.v1.ListAuditResponse
+	nil,                              // 67: blockd.v1.Session.ParametersEntry
 }
 var file_blockd_v1_blockd_proto_depIdxs = []int32{
-	40, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
+	41, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
 	2,  // 1: blockd.v1.Volume.replicas:type_name -> blockd.v1.Replica
 	1,  // 2: blockd.v1.Volume.limits:type_name -> blockd.v1.Limits
-	1,  // 3: blockd.v1.CreateVolumeRequest.limits:type_name -> blockd.v1.Limits
-	0,  // 4: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 5: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
-	0,  // 6: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 7: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 8: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
-	15, // 9: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
-	0,  // 10: blockd.v1.SetVolumeLimitsResponse.volume:type_name -> blockd.v1.Volume
-	20, // 11: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
-	20, // 12: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
-	20, // 13: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
-	40, // 14: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
-	27, // 15: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
-	27, // 16: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	29, // 17: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	28, // 18: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
-	28, // 19: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
-	28, // 20: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
-	27, // 21: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
-	27, // 22: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	29, // 23: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	28, // 24: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
-	40, // 25: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
-	40, // 26: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
-	47, // 27: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
-	51, // 28: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
-	50, // 29: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
-	66, // 30: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
-	54, // 31: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
-	57, // 32: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
-	60, // 33: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
-	63, // 34: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
-	3,  // 35: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
-	5,  // 36: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
-	7,  // 37: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
-	9,  // 38: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
-	11, // 39: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
-	16, // 40: blockd.v1.VolumeService.SetVolumeLimits:input_type -> blockd.v1.SetVolumeLimitsRequest
-	18, // 41: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
-	13, // 42: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
-	21, // 43: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
-	23, // 44: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
-	25, // 45: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
-	30, // 46: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
-	32, // 47: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
-	34, // 48: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
-	36, // 49: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
-	38, // 50: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
-	41, // 51: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
-	43, // 52: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
-	45, // 53: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
-	48, // 54: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
-	52, // 55: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
-	55, // 56: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
-	58, // 57: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
-	61, // 58: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
-	64, // 59: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
-	4,  // 60: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
-	6,  // 61: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
-	8,  // 62: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
-	10, // 63: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
-	12, // 64: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
-	17, // 65: blockd.v1.VolumeService.SetVolumeLimits:output_type -> blockd.v1.SetVolumeLimitsResponse
-	19, // 66: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
-	14, // 67: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
-	22, // 68: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
-	24, // 69: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
-	26, // 70: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
-	31, // 71: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
-	33, // 72: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
-	35, // 73: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
-	37, // 74: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
-	39, // 75: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
-	42, // 76: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
-	44, // 77: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
-	46, // 78: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
-	49, // 79: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
-	53, // 80: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
-	56, // 81: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
-	59, // 82: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
-	62, // 83: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
-	65, // 84: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
-	60, // [60:85] is the sub-list for method output_type
-	35, // [35:60] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	3,  // 3: blockd.v1.Replica.resync:type_name -> blockd.v1.Resync
+	1,  // 4: blockd.v1.CreateVolumeRequest.limits:type_name -> blockd.v1.Limits
+	0,  // 5: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 6: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
+	0,  // 7: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 8: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 9: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
+	16, // 10: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
+	0,  // 11: blockd.v1.SetVolumeLimitsResponse.volume:type_name -> blockd.v1.Volume
+	21, // 12: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
+	21, // 13: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
+	21, // 14: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
+	41, // 15: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
+	28, // 16: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
+	28, // 17: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	30, // 18: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	29, // 19: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
+	29, // 20: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
+	29, // 21: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
+	28, // 22: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
+	28, // 23: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	30, // 24: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	29, // 25: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
+	41, // 26: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
+	41, // 27: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
+	48, // 28: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
+	52, // 29: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
+	51, // 30: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
+	67, // 31: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
+	55, // 32: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
+	58, // 33: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
+	61, // 34: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
+	64, // 35: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
+	4,  // 36: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
+	6,  // 37: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
+	8,  // 38: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
+	10, // 39: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
+	12, // 40: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
+	17, // 41: blockd.v1.VolumeService.SetVolumeLimits:input_type -> blockd.v1.SetVolumeLimitsRequest
+	19, // 42: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
+	14, // 43: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
+	22, // 44: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
+	24, // 45: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
+	26, // 46: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
+	31, // 47: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
+	33, // 48: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
+	35, // 49: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
+	37, // 50: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
+	39, // 51: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
+	42, // 52: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
+	44, // 53: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
+	46, // 54: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
+	49, // 55: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
+	53, // 56: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
+	56, // 57: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
+	59, // 58: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
+	62, // 59: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
+	65, // 60: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
+	5,  // 61: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
+	7,  // 62: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
+	9,  // 63: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
+	11, // 64: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
+	13, // 65: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
+	18, // 66: blockd.v1.VolumeService.SetVolumeLimits:output_type -> blockd.v1.SetVolumeLimitsResponse
+	20, // 67: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
+	15, // 68: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
+	23, // 69: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
+	25, // 70: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
+	27, // 71: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
+	32, // 72: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
+	34, // 73: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
+	36, // 74: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
+	38, // 75: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
+	40, // 76: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
+	43, // 77: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
+	45, // 78: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
+	47, // 79: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
+	50, // 80: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
+	54, // 81: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
+	57, // 82: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
+	60, // 83: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
+	63, // 84: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
+	66, // 85: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
+	61, // [61:86] is the sub-list for method output_type
+	36, // [36:61] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_blockd_proto_init() }
@@ -4881,16 +5024,16 @@ func file_blockd_v1_blockd_proto_init() {
 	if File_blockd_v1_blockd_proto != nil {
 		return
 	}
-	file_blockd_v1_blockd_proto_msgTypes[16].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[36].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[41].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[17].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[37].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_blockd_proto_rawDesc), len(file_blockd_v1_blockd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   67,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -29,23 +29,30 @@ type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// drain (what a node serves moves away), remove (its data too), rebalance, drain-disk (what a disk
-	// has moves away), or rebuild (the copies of a lost disk are made anew on others).
+	// has moves away), or rebuild (the copies of a lost disk are made anew on others). With read_only: resync (a copy of a
+	// volume is brought back), or scrub (the copies of a volume are compared).
 	Kind    string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // the name of the node or of the disk; cluster, of rebalance
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // the name of the node, of the disk, or of the volume; cluster, of rebalance
 	// running, waiting (for what the reason says), paused, done, failed or canceled.
 	State      string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	Reason     string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	StepsDone  uint64 `protobuf:"varint,6,opt,name=steps_done,json=stepsDone,proto3" json:"steps_done,omitempty"` // volumes that are served elsewhere, extents that have moved
 	StepsTotal uint64 `protobuf:"varint,7,opt,name=steps_total,json=stepsTotal,proto3" json:"steps_total,omitempty"`
+	// Of what is counted in bytes: resync and scrub. The others count steps, and have 0 here.
 	BytesDone  int64  `protobuf:"varint,8,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
 	BytesTotal int64  `protobuf:"varint,9,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
 	Created    string `protobuf:"bytes,10,opt,name=created,proto3" json:"created,omitempty"`
 	Updated    string `protobuf:"bytes,11,opt,name=updated,proto3" json:"updated,omitempty"`
 	Actor      string `protobuf:"bytes,12,opt,name=actor,proto3" json:"actor,omitempty"`
-	// When it ends if it goes on as fast as it went; empty when nothing says.
-	EstimatedEnd  string `protobuf:"bytes,13,opt,name=estimated_end,json=estimatedEnd,proto3" json:"estimated_end,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// When it ends if it goes on as fast as it went while it was not paused and did not wait; empty when nothing says.
+	EstimatedEnd string `protobuf:"bytes,13,opt,name=estimated_end,json=estimatedEnd,proto3" json:"estimated_end,omitempty"`
+	// It goes on by itself for as long as there is something to do, and can't be paused, resumed or canceled. It is
+	// in no catalog: the node that does it tells of it.
+	ReadOnly bool `protobuf:"varint,14,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Of what is counted in bytes, on average.
+	BytesPerSecond int64 `protobuf:"varint,15,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
@@ -167,6 +174,20 @@ func (x *Job) GetEstimatedEnd() string {
 		return x.EstimatedEnd
 	}
 	return ""
+}
+
+func (x *Job) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Job) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
 }
 
 type ListJobsRequest struct {
@@ -1200,7 +1221,7 @@ var File_blockd_v1_ops_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_ops_proto_rawDesc = "" +
 	"\n" +
-	"\x13blockd/v1/ops.proto\x12\tblockd.v1\"\xe0\x02\n" +
+	"\x13blockd/v1/ops.proto\x12\tblockd.v1\"\xa7\x03\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
@@ -1219,7 +1240,9 @@ const file_blockd_v1_ops_proto_rawDesc = "" +
 	" \x01(\tR\acreated\x12\x18\n" +
 	"\aupdated\x18\v \x01(\tR\aupdated\x12\x14\n" +
 	"\x05actor\x18\f \x01(\tR\x05actor\x12#\n" +
-	"\restimated_end\x18\r \x01(\tR\festimatedEnd\"#\n" +
+	"\restimated_end\x18\r \x01(\tR\festimatedEnd\x12\x1b\n" +
+	"\tread_only\x18\x0e \x01(\bR\breadOnly\x12(\n" +
+	"\x10bytes_per_second\x18\x0f \x01(\x03R\x0ebytesPerSecond\"#\n" +
 	"\x0fListJobsRequest\x12\x10\n" +
 	"\x03all\x18\x01 \x01(\bR\x03all\"6\n" +
 	"\x10ListJobsResponse\x12\"\n" +

@@ -131,7 +131,7 @@ type VolumeServiceClient interface {
 	SetVolumeLimits(context.Context, *connect.Request[v1.SetVolumeLimitsRequest]) (*connect.Response[v1.SetVolumeLimitsResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
 	// GetVolumeLatency says where the time of a volume's requests goes, by its
-	// owner. Only for volumes of several copies.
+	// owner, and by the nodes that forward to it; of one copy by the node that has it.
 	GetVolumeLatency(context.Context, *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error)
 }
 
@@ -262,7 +262,7 @@ type VolumeServiceHandler interface {
 	SetVolumeLimits(context.Context, *connect.Request[v1.SetVolumeLimitsRequest]) (*connect.Response[v1.SetVolumeLimitsResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
 	// GetVolumeLatency says where the time of a volume's requests goes, by its
-	// owner. Only for volumes of several copies.
+	// owner, and by the nodes that forward to it; of one copy by the node that has it.
 	GetVolumeLatency(context.Context, *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error)
 }
 

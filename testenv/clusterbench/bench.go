@@ -25,9 +25,12 @@ type Config struct {
 
 // Report is what the parts found; it is nil of a part that did not run.
 type Report struct {
-	Copies  []Result `json:"copies,omitempty"`
-	Durable *Durable `json:"durable,omitempty"`
-	Resync  *Resync  `json:"resync,omitempty"`
+	Copies   []Result  `json:"copies,omitempty"`
+	Files    []Result  `json:"files,omitempty"`
+	Durable  *Durable  `json:"durable,omitempty"`
+	Resync   *Resync   `json:"resync,omitempty"`
+	Failover *Failover `json:"failover,omitempty"`
+	Idle     *Idle     `json:"idle,omitempty"`
 }
 
 // parts are what Run does, in order.
@@ -36,7 +39,11 @@ var parts = []struct {
 	run  func(context.Context, Config, io.Writer, *Report) error
 }{
 	{"copies", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
-		r.Copies, err = copies(ctx, cfg, w)
+		r.Copies, err = copies(ctx, cfg, inMemory, w)
+		return err
+	}},
+	{"files", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
+		r.Files, err = copies(ctx, cfg, inFiles, w)
 		return err
 	}},
 	{"durable", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
@@ -45,6 +52,14 @@ var parts = []struct {
 	}},
 	{"resync", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
 		r.Resync, err = resync(ctx, cfg, w)
+		return err
+	}},
+	{"failover", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
+		r.Failover, err = failover(ctx, cfg, w)
+		return err
+	}},
+	{"idle", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
+		r.Idle, err = idle(ctx, cfg, w)
 		return err
 	}},
 }

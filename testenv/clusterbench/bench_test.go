@@ -77,7 +77,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"--runtime 1.5s":  {Runtime: 1500 * time.Millisecond, Rounds: 1, Away: time.Second},
 		"--rounds 0":      {Runtime: time.Second},
 		"--away 0s":       {Runtime: time.Second, Rounds: 1},
-		"[copies durable": {Only: "?", Runtime: time.Second, Rounds: 1, Away: time.Second},
+		"[copies files durable": {Only: "?", Runtime: time.Second, Rounds: 1, Away: time.Second},
 	} {
 		if _, err := Run(t.Context(), cfg, io.Discard); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%+v: %v, want words on %q", cfg, err, words)

@@ -12,7 +12,7 @@ import (
 	"blockd.dev/testenv/cluster"
 )
 
-// Result is one load on one kind of volume, with disks in memory.
+// Result is one load on one kind of volume.
 type Result struct {
 	Load   string `json:"load"`
 	Volume string `json:"volume"` // copies, and how they travel
@@ -25,8 +25,18 @@ var allLoads = append(slices.Clone(randomLoads),
 	load{"write 128k, in order, 8 in flight", true, true, 128, 8},
 	load{"read 128k, in order, 8 in flight", false, true, 128, 8})
 
-// memoryVolume is the size of each volume in bytes: two fit on a disk besides its log.
-const memoryVolume = 256 << 20
+// disks are what the nodes of a cluster have.
+type disks struct {
+	name   string
+	onDisk bool
+	size   int64 // of each, in bytes
+	volume int64 // bytes of each volume: two fit on a disk besides its log
+}
+
+var (
+	inMemory = disks{"disks in memory", false, 2 << 30, 256 << 20}
+	inFiles  = disks{"disks in files", true, durableDisk, durableVolume}
+)
 
 // network is a way in which nodes talk.
 type network struct{ mode, name string }
@@ -37,12 +47,17 @@ var networks = []network{{"auto", "AF_XDP"}, {"udp", "UDP"}}
 const oneCopy = "1 copy"
 
 // copies measures what three copies cost beside one, over each network.
-func copies(ctx context.Context, cfg Config, w io.Writer) ([]Result, error) {
+func copies(ctx context.Context, cfg Config, d disks, w io.Writer) ([]Result, error) {
+	if d.onDisk {
+		if err := realDisk(cfg.Dir); err != nil {
+			return nil, err
+		}
+	}
 	type key struct{ load, volume string }
 	rounds := map[key][]Sample{}
 	var order []key
 	for _, n := range networks {
-		err := onNetwork(ctx, cfg, n, w, func(load, volume string, s Sample) {
+		err := onNetwork(ctx, cfg, d, n, w, func(load, volume string, s Sample) {
 			k := key{load, volume}
 			if rounds[k] == nil {
 				order = append(order, k)
@@ -65,9 +80,9 @@ func copies(ctx context.Context, cfg Config, w io.Writer) ([]Result, error) {
 }
 
 // onNetwork measures on a fresh cluster.
-func onNetwork(ctx context.Context, cfg Config, n network, w io.Writer, found func(load, volume string, s Sample)) (err error) {
-	fmt.Fprintf(w, "three nodes, disks in memory, %s between them\n", n.name)
-	c, err := cluster.Up(ctx, cluster.Config{Dir: filepath.Join(cfg.Dir, n.mode), BinDir: cfg.BinDir, DiskSize: 2 << 30, Args: []string{"--wire-mode", n.mode}})
+func onNetwork(ctx context.Context, cfg Config, d disks, n network, w io.Writer, found func(load, volume string, s Sample)) (err error) {
+	fmt.Fprintf(w, "three nodes, %s, %s between them\n", d.name, n.name)
+	c, err := cluster.Up(ctx, cluster.Config{Dir: filepath.Join(cfg.Dir, n.mode), BinDir: cfg.BinDir, OnDisk: d.onDisk, DiskSize: d.size, Args: []string{"--wire-mode", n.mode}})
 	if err != nil {
 		return err
 	}
@@ -77,10 +92,10 @@ func onNetwork(ctx context.Context, cfg Config, n network, w io.Writer, found fu
 		return err
 	}
 	one, three := &target{name: "one"}, &target{name: "three"}
-	if err := b.create(ctx, one, "default", memoryVolume); err != nil {
+	if err := b.create(ctx, one, "default", d.volume); err != nil {
 		return err
 	}
-	if err := b.create(ctx, three, safePool, memoryVolume); err != nil {
+	if err := b.create(ctx, three, safePool, d.volume); err != nil {
 		return err
 	}
 	for round := range cfg.Rounds {

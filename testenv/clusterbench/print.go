@@ -16,13 +16,22 @@ import (
 func Print(w io.Writer, r *Report) error {
 	var errs []error
 	if len(r.Copies) > 0 {
-		errs = append(errs, printCopies(w, r.Copies))
+		errs = append(errs, printCopies(w, inMemory, r.Copies))
+	}
+	if len(r.Files) > 0 {
+		errs = append(errs, printCopies(w, inFiles, r.Files))
 	}
 	if r.Durable != nil {
 		errs = append(errs, printDurable(w, r.Durable))
 	}
 	if r.Resync != nil {
 		errs = append(errs, printResync(w, r.Resync))
+	}
+	if r.Failover != nil {
+		errs = append(errs, printFailover(w, r.Failover))
+	}
+	if r.Idle != nil {
+		errs = append(errs, printIdle(w, r.Idle))
 	}
 	return errors.Join(errs...)
 }
@@ -46,8 +55,8 @@ func micros(d time.Duration) string {
 	return fmt.Sprintf("%.0f us", float64(d)/float64(time.Microsecond))
 }
 
-func printCopies(w io.Writer, results []Result) error {
-	fmt.Fprintln(w, "Volumes of three nodes on one machine, disks in memory")
+func printCopies(w io.Writer, d disks, results []Result) error {
+	fmt.Fprintf(w, "\nVolumes of three nodes on one machine, %s\n", d.name)
 	return table(w, func(row func(...any)) {
 		row("LOAD", "VOLUME", "IOPS", "P50", "P99", "CPU PER I/O", "TO ONE COPY")
 		for _, r := range results {

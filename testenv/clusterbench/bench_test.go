@@ -3,6 +3,7 @@ package clusterbench
 import (
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func TestStages(t *testing.T) {
 		return []counted{{key("read", ""), 5 * n, 1}, {key("read-copy", "n1/disk0"), 5 * n, 1}, {key("write", ""), n, write},
 			{key("write-copy", "n1/disk0"), n, copied / 2}, {key("write-copy", "n2/disk0"), n, copied}, {key("copy", ""), n, copied}}
 	}
-	var a stages
+	a := stages{load: load{write: true, depth: 1}}
 	a.add(Sample{IOPS: 1000}, at(100, 9, 9), at(200, 4.8, 4.7)) // 100 of 0.6 ms, of 0.4
 	a.add(Sample{IOPS: 500}, nil, at(100, 0.8, 0.8))
 	a.add(Sample{IOPS: 500}, at(100, 0.8, 0.8), at(50, 0.8, 0.8)) // another owner began to count
@@ -47,6 +48,22 @@ func TestStages(t *testing.T) {
 		if got[i].Name != want[i].Name || got[i].Mean.Round(time.Microsecond) != want[i].Mean {
 			t.Errorf("%+v, want %+v", got[i], want[i])
 		}
+	}
+}
+
+// Of reads it is theirs that count, and with more in flight each takes so many times what is between two.
+func TestStagesOfReads(t *testing.T) {
+	after := []counted{{stageKey{Stage: "read"}, 10, 0.5}, {stageKey{Stage: "read-copy", Disk: "n1/disk0"}, 10, 0.25}, {stageKey{Stage: "write"}, 7, 9}, {stageKey{Stage: "copy"}, 7, 8}}
+	a := stages{load: load{depth: 4}}
+	a.add(Sample{IOPS: 4000}, nil, after)
+	want := []Stage{
+		{"from the host and back, in all", 1000 * time.Microsecond},
+		{"outside of the owner: initiator, network, target", 500 * time.Microsecond},
+		{"at the owner, in all", 500 * time.Microsecond},
+		{"at the owner: read-copy n1/disk0", 250 * time.Microsecond},
+	}
+	if got := a.mean(); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 
@@ -73,10 +90,10 @@ func TestPrintDurable(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	for words, cfg := range map[string]Config{
-		"--only disks":    {Only: "disks", Runtime: time.Second, Rounds: 1, Away: time.Second},
-		"--runtime 1.5s":  {Runtime: 1500 * time.Millisecond, Rounds: 1, Away: time.Second},
-		"--rounds 0":      {Runtime: time.Second},
-		"--away 0s":       {Runtime: time.Second, Rounds: 1},
+		"--only disks":          {Only: "disks", Runtime: time.Second, Rounds: 1, Away: time.Second},
+		"--runtime 1.5s":        {Runtime: 1500 * time.Millisecond, Rounds: 1, Away: time.Second},
+		"--rounds 0":            {Runtime: time.Second},
+		"--away 0s":             {Runtime: time.Second, Rounds: 1},
 		"[copies files durable": {Only: "?", Runtime: time.Second, Rounds: 1, Away: time.Second},
 	} {
 		if _, err := Run(t.Context(), cfg, io.Discard); err == nil || !strings.Contains(err.Error(), words) {

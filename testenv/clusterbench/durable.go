@@ -22,7 +22,6 @@ type Durable struct {
 	Ceph      string       `json:"ceph,omitempty"`         // its version
 	CephError string       `json:"ceph_missing,omitempty"` // why it was not measured
 	Rows      []DurableRow `json:"rows"`
-	Stages    []Stage      `json:"stages"` // of blockd's writes with 1 in flight
 }
 
 // DurableRow is one load.
@@ -33,6 +32,7 @@ type DurableRow struct {
 	Ratio  float64 `json:"ratio,omitempty"` // of IOPS, to Ceph's
 	Goal   float64 `json:"goal_ratio,omitempty"`
 	Bars   []Bar   `json:"bars"`
+	Stages []Stage `json:"stages"` // of blockd's
 }
 
 // Met reports whether the row reaches its goal; without one, or without Ceph, it does.
@@ -96,7 +96,7 @@ func durable(ctx context.Context, cfg Config, w io.Writer) (_ *Durable, err erro
 func (b *bench) durableRounds(ctx context.Context, v *target, peer *peer, out *Durable) error {
 	own, other := make([][]Sample, len(durableCases)), make([][]Sample, len(durableCases))
 	var floors floors
-	var writes stages
+	ways := make([]stages, len(durableCases))
 	for round := range b.cfg.Rounds {
 		if err := floors.measure(ctx, filepath.Join(b.cfg.Dir, "floor"), b.cfg.Runtime); err != nil {
 			return err
@@ -111,13 +111,12 @@ func (b *bench) durableRounds(ctx context.Context, v *target, peer *peer, out *D
 			if err != nil {
 				return err
 			}
-			if l.write && l.depth == 1 {
-				after, err := b.latency(ctx, v)
-				if err != nil {
-					return err
-				}
-				writes.add(s, before, after)
+			after, err := b.latency(ctx, v)
+			if err != nil {
+				return err
 			}
+			ways[i].load = l
+			ways[i].add(s, before, after)
 			own[i] = append(own[i], s)
 			line := fmt.Sprintf("  round %d: %-34s blockd %8.0f IOPS, p50 %v", round+1, l.name, s.IOPS, s.P50.Round(time.Microsecond))
 			if peer != nil {
@@ -131,14 +130,14 @@ func (b *bench) durableRounds(ctx context.Context, v *target, peer *peer, out *D
 		}
 	}
 	for i, c := range durableCases {
-		r := DurableRow{Load: c.name, Blockd: median(own[i]), Goal: c.goal, Bars: c.bars}
+		r := DurableRow{Load: c.name, Blockd: median(own[i]), Goal: c.goal, Bars: c.bars, Stages: ways[i].mean()}
 		if peer != nil {
 			s := median(other[i])
 			r.Ceph, r.Ratio = &s, r.Blockd.IOPS/s.IOPS
 		}
 		out.Rows = append(out.Rows, r)
 	}
-	out.Floor, out.Stages = floors.median(), writes.mean()
+	out.Floor = floors.median()
 	return nil
 }
 

@@ -85,12 +85,15 @@ func printDurable(w io.Writer, d *Durable) error {
 			row(cells...)
 		}
 	})
-	fmt.Fprintln(w, "\nWhere the time of a write goes, 4k, 1 in flight, in the mean")
-	return errors.Join(err, table(w, func(row func(...any)) {
-		for _, s := range d.Stages {
-			row(s.Name, micros(s.Mean))
-		}
-	}))
+	for _, r := range d.Rows {
+		fmt.Fprintf(w, "\nWhere the time of a request goes, in the mean: %s\n", r.Load)
+		err = errors.Join(err, table(w, func(row func(...any)) {
+			for _, s := range r.Stages {
+				row(s.Name, micros(s.Mean))
+			}
+		}))
+	}
+	return err
 }
 
 // barWords says which figures from elsewhere are passed.

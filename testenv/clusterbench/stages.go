@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Stage is a part of the way of a volume's writes, in the mean.
+// Stage is a part of the way of a volume's requests, in the mean.
 type Stage struct {
 	Name string        `json:"name"`
 	Mean time.Duration `json:"mean_ns"`
@@ -40,8 +40,9 @@ func (b *bench) latency(ctx context.Context, v *target) ([]counted, error) {
 	return doc.Stages, err
 }
 
-// stages adds up what was counted during rounds with 1 in flight.
+// stages adds up what was counted during rounds of a load.
 type stages struct {
+	load  load
 	order []string
 	sum   map[string]time.Duration
 	count map[string]float64
@@ -59,11 +60,11 @@ func (a *stages) add(host Sample, before, after []counted) {
 	for _, c := range after {
 		from := since[c.stageKey]
 		n := c.Count - from.Count
-		if n <= 0 || strings.HasPrefix(c.Stage, "read") {
+		if n <= 0 || strings.HasPrefix(c.Stage, "read") == a.load.write {
 			continue // there was none, or another node owns the volume now
 		}
 		mean := time.Duration((c.MeanMS*c.Count - from.MeanMS*from.Count) / n * float64(time.Millisecond))
-		if c.Stage == "write" {
+		if c.Stage == "write" || c.Stage == "read" {
 			owner = mean
 			continue
 		}
@@ -72,8 +73,8 @@ func (a *stages) add(host Sample, before, after []counted) {
 	if owner == 0 {
 		return
 	}
-	// One in flight: a request takes as long as there is between two.
-	whole := time.Duration(float64(time.Second) / host.IOPS)
+	// As many in flight all the time: a request takes as long as there is between two, times that (Little's law).
+	whole := time.Duration(float64(a.load.depth) * float64(time.Second) / host.IOPS)
 	a.count1("from the host and back, in all", whole, 1)
 	a.count1("outside of the owner: initiator, network, target", whole-owner, 1)
 	a.count1("at the owner, in all", owner, 1)

@@ -43,6 +43,7 @@ type sharing struct {
 	network     *network
 	stores      *serve.Service
 	transport   *serve.Transport
+	listener    *replicated.Listener
 	routes      atomic.Pointer[diskRoutes]
 	standstill  *standstill
 	pulse       *pulse.Node
@@ -103,7 +104,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 		return nil
 	}
 	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1),
-		standstill: newStandstill(clock.Boot{})}
+		standstill: newStandstill(clock.Boot{}), listener: replicated.NewListener(replicated.Bound{})}
 	var err error
 	if s.incarnation, err = pulse.NextIncarnation(d.data.join(fileIncarnation)); err != nil {
 		return err
@@ -148,7 +149,7 @@ func (s *sharing) openStores() (err error) {
 	s.stores, err = serve.New(serve.Config{
 		Boot:  s.incarnation,
 		Disks: func(number uint16) *store.Store { return s.routes.Load().stores[number] },
-		Known: s.known, Volume: s.served, Soon: s.d.soon,
+		Known: s.known, Volume: s.served, Soon: s.d.soon, Listener: s.listener,
 		Log: func(t message.Target, err error) {
 			if s.d.errorGate.pass("store " + catalog.ID(t.Volume).String()) {
 				s.d.events.add(levelWarning, "replica.refused", s.d.volumeNamed(t.Volume), err.Error())
@@ -219,7 +220,7 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	id := cv.ID
 	guard := s.d.reservations.shared.Guard(reservation.VolumeID(id))
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
-		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s, Soon: s.d.soon,
+		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s, Soon: s.d.soon, Listener: s.listener,
 		Attended: func(number uint16) blockdev.Attended { return s.routes.Load().attended[number] },
 		Guard:    guard,
 		GiveUp:   func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over,

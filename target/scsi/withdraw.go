@@ -19,12 +19,13 @@ import (
 // EachTended.
 
 const (
-	// movedQuiet is for how long nothing has come for a unit from a host that was refused:
-	// it has gone on by another path. What Linux had queued comes within some 10 ms.
-	movedQuiet = 200 * time.Millisecond
-	// idleQuiet is the same for one that was not refused anything: who does without the unit for
-	// longer is not waited for.
-	idleQuiet = time.Second
+	// movedQuiet is for how long nothing has come for a unit from a host that has gone on by another
+	// path, or does without. What Linux had queued comes within some 10 ms; but multipathd, which puts the
+	// paths into another order then, may have the kernel take the path up again, some 0.4 s later in an
+	// emulated host. What comes by it must be refused once more, not meet a session that has ended.
+	movedQuiet = time.Second
+	// busyLook is when to look again at a unit with tasks under way.
+	busyLook = 20 * time.Millisecond
 
 	// tendedFor is how old the last look at a path may be for one that is looked after. Linux'
 	// multipathd looks every 5 to 20 s unless told otherwise, Windows every 30 s if told to.
@@ -110,16 +111,15 @@ func (w *Withdrawal) Rest() time.Duration {
 
 // rest is Withdrawal.Rest for one of its units.
 func (i *itl) rest(began, now clock.Mono) time.Duration {
-	switch at := clock.Mono(i.refusedAt.Load()); {
-	case i.nexus.gone.Load():
+	if i.nexus.gone.Load() {
 		return 0
-	case i.set.busy():
-		return movedQuiet
-	case at == 0:
-		return max(0, began.Add(idleQuiet).Sub(now))
-	default:
-		return max(0, at.Add(movedQuiet).Sub(now))
 	}
+	last := max(began, clock.Mono(i.refusedAt.Load()))
+	rest := max(0, last.Add(movedQuiet).Sub(now))
+	if i.set.busy() {
+		rest = max(rest, busyLook)
+	}
+	return rest
 }
 
 // refuse notes that the initiator was told to take another path.

@@ -60,8 +60,8 @@ func TestWithdrawnUnit(t *testing.T) {
 	}
 }
 
-// An initiator that was refused has gone on when it has been quiet for a while and none of its
-// commands is under way; who asks for nothing is waited for somewhat longer, and who has gone is not.
+// An initiator has gone on when it has been quiet for a while since the unit was withdrawn, or it was refused
+// last, and none of its commands is under way; who has ended its session is not waited for.
 func TestWithdrawalRests(t *testing.T) {
 	hand := newHandClock()
 	b := newClockedBed(t, hand)
@@ -74,18 +74,17 @@ func TestWithdrawalRests(t *testing.T) {
 			t.Errorf("%s: %v and %d are left, want %v and %d", what, w.Rest(), w.Left(), rest, left)
 		}
 	}
-	want("at the begin", idleQuiet, 2)
+	want("at the begin", movedQuiet, 2)
 	b.want("02/6/2a06", tRead)
+	hand.advance(movedQuiet / 4)
 	b.want("02/2/040c", tRead)
-	hand.advance(movedQuiet)
-	want("quiet, with a command under way", idleQuiet-movedQuiet, 2)
+	hand.advance(movedQuiet * 3 / 4)
+	want("one has asked for nothing", movedQuiet/4, 1)
+	hand.advance(movedQuiet / 4)
+	want("quiet, with a command under way", busyLook, 1)
 	b.nexus.Execute(under.Task)
 	under.wait()
-	want("quiet", idleQuiet-movedQuiet, 1)
-	b.want("02/2/040c", tRead)
-	want("one more command", idleQuiet-movedQuiet, 2)
-	hand.advance(idleQuiet - movedQuiet)
-	want("after the wait for who asks for nothing", 0, 0)
+	want("quiet", 0, 0)
 	b.want("02/2/040c", tRead)
 	want("a late command", movedQuiet, 1)
 	b.nexus.Detach()

@@ -76,7 +76,12 @@ vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes
 .PHONY: vm-cluster
 vm-cluster: build ## the Linux initiators in a VM with paths to three nodes, which are killed and restarted; needs root
 	@scripts/need.sh vm cluster
-	$(GO) test -tags e2e -count=1 -timeout 30m -v ./testenv/vmcluster
+	$(GO) test -tags e2e -count=1 -timeout 30m -v -skip Faults ./testenv/vmcluster
+
+.PHONY: vm-faults
+vm-faults: build ## the same initiators while nodes, disks and networks fail in nine ways; needs root
+	@scripts/need.sh vm cluster
+	$(GO) test -tags e2e -count=1 -timeout 60m -v -run Faults ./testenv/vmcluster
 
 .PHONY: cluster
 cluster: build ## NODES=3 real nodes in network namespaces, in the foreground; needs root

@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,12 +27,30 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestNVMe: native multipath by the ports of all nodes.
-func TestNVMe(t *testing.T) {
-	start(t).script(t, "vmtest/scripts/nvme", "vmcluster/scripts/load", "vmcluster/scripts/nvme")
-}
+func TestNVMe(t *testing.T) { start(t, false).script(t, restarts, byNVMe...) }
 
 // TestISCSI: dm-multipath by the portals of all nodes.
-func TestISCSI(t *testing.T) { start(t).script(t, "vmcluster/scripts/load", "vmcluster/scripts/iscsi") }
+func TestISCSI(t *testing.T) { start(t, false).script(t, restarts, byISCSI...) }
+
+// TestFaultsNVMe and TestFaultsISCSI: the same hosts under the faults that replicated volumes promise to
+// survive. make vm-faults runs them, which is more than make test has time for.
+func TestFaultsNVMe(t *testing.T) { start(t, true).script(t, faults, byNVMe...) }
+
+// TestFaultsISCSI: see TestFaultsNVMe.
+func TestFaultsISCSI(t *testing.T) { start(t, true).script(t, faults, byISCSI...) }
+
+var (
+	byNVMe  = []string{"vmtest/scripts/nvme", "vmcluster/scripts/load", "vmcluster/scripts/nvme"}
+	byISCSI = []string{"vmcluster/scripts/load", "vmcluster/scripts/iscsi"}
+)
+
+// Trials are what happens in the guest, by functions of scripts/load.sh. SILENCE is for how long a host bears
+// with a target that says nothing: 5 s is what Linux does unless told otherwise, and 30 s
+// outlasts what a busy machine does to a guest.
+var (
+	restarts = map[string]string{"TRIALS": "trials", "SILENCE": "30"}
+	faults   = map[string]string{"TRIALS": "faults", "SILENCE": "5"}
+)
 
 // TestClock: the clock of three nodes is set forward and back while changes are made. They
 // run in the guest, whose clock is not the host's, and which is too slow for I/O besides.
@@ -45,6 +65,9 @@ func TestClock(t *testing.T) {
 // volumeName is of the one volume, of three copies.
 const volumeName = "v"
 
+// nodes of the cluster.
+var nodes = []string{"n1", "n2", "n3"}
+
 // volume is what blockctl says of it.
 type volume struct {
 	IQN, NQN, UUID, State, Reason, Node string
@@ -54,9 +77,10 @@ type volume struct {
 // lab is a cluster with a volume.
 type lab struct{ *cluster.Cluster }
 
-func start(t *testing.T) lab {
+// start makes them; volatile disks lose what was not synced when their node is killed.
+func start(t *testing.T, volatile bool) lab {
 	t.Helper()
-	l := lab{cluster.New(t, cluster.Config{DiskSize: 512 << 20})}
+	l := lab{cluster.New(t, cluster.Config{DiskSize: 512 << 20, Volatile: volatile})}
 	for _, args := range [][]string{
 		{"pool", "create", "safe", "--replicas", "3"},
 		{"volume", "create", volumeName, "--pool", "safe", "--size", "96MiB", "--block-size", "4096"},
@@ -123,10 +147,46 @@ func (l lab) healthy(ctx context.Context) (volume, error) {
 	return l.await(ctx, "three copies in sync", func(v volume) (bool, error) { return v.State == "online", nil })
 }
 
-// call answers `host WORDS` in the guest: owner, healthy, kill NODE, stop NODE, start NODE.
+// leader is the node that leads the Raft group.
+func (l lab) leader(ctx context.Context) (string, error) {
+	out, err := l.Ctl(ctx, cluster.HostName, "-o", "json", "cluster", "status")
+	var s struct{ Leader string }
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &s)
+	}
+	if err == nil && s.Leader == "" {
+		err = errors.New("there is no leader")
+	}
+	return s.Leader, err
+}
+
+// call answers `host WORDS` in the guest: owner, leader, healthy, kill NODES, stop NODE, start NODES, pause NODE,
+// resume NODE, partition NODE (from the other nodes), loss PERCENT (between nodes), heal (the network), disk-fails NODE,
+// disk-heals NODE.
 func (l lab) call(ctx context.Context, words []string) (string, error) {
 	verb, node := words[0], strings.Join(words[1:], " ")
 	switch verb {
+	case "leader":
+		return l.leader(ctx)
+	case "pause":
+		return "", l.Pause(node)
+	case "resume":
+		return "", l.Resume(node)
+	case "partition":
+		return "", l.Partition([]string{node}, slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return n == node }))
+	case "loss":
+		percent, err := strconv.ParseFloat(node, 64)
+		if err == nil {
+			err = l.Loss(percent, nodes, nodes)
+		}
+		return "", err
+	case "heal":
+		return "", l.Heal()
+	case "disk-fails":
+		return "", l.DiskFaults(node, "write err=EIO")
+	case "disk-heals":
+		// The node has given the disk up, and takes it again when it starts.
+		return "", errors.Join(l.DiskFaults(node), l.Restart(ctx, node))
 	case "owner":
 		v, err := l.owner(ctx)
 		return v.Node, err
@@ -134,7 +194,7 @@ func (l lab) call(ctx context.Context, words []string) (string, error) {
 		_, err := l.healthy(ctx)
 		return "", err
 	case "kill":
-		return "", l.Kill(node)
+		return "", l.Kill(words[1:]...)
 	case "stop":
 		began := time.Now()
 		err := l.Stop(patience, node)
@@ -144,23 +204,25 @@ func (l lab) call(ctx context.Context, words []string) (string, error) {
 		}
 		return fmt.Sprintf("%s ended after %.1f s", node, took.Seconds()), err
 	case "start":
-		return "", l.Restart(ctx, node)
+		return "", l.Restart(ctx, words[1:]...)
 	}
 	return "", fmt.Errorf("no such call: %q", words)
 }
 
 // script runs the parts, files of testenv, one after the other in a guest.
-func (l lab) script(t *testing.T, parts ...string) {
+func (l lab) script(t *testing.T, trials map[string]string, parts ...string) {
 	t.Helper()
 	v, err := l.healthy(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	env := map[string]string{
+		"PORT": "3260", "NVME_PORT": "4420", "DISCOVERY_PORT": "8009", "NODES": strings.Join(nodes, " "), "NETWORK": "10.77.0",
+		"IQN": v.IQN, "LUN": strconv.Itoa(v.LUN), "NQN": v.NQN, "NSID": strconv.Itoa(v.NSID), "UUID": v.UUID,
+	}
+	maps.Copy(env, trials)
 	run(t, vm.Config{
-		Env: map[string]string{
-			"PORT": "3260", "NVME_PORT": "4420", "DISCOVERY_PORT": "8009", "NODES": "n1 n2 n3", "NETWORK": "10.77.0",
-			"IQN": v.IQN, "LUN": strconv.Itoa(v.LUN), "NQN": v.NQN, "NSID": strconv.Itoa(v.NSID), "UUID": v.UUID,
-		},
+		Env: env,
 		Command: func(ctx context.Context, argv ...string) (*exec.Cmd, error) {
 			return l.Command(ctx, cluster.HostName, argv...)
 		},
@@ -181,7 +243,7 @@ func run(t *testing.T, c vm.Config, parts ...string) {
 	}
 	failed := ""
 	c.Script = text.String()
-	c.Timeout = 15 * time.Minute // it takes two or three when the machine has nothing else to do
+	c.Timeout = 25 * time.Minute // it takes two or three when the machine has nothing else to do, with all faults six
 	c.OnLine = func(line string) {
 		t.Log(line)
 		if strings.HasPrefix(line, "FAILED: ") && failed == "" {

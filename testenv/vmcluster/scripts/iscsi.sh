@@ -56,7 +56,7 @@ multipathd
 # A command on a connection that is gone goes to another path after 5 s.
 iscsiadm -m node -T "$IQN" --op update -n node.session.timeo.replacement_timeout -v 5
 iscsiadm -m node -T "$IQN" --op update -n 'node.conn[0].timeo.noop_out_interval' -v 5
-iscsiadm -m node -T "$IQN" --op update -n 'node.conn[0].timeo.noop_out_timeout' -v 30
+iscsiadm -m node -T "$IQN" --op update -n 'node.conn[0].timeo.noop_out_timeout' -v "$SILENCE"
 iscsiadm -m node -T "$IQN" --login
 find_disks
 until_true [ -b /dev/mapper/mpatha ]
@@ -75,7 +75,7 @@ for n in $NODES; do
 done
 
 begin /dev/mapper/mpatha
-trials
+"$TRIALS"
 multipath -ll
 udevadm settle
 until_true multipath -f mpatha

@@ -22,7 +22,7 @@ paths_follow() {
 }
 # The IPv6 ports are of the same nodes, and out of the guest's reach.
 connect_all() {
-    nvme connect-all -t tcp -a "$(address n1)" -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" -k 30 -c 1 -l 600 >/tmp/connect 2>&1 || :
+    nvme connect-all -t tcp -a "$(address n1)" -s "$DISCOVERY_PORT" --hostnqn "$hostnqn" -k "$SILENCE" -c 1 -l 600 >/tmp/connect 2>&1 || :
     [ "$(controllers | wc -l)" = 3 ] || { cat /tmp/connect; return 1; }
 }
 
@@ -47,6 +47,6 @@ cat /sys/class/nvme/nvme*/cntlid | xargs echo 'controller ids:'
 same 'different controller ids' "$(for c in $(controllers); do cat "/sys/class/nvme/$c/cntlid"; done | sort -u | wc -l)" 3
 
 begin "$disk"
-trials
+"$TRIALS"
 nvme list-subsys "$disk"
 nvme_disconnect

@@ -86,10 +86,11 @@ func TestWhatAnOwnerDoesShowsEverywhere(t *testing.T) {
 	scrubbing.Go(func() { owner.Daemon().shared.Load().sharedVolume(id).scrubOnce(ctx) })
 	var scrub *blockdv1.Job
 	until(t, "the scrub shows", func() bool {
-		for _, scrub = range o.jobsOf(t, jobScrub) {
-			return scrub.GetBytesDone() > 0
+		list := o.jobsOf(t, jobScrub)
+		if len(list) > 0 {
+			scrub = list[0]
 		}
-		return false
+		return scrub.GetBytesDone() > 0
 	})
 	if scrub.GetSubject() != "v" || !scrub.GetReadOnly() || scrub.GetBytesTotal() != 64<<20 || scrub.GetBytesPerSecond() <= 0 || scrub.GetEstimatedEnd() == "" ||
 		!strings.Contains(scrub.GetReason(), "node "+owner.cfg.Name+" compares the copies") {
@@ -113,17 +114,18 @@ func TestWhatAnOwnerDoesShowsEverywhere(t *testing.T) {
 	var copied *blockdv1.Replica
 	var words string
 	until(t, "the resync shows", func() bool {
-		for _, job = range o.jobsOf(t, jobResync) {
-			words = strings.Join(o.explained(t, "v").GetBecause(), "\n")
-			for _, r := range must[blockdv1.GetVolumeResponse](t)(o.volume.GetVolume(t.Context(), connect.NewRequest(&blockdv1.GetVolumeRequest{Name: "v"}))).GetVolume().GetReplicas() {
-				if r.GetResync() != nil {
-					copied = r
-				}
-			}
-			o.notSteerable(t, job, "blockctl disk drain")
-			return true
+		list := o.jobsOf(t, jobResync)
+		if len(list) == 0 {
+			return false
 		}
-		return false
+		job, words = list[0], strings.Join(o.explained(t, "v").GetBecause(), "\n")
+		for _, r := range must[blockdv1.GetVolumeResponse](t)(o.volume.GetVolume(t.Context(), connect.NewRequest(&blockdv1.GetVolumeRequest{Name: "v"}))).GetVolume().GetReplicas() {
+			if r.GetResync() != nil {
+				copied = r
+			}
+		}
+		o.notSteerable(t, job, "blockctl disk drain")
+		return true
 	})
 	if job.GetSubject() != "v" || !job.GetReadOnly() || job.GetBytesTotal() != 64<<20 || job.GetState() != string(catalog.JobRunning) ||
 		!strings.Contains(job.GetReason(), "node "+owner.cfg.Name+" brings the copy on disk "+lost.cfg.Name+"/disk0 back") {

@@ -62,7 +62,8 @@ func TestStopSendsHostsToOtherPaths(t *testing.T) {
 	ends := map[string]chan end{}
 	for _, name := range []string{both, idle, single} {
 		s := login(owner, name)
-		ends[name] = make(chan end, 1)
+		ended := make(chan end, 1)
+		ends[name] = ended
 		read := func() (iscsihost.Result, error) {
 			return s.Command([]byte{0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0}, make([]byte, 4096), false)
 		}
@@ -77,7 +78,7 @@ func TestStopSendsHostsToOtherPaths(t *testing.T) {
 			at := time.Now()
 			<-s.Gone()
 			e.lasts = time.Since(at)
-			ends[name] <- e
+			ended <- e
 		}()
 	}
 	owner.stop()

@@ -285,3 +285,55 @@ func (r *realStore) fillBut(n int64) {
 		}
 	}
 }
+
+// A disk that has lost the last of what it said was durable leaves the store with what the model is after fewer
+// ops: with all of the first ones, and nothing of those that follow.
+func TestLyingStoreIsLikeItsModel(t *testing.T) {
+	lost := 0
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 9))
+		model, real := newDisk(&world{}), newReal(t, seed)
+		type moment struct {
+			events int // of the disk, when the op was done
+			model  *disk
+		}
+		var past []moment
+		for n := uint64(1); n <= 100; n++ {
+			op := randomOp(rng, n, model.state)
+			if n == 1 { // of a span that nothing was written to the store knows less
+				op = &replica.Op{Kind: replica.OpWrite, Len: blockBytes, Data: make([]byte, blockBytes), Ver: replica.Version{Epoch: 1, Seq: 1}}
+			}
+			ended := false
+			real.submit(op, func(err error) {
+				if ended = true; err != nil {
+					t.Fatalf("seed %d op %d: %v", seed, n, err)
+				}
+			})
+			if !ended {
+				t.Fatalf("seed %d op %d: not done", seed, n)
+			}
+			model.apply(&diskOp{op: op})
+			past = append(past, moment{real.d.Events(), model.clone()})
+		}
+		for range 5 {
+			first := rng.IntN(len(past) - 1)
+			at := past[first].events + rng.IntN(past[len(past)-1].events-past[first].events+1)
+			i := 0
+			for i+1 < len(past) && past[i+1].events <= at {
+				i++
+			}
+			after := openReal(t, real.d.Cut(at, disksim.DropAll, rng.Uint64()))
+			diff := after.same(past[i].model)
+			if diff != "" && i+1 < len(past) {
+				diff = after.same(past[i+1].model)
+			}
+			if diff != "" {
+				t.Fatalf("seed %d: with the disk as of event %d, between ops %d and %d: %s differ", seed, at, i+1, i+2, diff)
+			}
+			lost += len(past) - 1 - i
+		}
+	}
+	if lost < 1000 {
+		t.Errorf("%d ops were lost: want many", lost)
+	}
+}

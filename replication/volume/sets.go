@@ -31,6 +31,7 @@ type group struct {
 	place
 	bytes   int64
 	phase   phase
+	grown   bool // it came when the volume grew: nothing was written there before
 	repairs int  // pieces of the takeover that are left
 	fresh   bool // equalize looks at it
 }
@@ -71,7 +72,7 @@ func (o *Owner) placeOf(extent int64) (at place) {
 }
 
 func (o *Owner) addGroup(at place) {
-	g := &group{place: at}
+	g := &group{place: at, grown: o.began}
 	o.groups = append(o.groups, g)
 	o.unserved = append(o.unserved, g)
 	for d, c := range o.conns {

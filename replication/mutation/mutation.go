@@ -51,9 +51,6 @@ const (
 	ArrivalHolds        // a takeover takes the tail of what arrives for that of the set
 	CopyEarly           // a copy of several regions is answered when the first is there
 	HangsForEver        // a replica that answers reads keeps its session though its writes hang
-	TrustLiars          // what a disk lost at a power cut is not noticed
-	NoLag               // the watermark that replicas are told is the newest
-	MarkInUnproven      // a replica is back in sync, or its move finished, before its disk could be found to have lost the copies
 	Count
 )
 
@@ -75,8 +72,6 @@ var names = [Count]string{
 	"an owner whose moves were finished may still mark replicas", "an owner finishes moves that it does not know",
 	"a takeover takes the tail of what arrives for that of the set", "a copy of several regions is answered when the first is there",
 	"a replica that answers reads keeps its session though its writes hang",
-	"what a disk lost at a power cut is not noticed", "the watermark that replicas are told is the newest",
-	"a rebuild ends before a loss of what was copied could be found",
 }
 
 // String says what the mistake is.

@@ -35,7 +35,7 @@ const (
 	Fence    Kind = iota + 1 // refuse older epochs and sessions; get ready for Arriving; answer with the tail
 	Write                    // Data at Off, version Ver; durable when answered
 	Read                     // Len bytes at Off, and the versions of the regions touched. Ver is NoVersion if no host waits for it
-	Stable                   // only carries the watermark, which is stored if that was not done for long; Len is for how long, in nanoseconds, the owners of the replica's node shall copy nothing, or 0
+	Stable                   // only carries the watermark; Len is for how long, in nanoseconds, the owners of the replica's node shall copy nothing, or 0
 	Versions                 // versions of the regions in [Off, Off+Len)
 	Begin                    // rebuild generation Gen starts; nothing is clean
 	Confirm                  // regions from Off on whose version is that in Vers become clean
@@ -92,9 +92,7 @@ type Response struct {
 	Status Status
 	Epoch  uint64
 	Boot   uint64
-	// Stable is, after Fence, the watermark that the replica was told. After Stable it is the one that it has
-	// stored; 0 by nodes of older versions.
-	Stable uint64
+	Stable uint64 // Fence
 	// Last is, after Fence, the highest sequence number seen. In any other answer that came over the
 	// network it is how long the replica's node had the request, in nanoseconds; 0 is not told, as by
 	// nodes of older versions.

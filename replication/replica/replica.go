@@ -16,17 +16,10 @@ type Config struct {
 	RegionBytes int64
 	// CopyMax is the most that a Copy may be about, in bytes; 0 is one region.
 	CopyMax int64
-	// Lag is that of the owners; 0 is the constant Lag.
-	Lag uint64
 	// Buffer returns n bytes to read into, which leave as the Data of an Op
 	// and then of a Response, if they are not all zeroes. nil allocates.
 	Buffer func(n int64) []byte
 }
-
-// Lag is how far the watermark that an owner tells while writes are under way stays behind the one
-// that it knows: who has stored a watermark has every write up to it and so many more [I15]. It is part
-// of the protocol: all owners must have the same.
-const Lag = 256
 
 // Replica is one disk's part of a volume.
 type Replica struct {
@@ -42,8 +35,7 @@ type Replica struct {
 	waiting bool // fence waits until changes is 0
 	steps   int  // of fence: that were begun
 	durable uint64
-	stored  uint64 // the watermark that is durable
-	changes int    // changing ops in the store
+	changes int // changing ops in the store
 	failed  bool
 	gen     uint64 // of the rebuild that goes on, or 0
 	clean   regionSet
@@ -58,11 +50,8 @@ func New(cfg Config, env Env, st State) *Replica {
 	if cfg.Buffer == nil {
 		cfg.Buffer = func(n int64) []byte { return make([]byte, n) }
 	}
-	if cfg.Lag == 0 {
-		cfg.Lag = Lag
-	}
 	st.Tail = slices.Clone(st.Tail)
-	return &Replica{cfg: cfg, env: env, state: st, durable: st.Fenced, stored: st.Stable}
+	return &Replica{cfg: cfg, env: env, state: st, durable: st.Fenced}
 }
 
 // Handle takes a request of the owner at node from.
@@ -104,12 +93,9 @@ func (r *Replica) Handle(from int, q Request) {
 		op.Kind = OpBegin
 		r.begin(op)
 	case Stable:
-		if r.state.Stable-r.stored < r.cfg.Lag/2 {
-			r.free = append(r.free, op)
-			r.answer(from, q, Response{Status: OK, Stable: r.stored})
-			return
-		}
-		op.Kind, op.Epoch = OpFence, r.durable // changes nothing but the watermark [I15]
+		r.free = append(r.free, op)
+		r.answer(from, q, Response{Status: OK})
+		return
 	case Fence, Copy:
 	}
 	r.submit(op)
@@ -318,11 +304,7 @@ func (r *Replica) submit(op *Op) {
 func (r *Replica) Done(op *Op) {
 	if op.Changes() {
 		r.changes--
-		switch op.Err {
-		case OK:
-			r.stored = max(r.stored, op.Stable)
-		case NoSpace:
-		default:
+		if op.Err != OK && op.Err != NoSpace {
 			r.failed = true // what is on the disk is not known any more
 		}
 	}
@@ -376,11 +358,6 @@ func (r *Replica) trim() {
 
 func (r *Replica) answerOp(op *Op) {
 	q, resp := op.req, Response{Status: op.Err}
-	if q.Kind == Stable {
-		if resp.Stable = r.stored; op.Err == NoSpace { // another time
-			resp.Status = OK
-		}
-	}
 	if op.all != nil {
 		resp.Status = op.all.status
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // disk is a model of a store: what an op does happens at one instant between
-// submission and completion and is durable from then on, unless it lies (lie.go).
+// submission and completion and is durable from then on.
 type disk struct {
 	w        *world
 	image    []byte
@@ -27,8 +27,6 @@ type disk struct {
 	dead     bool
 	pending  map[*diskOp]bool
 	order    uint64
-	past     []past // what it was before each of the last changes, if disks lie
-	cutOff   bool   // its power was cut, and it may lie about that
 }
 
 type diskOp struct {
@@ -116,7 +114,6 @@ func (d *disk) apply(x *diskOp) {
 		}
 		copy(op.Data, d.image[op.Off:op.Off+op.Len])
 	}
-	d.keep(op)
 	s := &d.state
 	for off := op.Off - op.Off%regionBytes; off < op.Off+op.Len; off += regionBytes {
 		r := off / regionBytes
@@ -220,9 +217,6 @@ func (d *disk) fits(op *replica.Op) bool {
 
 // fill leaves the disk room for few regions more than it has.
 func (d *disk) fill() {
-	if l := d.w.liar.node; l != nil && l.disk == d {
-		return
-	}
 	d.space = 1 + d.w.rng.IntN(3)
 	for off := int64(0); off < mostBytes; off += regionBytes {
 		if d.uses(off) {

@@ -9,8 +9,7 @@
 // had not ended has happened or not; nodes stand still; clocks run up to 1% off;
 // disks are slow, can't read a block, or fail a write and stop; hints that a peer
 // is gone are wrong. Owners drain, the volume grows, extents move to other disks
-// (moves.go). A disk may lie: at a power cut, of its node or of all, it loses the last changes that it
-// has acknowledged; lie.go has the conditions. Not simulated: a disk that loses them while hosts
+// (moves.go). Not simulated: a disk that loses what it has acknowledged while hosts
 // use it, and torn operations, which replica.Op rules out.
 //
 // Judges: per block, the history is linearizable (check.go); a write that is

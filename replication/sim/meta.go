@@ -108,7 +108,7 @@ func (m *meta) lastOf(d int) bool {
 // propose handles a proposal that has arrived from node.
 func (m *meta) propose(from *node, p volume.Proposal) {
 	m.w.after(m.w.between(100*time.Microsecond, 3*time.Millisecond), func() { // a Raft commit
-		m.apply(from, p)
+		m.apply(p)
 		v := m.news()
 		m.w.send(m.index(), from.index, func() {
 			from.do(func() { from.learn(v) })
@@ -116,7 +116,7 @@ func (m *meta) propose(from *node, p volume.Proposal) {
 	})
 }
 
-func (m *meta) apply(from *node, p volume.Proposal) {
+func (m *meta) apply(p volume.Proposal) {
 	m.view.Revision++
 	x := &m.view.Members[p.Disk]
 	if p.Epoch != m.view.Epoch || p.Gen != x.Gen && !mutation.On(mutation.LateMarkIn) {
@@ -127,14 +127,11 @@ func (m *meta) apply(from *node, p volume.Proposal) {
 	}
 	switch p.Change {
 	case volume.Finish:
-		if l := m.w.liar.node; l != nil && l.index == p.Disk {
-			return // the extents may have nobody else in sync
-		}
 		if x.Sync == volume.InSync && (p.Epoch > m.began || mutation.On(mutation.FinishUnknown)) {
 			m.finish(p.Disk)
 		}
 	case volume.MarkOut:
-		if x.Sync != volume.Out && !m.lastOf(p.Disk) && m.w.trusts(from, p.Disk) {
+		if x.Sync != volume.Out && !m.lastOf(p.Disk) {
 			x.Sync, x.Gen = volume.Out, x.Gen+1
 		}
 	case volume.MarkRebuilding:

@@ -15,7 +15,6 @@ type node struct {
 	index    int
 	rate     float64
 	alive    bool
-	died     time.Duration // at
 	paused   time.Duration // until
 	boot     uint64
 	disk     *disk // nil: only an owner
@@ -57,20 +56,19 @@ func (n *node) start() {
 	n.armed = clock.Never
 	n.owner, n.asked, n.paused, n.draining = nil, 0, 0, 0
 	if n.disk != nil {
-		n.w.lie(n, n.w.now-n.died)
 		st := n.disk.state
 		st.Tail = slices.Clone(st.Tail)
 		copyMax := int64(copyRegions * regionBytes)
 		if n.older {
 			copyMax = 0
 		}
-		n.replica = replica.New(replica.Config{Boot: n.boot, RegionBytes: regionBytes, CopyMax: copyMax, Lag: lag}, replicaEnv{n, n.boot}, st)
+		n.replica = replica.New(replica.Config{Boot: n.boot, RegionBytes: regionBytes, CopyMax: copyMax}, replicaEnv{n, n.boot}, st)
 	}
 	n.tick(n.boot)
 }
 
 func (n *node) crash() {
-	n.alive, n.died = false, n.w.now
+	n.alive = false
 	n.owner = nil
 	if n.disk != nil {
 		n.disk.powerCut()
@@ -120,7 +118,6 @@ func (n *node) tick(boot uint64) {
 		case n.owner != nil && !n.owner.Over():
 			n.owner.Tick(sent)
 			n.w.handedOver(n)
-			n.w.judged(n)
 			if epoch := n.epoch; n.w.chance(0.2) {
 				n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.renew(n, epoch, sent) })
 			}

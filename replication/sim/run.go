@@ -17,7 +17,6 @@ const (
 	regionBytes = 4 * blockBytes
 	extentBytes = 2 * regionBytes
 	copyRegions = 2
-	lag         = 6
 	fewExtents  = 4
 	mostExtents = 6
 	mostBytes   = mostExtents * extentBytes
@@ -29,7 +28,7 @@ const (
 var config = volume.Config{
 	BlockBytes: blockBytes, RegionBytes: regionBytes, ExtentBytes: extentBytes, MaxData: 3 * blockBytes, OpTimeout: 120 * time.Millisecond, RequestTimeout: 12 * time.Millisecond,
 	HedgeAfter: 3 * time.Millisecond, RetryAfter: 4 * time.Millisecond, OutAfter: 15 * time.Millisecond,
-	GoneAfter: 2 * time.Millisecond, FullAfter: 10 * time.Millisecond, StableAfter: 3 * time.Millisecond, CompareRegions: 3, RebuildJobs: 2, TailMax: 12 + 2*lag, Lag: lag,
+	GoneAfter: 2 * time.Millisecond, FullAfter: 10 * time.Millisecond, StableAfter: 3 * time.Millisecond, CompareRegions: 3, RebuildJobs: 2, TailMax: 12,
 	Pace: 2 * time.Millisecond, PaceListen: 5 * time.Millisecond, PaceMax: 8 * time.Millisecond,
 }
 
@@ -60,7 +59,6 @@ type Result struct {
 	Drains  int    // owners that handed over with nothing to repair
 	Refused int    // ops that failed since a disk was full
 	Moved   int    // extents that have got another disk
-	Lies    int    // power cuts after which a disk had lost what it had acknowledged
 	Broken  string // what went wrong, or ""
 }
 
@@ -73,7 +71,6 @@ func newWorld(seed uint64) *world {
 	}
 	w.lossy, w.doubly, w.laggy = w.rng.Float64()*0.03, w.rng.Float64()*0.05, w.rng.Float64()*0.06
 	w.slowly, w.broadly, w.tardy, w.lazy = w.chance(0.4), w.chance(0.4), w.chance(0.3), w.chance(0.7)
-	w.lying = w.chance(0.3)
 	w.shape()
 	count := max(w.disks, 3+w.rng.IntN(3))
 	for i := range count {
@@ -116,7 +113,7 @@ func Run(seed uint64) Result {
 	}
 	w.runUntil(faultsFor, nil)
 	w.settle()
-	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers, Moved: w.meta.count, Lies: w.lies}
+	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers, Moved: w.meta.count}
 	for _, r := range w.ops {
 		if r.ok {
 			res.OK++
@@ -160,10 +157,6 @@ func (w *world) faults() {
 		}
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		d := w.nodes[w.rng.IntN(w.disks)].disk
-		if w.lying && w.chance(0.15) {
-			w.outage(n, w.chance(0.7))
-			return
-		}
 		switch w.rng.IntN(24) {
 		case 0, 1: // cut a side off
 			side := w.rng.IntN(1 << len(w.cut))
@@ -196,9 +189,7 @@ func (w *world) faults() {
 			d.slow = w.between(0, 30*time.Millisecond)
 			w.after(w.between(time.Millisecond, 200*time.Millisecond), func() { d.slow = 0 })
 		case 7:
-			if w.liar.node == nil {
-				d.spoil()
-			}
+			d.spoil()
 		case 8:
 			d.failing = true
 		case 9, 10: // cut an owner off with its own disk; hosts still reach it
@@ -552,6 +543,6 @@ func (w *world) compare() {
 
 // String is for test logs.
 func (r Result) String() string {
-	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %d without space, %d extents moved, %d lies, %s",
-		r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Refused, r.Moved, r.Lies, r.Broken)
+	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %d without space, %d extents moved, %s",
+		r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Refused, r.Moved, r.Broken)
 }

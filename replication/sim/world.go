@@ -66,9 +66,6 @@ type world struct {
 	tardy     bool                          // copies of proposals that bring a replica in come late
 	whole     bool                          // all extents are on all members, and the owner is not told
 	late      [mostBytes / regionBytes]bool // regions that lost a version by a Fence from before their move was finished, which came when the replica had restarted
-	lying     bool                          // disks may lose what they have acknowledged when their power is cut
-	liar      liar
-	lies      int
 	handed    handed
 	handovers int
 	sessions  int // that were begun anew

@@ -13,7 +13,6 @@ type call struct {
 	hedged bool
 	piece  *piece
 	seq    uint64 // of a write
-	stable uint64 // the watermark that it carries
 	sent   clock.Mono
 }
 

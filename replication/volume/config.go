@@ -50,8 +50,7 @@ type Config struct {
 	CompareRegions int64         // regions compared at a time
 	CopyRegions    int64         // neighbouring regions copied by one message, at most; 0 is one
 	RebuildJobs    int           // comparisons, and regions copied, at a time, per replica, at most
-	TailMax        int           // writes of a replica above the watermark that it was told, at which new ones wait; 0 is 1024 and twice Lag
-	Lag            uint64        // of the watermark that replicas are told while writes are under way; 0 is replica.Lag
+	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 1024
 
 	// Resync goes slower while the hosts' 99th percentile is above Pace, and above twice
 	// what it is without resync, or the median above one and a half times that, as found out within PaceListen, and
@@ -68,8 +67,8 @@ type Config struct {
 // requestLimit is how many RequestTimeouts a replica may take for one request while it answers others.
 const requestLimit = 3
 
-// tailMax, with twice replica.Lag, is less than half of what a store keeps (4096): takeovers that
-// end early, one after the other, each add what they have repeated.
+// tailMax is a quarter of what a store keeps (4096): takeovers that end early,
+// one after the other, each add what they have repeated.
 const tailMax = 1024
 
 func (c Config) withDefaults() Config {
@@ -83,12 +82,8 @@ func (c Config) withDefaults() Config {
 		c.GoneAfter = c.OutAfter
 	}
 	if c.TailMax == 0 {
-		c.TailMax = tailMax + 2*replica.Lag
+		c.TailMax = tailMax
 	}
-	if c.Lag == 0 {
-		c.Lag = replica.Lag
-	}
-	c.TailMax = max(c.TailMax, 2*int(c.Lag)+1)
 	if c.FullAfter == 0 {
 		c.FullAfter = time.Second
 	}

@@ -32,7 +32,6 @@ type conn struct {
 
 	unserved int  // groups of it that are being taken over
 	tailed   seqs // writes sent that no watermark sent covers: about what the tail there is
-	trust    trust
 	owes     bool // of the writes that this session began with it has answered none
 
 	// The answer to the last Fence, while groups of it are being taken over.
@@ -68,8 +67,7 @@ func (o *Owner) addConns() {
 // request sends q within the session.
 func (c *conn) request(o *Owner, p *piece, q replica.Request) {
 	q.ID, q.Epoch, q.Session, q.Boot, q.Stable = c.calls.next(), o.epoch, c.session, c.boot, o.stable(c)
-	o.told(q.Stable)
-	c.calls.add(call{kind: q.Kind, piece: p, seq: q.Ver.Seq, stable: q.Stable, sent: o.now})
+	c.calls.add(call{kind: q.Kind, piece: p, seq: q.Ver.Seq, sent: o.now})
 	q.Oldest = c.calls.oldest()
 	c.lastUse = o.now
 	if q.Kind == replica.Read {
@@ -125,7 +123,7 @@ func (c *conn) close(o *Owner, retry clock.Mono) {
 	}
 	c.state, c.retry = down, retry
 	o.up &^= one(c.disk)
-	c.stable, c.source.n, c.trust.asked = 0, 0, 0
+	c.stable, c.source.n = 0, 0
 	c.calls.clear(func(k call) {
 		if k.piece != nil {
 			k.piece.calls--
@@ -145,8 +143,6 @@ func (c *conn) tick(o *Owner) {
 		c.connect(o)
 	case c.state == up && c.calls.len() == 0 && c.stable < o.stable(c) && overdue(c.lastUse.Add(o.cfg.StableAfter)) && o.required.has(c.disk):
 		c.request(o, nil, replica.Request{Kind: replica.Stable})
-	case c.state == up && o.required.has(c.disk) && c.trust.heard+o.cfg.Lag/2 <= o.stable(c):
-		c.store(o)
 	}
 	for i := c.calls.head; i < len(c.calls.list); i++ {
 		k := &c.calls.list[i]
@@ -186,9 +182,6 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 	p := k.piece
 	if resp.Status == replica.OK && !o.complete(k, resp) {
 		resp.Status = replica.Failed
-	}
-	if resp.Status == replica.OK {
-		c.trust.answered(k, resp)
 	}
 	switch {
 	case k.kind != replica.Read:
@@ -255,10 +248,6 @@ func (c *conn) took(o *Owner, k call, resp *replica.Response) {
 
 // opened has the session: what the replica owes is sent again [I2].
 func (c *conn) opened(o *Owner, resp replica.Response) {
-	if o.mistrusts(c, resp) {
-		c.lose(o)
-		return
-	}
 	c.state, c.boot, c.gone = up, resp.Boot, false
 	c.copyMax = 0
 	if len(resp.Differ) > 0 {
@@ -269,9 +258,9 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 	// Who was told a watermark may have gone out before others heard of it who had
 	// no space for the writes below [I13]. It shall not cover any that are to come.
 	// Nor shall what an owner before this one sent to where it arrives stay in the tail there.
-	o.raise(resp.Stable)
+	o.seq = max(o.seq, resp.Stable)
 	if len(c.arriving) > 0 {
-		o.raise(resp.Last)
+		o.seq = max(o.seq, resp.Last)
 	}
 	c.known, c.last, c.tail = resp.Stable, resp.Last, resp.Tail
 	c.tailed = seqs{}
@@ -279,10 +268,6 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 		c.tailed.list = append(c.tailed.list, e.Ver.Seq)
 	}
 	slices.Sort(c.tailed.list)
-	if !o.required.has(c.disk) {
-		c.trust.forget()
-	}
-	c.trust.opened(c.tailed.list, resp.Stable)
 	if c.unserved == 0 {
 		c.tail = nil
 	}
@@ -298,24 +283,14 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 }
 
 // stable is the watermark for c: every write up to it, to extents that c keeps,
-// is on every replica of them that has a session and takes writes [I6]. So is every
-// write up to Lag above it: it stays so far behind what the owner knows, but for the last
-// one, above which the next owner leaves out so many numbers [I15]. Nor is it that much higher than what
-// everybody has stored, unless one takes too long over it: then that would be taken for a loss. While
+// is on every replica of them that has a session and takes writes [I6]. While
 // an extent of c is being taken over there is none to tell.
 func (o *Owner) stable(c *conn) uint64 {
 	if c.unserved > 0 && !(mutation.On(mutation.StableInTakeover) && len(o.unserved) < len(o.groups)) {
 		return 0
 	}
-	w := o.seq
 	if p := o.unstable.head; p != nil {
-		w = p.place - 1
+		return p.place - 1
 	}
-	switch {
-	case mutation.On(mutation.NoLag):
-		return w
-	case o.unstable.head == nil && o.drain.on:
-		return min(w, o.slowest+o.cfg.Lag)
-	}
-	return max(min(less(w, o.cfg.Lag), o.slowest+o.cfg.Lag), less(w, 2*o.cfg.Lag))
+	return o.seq
 }

@@ -58,7 +58,7 @@ func (o *Owner) drained() {
 		if c.state == up && c.calls.len() == 0 && c.stable < o.stable(c) {
 			c.request(o, nil, replica.Request{Kind: replica.Stable})
 		}
-		told = told && c.state == up && (c.stable >= o.seq || mutation.On(mutation.DrainInFlight)) && (c.calls.len() == 0 || mutation.On(mutation.DrainInFlight))
+		told = told && c.state == up && (c.calls.len() == 0 || mutation.On(mutation.DrainInFlight))
 	}
 	if told {
 		o.drain.clean = true

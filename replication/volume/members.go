@@ -21,9 +21,6 @@ func (o *Owner) adopt(v View) {
 	o.pace.ear.disturbed(o.now)
 	before := o.inSync
 	for d, c := range o.conns {
-		if v.Members[d].Sync == Out {
-			c.trust.forget()
-		}
 		c.re.adopted(o, d, v.Members[d])
 	}
 	o.count()
@@ -117,12 +114,12 @@ func (o *Owner) miss() {
 	o.missed = 0
 	there := o.inSync & o.up // for sure: no MarkOut of theirs is on its way
 	for d, c := range o.conns {
-		if c.doubt == o.view.Members[d].Gen+1 || c.trust.gone {
+		if c.doubt == o.view.Members[d].Gen+1 {
 			there &^= one(d)
 		}
 	}
 	for d := range o.conns {
-		if o.away(d) && !o.spares(d, there&^one(d)) && !o.conns[d].trust.gone {
+		if o.away(d) && !o.spares(d, there&^one(d)) {
 			o.missed |= one(d)
 		}
 	}
@@ -131,7 +128,7 @@ func (o *Owner) miss() {
 // away tells whether replica d is to be done without, if that can be.
 func (o *Owner) away(d int) bool {
 	c := o.conns[d]
-	return o.required.has(d) && (c.trust.gone || c.state != up && o.now >= c.outAt(o))
+	return c.state != up && o.required.has(d) && o.now >= c.outAt(o)
 }
 
 // outAt is when the replica, if it is not up before, is marked out.

@@ -100,7 +100,6 @@ func TestMove(t *testing.T) {
 		t.Fatalf("proposed %+v before all has arrived", b.proposed)
 	}
 	b.copied(b.compared())
-	b.stored()
 	finish := Proposal{Finish, 2, 3, 1}
 	if len(b.proposed) != 1 || b.proposed[0] != finish {
 		t.Fatalf("proposed %+v, want %+v", b.proposed, finish)

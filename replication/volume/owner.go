@@ -18,7 +18,6 @@ type Owner struct {
 	waits clock.Mono
 	local int
 	over  bool
-	began bool // New is over
 	drain drain
 	stats stats
 	pace  pacer
@@ -44,9 +43,7 @@ type Owner struct {
 	unsent   int     // pieces of hosts' changes that have no sequence number yet
 	unstable seqList // pieces that not all their targets have
 	seq      uint64
-	slowest  uint64 // watermark that all have stored who are required and there, as of the last event
-	floor    uint64 // the next write gets a higher number: no watermark that a replica may have stored speaks for it [I15]
-	shift    int    // spreads reads among equals
+	shift    int // spreads reads among equals
 }
 
 // New returns the owner that g makes. It connects to the replicas at once.
@@ -57,7 +54,6 @@ func New(cfg Config, env Env, g Grant, now clock.Mono) *Owner {
 	o.pace = newPacer(&o.cfg)
 	o.addConns()
 	o.addExtents()
-	o.began = true
 	o.count()
 	o.settle()
 	return o
@@ -221,8 +217,6 @@ func (o *Owner) Deadline() clock.Mono {
 		switch {
 		case c.state != up || c.calls.len() > 0 || c.re.phase != idle || len(c.arriving) > 0 || o.view.Members[d].Sync != InSync || c.doubt == o.view.Members[d].Gen+1:
 			due = min(due, soon)
-		case c.trust.asked == 0 && o.required.has(d) && c.trust.heard+o.cfg.Lag/2 <= o.stable(c) && o.stable(c) > 0:
-			due = min(due, soon)
 		case c.stable < o.stable(c):
 			due = min(due, max(soon, c.lastUse.Add(o.cfg.StableAfter)))
 		}
@@ -251,7 +245,6 @@ func (o *Owner) expire() {
 
 // settle brings everything as far as it goes without a new event.
 func (o *Owner) settle() {
-	o.findSlowest()
 	for !o.over {
 		o.propose()
 		o.takeover()

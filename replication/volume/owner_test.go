@@ -15,7 +15,7 @@ var testConfig = Config{
 	BlockBytes: 8, RegionBytes: 32, ExtentBytes: 64, VolumeBytes: 128, MinInSync: 2,
 	OpTimeout: time.Second, RequestTimeout: 100 * time.Millisecond, HedgeAfter: 10 * time.Millisecond,
 	RetryAfter: 10 * time.Millisecond, OutAfter: 200 * time.Millisecond, StableAfter: 10 * time.Millisecond,
-	CompareRegions: 4, RebuildJobs: 2, Lag: 10,
+	CompareRegions: 4, RebuildJobs: 2,
 }
 
 type sent struct {
@@ -37,18 +37,15 @@ func (b *bench) Send(disk int, q replica.Request) { b.sent = append(b.sent, sent
 func (b *bench) Propose(p Proposal)               { b.proposed = append(b.proposed, p) }
 func (b *bench) Complete(op *Op)                  { b.complete = append(b.complete, op) }
 
-// take returns what was sent of a kind since the last call, and drops the rest but watermarks.
+// take returns what was sent of a kind since the last call, and drops the rest.
 func (b *bench) take(kind replica.Kind) []sent {
-	var list, left []sent
+	var list []sent
 	for _, s := range b.sent {
-		switch s.q.Kind {
-		case kind:
+		if s.q.Kind == kind {
 			list = append(list, s)
-		case replica.Stable:
-			left = append(left, s)
 		}
 	}
-	b.sent = left
+	b.sent = nil
 	return list
 }
 
@@ -63,15 +60,6 @@ func (b *bench) answer(s sent, resp replica.Response) {
 func (b *bench) pass(d time.Duration) {
 	b.now = b.now.Add(d)
 	b.o.Tick(b.now)
-}
-
-// stored has everybody store the watermarks that they are told, if they had not stored higher ones.
-func (b *bench) stored() {
-	for range 9 {
-		for _, s := range b.take(replica.Stable) {
-			b.answer(s, replica.Response{Status: replica.OK, Stable: max(s.q.Stable, 40)})
-		}
-	}
 }
 
 // only checks that op was completed with want, and nothing else was.
@@ -95,8 +83,6 @@ func serves(t *testing.T) *bench {
 	if !b.o.Serving() {
 		t.Fatal("does not serve with all replicas fenced and no tail")
 	}
-	b.pass(0)
-	b.stored()
 	return b
 }
 
@@ -109,8 +95,8 @@ func TestWriteWaitsForMarkOut(t *testing.T) {
 	op := writeAt(0)
 	b.o.Submit(b.now, op)
 	writes := b.take(replica.Write)
-	if len(writes) != 3 || writes[0].q.Ver != (replica.Version{Epoch: 3, Seq: 51}) {
-		t.Fatalf("sent %+v, want version 3.51 to three replicas", writes)
+	if len(writes) != 3 || writes[0].q.Ver != (replica.Version{Epoch: 3, Seq: 41}) {
+		t.Fatalf("sent %+v, want version 3.41 to three replicas", writes)
 	}
 	b.answer(writes[0], replica.Response{Status: replica.OK})
 	b.answer(writes[1], replica.Response{Status: replica.OK})
@@ -214,7 +200,7 @@ func TestTimedOutWriteKeepsItsLock(t *testing.T) {
 		b.answer(s, replica.Response{Status: replica.OK})
 	}
 	again := b.take(replica.Write)
-	if len(again) != 1 || again[0].disk != 2 || !bytes.Equal(again[0].q.Data, []byte("new data")) || again[0].q.Ver.Seq != 51 {
+	if len(again) != 1 || again[0].disk != 2 || !bytes.Equal(again[0].q.Data, []byte("new data")) || again[0].q.Ver.Seq != 41 {
 		t.Fatalf("sent again: %+v", again)
 	}
 	b.answer(again[0], replica.Response{Status: replica.OK})
@@ -386,7 +372,7 @@ func TestTakeover(t *testing.T) {
 	}
 	b.answer(reads[0], replica.Response{Status: replica.OK, Data: []byte("unstable")})
 	writes := b.take(replica.Write)
-	if len(writes) != 2 || writes[0].q.Ver != (replica.Version{Epoch: 3, Seq: 51}) || string(writes[0].q.Data) != "unstable" || writes[0].q.Stable != 0 {
+	if len(writes) != 2 || writes[0].q.Ver != (replica.Version{Epoch: 3, Seq: 41}) || string(writes[0].q.Data) != "unstable" || writes[0].q.Stable != 0 {
 		t.Fatalf("writes %+v, want it to both, without a watermark", writes)
 	}
 	for _, s := range writes {

@@ -100,7 +100,7 @@ func (p *piece) hedge(o *Owner) {
 
 // write gives p its place in the order of writes and sends it.
 func (o *Owner) write(p *piece) {
-	o.seq = max(o.seq, o.floor) + 1
+	o.seq++
 	p.seq, p.state, p.targets = o.seq, writing, o.targetsOf(p.group)
 	p.bad = 0
 	o.unstable.add(p)

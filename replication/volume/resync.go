@@ -26,7 +26,6 @@ type rebuild struct {
 	since    clock.Mono // when it began
 	base     uint64     // the generation must be above; of an arrival that is entering: must be this
 	gen      uint64
-	mark     uint64     // a watermark that only those have stored who have all that was copied [I15]; 0: not set
 	cursor   int64      // regions before it were compared or are being
 	differ   []int64    // regions to copy
 	refused  regions    // for which there was no space
@@ -101,7 +100,6 @@ func (r *rebuild) begun(o *Owner, d int) {
 	if r.phase == beginning {
 		r.phase = comparing
 		o.conns[d].gen = r.gen
-		o.conns[d].trust.kept = seqs{}
 		o.retarget()
 	}
 }
@@ -125,10 +123,7 @@ func (o *Owner) rebuild() {
 			r.startJobs(o, d)
 		case r.phase == comparing:
 			r.startJobs(o, d)
-			if !r.compared(o) {
-				r.mark = 0
-			}
-			if !r.arrival && r.compared(o) && o.proven(d) {
+			if !r.arrival && r.compared(o) {
 				r.phase = entering
 				o.count()
 				o.propose()
@@ -163,9 +158,6 @@ func (o *Owner) finishMoves() {
 		early := mutation.On(mutation.FinishEarly) && c.re.arriving()
 		if !early && !(c.re.arriving() && (c.re.phase == entering || c.re.compared(o))) || c.doubt == o.view.Members[d].Gen+1 {
 			return
-		}
-		if c.re.phase == comparing && !early && (c.unserved > 0 || !o.proven(d)) {
-			return // a takeover may have doubts about what it keeps
 		}
 		done = done || c.re.phase == comparing
 	}

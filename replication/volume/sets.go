@@ -31,7 +31,6 @@ type group struct {
 	place
 	bytes   int64
 	phase   phase
-	grown   bool // it came when the volume grew: nothing was written there before
 	repairs int  // pieces of the takeover that are left
 	fresh   bool // equalize looks at it
 }
@@ -72,7 +71,7 @@ func (o *Owner) placeOf(extent int64) (at place) {
 }
 
 func (o *Owner) addGroup(at place) {
-	g := &group{place: at, grown: o.began}
+	g := &group{place: at}
 	o.groups = append(o.groups, g)
 	o.unserved = append(o.unserved, g)
 	for d, c := range o.conns {

@@ -113,7 +113,6 @@ func TestOwnerStandsStill(t *testing.T) {
 		b.answer(s, ok)
 	}
 	for end := b.now.Add(testConfig.OutAfter); b.now < end; b.pass(5 * time.Millisecond) {
-		b.stored()
 		if b.outOf(0) {
 			t.Fatalf("who is lost is marked out %v before OutAfter of watching is over", end.Sub(b.now))
 		}

@@ -49,13 +49,11 @@ type MemberStatus struct {
 	Connected bool
 	Required  bool          // must have a write before it is acknowledged
 	Missed    bool          // is away and can't be done without: its extents are not writable
-	Doubted   bool          // its disk has lost what it acknowledged, or may have: it is to be marked out
-	Lost      uint64        // how often its disk had lost, after a restart, what it had acknowledged to this owner
 	Away      time.Duration // since when it has no session
 	Left      int64         // regions that a rebuild has not found or made equal yet
 	Regions   int64         // that it keeps; 0 while in sync
 	Arriving  Arriving
-	Tail      int     // writes above the watermark that it was told, about
+	Tail      int     // unstable writes, about
 	Refused   uint64  // writes and copies for which its disk had no space
 	Reads     Latency // of hosts, from request to answer
 	Writes    Latency
@@ -97,7 +95,6 @@ func (o *Owner) Status() Status {
 		m := o.view.Members[d]
 		x := MemberStatus{
 			Sync: m.Sync, Gen: m.Gen, Connected: c.state == up, Required: o.required.has(d), Missed: o.missed.has(d),
-			Doubted: c.trust.gone, Lost: c.trust.lost,
 			Tail: c.tailed.len(), Refused: c.refused, Reads: c.reads, Writes: c.write, ReadsNode: c.readsNode,
 		}
 		if c.state != up {

@@ -32,7 +32,7 @@ func (o *Owner) takeover() {
 	}
 	o.unserved = slices.DeleteFunc(o.unserved, func(g *group) bool {
 		g.fresh = false
-		if g.phase != equalizing || g.repairs > 0 || o.doubts(g) {
+		if g.phase != equalizing || g.repairs > 0 {
 			return false
 		}
 		g.phase = serving
@@ -99,7 +99,7 @@ func (o *Owner) equalize() {
 		for s := g.disks & o.inSync; g.fresh && s != 0; s &= s - 1 {
 			c := o.conns[s.first()]
 			stable[g] = max(stable[g], c.known)
-			o.raise(max(c.known, c.last))
+			o.seq = max(o.seq, c.known, c.last)
 		}
 	}
 	var tail []*tailWrite

@@ -104,7 +104,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 		return nil
 	}
 	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1),
-		standstill: newStandstill(clock.Boot{}), listener: replicated.NewListener(replicated.Bound{Factor: d.cfg.ResyncLatency})}
+		standstill: newStandstill(clock.Boot{}), listener: replicated.NewListener(replicated.Bound{})}
 	var err error
 	if s.incarnation, err = pulse.NextIncarnation(d.data.join(fileIncarnation)); err != nil {
 		return err

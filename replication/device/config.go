@@ -136,9 +136,6 @@ type Config struct {
 	// Pace is what hosts' 99th percentile may be while replicas are brought back, even
 	// if that is more than twice what it was before. Default 1 ms.
 	Pace time.Duration
-	// Listener is that of the node, whose bound then counts, and not Pace: what is copied for one volume gives
-	// way to the hosts of all. nil is for a volume that is alone.
-	Listener *volume.Listener
 	// RebuildJobs are comparisons, and regions copied, at a time, per replica that is
 	// brought back, while hosts do not wait for them. Default 64.
 	RebuildJobs int
@@ -206,7 +203,7 @@ func (c *Config) owner() volume.Config {
 		OpTimeout: c.Timeouts.Op, RequestTimeout: c.Timeouts.Request, HedgeAfter: c.Timeouts.Hedge,
 		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, GoneAfter: c.Timeouts.Gone, StableAfter: c.Timeouts.Stable,
 		CompareRegions: compareRegions, CopyRegions: message.DataMax / regionBytes, RebuildJobs: c.RebuildJobs,
-		Pace: c.Pace, PaceListen: paceListen, PaceMax: paceMax, Listener: c.Listener,
+		Pace: c.Pace, PaceListen: paceListen, PaceMax: paceMax,
 	}
 }
 

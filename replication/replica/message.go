@@ -34,8 +34,8 @@ type Kind uint8
 const (
 	Fence    Kind = iota + 1 // refuse older epochs and sessions; get ready for Arriving; answer with the tail
 	Write                    // Data at Off, version Ver; durable when answered
-	Read                     // Len bytes at Off, and the versions of the regions touched. Ver is NoVersion if no host waits for it
-	Stable                   // only carries the watermark; Len is for how long, in nanoseconds, the owners of the replica's node shall copy nothing, or 0
+	Read                     // Len bytes at Off, and the versions of the regions touched
+	Stable                   // only carries the watermark
 	Versions                 // versions of the regions in [Off, Off+Len)
 	Begin                    // rebuild generation Gen starts; nothing is clean
 	Confirm                  // regions from Off on whose version is that in Vers become clean
@@ -101,8 +101,6 @@ type Response struct {
 	Data []byte    // Read; the receiver owns it. None, though bytes were asked for, is zeroes
 	Vers []Version // Read, Versions: one per region touched
 	// Differ has the byte offsets of the regions that are not clean, after Confirm. After Fence
-	// it has one number, the most bytes that a Copy may be about; none means one region. After Copy it may
-	// have three, which only grow: ops that the disk has done for hosts while something was copied, those of
-	// these that took longer than they may, and those that took longer than half of them may.
+	// it has one number, the most bytes that a Copy may be about; none means one region.
 	Differ []int64
 }

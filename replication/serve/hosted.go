@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/store"
@@ -13,7 +12,6 @@ import (
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/message/inbox"
 	"blockd.dev/replication/replica"
-	"blockd.dev/replication/volume"
 	"blockd.dev/replication/wire/endpoint"
 )
 
@@ -27,9 +25,6 @@ type hosted struct {
 	ending sync.Once
 	anew   func(why error) // has the service begin the replica anew, in a while
 	soon   turn.Soon
-	clock  clock.Clock
-	hosts  *volume.Listener // of the node
-	ear    *volume.Ear      // of the disk
 
 	// Of whoever works at the inbox.
 	r       *replica.Replica
@@ -43,7 +38,6 @@ type hosted struct {
 	freeing *freeing      // extents that are being freed, or nil
 	held    []*asked      // what waits for that
 	newest  uint64        // epoch of a request that was handled
-	now     clock.Mono    // of the batch
 	closing chan struct{} // closed when none are left
 }
 
@@ -61,8 +55,7 @@ type asked struct {
 	service *Service // of one that a Task is
 	target  message.Target
 	number  int
-	taken   bool       // the replica will answer it
-	begun   clock.Mono // when it was handled
+	taken   bool // the replica will answer it
 	q       replica.Request
 	resp    replica.Response
 	ok      bool // resp is the answer
@@ -88,7 +81,7 @@ func (s *Service) newAsked() *asked {
 	return a
 }
 
-func (s *Service) open(t message.Target, d *store.Store, boot uint64) (*hosted, error) {
+func open(t message.Target, d *store.Store, boot uint64) (*hosted, error) {
 	vol, err := d.OpenVolume(t.Volume)
 	if err != nil {
 		return nil, fmt.Errorf("open the replica of volume %x on disk %d: %w", t.Volume, t.Disk, err)
@@ -98,7 +91,7 @@ func (s *Service) open(t message.Target, d *store.Store, boot uint64) (*hosted, 
 		d.CloseVolume(vol)
 		return nil, fmt.Errorf("read the state of the replica of volume %x on disk %d: %w", t.Volume, t.Disk, err)
 	}
-	h := &hosted{target: t, store: d, vol: vol, clock: s.cfg.Clock, hosts: s.cfg.Listener, ear: s.ear(t.Disk)}
+	h := &hosted{target: t, store: d, vol: vol}
 	h.inbox.Run = h.take
 	h.r = replica.New(replica.Config{Boot: boot, RegionBytes: store.ChunkBytes, CopyMax: message.DataMax, Buffer: h.buffer}, h, stateOf(st))
 	return h, nil
@@ -117,7 +110,6 @@ func (h *hosted) close() {
 
 // take is the work of one batch.
 func (h *hosted) take(batch []event) {
-	h.now = h.clock.Now()
 	for i := range batch {
 		switch e := &batch[i]; {
 		case e.ask != nil && h.waits(e.ask):
@@ -147,7 +139,6 @@ func (h *hosted) take(batch []event) {
 	}
 	for i, a := range h.ended {
 		h.ended[i] = nil
-		h.listen(a)
 		a.finish()
 	}
 	h.ended = h.ended[:0]
@@ -175,36 +166,12 @@ func (h *hosted) handle(a *asked) {
 	}
 	h.asked[a.number] = a
 	h.newest = max(h.newest, a.q.Epoch)
-	h.tell(&a.q)
-	a.begun, a.taken = h.now, a.q.Kind == replica.Fence
+	a.taken = a.q.Kind == replica.Fence
 	h.current = a
 	h.r.Handle(a.number, a.q)
 	h.current = nil
 	if !a.taken {
 		h.end(a)
-	}
-}
-
-// tell has the owners of this node know what others copy here, and when they are to copy nothing.
-func (h *hosted) tell(q *replica.Request) {
-	switch {
-	case q.Kind == replica.Versions, q.Kind == replica.Confirm, q.Kind == replica.Copy:
-		h.hosts.Copying(h.now)
-	case q.Kind == replica.Stable && q.Len > 0:
-		h.hosts.Hush(h.now, time.Duration(q.Len))
-	}
-}
-
-// listen counts how long a request took for which a host waits. Who copies from elsewhere is told of those.
-func (h *hosted) listen(a *asked) {
-	if !a.ok || a.resp.Status != replica.OK {
-		return
-	}
-	switch q := &a.q; {
-	case q.Kind.Changes(), q.Kind == replica.Read && q.Ver != replica.NoVersion:
-		h.ear.Saw(h.now, h.now.Sub(a.begun))
-	case q.Kind == replica.Copy && a.net != nil:
-		a.resp.Differ = h.ear.Told(h.now)
 	}
 }
 

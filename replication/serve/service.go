@@ -7,11 +7,9 @@ import (
 	"time"
 
 	"blockd.dev/blockdev/store"
-	"blockd.dev/internal/clock"
 	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/replica"
-	"blockd.dev/replication/volume"
 	"blockd.dev/replication/wire"
 	"blockd.dev/replication/wire/endpoint"
 )
@@ -34,11 +32,6 @@ type Config struct {
 	// Anew is after what time a replica whose tail is full begins anew. It should be
 	// several times what an owner waits before it goes on without a replica. Default 5 s.
 	Anew time.Duration
-	// Listener is that of the node's owners: it hears of what hosts of any node want of the disks here. nil
-	// is one of its own.
-	Listener *volume.Listener
-	// Clock is that of the owners. Default clock.Boot.
-	Clock clock.Clock
 	// Log is told what went wrong in a replica, in words. It may be nil.
 	Log func(t message.Target, err error)
 }
@@ -55,7 +48,6 @@ type Service struct {
 
 	mu       sync.RWMutex
 	replicas map[message.Target]*hosted
-	ears     map[uint16]*volume.Ear // by disk
 	starts   uint64
 	closed   bool
 }
@@ -74,13 +66,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Anew == 0 {
 		cfg.Anew = 5 * time.Second
 	}
-	if cfg.Listener == nil {
-		cfg.Listener = volume.NewListener(volume.Bound{})
-	}
-	if cfg.Clock == nil {
-		cfg.Clock = clock.Boot{}
-	}
-	return &Service{cfg: cfg, replicas: map[message.Target]*hosted{}, ears: map[uint16]*volume.Ear{}}, nil
+	return &Service{cfg: cfg, replicas: map[message.Target]*hosted{}}, nil
 }
 
 // Handle is an endpoint's Config.Handler.
@@ -156,7 +142,7 @@ func (s *Service) replica(t message.Target) (*hosted, error) {
 		return nil, fmt.Errorf("disk %d is not open on this node", t.Disk)
 	}
 	s.starts++
-	h, err := s.open(t, d, s.cfg.Boot<<32|s.starts)
+	h, err := open(t, d, s.cfg.Boot<<32|s.starts)
 	if err != nil {
 		return nil, err
 	}
@@ -164,14 +150,6 @@ func (s *Service) replica(t message.Target) (*hosted, error) {
 	h.anew = func(why error) { s.anew(h, why) }
 	s.replicas[t] = h
 	return h, nil
-}
-
-// ear is that of a disk. The caller holds mu.
-func (s *Service) ear(disk uint16) *volume.Ear {
-	if s.ears[disk] == nil {
-		s.ears[disk] = s.cfg.Listener.Ear()
-	}
-	return s.ears[disk]
 }
 
 // anew begins a replica anew, from what its store remembers, after cfg.Anew. Its store has

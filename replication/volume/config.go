@@ -59,9 +59,6 @@ type Config struct {
 	Pace       time.Duration
 	PaceListen time.Duration
 	PaceMax    time.Duration
-	// Listener is that of the node, whose Bound then counts, and not Pace (but 0) and PaceListen: what is copied for one volume gives way to the hosts
-	// of all. nil is for an owner that is alone.
-	Listener *Listener
 }
 
 // requestLimit is how many RequestTimeouts a replica may take for one request while it answers others.

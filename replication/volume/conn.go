@@ -279,7 +279,7 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 		}
 	}
 	o.wakeReads()
-	o.pace.ear.disturbed(o.now)
+	o.pace.disturbed(&o.cfg, o.now)
 }
 
 // stable is the watermark for c: every write up to it, to extents that c keeps,

@@ -14,7 +14,7 @@
 // which replicas keep what, conn.go the sessions with them, members.go who is in
 // sync; takeover.go what happens before an extent is served and drain.go before
 // the end; admit.go how ops begin and end, piece.go and piece_io.go how the parts
-// of them run, locks.go in which order; resync.go, pace.go and listen.go how a replica is
+// of them run, locks.go in which order; resync.go and pace.go how a replica is
 // brought back, and how extents that are moved arrive, scrub.go how replicas are held against each other, space.go what
 // becomes of a write for which a disk has no space; status.go what
 // can be told of all that.

@@ -18,7 +18,7 @@ func (o *Owner) adopt(v View) {
 	}
 	o.view = v
 	o.addConns()
-	o.pace.ear.disturbed(o.now)
+	o.pace.disturbed(&o.cfg, o.now)
 	before := o.inSync
 	for d, c := range o.conns {
 		c.re.adopted(o, d, v.Members[d])

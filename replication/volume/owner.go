@@ -51,7 +51,6 @@ func New(cfg Config, env Env, g Grant, now clock.Mono) *Owner {
 	o := &Owner{cfg: cfg.withDefaults(), env: env, now: now, epoch: g.View.Epoch, until: g.Until, waits: g.Waits, local: g.Local,
 		view: g.View, byPlace: map[place]int32{}}
 	o.locks.grain = cfg.RegionBytes
-	o.pace = newPacer(&o.cfg)
 	o.addConns()
 	o.addExtents()
 	o.count()

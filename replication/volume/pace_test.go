@@ -14,16 +14,10 @@ type paced struct {
 	now clock.Mono
 }
 
-func newPaced() *paced { return newPacedWith(nil) }
-
-// newPacedWith has the pacer of another volume on a node.
-func newPacedWith(l *Listener) *paced {
-	p := &paced{now: 1, cfg: Config{
+func newPaced() *paced {
+	return &paced{now: 1, cfg: Config{
 		RebuildJobs: 32, RequestTimeout: 500 * time.Millisecond, Pace: time.Millisecond, PaceListen: time.Second, PaceMax: 5 * time.Millisecond,
-		Listener: l,
 	}}
-	p.pacer = newPacer(&p.cfg)
-	return p
 }
 
 // hosts has ops end, one each millisecond, one of slow of them after rare and the others after d.
@@ -34,7 +28,7 @@ func (p *paced) hosts(n int, d time.Duration, slow int, rare time.Duration, resy
 		if slow > 0 && i%slow == 0 {
 			took = rare
 		}
-		p.ear.saw(p.now, took, resync)
+		p.saw(&p.cfg, p.now, took, resync)
 		if resync {
 			p.pause(&p.cfg, p.now)
 		}
@@ -48,13 +42,13 @@ func (p *paced) begin() { p.pause(&p.cfg, p.now) }
 func TestPaceIsTwiceTheCalm(t *testing.T) {
 	p := newPaced()
 	p.hosts(3000, 3*time.Millisecond, 20, 8*time.Millisecond, false)
-	p.listened = true
+	p.cfg.PaceListen = time.Hour // no more
 	p.begin()
-	if p.ear.bound < 14*time.Millisecond || p.ear.bound > 16*time.Millisecond {
-		t.Fatalf("the bound is %v of a 99th percentile of 8ms", p.ear.bound)
+	if p.bound < 14*time.Millisecond || p.bound > 16*time.Millisecond {
+		t.Fatalf("the bound is %v of a 99th percentile of 8ms", p.bound)
 	}
-	if p.ear.usual < 4*time.Millisecond || p.ear.usual > 5*time.Millisecond {
-		t.Fatalf("half of the ops may take %v, where they take 3ms", p.ear.usual)
+	if p.usual < 4*time.Millisecond || p.usual > 5*time.Millisecond {
+		t.Fatalf("half of the ops may take %v, where they take 3ms", p.usual)
 	}
 	for _, c := range []struct {
 		n     int
@@ -85,8 +79,8 @@ func TestPaceListens(t *testing.T) {
 		t.Errorf("a resync of which nothing is known begins after %v", wait)
 	}
 	p.hosts(1200, 5*time.Millisecond, 0, 0, true)
-	if p.ear.bound < 8*time.Millisecond || p.ear.bound > 10*time.Millisecond {
-		t.Errorf("the bound is %v of 5ms", p.ear.bound)
+	if p.bound < 8*time.Millisecond || p.bound > 10*time.Millisecond {
+		t.Errorf("the bound is %v of 5ms", p.bound)
 	}
 	if p.steps(&p.cfg) > 3 {
 		t.Errorf("it begins with %d steps", p.steps(&p.cfg))
@@ -101,8 +95,8 @@ func TestPaceListens(t *testing.T) {
 	if silent < 8000 || silent > 12000 {
 		t.Errorf("of 200 s it listened %d ms", silent)
 	}
-	if p.ear.bound > 4*time.Millisecond {
-		t.Errorf("the bound is %v after 200 s in which hosts wait 2ms", p.ear.bound)
+	if p.bound > 4*time.Millisecond {
+		t.Errorf("the bound is %v after 200 s in which hosts wait 2ms", p.bound)
 	}
 }
 
@@ -112,8 +106,8 @@ func TestPaceAfterAStandstill(t *testing.T) {
 	p.hosts(3000, 2*time.Millisecond, 0, 0, false)
 	p.hosts(1000, 9*time.Millisecond, 0, 0, false)
 	p.begin()
-	if p.ear.usual < 2*time.Millisecond || p.ear.usual > 4*time.Millisecond {
-		t.Errorf("half of the ops may take %v, where they took 2ms until a moment ago", p.ear.usual)
+	if p.usual < 2*time.Millisecond || p.usual > 4*time.Millisecond {
+		t.Errorf("half of the ops may take %v, where they took 2ms until a moment ago", p.usual)
 	}
 }
 
@@ -183,7 +177,7 @@ func TestPaceOfASlowHour(t *testing.T) {
 	}
 	if p.steps(&p.cfg) != 32 {
 		t.Errorf("%d steps, %v between them, after two minutes in which hosts wait as long in the pauses: the bounds are %v and %v",
-			p.steps(&p.cfg), p.gap, p.ear.bound, p.ear.usual)
+			p.steps(&p.cfg), p.gap, p.bound, p.usual)
 	}
 }
 
@@ -192,7 +186,7 @@ func TestPaceOfASlowDisk(t *testing.T) {
 	p := newPaced()
 	for range 100 {
 		p.now = p.now.Add(50 * time.Millisecond)
-		p.took(&p.cfg, p.now, 10*time.Millisecond)
+		p.took(&p.cfg, 10*time.Millisecond)
 		p.pause(&p.cfg, p.now)
 	}
 	if p.steps(&p.cfg) != 32 {
@@ -200,7 +194,7 @@ func TestPaceOfASlowDisk(t *testing.T) {
 	}
 	for range 100 {
 		p.now = p.now.Add(50 * time.Millisecond)
-		p.took(&p.cfg, p.now, 130*time.Millisecond)
+		p.took(&p.cfg, 130*time.Millisecond)
 		p.pause(&p.cfg, p.now)
 	}
 	if p.steps(&p.cfg) != 1 {
@@ -237,10 +231,10 @@ func TestPaceOnTheWhole(t *testing.T) {
 // TestPaceAfterATakeover: what hosts have waited for a takeover is not what they wait without resync.
 func TestPaceAfterATakeover(t *testing.T) {
 	p := newPaced()
-	p.ear.disturbed(p.now.Add(300 * time.Millisecond))
+	p.disturbed(&p.cfg, p.now.Add(300*time.Millisecond))
 	p.hosts(300, 300*time.Millisecond, 0, 0, true)
 	p.hosts(1500, 2*time.Millisecond, 0, 0, true)
-	if p.ear.bound == 0 || p.ear.bound > 4*time.Millisecond {
-		t.Errorf("the bound is %v of hosts that wait 2ms, once the takeover is over", p.ear.bound)
+	if p.bound == 0 || p.bound > 4*time.Millisecond {
+		t.Errorf("the bound is %v of hosts that wait 2ms, once the takeover is over", p.bound)
 	}
 }

@@ -34,11 +34,8 @@ func (o *Owner) ask(p *piece) {
 	d := o.source(from, p.kind == read && p.asked|p.bad == 0)
 	p.asked |= one(d)
 	q := replica.Request{Kind: replica.Read, Off: p.off, Len: p.len}
-	switch {
-	case p.kind == compare:
+	if p.kind == compare {
 		q.Kind = replica.Versions
-	case p.isJob():
-		q.Ver = replica.NoVersion
 	}
 	o.conns[d].request(o, p, q)
 }
@@ -185,8 +182,7 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 		r.jobs--
 		o.remove(p)
 	case p.state == sending && kind == replica.Copy:
-		o.pace.took(&o.cfg, o.now, o.now.Sub(p.started))
-		o.pace.tells(o.now, d, resp.Differ)
+		o.pace.took(&o.cfg, o.now.Sub(p.started))
 		r, n := &o.conns[d].re, o.regionsIn(p)
 		r.left -= n
 		r.jobs -= int(n)

@@ -211,7 +211,6 @@ func (o *Owner) comparing() bool {
 func (r *rebuild) startJobs(o *Owner, d int) {
 	for r.jobs < o.pace.steps(&o.cfg) && o.now >= r.next {
 		if r.next = o.now.Add(o.pace.pause(&o.cfg, o.now)); o.now < o.pace.silent {
-			o.hush()
 			return
 		}
 		var p *piece
@@ -233,20 +232,6 @@ func (r *rebuild) startJobs(o *Owner, d int) {
 		r.jobs += weight
 		p.to, p.unlocked = d, mutation.On(mutation.NoWriteBarrier)
 		o.add(p)
-	}
-}
-
-// hush tells the nodes of replicas of a pause in which hosts are listened to: what other owners copy would be heard as well.
-// The watermark goes with that, so a replica that has yet to Begin is not told [I6].
-func (o *Owner) hush() {
-	d := o.pace.hush
-	if o.pace.hush = 0; d == 0 {
-		return
-	}
-	for _, c := range o.conns {
-		if c.state == up && c.disk != o.local && (o.required.has(c.disk) || c.re.phase == comparing) {
-			c.request(o, nil, replica.Request{Kind: replica.Stable, Len: int64(d)})
-		}
 	}
 }
 

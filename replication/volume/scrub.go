@@ -32,7 +32,7 @@ func (o *Owner) askAll(p *piece) {
 	}
 	p.asked = from
 	for s := from; s != 0; s &= s - 1 {
-		o.conns[s.first()].request(o, p, replica.Request{Kind: replica.Read, Off: p.off, Len: p.len, Ver: replica.NoVersion})
+		o.conns[s.first()].request(o, p, replica.Request{Kind: replica.Read, Off: p.off, Len: p.len})
 	}
 }
 

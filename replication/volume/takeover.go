@@ -36,7 +36,7 @@ func (o *Owner) takeover() {
 			return false
 		}
 		g.phase = serving
-		o.pace.ear.disturbed(o.now)
+		o.pace.disturbed(&o.cfg, o.now)
 		for d, c := range o.conns {
 			if g.disks.has(d) {
 				if c.unserved--; c.unserved == 0 {

@@ -43,7 +43,6 @@ type sharing struct {
 	network     *network
 	stores      *serve.Service
 	transport   *serve.Transport
-	listener    *replicated.Listener
 	routes      atomic.Pointer[diskRoutes]
 	standstill  *standstill
 	pulse       *pulse.Node
@@ -104,7 +103,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 		return nil
 	}
 	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1),
-		standstill: newStandstill(clock.Boot{}), listener: replicated.NewListener(replicated.Bound{})}
+		standstill: newStandstill(clock.Boot{})}
 	var err error
 	if s.incarnation, err = pulse.NextIncarnation(d.data.join(fileIncarnation)); err != nil {
 		return err
@@ -149,7 +148,7 @@ func (s *sharing) openStores() (err error) {
 	s.stores, err = serve.New(serve.Config{
 		Boot:  s.incarnation,
 		Disks: func(number uint16) *store.Store { return s.routes.Load().stores[number] },
-		Known: s.known, Volume: s.served, Soon: s.d.soon, Listener: s.listener,
+		Known: s.known, Volume: s.served, Soon: s.d.soon,
 		Log: func(t message.Target, err error) {
 			if s.d.errorGate.pass("store " + catalog.ID(t.Volume).String()) {
 				s.d.events.add(levelWarning, "replica.refused", s.d.volumeNamed(t.Volume), err.Error())
@@ -220,7 +219,7 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	id := cv.ID
 	guard := s.d.reservations.shared.Guard(reservation.VolumeID(id))
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
-		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s, Soon: s.d.soon, Listener: s.listener,
+		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s, Soon: s.d.soon,
 		Attended: func(number uint16) blockdev.Attended { return s.routes.Load().attended[number] },
 		Guard:    guard,
 		GiveUp:   func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over,

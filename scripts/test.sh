@@ -79,5 +79,5 @@ phase cluster make --no-print-directory cluster-test
 phase reliability make --no-print-directory reliability
 phase kernels make --no-print-directory kernels
 phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 45m -v ./testenv/vm ./testenv/vmtest
-phase vm-cluster go test -tags e2e -count=1 -timeout 30m -v -skip Faults ./testenv/vmcluster
+phase vm-cluster go test -tags e2e -count=1 -timeout 30m -v -skip 'Faults|Clock' ./testenv/vmcluster
 finish

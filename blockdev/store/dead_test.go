@@ -128,8 +128,8 @@ func TestCloseLeavesTheCleanMark(t *testing.T) {
 	}
 }
 
-// An extent without a place in the directory goes with its last page: a write that makes room that way begins
-// anew, or it would be in an extent that nobody finds.
+// An extent without a place in the directory goes with its last page: had a refused write left one, the write that
+// makes room by it would be in an extent that nobody finds.
 func TestRoomIsMadeOfTheExtentItself(t *testing.T) {
 	d := sim.New(16<<20, sim.Options{NoTrace: true})
 	f := testFormat()

@@ -57,11 +57,7 @@ func printFailover(w io.Writer, f *Failover) error {
 	return table(w, func(row func(...any)) {
 		row("THE OWNER", "TIMES", "P50", "P99", "LONGEST", "GOAL")
 		line := func(what string, p trial.Pauses, judged, goal time.Duration, of string) {
-			mark := "met"
-			if judged > goal {
-				mark = "short"
-			}
-			row(what, len(p), millis(p.At(0.5)), millis(p.At(0.99)), millis(p.At(1)), fmt.Sprintf("%s at most %v: %s", of, goal, mark))
+			row(what, len(p), millis(p.At(0.5)), millis(p.At(0.99)), millis(p.At(1)), fmt.Sprintf("%s at most %v: %s", of, goal, mark(judged <= goal)))
 		}
 		line("is killed", f.Killed, f.Killed.At(0.99), goalKilled, "p99")
 		line("gives its volume to another", f.Moved, f.Moved.At(1), goalMoved, "longest")

@@ -157,11 +157,7 @@ func rest(ctx context.Context, d time.Duration) error {
 
 func printIdle(w io.Writer, i *Idle) error {
 	percent := func(f float64) string {
-		mark := "met"
-		if f > goalIdle {
-			mark = "short"
-		}
-		return fmt.Sprintf("%.2f %% of a core (at most %d: %s)", f, goalIdle, mark)
+		return fmt.Sprintf("%.2f %% of a core (at most %d: %s)", f, goalIdle, mark(f <= goalIdle))
 	}
 	var others []string
 	for _, o := range i.Others {

@@ -1,14 +1,12 @@
 package clusterbench
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"strconv"
-	"strings"
+
+	"blockd.dev/testenv/cluster"
 )
 
 // metrics asks a node by its control socket. The keys are as in the text: name{labels}. It is not compressed, which
@@ -30,24 +28,5 @@ func metrics(ctx context.Context, socket string) (map[string]float64, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("/metrics answers %s", resp.Status)
 	}
-	return parseMetrics(resp.Body)
-}
-
-// parseMetrics reads Prometheus' text format without time stamps, which blockd does not send.
-func parseMetrics(r io.Reader) (map[string]float64, error) {
-	out := map[string]float64{}
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		line := lines.Text()
-		at := strings.LastIndexByte(line, ' ')
-		if at < 0 || line[0] == '#' {
-			continue
-		}
-		v, err := strconv.ParseFloat(line[at+1:], 64)
-		if err != nil {
-			return nil, fmt.Errorf("metric %q: %w", line, err)
-		}
-		out[line[:at]] = v
-	}
-	return out, lines.Err()
+	return cluster.ParseMetrics(resp.Body)
 }

@@ -100,23 +100,16 @@ func printDurable(w io.Writer, d *Durable) error {
 func barWords(r *DurableRow) string {
 	var words []string
 	for _, b := range r.Bars {
-		mark := "met"
-		if r.Blockd.IOPS < b.IOPS {
-			mark = "short"
-		}
-		words = append(words, fmt.Sprintf("%s %.0f: %s", b.Name, b.IOPS, mark))
+		words = append(words, fmt.Sprintf("%s %.0f: %s", b.Name, b.IOPS, mark(r.Blockd.IOPS >= b.IOPS)))
 	}
 	return strings.Join(words, ", ")
 }
 
 func goalWords(r *DurableRow) string {
-	switch {
-	case r.Goal == 0:
+	if r.Goal == 0 {
 		return "-"
-	case r.Met():
-		return fmt.Sprintf("%.0f: met", r.Goal)
 	}
-	return fmt.Sprintf("%.0f: short", r.Goal)
+	return fmt.Sprintf("%.0f: %s", r.Goal, mark(r.Met()))
 }
 
 func printResync(w io.Writer, r *Resync) error {
@@ -155,9 +148,13 @@ func atMost(f, goal float64) string  { return judged(f, f <= goal, "at most", go
 func atLeast(f, goal float64) string { return judged(f, f >= goal, "at least", goal) }
 
 func judged(f float64, met bool, words string, goal float64) string {
-	mark := "met"
-	if !met {
-		mark = "short"
+	return fmt.Sprintf("%.2f (%s %.1f: %s)", f, words, goal, mark(met))
+}
+
+// mark is how a goal is judged in words: the same in every table.
+func mark(met bool) string {
+	if met {
+		return "met"
 	}
-	return fmt.Sprintf("%.2f (%s %.1f: %s)", f, words, goal, mark)
+	return "short"
 }

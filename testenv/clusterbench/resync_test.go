@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"blockd.dev/testenv/cluster"
 )
 
 // TestDistinct: few writes hardly meet, many meet everything.
@@ -32,11 +34,11 @@ func TestProgress(t *testing.T) {
 }
 
 func TestParseMetrics(t *testing.T) {
-	m, err := parseMetrics(strings.NewReader("# TYPE a gauge\na{state=\"in sync\",volume=\"v\"} 3\nb 1.5e+06\n"))
+	m, err := cluster.ParseMetrics(strings.NewReader("# TYPE a gauge\na{state=\"in sync\",volume=\"v\"} 3\nb 1.5e+06\n"))
 	if err != nil || len(m) != 2 || m[`a{state="in sync",volume="v"}`] != 3 || m["b"] != 1.5e6 {
 		t.Errorf("%v, %v", m, err)
 	}
-	if _, err := parseMetrics(strings.NewReader("a b c\n")); err == nil {
+	if _, err := cluster.ParseMetrics(strings.NewReader("a b c\n")); err == nil {
 		t.Error("a line without a number is no error")
 	}
 }

@@ -1,13 +1,12 @@
 package trial
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
-	"strconv"
 	"strings"
+
+	"blockd.dev/testenv/cluster"
 )
 
 // metrics asks a node for what it counts. The keys are as in the text: name{labels}.
@@ -31,26 +30,7 @@ func (t *Trial) metrics(ctx context.Context, node string) (map[string]float64, e
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("trial: /metrics of %s answers %s", node, resp.Status)
 	}
-	return parseMetrics(resp.Body)
-}
-
-// parseMetrics reads Prometheus' text format without time stamps, which blockd does not send.
-func parseMetrics(r io.Reader) (map[string]float64, error) {
-	out := map[string]float64{}
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		line := lines.Text()
-		at := strings.LastIndexByte(line, ' ')
-		if at < 0 || line[0] == '#' {
-			continue
-		}
-		v, err := strconv.ParseFloat(line[at+1:], 64)
-		if err != nil {
-			return nil, fmt.Errorf("metric %q: %w", line, err)
-		}
-		out[line[:at]] = v
-	}
-	return out, lines.Err()
+	return cluster.ParseMetrics(resp.Body)
 }
 
 // sum adds up a metric over all its labels.

@@ -10,6 +10,7 @@ import (
 	"blockd.dev/blockdev/ram"
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/extmap"
+	"blockd.dev/testenv/cluster"
 	"blockd.dev/tools/blockbench/history"
 )
 
@@ -154,11 +155,11 @@ func TestCompare(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	m, err := parseMetrics(strings.NewReader("# HELP up a\nup{disk=\"a b\"} 1\nup{disk=\"c\"} 1\nup_to 5\nplain 2.5e3\n"))
+	m, err := cluster.ParseMetrics(strings.NewReader("# HELP up a\nup{disk=\"a b\"} 1\nup{disk=\"c\"} 1\nup_to 5\nplain 2.5e3\n"))
 	if err != nil || sum(m, "up") != 2 || sum(m, "plain") != 2500 || sum(m, "up_t") != 0 {
 		t.Errorf("%v, %v", m, err)
 	}
-	if _, err := parseMetrics(strings.NewReader("plain x\n")); err == nil {
+	if _, err := cluster.ParseMetrics(strings.NewReader("plain x\n")); err == nil {
 		t.Error("x was taken for a number")
 	}
 }

@@ -3,4 +3,7 @@
 package store
 
 // The race detector makes everything several times slower.
-const cutNotesByDefault = 500
+const (
+	cutNotesByDefault = 500
+	modelSeeds        = 6
+)

@@ -2,4 +2,7 @@
 
 package store
 
-const cutNotesByDefault = cutsToMeetAll
+const (
+	cutNotesByDefault = cutsToMeetAll
+	modelSeeds        = 20
+)

@@ -261,7 +261,7 @@ func (g *noteGen) op(vols []*Vol) *noteOp {
 // store has the data, versions and state that the model has.
 func TestNotesMatchTheModel(t *testing.T) {
 	sizes := []int64{1 << 20, 2*SpanBytes + 3*ChunkBytes}
-	for seed := range uint64(20) {
+	for seed := range uint64(modelSeeds) {
 		d, s, v := newTest(t, 16<<20, testOptions())
 		s.CloseVolume(v)
 		g, m := newNoteGen(seed, sizes), newNoteModel(sizes)

@@ -3,4 +3,4 @@
 package store_test
 
 // The race detector makes everything several times slower.
-const cutsByDefault = 1000
+const cutsByDefault = 500

@@ -168,7 +168,7 @@ func TestADiskIsDrainedByAJob(t *testing.T) {
 	g.elect(time.Hour)
 	g.run(4 * time.Second)
 	g.want("paused, and another leads", JobDrainDisk, 1, catalog.JobPaused, left)
-	if e, _ := Explain(g.s, up(1, 2, 3, 4), g.left()); !strings.Contains(fmt.Sprint(e.Advice), "blockctl job resume "+j.ID.String()) {
+	if e, _ := Explain(g.s, up(1, 2, 3, 4), g.left(), RebuildAfter); !strings.Contains(fmt.Sprint(e.Advice), "blockctl job resume "+j.ID.String()) {
 		t.Errorf("it is explained by %+v", e)
 	}
 
@@ -305,7 +305,7 @@ func TestARebuildIsCanceled(t *testing.T) {
 	g.elect(20 * time.Second)
 	g.run(60 * time.Second)
 	j := g.want("canceled", JobRebuild, 1, catalog.JobCanceled, stageVolumes-movingMax)
-	if e, _ := Explain(g.s, append(up(1, 2, 4), down(3)), g.left()); !strings.Contains(fmt.Sprint(e.Next, e.Advice), "job "+j.ID.String()+" (rebuild) is canceled") ||
+	if e, _ := Explain(g.s, append(up(1, 2, 4), down(3)), g.left(), RebuildAfter); !strings.Contains(fmt.Sprint(e.Next, e.Advice), "job "+j.ID.String()+" (rebuild) is canceled") ||
 		!strings.Contains(fmt.Sprint(e.Advice), "blockctl disk drain "+diskID(3).String()) {
 		t.Errorf("it is explained by %+v", e)
 	}

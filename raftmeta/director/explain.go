@@ -36,12 +36,12 @@ type Explanation struct {
 }
 
 // Explain says how a volume is, by the catalog and by how the leader sees the
-// nodes (pulse.Node.Members). ok is false when there is no such volume.
+// nodes (pulse.Node.Members), whose director has that RebuildAfter. ok is false when there is no such volume.
 //
 // Of a node that has joined just now, and of all when this one has just started, nothing is
 // known until the leader's next answer. That is no reason to say that hosts wait, nor
 // that all is well: where it makes a difference, it is what is said.
-func Explain(s *catalog.State, members []pulse.NodeView, volume catalog.ID) (e Explanation, ok bool) {
+func Explain(s *catalog.State, members []pulse.NodeView, volume catalog.ID, rebuildAfter time.Duration) (e Explanation, ok bool) {
 	vol := s.VolumeByID(volume)
 	if vol == nil {
 		return Explanation{}, false
@@ -58,8 +58,8 @@ func Explain(s *catalog.State, members []pulse.NodeView, volume catalog.ID) (e E
 			hoped[n.ID.String()] = pulse.NodeView{Node: n.ID.String(), State: membership.Up}
 		}
 	}
-	e = explain(s, vol, hoped)
-	if len(unknown) > 0 && explain(s, vol, nodes).State != e.State {
+	e = explain(s, vol, hoped, rebuildAfter)
+	if len(unknown) > 0 && explain(s, vol, nodes, rebuildAfter).State != e.State {
 		e = Explanation{State: Starting,
 			Because: []string{"this node has not heard yet how these nodes are: " + strings.Join(unknown, ", ")},
 			Next:    []string{"the leader's next answer says it; ask again in a second, or at another node"}}
@@ -68,8 +68,8 @@ func Explain(s *catalog.State, members []pulse.NodeView, volume catalog.ID) (e E
 }
 
 // explain says how a volume is when nodes that are not among those given are away.
-func explain(s *catalog.State, vol *catalog.Volume, nodes map[string]pulse.NodeView) Explanation {
-	x := &explainer{s: s, vol: vol, pool: s.Pool(vol.Pool), m: s.Map().Volume(extmap.VolumeID(vol.ID)), nodes: nodes, jobs: diskJobs(s)}
+func explain(s *catalog.State, vol *catalog.Volume, nodes map[string]pulse.NodeView, rebuildAfter time.Duration) Explanation {
+	x := &explainer{s: s, vol: vol, pool: s.Pool(vol.Pool), m: s.Map().Volume(extmap.VolumeID(vol.ID)), nodes: nodes, jobs: diskJobs(s), rebuildAfter: rebuildAfter}
 	x.State = Healthy
 	switch {
 	case vol.Retired:
@@ -94,6 +94,8 @@ type explainer struct {
 	m     *extmap.Volume
 	nodes map[string]pulse.NodeView
 	jobs  map[diskJob]*catalog.Job
+
+	rebuildAfter time.Duration
 }
 
 func (x *explainer) because(format string, args ...any) {
@@ -317,7 +319,7 @@ func (x *explainer) elsewhere(r catalog.Replica) {
 		if x.alive(r.Node) || n.State == catalog.NodeDraining {
 			return
 		}
-		when = fmt.Sprintf("if node %s stays away for %v, its copies are made anew: ", n.Name, RebuildAfter)
+		when = fmt.Sprintf("if node %s stays away for %v, its copies are made anew: ", n.Name, x.rebuildAfter)
 	}
 	c, err := x.cluster()
 	if err != nil {

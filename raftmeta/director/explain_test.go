@@ -109,7 +109,7 @@ func TestExplain(t *testing.T) {
 		{"grows", apply(t, served, growCmd(1, 2)), up(1, 2, 3), Stuck, []string{"1 of its 2 extents have no disks yet", "they get disks now"}},
 		{"deleted", apply(t, served, retireCmd(1)), up(1, 2, 3), Healthy, []string{"it was deleted", "free its data"}},
 	} {
-		e, ok := Explain(c.state, c.members, volumeID(1))
+		e, ok := Explain(c.state, c.members, volumeID(1), RebuildAfter)
 		text := strings.Join(append(append(append([]string{}, e.Because...), e.Next...), e.Advice...), "\n")
 		if !ok || e.State != c.want {
 			t.Errorf("%s: %v, %s:\n%s", c.name, ok, e.State, text)
@@ -120,7 +120,7 @@ func TestExplain(t *testing.T) {
 			}
 		}
 	}
-	if _, ok := Explain(served, nil, volumeID(9)); ok {
+	if _, ok := Explain(served, nil, volumeID(9), RebuildAfter); ok {
 		t.Error("a volume that does not exist is explained")
 	}
 }

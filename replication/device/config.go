@@ -134,8 +134,9 @@ type Config struct {
 	// sent by another path meanwhile, so that is as late. now is what Clock has just read. nil means since ever.
 	Since func(now clock.Mono) clock.Mono
 	// Pace is what hosts' 99th percentile may be while replicas are brought back, even
-	// if that is more than twice what it was before. Default 1 ms.
-	Pace time.Duration
+	// if that is more than PaceFactor times what it was before. Defaults 1 ms, 2.
+	Pace       time.Duration
+	PaceFactor float64
 	// RebuildJobs are comparisons, and regions copied, at a time, per replica that is
 	// brought back, while hosts do not wait for them. Default 64.
 	RebuildJobs int
@@ -203,7 +204,7 @@ func (c *Config) owner() volume.Config {
 		OpTimeout: c.Timeouts.Op, RequestTimeout: c.Timeouts.Request, HedgeAfter: c.Timeouts.Hedge,
 		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, GoneAfter: c.Timeouts.Gone, StableAfter: c.Timeouts.Stable,
 		CompareRegions: compareRegions, CopyRegions: message.DataMax / regionBytes, RebuildJobs: c.RebuildJobs,
-		Pace: c.Pace, PaceListen: paceListen, PaceMax: paceMax,
+		Pace: c.Pace, PaceFactor: c.PaceFactor, PaceListen: paceListen, PaceMax: paceMax,
 	}
 }
 

@@ -52,14 +52,18 @@ type Config struct {
 	RebuildJobs    int           // comparisons, and regions copied, at a time, per replica, at most
 	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 1024
 
-	// Resync goes slower while the hosts' 99th percentile is above Pace, and above twice
-	// what it is without resync, or the median above one and a half times that, as found out within PaceListen, and
-	// in a twentieth of the time later. If Pace is 0, it is never slowed; if PaceListen is, Pace alone counts. PaceMax is the longest pause before each
+	// Resync goes slower while the hosts' 99th percentile is above Pace, and above PaceFactor times
+	// what it is without resync, or the median has grown by half as much, as found out within PaceListen, and
+	// in a twentieth of the time later. PaceFactor is above 1; 0 is DefaultPaceFactor. If Pace is 0, it is never slowed; if PaceListen is, Pace alone counts. PaceMax is the longest pause before each
 	// comparison and copy, which is what sees to it that a resync ends.
 	Pace       time.Duration
+	PaceFactor float64
 	PaceListen time.Duration
 	PaceMax    time.Duration
 }
+
+// DefaultPaceFactor is Config.PaceFactor where that is not set.
+const DefaultPaceFactor = 2
 
 // requestLimit is how many RequestTimeouts a replica may take for one request while it answers others.
 const requestLimit = 3
@@ -80,6 +84,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.TailMax == 0 {
 		c.TailMax = tailMax
+	}
+	if c.PaceFactor == 0 {
+		c.PaceFactor = DefaultPaceFactor
 	}
 	if c.FullAfter == 0 {
 		c.FullAfter = time.Second

@@ -24,8 +24,8 @@ const (
 	// paceMedians is of how many times that hosts were listened to the lowest median counts: for
 	// a moment after all has stood still hosts send what has queued, which is not what is usual.
 	paceMedians = 10
-	// paceBoundMax is for hosts that had to wait long without resync.
-	paceBoundMax = 100 * time.Millisecond
+	// paceCalmMax is for hosts that had to wait long without resync: the bound is that of ones that waited as long.
+	paceCalmMax = 50 * time.Millisecond
 	// paceQuiet is after how long without an op of a host nobody is there whom a resync could slow down.
 	paceQuiet = time.Second
 	// paceJobs is how many regions are under way at first where there are no hosts; else it is one.
@@ -41,8 +41,8 @@ const (
 )
 
 // pacer has resync go as fast as hosts let it. What they may have to wait follows from what they wait
-// without resync: twice the 99th percentile, and one and a half times the median; Config.Pace if that is more. It is
-// measured whenever there is no resync, and while there is one, in pauses: of
+// without resync: Config.PaceFactor times the 99th percentile, usually twice that, and half as much more for the median;
+// Config.Pace if that is more. It is measured whenever there is no resync, and while there is one, in pauses: of
 // Config.PaceListen before it, and short ones all the time, since what else the hosts and
 // the nodes have to do changes.
 //
@@ -145,11 +145,11 @@ func (c *pacer) pause(cfg *Config, now clock.Mono) time.Duration {
 		if c.jobs, c.gap = 1, 0; c.quiet(now) {
 			c.jobs = min(paceJobs, max(1, cfg.RebuildJobs))
 		}
-		c.window(now)
+		c.window(cfg, now)
 	}
 	if age := now.Sub(c.from); age >= paceWindowMax || age >= paceWindow && (c.ops == 0 || c.ops >= paceOps || c.late > 1) {
 		c.adapt(cfg, now)
-		c.window(now)
+		c.window(cfg, now)
 	}
 	return c.gap
 }
@@ -174,13 +174,21 @@ func (c *pacer) listen(cfg *Config, now clock.Mono) time.Duration {
 }
 
 // window begins another one.
-func (c *pacer) window(at clock.Mono) {
+func (c *pacer) window(cfg *Config, at clock.Mono) {
 	c.ops, c.late, c.tardy, c.slow, c.from = 0, 0, 0, false, at
 	if c.calm.Count >= paceFewOps {
 		// A quantile is an eighth too much at most.
-		c.bound = min(c.calm.Quantile(0.99)*2*8/9, paceBoundMax)
-		c.usual = min(c.calmMedian()*3/2*8/9, paceBoundMax)
+		most := times(paceCalmMax, cfg.PaceFactor)
+		c.bound = min(times(c.calm.Quantile(0.99)*8/9, cfg.PaceFactor), most)
+		c.usual = min(times(c.calmMedian()*8/9, medianFactor(cfg)), most)
 	}
+}
+
+// medianFactor is what the median of hosts' ops may be, times what it is without resync.
+func medianFactor(cfg *Config) float64 { return 1 + (cfg.PaceFactor-1)/2 }
+
+func times(d time.Duration, factor float64) time.Duration {
+	return time.Duration(float64(d) * factor)
 }
 
 // calmMedian is what half of hosts' ops take without resync.

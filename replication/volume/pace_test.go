@@ -16,7 +16,7 @@ type paced struct {
 
 func newPaced() *paced {
 	return &paced{now: 1, cfg: Config{
-		RebuildJobs: 32, RequestTimeout: 500 * time.Millisecond, Pace: time.Millisecond, PaceListen: time.Second, PaceMax: 5 * time.Millisecond,
+		RebuildJobs: 32, RequestTimeout: 500 * time.Millisecond, Pace: time.Millisecond, PaceFactor: DefaultPaceFactor, PaceListen: time.Second, PaceMax: 5 * time.Millisecond,
 	}}
 }
 
@@ -67,6 +67,21 @@ func TestPaceIsTwiceTheCalm(t *testing.T) {
 	} {
 		if p.hosts(c.n, c.d, c.slow, c.rare, true); p.steps(&p.cfg) != c.steps || p.gap != c.gap {
 			t.Errorf("%d steps, %v between them, with %s: want %d, %v", p.steps(&p.cfg), p.gap, c.about, c.steps, c.gap)
+		}
+	}
+}
+
+// TestPaceByAFactor: what hosts may wait is what the administrator says, times what they waited; the median grows by half as much.
+func TestPaceByAFactor(t *testing.T) {
+	for factor, want := range map[float64][2]time.Duration{
+		1.2: {9600 * time.Microsecond, 3300 * time.Microsecond}, 4: {32 * time.Millisecond, 7500 * time.Microsecond}, 100: {800 * time.Millisecond, 151 * time.Millisecond},
+	} {
+		p := newPaced()
+		p.cfg.PaceFactor, p.cfg.PaceListen = factor, time.Hour
+		p.hosts(3000, 3*time.Millisecond, 20, 8*time.Millisecond, false)
+		p.begin()
+		if p.bound < want[0]*7/8 || p.bound > want[0]*9/8 || p.usual < want[1]*7/8 || p.usual > want[1]*9/8 {
+			t.Errorf("with %g times: %v, and half of them %v, of 8ms and 3ms: want %v", factor, p.bound, p.usual, want)
 		}
 	}
 }

@@ -335,7 +335,7 @@ func (d *Daemon) owned(ctx context.Context, id catalog.ID) error {
 		}
 		next, err := d.catalog.Wait(ctx, s.Revision)
 		if err != nil {
-			e, _ := director.Explain(s, d.shared.Load().views(), id)
+			e, _ := director.Explain(s, d.shared.Load().views(), id, d.cfg.RebuildAfter)
 			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("volume %q is created, but no node serves it yet: %s; it is served as soon as that is possible", v.Name, strings.Join(e.Because, "; ")))
 		}
 		s = next

@@ -20,7 +20,7 @@ func (a api) ExplainVolume(ctx context.Context, req *connect.Request[blockdv1.Ex
 	}
 	e := director.Explanation{State: director.Healthy, Because: []string{"it has one copy, on this node, which serves it"}}
 	if a.d.shared.Load() != nil {
-		e, _ = director.Explain(s, a.d.shared.Load().views(), v.ID)
+		e, _ = director.Explain(s, a.d.shared.Load().views(), v.ID, a.d.cfg.RebuildAfter)
 	}
 	if shared(s, v) {
 		e.Because = append(e.Because, resyncWords(s, v, a.resyncs(ctx, req, s, v))...)

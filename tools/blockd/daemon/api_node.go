@@ -47,7 +47,7 @@ func (d *Daemon) volumeState(cv *catalog.Volume) (state, reason string) {
 
 // sharedState is the state of a volume of several copies, wherever its owner is.
 func (d *Daemon) sharedState(cv *catalog.Volume) (state, reason string) {
-	e, ok := director.Explain(d.catalog.State(), d.shared.Load().views(), cv.ID)
+	e, ok := director.Explain(d.catalog.State(), d.shared.Load().views(), cv.ID, d.cfg.RebuildAfter)
 	if !ok || e.State == director.Healthy {
 		return "online", ""
 	}

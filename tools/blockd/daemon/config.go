@@ -20,6 +20,8 @@ import (
 	"blockd.dev/internal/clock"
 	"blockd.dev/internal/units"
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/director"
+	replicated "blockd.dev/replication/volume"
 )
 
 // Config is how blockd runs. NewConfig has the defaults; each field can be set
@@ -46,12 +48,13 @@ type Config struct {
 	ArenaSize     int64             // bytes of I/O buffers
 	ScrubRate     int64             // bytes per second; 0 switches scrubbing off
 	ScrubInterval time.Duration     // from the end of one scrub to the start of the next
+	ResyncLatency float64           // what hosts' 99th percentile may be while copies are brought back, times what it is without
+	RebuildAfter  time.Duration     // for how long a node or a disk may be away before other disks get its copies
 	LogLevel      string            // debug, info, warn or error
 
-	wrapDisk     func(disk.Disk) disk.Disk // tests only: goes between disk and store
-	rebuildAfter time.Duration             // tests only: see director.RebuildAfter
-	hostClock    clock.Clock               // tests only: see scsi.Deps.Clock
-	patience     time.Duration             // tests only: for how long another node may be silent, and a request wait; 0: as each part has it
+	wrapDisk  func(disk.Disk) disk.Disk // tests only: goes between disk and store
+	hostClock clock.Clock               // tests only: see scsi.Deps.Clock
+	patience  time.Duration             // tests only: for how long another node may be silent, and a request wait; 0: as each part has it
 }
 
 // NewConfig returns the defaults.
@@ -69,6 +72,8 @@ func NewConfig() Config {
 		ArenaSize:     256 << 20,
 		ScrubRate:     32 << 20,
 		ScrubInterval: 7 * 24 * time.Hour,
+		ResyncLatency: replicated.DefaultPaceFactor,
+		RebuildAfter:  director.RebuildAfter,
 		LogLevel:      "info",
 	}
 }
@@ -149,6 +154,15 @@ func Settings() []Setting {
 		{Name: "scrub-interval", Usage: "time between two scrubs, such as 168h",
 			Get: func(c *Config) string { return c.ScrubInterval.String() },
 			Set: func(c *Config, v string) (err error) { c.ScrubInterval, err = time.ParseDuration(v); return err }},
+		{Name: "resync-latency", Usage: "what hosts may wait by the 99th percentile while copies are brought back, times what they wait without, such as 2x",
+			Get: func(c *Config) string { return strconv.FormatFloat(c.ResyncLatency, 'f', -1, 64) + "x" },
+			Set: func(c *Config, v string) (err error) {
+				c.ResyncLatency, err = strconv.ParseFloat(strings.TrimSuffix(v, "x"), 64)
+				return err
+			}},
+		{Name: "rebuild-after", Usage: "for how long a node or a disk may be away before other disks get its copies, such as 10m; the same on all nodes",
+			Get: func(c *Config) string { return c.RebuildAfter.String() },
+			Set: func(c *Config, v string) (err error) { c.RebuildAfter, err = time.ParseDuration(v); return err }},
 		textSetting("log-level", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	}
 }
@@ -210,6 +224,8 @@ type configFile struct {
 	ArenaSize     any `toml:"arena_size"`
 	ScrubRate     any `toml:"scrub_rate"`
 	ScrubInterval any `toml:"scrub_interval"`
+	ResyncLatency any `toml:"resync_latency"`
+	RebuildAfter  any `toml:"rebuild_after"`
 	LogLevel      any `toml:"log_level"`
 }
 
@@ -217,7 +233,7 @@ func (f *configFile) value(key string, list bool) (*string, error) {
 	v := map[string]any{
 		"data": f.Data, "roles": f.Roles, "iscsi": f.ISCSI, "nvme": f.NVMe, "discovery": f.Discovery, "discovery_auth": f.DiscoveryAuth, "wire": f.Wire, "wire_mode": f.WireMode, "poll": f.Poll, "api": f.API, "name": f.Name, "label": f.Label, "join": f.Join, "media": f.Media, "disks": f.Disks,
 		"disk_size": f.DiskSize, "disk_driver": f.DiskDriver, "arena_size": f.ArenaSize, "scrub_rate": f.ScrubRate,
-		"scrub_interval": f.ScrubInterval, "log_level": f.LogLevel,
+		"scrub_interval": f.ScrubInterval, "resync_latency": f.ResyncLatency, "rebuild_after": f.RebuildAfter, "log_level": f.LogLevel,
 	}[key]
 	switch v := v.(type) {
 	case nil:
@@ -335,6 +351,10 @@ func (c *Config) validate() error {
 		return fmt.Errorf("scrub_rate: %d bytes per second: want at least 1MiB, or 0 for none", c.ScrubRate)
 	case c.ScrubInterval < time.Minute:
 		return fmt.Errorf("scrub_interval: %v: want at least 1m", c.ScrubInterval)
+	case !(c.ResyncLatency >= resyncLatencyMin && c.ResyncLatency <= resyncLatencyMax): // nor is it NaN
+		return fmt.Errorf("resync_latency: %gx: want from %gx to %gx", c.ResyncLatency, resyncLatencyMin, float64(resyncLatencyMax))
+	case c.RebuildAfter < time.Second:
+		return fmt.Errorf("rebuild_after: %v: want at least 1s, and several times what a restart takes", c.RebuildAfter)
 	}
 	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil || !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
 		return fmt.Errorf("log_level: %q is none of debug, info, warn, error", c.LogLevel)
@@ -386,4 +406,7 @@ const (
 	diskSizeDefault = 16 << 30
 	// arenaSizeMin serves a few hosts with small transfers.
 	arenaSizeMin = 32 << 20
+	// With less than resyncLatencyMin what happens without resync as well would slow it for ever;
+	// resyncLatencyMax is no limit any more.
+	resyncLatencyMin, resyncLatencyMax = 1.2, 100
 )

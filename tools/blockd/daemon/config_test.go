@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -19,6 +20,8 @@ api = "127.0.0.1:1"
 disk_size = "32GiB"
 arena_size = 67108864
 scrub_interval = "24h"
+resync_latency = "1.5x"
+rebuild_after = "1h"
 discovery_auth = true
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -35,6 +38,7 @@ discovery_auth = true
 	want := NewConfig()
 	want.Data, want.ISCSI, want.API = "/srv/blockd", []string{"10.0.0.1:3260", "[fd00::1]:3260"}, "127.0.0.1:2"
 	want.DiskSize, want.ArenaSize, want.ScrubInterval = 32<<30, 64<<20, 24*time.Hour
+	want.ResyncLatency, want.RebuildAfter = 1.5, time.Hour
 	want.DiscoveryAuth = true
 	want.Disks, want.LogLevel = []string{"/dev/sdb"}, "debug"
 	if !reflect.DeepEqual(c, want) {
@@ -98,6 +102,9 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"arena_size":           func(c *Config) { c.ArenaSize = 1 },
 		"scrub_rate":           func(c *Config) { c.ScrubRate = 10 },
 		"scrub_interval":       func(c *Config) { c.ScrubInterval = time.Second },
+		"resync_latency: 1x":   func(c *Config) { c.ResyncLatency = 1 },
+		"resync_latency: NaNx": func(c *Config) { c.ResyncLatency = math.NaN() },
+		"rebuild_after: 10ms":  func(c *Config) { c.RebuildAfter = 10 * time.Millisecond },
 		"log_level: \"loud\"":  func(c *Config) { c.LogLevel = "loud" },
 		"data: the directory":  func(c *Config) { c.Data = "" },
 	} {

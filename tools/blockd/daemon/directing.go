@@ -22,7 +22,7 @@ type directing struct {
 // startDirecting lets the node direct whenever it leads.
 func (d *Daemon) startDirecting() error {
 	r, err := director.New(director.Config{Node: d.plane.id().String(), Catalog: d.catalog, Group: d.plane.group, Events: d.directorEvent,
-		RebuildAfter: d.cfg.rebuildAfter, Times: d.pulseTimes()})
+		RebuildAfter: d.cfg.RebuildAfter, Times: d.pulseTimes()})
 	if err != nil {
 		return err
 	}

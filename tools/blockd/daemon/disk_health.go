@@ -1,14 +1,12 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
 
 	"blockd.dev/blockdev/store"
 	"blockd.dev/raftmeta/catalog"
-	"blockd.dev/raftmeta/director"
 )
 
 // A node says of a disk that it has failed, so that others get the copies on it, when the disk's
@@ -31,7 +29,7 @@ type badDisk struct {
 
 // badDisks are those that are bad now.
 func (d *Daemon) badDisks() (bad []badDisk) {
-	rebuildAfter := cmp.Or(d.cfg.rebuildAfter, director.RebuildAfter)
+	rebuildAfter := d.cfg.RebuildAfter
 	for _, s := range d.disks {
 		if state, err := s.store.State(); state == store.StateFailed {
 			bad = append(bad, badDisk{s.id(), s.path, fmt.Sprintf("its store takes no more writes: %v", err), min(failAfter, rebuildAfter)})
@@ -45,7 +43,7 @@ func (d *Daemon) badDisks() (bad []badDisk) {
 
 // reportBadDisks says of disks that are bad for long that they have failed, until ctx ends.
 func (d *Daemon) reportBadDisks(ctx context.Context) {
-	every := min(healthEvery, cmp.Or(d.cfg.rebuildAfter, healthEvery))
+	every := min(healthEvery, d.cfg.RebuildAfter)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	since := map[catalog.ID]time.Time{}

@@ -62,7 +62,7 @@ func threeOfTwo(t *testing.T) (a admin, nodes []*testNode, faults *ruled) {
 			}
 			c.Disks = append(c.Disks, path)
 		}
-		c.rebuildAfter, c.wrapDisk = time.Second, faults.wrap
+		c.RebuildAfter, c.wrapDisk = time.Second, faults.wrap
 	})
 	return a, nodes, faults
 }

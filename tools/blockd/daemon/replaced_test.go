@@ -177,7 +177,7 @@ func TestADiskIsEmptied(t *testing.T) {
 // gets a copy while it is written, and then the lost one can be removed.
 func TestANodeIsLostForGood(t *testing.T) {
 	t.Parallel()
-	a, nodes := nodesOf(t, 4, func(c *Config) { c.rebuildAfter = time.Second })
+	a, nodes := nodesOf(t, 4, func(c *Config) { c.RebuildAfter = time.Second })
 	id := sharedVolumeOn(t, a, nodes, "v")
 	on, off := copiesAt(nodes[0], nodes, id)
 	if len(on) != 3 {

@@ -221,8 +221,8 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
 		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s, Soon: s.d.soon,
 		Attended: func(number uint16) blockdev.Attended { return s.routes.Load().attended[number] },
-		Guard:    guard,
-		GiveUp:   func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over,
+		Guard:    guard, PaceFactor: s.d.cfg.ResyncLatency,
+		GiveUp: func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over,
 		Timeouts: device.Timeouts{Request: s.d.cfg.patience, Out: s.d.cfg.patience}, Late: s.d.cfg.patience})
 	if err != nil {
 		return nil, err

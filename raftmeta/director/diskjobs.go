@@ -108,9 +108,10 @@ func (t *term) beginDiskJobs(v *view, out *turn) {
 			continue
 		}
 		live++
+		extents := uint64(v.state.Map().Used(d.Number))
 		id := sha256.Sum256(fmt.Appendf(nil, "%s of %s in term %d at revision %d", kind, d.ID, t.number, v.state.Revision))
 		t.propose(out, proposal{key: key, cmd: &catalogpb.Command{Kind: &catalogpb.Command_CreateJob{CreateJob: &catalogpb.CreateJob{
-			Id: id[:len(catalog.ID{})], Kind: kind, Subject: d.ID.String(), Reason: reason, StepsTotal: uint64(v.state.Map().Used(d.Number))}}}})
+			Id: id[:len(catalog.ID{})], Kind: kind, Subject: d.ID.String(), Reason: reason, StepsTotal: extents, BytesTotal: BytesOf(extents)}}}})
 	}
 }
 
@@ -188,7 +189,7 @@ func (t *term) emptyDiskStep(j *catalog.Job, d *catalog.Disk, n *catalog.Node, l
 	words := fmt.Sprintf("%d extents are left on %s; other disks get them, of at most %d volumes at a time", left, diskWords(d, n), movingMax)
 	switch {
 	case j.StepsDone != total-left || j.StepsTotal != total:
-		return progress(j, total-left, total, words)
+		return progress(j, total-left, total, left, words)
 	case left > 0 && t.stuck[d.Number] != "":
 		return wait(j, fmt.Sprintf("%d extents are left on %s; of %s", left, diskWords(d, n), t.stuck[d.Number]))
 	}
@@ -201,7 +202,7 @@ func finish(j *catalog.Job, steps uint64, reason string) *catalogpb.Command {
 	case j.State == catalog.JobPaused:
 		return setJob(j, catalog.JobRunning, reason)
 	case j.StepsDone != steps:
-		return progress(j, steps, j.StepsTotal, reason)
+		return progress(j, steps, j.StepsTotal, j.StepsTotal-steps, reason)
 	}
 	return setJob(j, catalog.JobDone, reason)
 }

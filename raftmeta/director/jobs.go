@@ -5,6 +5,7 @@ import (
 
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
+	"blockd.dev/raftmeta/extmap"
 )
 
 // Kinds of jobs that a director carries on. Their subject is the name of a node.
@@ -73,7 +74,7 @@ func (t *term) nextStep(v *view, j *catalog.Job) *catalogpb.Command {
 	done := total - left - extents
 	switch {
 	case j.Cursor != cursorBegun || j.StepsDone != done || j.StepsTotal < total:
-		return progress(j, done, total, leftWords(j, n, left, extents))
+		return progress(j, done, total, extents, leftWords(j, n, left, extents))
 	case left > 0 && len(v.eligible) == 0:
 		return wait(j, fmt.Sprintf("no other node is up that may serve the %d volumes of node %s; start one, or resume one (blockctl node list)", left, n.Name))
 	case left > 0:
@@ -177,6 +178,12 @@ func resume(j *catalog.Job, reason string) *catalogpb.Command {
 	return setJob(j, catalog.JobRunning, reason)
 }
 
-func progress(j *catalog.Job, done, total uint64, reason string) *catalogpb.Command {
-	return &catalogpb.Command{Kind: &catalogpb.Command_ProgressJob{ProgressJob: &catalogpb.ProgressJob{Id: j.ID[:], StepsDone: done, StepsTotal: total, Reason: reason, Cursor: []byte(cursorBegun)}}}
+// progress says how far a job is: in steps, and in the bytes of the extents that are left to move.
+func progress(j *catalog.Job, done, total, left uint64, reason string) *catalogpb.Command {
+	bytes := max(j.BytesTotal, BytesOf(left))
+	return &catalogpb.Command{Kind: &catalogpb.Command_ProgressJob{ProgressJob: &catalogpb.ProgressJob{Id: j.ID[:], StepsDone: done, StepsTotal: total,
+		BytesDone: bytes - BytesOf(left), BytesTotal: bytes, Reason: reason, Cursor: []byte(cursorBegun)}}}
 }
+
+// BytesOf is what so many copies of extents come to as jobs count them: with what hosts have never written.
+func BytesOf(extents uint64) int64 { return int64(extents) * extmap.ShardBytes }

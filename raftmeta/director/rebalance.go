@@ -40,16 +40,16 @@ func (t *term) rebalanceStep(v *view, j *catalog.Job) *catalogpb.Command {
 	switch {
 	case j.Cursor != cursorBegun:
 		t.even = 0
-		return progress(j, 0, left, fmt.Sprintf("%d extents are on disks that have more than their share", left))
+		return progress(j, 0, left, left, fmt.Sprintf("%d extents are on disks that have more than their share", left))
 	case busy == 0 && t.even >= spread(v.state):
 		if j.StepsDone < j.StepsTotal {
-			return progress(j, j.StepsTotal, j.StepsTotal, "")
+			return progress(j, j.StepsTotal, j.StepsTotal, 0, "")
 		}
 		return setJob(j, catalog.JobDone, "all disks have their share, as far as failure domains allow")
 	}
 	total := max(j.StepsTotal, left)
 	if done := total - left; done != j.StepsDone || total != j.StepsTotal {
-		return progress(j, done, total, fmt.Sprintf("%d extents are to move, %d of them do now, of at most %d volumes at a time", left, under, movingMax))
+		return progress(j, done, total, left, fmt.Sprintf("%d extents are to move, %d of them do now, of at most %d volumes at a time", left, under, movingMax))
 	}
 	return nil
 }

@@ -144,6 +144,18 @@ func ReadBackup(r io.Reader) (BackupHeader, io.Reader, error) {
 	return h, b, nil
 }
 
+// ReadBackupFSM returns a reader of what the FSM has in a backup. It ends as that of ReadBackup does.
+func ReadBackupFSM(r io.Reader) (io.Reader, error) {
+	_, state, err := ReadBackup(r)
+	if err == nil {
+		_, err = readImageHead(state)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return state, nil
+}
+
 func (b *backupReader) full(p []byte) error {
 	if _, err := io.ReadFull(b.r, p); err != nil {
 		return fmt.Errorf("%w: it is cut short", ErrBackup)

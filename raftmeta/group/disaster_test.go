@@ -33,6 +33,10 @@ func TestBackupAndRestore(t *testing.T) {
 	c.nodes["n1"].stop()
 	c.nodes["n2"].stop()
 
+	kept := newLedger()
+	if r, err := ReadBackupFSM(bytes.NewReader(file.Bytes())); err != nil || kept.Restore(r) != nil || kept.counts()["x"] != 1 {
+		t.Errorf("what the machine has in it: %v, %v", kept.counts(), err)
+	}
 	n := c.nodes["n1"]
 	n.cfg.Dir = t.TempDir()
 	n.cfg.FSM = newLedger()

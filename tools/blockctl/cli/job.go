@@ -37,11 +37,14 @@ func (a *app) jobList() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the jobs that have not ended",
-		Long: `List the jobs that have not ended, and what the nodes that own volumes of several copies do by themselves:
-  resync  a copy that was away is compared with another, and what differs is copied
-  scrub   the copies are compared with each other
-These two can't be paused, resumed or canceled, and are in the list for as long as they go on. What a node does that
-does not answer is not there. The estimated end is by the mean speed since the begin, without the time in which a job was paused or waited.`,
+		Long: `List the jobs that have not ended, and what nodes do by themselves, as owners of volumes of several copies or with their disks:
+  resync      a copy that was away is compared with another, and what differs is copied
+  move        extents are copied to a disk that is to have them, for a job that empties another or evens disks out
+  scrub       the copies are compared with each other
+  scrub-disk  a disk is read, and what it has compared with its checksums
+These can't be paused, resumed or canceled, and are in the list for as long as they go on. What a node does that
+does not answer is not there. The estimated end is by the mean speed since the begin, without the time in which a job was paused or waited;
+extents count whole, also where hosts have never written.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := ask(a, cmd, a.clients().job.ListJobs, &blockdv1.ListJobsRequest{All: all})

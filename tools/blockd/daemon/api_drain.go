@@ -236,7 +236,8 @@ func (a api) rebuildDisk(ctx context.Context, by *caller, m *blockdv1.DrainDiskR
 // diskJob begins a job about a disk, and returns it or the one that does that already. There is
 // none while an older release is in the cluster: the director begins it when that is gone.
 func (a api) diskJob(ctx context.Context, by *caller, d *catalog.Disk, kind string, dry bool) ([]string, *blockdv1.Job, error) {
-	c := &catalogpb.CreateJob{Kind: kind, Subject: d.ID.String(), StepsTotal: uint64(a.d.catalog.State().Map().Used(d.Number))}
+	extents := uint64(a.d.catalog.State().Map().Used(d.Number))
+	c := &catalogpb.CreateJob{Kind: kind, Subject: d.ID.String(), StepsTotal: extents, BytesTotal: director.BytesOf(extents)}
 	changes, job, err := a.beginJob(ctx, by, c, dry)
 	switch {
 	case errors.Is(err, group.ErrGate):

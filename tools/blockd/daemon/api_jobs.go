@@ -13,13 +13,67 @@ import (
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/catalog/catalogpb"
 	"blockd.dev/raftmeta/control"
+	"blockd.dev/raftmeta/director"
+	"blockd.dev/raftmeta/extmap"
 )
 
-// jobMessage has no bytes unless the job counts in these; none does of those that there are.
+// jobMessage says what the catalog knows of a job.
 func jobMessage(s *catalog.State, j *catalog.Job) *blockdv1.Job {
+	rate, end := estimate(j, idleFor(s, j))
 	return &blockdv1.Job{Id: j.ID.String(), Kind: j.Kind, Subject: subjectOf(s, j), State: string(j.State), Reason: j.Reason,
-		StepsDone: j.StepsDone, StepsTotal: j.StepsTotal, BytesDone: j.BytesDone, BytesTotal: j.BytesTotal, Actor: j.Actor,
-		Created: timeText(j.Created), Updated: timeText(j.Updated), EstimatedEnd: timeText(estimatedEnd(j, idleFor(s, j)))}
+		StepsDone: j.StepsDone, StepsTotal: j.StepsTotal, BytesDone: j.BytesDone, BytesTotal: j.BytesTotal, BytesPerSecond: rate, Actor: j.Actor,
+		Created: timeText(j.Created), Updated: timeText(j.Updated), EstimatedEnd: timeText(end)}
+}
+
+// liveJobMessage also says what has been copied of the extents that are on the move for a job now, by what is under way.
+// The catalog hears of a move when all of it is done.
+func liveJobMessage(s *catalog.State, j *catalog.Job, underway []*blockdv1.Job, now time.Time) *blockdv1.Job {
+	if n := arrived(s, j, underway); n > 0 && j.State == catalog.JobRunning {
+		live := *j
+		live.BytesDone, live.Updated = min(j.BytesDone+n, j.BytesTotal), now
+		j = &live
+	}
+	return jobMessage(s, j)
+}
+
+// arrived is how much has been copied, in bytes, of the extents that a job has on the move.
+func arrived(s *catalog.State, j *catalog.Job, underway []*blockdv1.Job) (bytes int64) {
+	copied := map[string]int64{}
+	for _, u := range underway {
+		copied[u.GetId()] = u.GetBytesDone()
+	}
+	for id, v := range s.Map().Volumes() {
+		// An owner tells of all extents that move to a disk together.
+		all, own := map[extmap.Disk]int64{}, map[extmap.Disk]int64{}
+		for m := range v.Moves() {
+			all[m.To]++
+			if moves(s, j, s.DiskByNumber(m.From)) {
+				own[m.To]++
+			}
+		}
+		for to, n := range own {
+			if d := s.DiskByNumber(to); d != nil {
+				bytes += copied[underwayID(jobMove, copyID(catalog.ID(id), d.ID))] * n / all[to]
+			}
+		}
+	}
+	return bytes
+}
+
+// moves reports whether it is for a job that extents leave a disk.
+func moves(s *catalog.State, j *catalog.Job, from *catalog.Disk) bool {
+	switch {
+	case from == nil:
+		return false
+	case j.Kind == director.JobRemove:
+		n := s.NodeByID(from.Node)
+		return n != nil && n.Name == j.Subject
+	case j.Kind == director.JobRebalance:
+		return !slices.ContainsFunc(s.Jobs, func(other catalog.Job) bool {
+			return other.Kind != director.JobRebalance && !other.Ended() && moves(s, &other, from)
+		})
+	}
+	return from.ID.String() == j.Subject
 }
 
 // subjectOf is what a job is about, a disk by the name that `disk list` gives it.
@@ -30,18 +84,18 @@ func subjectOf(s *catalog.State, j *catalog.Job) string {
 	return j.Subject
 }
 
-// estimatedEnd is when a job ends if the rest takes as long, step by step or byte by
-// byte, as what is done has taken without the time in which it was idle; zero when nothing says.
-func estimatedEnd(j *catalog.Job, idle time.Duration) time.Time {
+// estimate is how fast a job has gone, in bytes per second, and when it ends if the rest takes as long, byte by byte,
+// or step by step if it has no bytes, as what is done has taken without the time in which it was idle; zero when nothing says.
+func estimate(j *catalog.Job, idle time.Duration) (rate int64, end time.Time) {
 	done, total := float64(j.BytesDone), float64(j.BytesTotal)
 	if total == 0 {
 		done, total = float64(j.StepsDone), float64(j.StepsTotal)
 	}
-	if j.State != catalog.JobRunning || done == 0 || done >= total {
-		return time.Time{}
-	}
 	took := j.Updated.Sub(j.Created) - idle
-	return j.Updated.Add(time.Duration(float64(took) * (total - done) / done))
+	if j.State != catalog.JobRunning || done == 0 || done >= total || took <= 0 {
+		return 0, time.Time{}
+	}
+	return int64(float64(j.BytesDone) / took.Seconds()), j.Updated.Add(time.Duration(float64(took) * (total - done) / done))
 }
 
 // idleFor is how long a job was paused, or waited for something, up to its last progress, as far as the audit log
@@ -113,13 +167,13 @@ func (a api) ListJobs(ctx context.Context, req *connect.Request[blockdv1.ListJob
 	if _, own := control.Own(req); own {
 		return connect.NewResponse(&blockdv1.ListJobsResponse{Jobs: a.underwayHere(s)}), nil
 	}
-	out := &blockdv1.ListJobsResponse{}
+	out, underway, now := &blockdv1.ListJobsResponse{}, a.underway(ctx, s), time.Now().UTC()
 	for i := range s.Jobs {
 		if req.Msg.GetAll() || !s.Jobs[i].Ended() {
-			out.Jobs = append(out.Jobs, jobMessage(s, &s.Jobs[i]))
+			out.Jobs = append(out.Jobs, liveJobMessage(s, &s.Jobs[i], underway, now))
 		}
 	}
-	out.Jobs = append(out.Jobs, a.underway(ctx, s)...)
+	out.Jobs = append(out.Jobs, underway...)
 	return connect.NewResponse(out), nil
 }
 
@@ -132,7 +186,11 @@ func (a api) GetJob(ctx context.Context, req *connect.Request[blockdv1.GetJobReq
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&blockdv1.GetJobResponse{Job: jobMessage(a.d.catalog.State(), j)}), nil
+	s := a.d.catalog.State()
+	if j.State != catalog.JobRunning || j.BytesTotal == 0 {
+		return connect.NewResponse(&blockdv1.GetJobResponse{Job: jobMessage(s, j)}), nil
+	}
+	return connect.NewResponse(&blockdv1.GetJobResponse{Job: liveJobMessage(s, j, a.underway(ctx, s), time.Now().UTC())}), nil
 }
 
 // beginJob creates a job, and returns it, or only says what that would change.

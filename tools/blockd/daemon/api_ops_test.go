@@ -14,6 +14,7 @@ import (
 	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/director"
 	"blockd.dev/tools/blockctl/cli"
 )
 
@@ -331,20 +332,21 @@ func TestEstimatedEnd(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	j := catalog.Job{ID: catalog.ID{7}, State: catalog.JobRunning, Created: start, Updated: start.Add(10 * time.Second), StepsDone: 1, StepsTotal: 4}
-	if got := estimatedEnd(&j, 0); !got.Equal(start.Add(40 * time.Second)) {
+	if _, got := estimate(&j, 0); !got.Equal(start.Add(40 * time.Second)) {
 		t.Errorf("a quarter took 10 s, and it ends at %v", got)
 	}
 	j.BytesDone, j.BytesTotal = 50, 100
-	if got := estimatedEnd(&j, 0); !got.Equal(start.Add(20 * time.Second)) {
-		t.Errorf("half of the bytes took 10 s, and it ends at %v", got)
+	if rate, got := estimate(&j, 0); rate != 5 || !got.Equal(start.Add(20*time.Second)) {
+		t.Errorf("half of 100 bytes took 10 s, which is %d in a second, and it ends at %v", rate, got)
 	}
-	if got := estimatedEnd(&j, 8*time.Second); !got.Equal(start.Add(12 * time.Second)) {
+	if _, got := estimate(&j, 8*time.Second); !got.Equal(start.Add(12 * time.Second)) {
 		t.Errorf("half of the bytes took 2 s of 10, and it ends at %v", got)
 	}
-	for _, change := range []func(*catalog.Job){func(j *catalog.Job) { j.State = catalog.JobWaiting }, func(j *catalog.Job) { j.BytesDone = 0 }, func(j *catalog.Job) { j.BytesDone = 100 }} {
+	for _, change := range []func(*catalog.Job){func(j *catalog.Job) { j.State = catalog.JobWaiting }, func(j *catalog.Job) { j.BytesDone = 0 }, func(j *catalog.Job) { j.BytesDone = 100 },
+		func(j *catalog.Job) { j.Updated = start.Add(-time.Second) }} {
 		other := j
 		change(&other)
-		if got := estimatedEnd(&other, 0); !got.IsZero() {
+		if _, got := estimate(&other, 0); !got.IsZero() {
 			t.Errorf("%+v ends at %v", other, got)
 		}
 	}
@@ -364,6 +366,29 @@ func TestEstimatedEnd(t *testing.T) {
 	}}
 	if got := idleFor(s, &j); got != 5*time.Second {
 		t.Errorf("paused for 3 s, and waiting for 2 s: idle for %v", got)
+	}
+}
+
+// Extents leave a disk for the job that is about it, or its node; for a rebalance from all others.
+func TestMovesAreForAJob(t *testing.T) {
+	t.Parallel()
+	s := &catalog.State{Nodes: []catalog.Node{{ID: catalog.ID{1}, Name: "n1"}, {ID: catalog.ID{2}, Name: "n2"}}}
+	disks := map[string]*catalog.Disk{"of n1": {ID: catalog.ID{3}, Node: catalog.ID{1}}, "of n2": {ID: catalog.ID{4}, Node: catalog.ID{2}}, "of n2, too": {ID: catalog.ID{5}, Node: catalog.ID{2}}}
+	job := func(kind, subject string, state catalog.JobState) catalog.Job {
+		return catalog.Job{Kind: kind, Subject: subject, State: state}
+	}
+	s.Jobs = []catalog.Job{
+		job(director.JobRemove, "n1", catalog.JobRunning),
+		job(director.JobDrainDisk, catalog.ID{4}.String(), catalog.JobPaused), // what has begun goes on
+		job(director.JobRebuild, catalog.ID{5}.String(), catalog.JobDone),
+		job(director.JobRebalance, director.RebalanceSubject, catalog.JobRunning),
+	}
+	for i, want := range []string{"of n1", "of n2", "of n2, too", "of n2, too"} {
+		for name, d := range disks {
+			if got := moves(s, &s.Jobs[i], d); got != (name == want) {
+				t.Errorf("%s %s: a disk %s: %v", s.Jobs[i].Kind, s.Jobs[i].Subject, name, got)
+			}
+		}
 	}
 }
 

@@ -19,14 +19,25 @@ import (
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/control"
 	"blockd.dev/raftmeta/extmap"
+	replicated "blockd.dev/replication/volume"
 )
 
-// What owners of volumes do by themselves, to bring copies back and to compare them, is
-// in no catalog. It shows like jobs, and the nodes that do it are asked for it.
+// What nodes do by themselves is in no catalog. It shows like jobs, and the nodes that do it are asked for it.
 const (
-	jobResync = "resync"
-	jobScrub  = "scrub"
+	jobResync    = "resync"     // the owner of a volume brings a copy back
+	jobMove      = "move"       // the owner of a volume copies extents to a disk that is to have them
+	jobScrub     = "scrub"      // the owner of a volume compares the copies
+	jobScrubDisk = "scrub-disk" // a node reads one of its disks
 )
+
+// underwayID is the id of what is under way, on each look.
+func underwayID(kind, of string) string {
+	sum := sha256.Sum256([]byte(kind + " " + of))
+	return hex.EncodeToString(sum[:len(catalog.ID{})])
+}
+
+// copyID tells the copies of volumes apart.
+func copyID(volume, disk catalog.ID) string { return volume.String() + " " + disk.String() }
 
 // pace is how far something has come that is counted in bytes.
 type pace struct {
@@ -58,10 +69,9 @@ func (p pace) message(now time.Time) *blockdv1.Resync {
 		BytesTotal: p.total, BytesLeft: p.left, BytesPerSecond: p.perSecond(now), EstimatedEnd: timeText(p.end(now))}
 }
 
-// job shows it like one of the catalog's. id is what makes it this one, on each look.
+// job shows it like one of the catalog's. id tells it from others of its kind.
 func (p pace) job(kind, subject, id, reason string, now time.Time) *blockdv1.Job {
-	sum := sha256.Sum256([]byte(kind + " " + id))
-	return &blockdv1.Job{Id: hex.EncodeToString(sum[:len(catalog.ID{})]), Kind: kind, Subject: subject, State: string(catalog.JobRunning), Reason: reason,
+	return &blockdv1.Job{Id: underwayID(kind, id), Kind: kind, Subject: subject, State: string(catalog.JobRunning), Reason: reason,
 		BytesDone: p.total - p.left, BytesTotal: p.total, BytesPerSecond: p.perSecond(now), Actor: "cluster",
 		Created: timeText(p.since), Updated: timeText(now), EstimatedEnd: timeText(p.end(now)), ReadOnly: true}
 }
@@ -69,17 +79,38 @@ func (p pace) job(kind, subject, id, reason string, now time.Time) *blockdv1.Job
 // resyncPaces are how far the copies have come that are brought back by this node, which owns the volume, by the
 // numbers of their disks.
 func (v *sharedVolume) resyncPaces(now time.Time) map[uint32]pace {
+	return v.paces(func(m *replicated.MemberStatus) (pace, bool) {
+		return pace{m.Regions * store.ChunkBytes, m.Left * store.ChunkBytes, now.Add(-m.Rebuilding), (m.Regions - m.Left) * store.ChunkBytes}, m.Rebuilding > 0
+	})
+}
+
+// movePaces are how far the extents have come that this node, which owns the volume, copies to disks that are to have
+// them. Since when is not known.
+func (v *sharedVolume) movePaces() map[uint32]pace {
+	return v.paces(func(m *replicated.MemberStatus) (pace, bool) {
+		return pace{total: m.Arriving.Regions * store.ChunkBytes, left: m.Arriving.Left * store.ChunkBytes}, m.Arriving.Regions > 0
+	})
+}
+
+// paces are those of the volume's disks that have one, by the disks' numbers, if this node owns the volume.
+func (v *sharedVolume) paces(of func(*replicated.MemberStatus) (p pace, ok bool)) map[uint32]pace {
 	st, owned := v.Status(), v.owned.Load()
 	if !st.Owner || owned == nil || owned.epoch != st.Epoch {
 		return nil
 	}
 	out := map[uint32]pace{}
 	for i := range min(len(st.Volume.Members), len(owned.disks)) {
-		if m := &st.Volume.Members[i]; m.Rebuilding > 0 {
-			out[uint32(owned.disks[i])] = pace{m.Regions * store.ChunkBytes, m.Left * store.ChunkBytes, now.Add(-m.Rebuilding), (m.Regions - m.Left) * store.ChunkBytes}
+		if p, ok := of(&st.Volume.Members[i]); ok {
+			out[uint32(owned.disks[i])] = p
 		}
 	}
 	return out
+}
+
+// scrubPace is how far the scrub of a disk of this node has come; ok is false while there is none.
+func (s *storage) scrubPace() (p pace, ok bool) {
+	scrub, used := s.scrub.get(), s.store.Stats().UsedBytes
+	return pace{used, max(used-scrub.before-scrub.bytes, 0), scrub.began, scrub.bytes}, scrub.running
 }
 
 // scrubPace is how far the scrub of a volume by this node has come; ok is false while there is none.
@@ -137,21 +168,33 @@ func resyncWords(s *catalog.State, v *catalog.Volume, resyncs map[uint32]*blockd
 	return lines
 }
 
-// underwayHere is what this node does as the owner of volumes.
+// underwayHere is what this node does with its disks, and as the owner of volumes.
 func (a api) underwayHere(s *catalog.State) (jobs []*blockdv1.Job) {
 	sharing, now := a.d.shared.Load(), time.Now()
+	for _, on := range a.d.disks {
+		if p, ok := on.scrubPace(); ok {
+			jobs = append(jobs, p.job(jobScrubDisk, diskName(s, on.id()), on.id().String(), fmt.Sprintf("node %s reads the disk, at most %s in a second: %s of %s are left",
+				a.d.nodeName(), units.FormatBytes(a.d.cfg.ScrubRate), units.FormatBytes(p.left), units.FormatBytes(p.total)), now))
+		}
+	}
 	if sharing == nil {
-		return nil
+		return jobs
 	}
 	for _, open := range sharing.all() {
 		v := s.VolumeByID(open.id)
 		if v == nil {
 			continue
 		}
+		for disk, p := range open.movePaces() {
+			if d := s.DiskByNumber(extmap.Disk(disk)); d != nil {
+				jobs = append(jobs, p.job(jobMove, v.Name, copyID(v.ID, d.ID), fmt.Sprintf("node %s copies extents to disk %s, which is to have them: %s of %s are left",
+					a.d.nodeName(), diskName(s, d.ID), units.FormatBytes(p.left), units.FormatBytes(p.total)), now))
+			}
+		}
 		paces := open.resyncPaces(now)
 		for _, r := range s.Replicas(v.ID) {
 			if p, ok := paces[uint32(r.Disk)]; ok {
-				jobs = append(jobs, p.job(jobResync, v.Name, v.ID.String()+" "+r.DiskID.String(), fmt.Sprintf("node %s brings the copy on disk %s back: %s of %s are left",
+				jobs = append(jobs, p.job(jobResync, v.Name, copyID(v.ID, r.DiskID), fmt.Sprintf("node %s brings the copy on disk %s back: %s of %s are left",
 					a.d.nodeName(), diskName(s, r.DiskID), units.FormatBytes(p.left), units.FormatBytes(p.total)), now))
 			}
 		}
@@ -204,9 +247,11 @@ func (a api) underwayJob(ctx context.Context, id string) (*blockdv1.Job, error) 
 
 // notSteered says that what is under way can't be paused, resumed or canceled, and what to do instead.
 func notSteered(j *blockdv1.Job) error {
-	what := "it gives way to hosts by itself, and ends when the copy is in sync; to have other disks get what is there, use `blockctl disk drain`"
-	if j.GetKind() == jobScrub {
-		what = "it gives way to hosts by its rate, which is the setting scrub_rate of the node that owns the volume; 0 there is for no scrub"
-	}
-	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("job %s is a %s of volume %q, which can't be paused, resumed or canceled: %s", j.GetId(), j.GetKind(), j.GetSubject(), what))
+	what := map[string]string{
+		jobResync:    "it gives way to hosts by itself, and ends when the copy is in sync; to have other disks get what is there, use `blockctl disk drain`",
+		jobMove:      "it is a part of the job that empties a disk or a node, or evens disks out, which can be (blockctl job list)",
+		jobScrub:     "it gives way to hosts by its rate, which is the setting scrub_rate of the node that owns the volume; 0 there is for no scrub",
+		jobScrubDisk: "it gives way to hosts by its rate, which is the setting scrub_rate of the disk's node; 0 there is for no scrub",
+	}[j.GetKind()]
+	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("job %s is a %s of %q, which can't be paused, resumed or canceled: %s", j.GetId(), j.GetKind(), j.GetSubject(), what))
 }

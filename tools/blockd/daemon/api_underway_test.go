@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -101,6 +102,39 @@ func TestWhatAnOwnerDoesShowsEverywhere(t *testing.T) {
 	scrubbing.Wait()
 	if list := o.jobsOf(t, jobScrub); len(list) != 0 {
 		t.Errorf("when it has ended there is %v", list)
+	}
+
+	// A scrub of a disk, which shows at another node, too. One that goes on after a pause has a part behind it.
+	for at := range int64(64) {
+		if err := writeAsHosts(volumeDevice(t, owner.Daemon(), "v"), bytes.Repeat([]byte{1}, 64<<10), at<<16); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk := owner.Daemon().disks[0]
+	used := disk.store.Stats().UsedBytes
+	for _, part := range []int64{0, 1 << 20} {
+		ctx, stop := context.WithCancel(t.Context())
+		if err := owner.Daemon().scrubs.put(disk.scrubName(), scrubNote{Bytes: part}); err != nil {
+			t.Fatal(err)
+		}
+		scrubbing.Go(func() { owner.Daemon().scrubOnce(ctx, disk) })
+		until(t, "the scrub of the disk shows", func() bool {
+			list := o.jobsOf(t, jobScrubDisk)
+			if len(list) > 0 {
+				scrub = list[0]
+			}
+			return len(list) > 0 && scrub.GetBytesDone() > part
+		})
+		if scrub.GetSubject() != owner.cfg.Name+"/disk0" || !scrub.GetReadOnly() || scrub.GetBytesTotal() != used || scrub.GetBytesPerSecond() <= 0 || scrub.GetEstimatedEnd() == "" ||
+			!strings.Contains(scrub.GetReason(), "node "+owner.cfg.Name+" reads the disk") {
+			t.Errorf("%v", scrub)
+		}
+		o.notSteerable(t, scrub, "scrub_rate of the disk's node")
+		stop()
+		scrubbing.Wait()
+		if note, err := owner.Daemon().scrubs.get(disk.scrubName()); err != nil || note.Bytes <= part {
+			t.Errorf("%+v is noted of a scrub that had read %d bytes before: %v", note, part, err)
+		}
 	}
 
 	// A resync. An owner of whose hosts little is known listens to them for a second before it copies.

@@ -23,7 +23,8 @@ type scrubStatus struct {
 type scrubInfo struct {
 	running      bool
 	at           int64     // bytes: where the round under way is; 0 when there is none
-	bytes        int64     // of the current or last round since the start
+	before       int64     // bytes of the current round that were done before it went on
+	bytes        int64     // of the current or last round since it began or went on
 	began        time.Time // what is under way, or was last
 	errors       uint64
 	rounds       uint64    // since the start
@@ -63,25 +64,26 @@ func (d *Daemon) scrubLoop(ctx context.Context, look func(context.Context)) {
 // scrubRound is one round of a scrub, or the part of it that is made in one go: what is noted
 // of it, and what shows of it.
 type scrubRound struct {
-	d    *Daemon
-	name string // among the notes
-	s    *scrubStatus
-	note scrubNote
-	kept time.Time
+	d      *Daemon
+	name   string // among the notes
+	s      *scrubStatus
+	note   scrubNote
+	before int64 // note.Bytes when it began or went on
+	kept   time.Time
 }
 
 // beginScrub begins a round, or goes on with the one that is under way.
 func (d *Daemon) beginScrub(name string, s *scrubStatus) *scrubRound {
 	note, err := d.scrubs.get(name)
-	r := &scrubRound{d: d, name: name, s: s, note: note, kept: time.Now()}
+	r := &scrubRound{d: d, name: name, s: s, note: note, before: note.Bytes, kept: time.Now()}
 	r.tell(err)
-	s.begin(note.At)
+	s.begin(note)
 	return r
 }
 
 // passed notes how far it has come.
 func (r *scrubRound) passed(volume string, at, bytes int64) {
-	r.note.Volume, r.note.At = volume, at
+	r.note.Volume, r.note.At, r.note.Bytes = volume, at, r.before+bytes
 	r.s.reached(at, bytes)
 	if time.Since(r.kept) >= scrubSave {
 		r.keep()
@@ -119,10 +121,10 @@ func (d *Daemon) scrubDue(name string, s *scrubStatus) bool {
 	return note.due(now, d.cfg.ScrubInterval) && s.ready(now)
 }
 
-// begin notes that a round has begun, or goes on at byte at.
-func (s *scrubStatus) begin(at int64) {
+// begin notes that a round has begun, or goes on where it was.
+func (s *scrubStatus) begin(n scrubNote) {
 	s.mu.Lock()
-	s.running, s.at, s.bytes, s.began = true, at, 0, time.Now()
+	s.running, s.at, s.before, s.bytes, s.began = true, n.At, n.Bytes, 0, time.Now()
 	s.mu.Unlock()
 }
 

@@ -33,6 +33,7 @@ type scrubNote struct {
 	// the shared volume itself. At is 0 when none is under way.
 	At     int64  `json:"at,omitempty"`
 	Volume string `json:"volume,omitempty"`
+	Bytes  int64  `json:"bytes,omitempty"` // that it has read so far
 }
 
 // scrubAhead is how far ahead of the clock a note is taken for one by a clock that was wrong.

@@ -30,7 +30,8 @@ type Job struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// drain (what a node serves moves away), remove (its data too), rebalance, drain-disk (what a disk
 	// has moves away), or rebuild (the copies of a lost disk are made anew on others). With read_only: resync (a copy of a
-	// volume is brought back), or scrub (the copies of a volume are compared).
+	// volume is brought back), move (extents of a volume are copied to a disk that is to have them, for one of the jobs
+	// above), scrub (the copies of a volume are compared), or scrub-disk (a disk is read).
 	Kind    string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"` // the name of the node, of the disk, or of the volume; cluster, of rebalance
 	// running, waiting (for what the reason says), paused, done, failed or canceled.
@@ -38,7 +39,7 @@ type Job struct {
 	Reason     string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	StepsDone  uint64 `protobuf:"varint,6,opt,name=steps_done,json=stepsDone,proto3" json:"steps_done,omitempty"` // volumes that are served elsewhere, extents that have moved
 	StepsTotal uint64 `protobuf:"varint,7,opt,name=steps_total,json=stepsTotal,proto3" json:"steps_total,omitempty"`
-	// Of what is counted in bytes: resync and scrub. The others count steps, and have 0 here.
+	// Of what is counted in bytes too, which all is but drain. Of extents those bytes count that hosts have never written.
 	BytesDone  int64  `protobuf:"varint,8,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
 	BytesTotal int64  `protobuf:"varint,9,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
 	Created    string `protobuf:"bytes,10,opt,name=created,proto3" json:"created,omitempty"`

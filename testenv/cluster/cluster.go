@@ -157,20 +157,27 @@ func (s *state) makeDisks(p *Place) error {
 	if err := os.MkdirAll(p.fs(), 0o700); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
-	if s.Config.OnDisk {
-		return s.makeDisksOn(p)
-	}
 	// Its source is what Down knows it by.
-	if err := unix.Mount(p.Namespace, p.fs(), "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", s.fsSize())); err != nil {
-		return fmt.Errorf("cluster: mount a tmpfs on %s: %w", p.fs(), err)
+	if !s.Config.OnDisk {
+		if err := unix.Mount(p.Namespace, p.fs(), "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", s.fsSize())); err != nil {
+			return fmt.Errorf("cluster: mount a tmpfs on %s: %w", p.fs(), err)
+		}
 	}
+	return s.fillDisks(p)
+}
+
+// fillDisks puts an empty data directory and empty disks into a node's file system. On the file
+// system of the cluster's directory what the disks will hold is reserved, as blockd does where it makes its own.
+func (s *state) fillDisks(p *Place) error {
 	if err := os.Mkdir(p.Data(), 0o700); err != nil {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	for i := range s.Config.Disks {
-		f, err := os.OpenFile(p.disk(i), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-		if err == nil {
-			err = errors.Join(f.Truncate(s.Config.DiskSize), f.Close())
+		var err error
+		if s.Config.OnDisk {
+			_, err = disk.Create(p.disk(i), s.Config.DiskSize)
+		} else {
+			err = makeSparse(p.disk(i), s.Config.DiskSize)
 		}
 		if err != nil {
 			return fmt.Errorf("cluster: %w", err)
@@ -179,18 +186,22 @@ func (s *state) makeDisks(p *Place) error {
 	return nil
 }
 
-// makeDisksOn is makeDisks on the file system of the cluster's directory; what the
-// disks will hold is reserved, as blockd does where it makes its own.
-func (s *state) makeDisksOn(p *Place) error {
-	if err := os.Mkdir(p.Data(), 0o700); err != nil {
-		return fmt.Errorf("cluster: %w", err)
+// makeSparse makes a file that takes room as it fills.
+func makeSparse(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
 	}
+	return errors.Join(f.Truncate(size), f.Close())
+}
+
+// emptyDisks takes away what fillDisks made, and all that the node has kept there since.
+func (s *state) emptyDisks(p *Place) error {
+	err := os.RemoveAll(p.Data())
 	for i := range s.Config.Disks {
-		if _, err := disk.Create(p.disk(i), s.Config.DiskSize); err != nil {
-			return fmt.Errorf("cluster: %w", err)
-		}
+		err = errors.Join(err, os.Remove(p.disk(i)))
 	}
-	return nil
+	return err
 }
 
 // fsSize is the size of a node's file system in bytes.

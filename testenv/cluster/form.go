@@ -61,12 +61,8 @@ func (s *state) form(ctx context.Context) error {
 		return fmt.Errorf("cluster: %w", err)
 	}
 	for _, p := range s.nodes()[1:] {
-		token, err := api.CreateJoinToken(ctx, connect.NewRequest(&blockdv1.CreateJoinTokenRequest{RequestId: s.Prefix + "-token-" + p.Name}))
-		if err != nil {
-			return fmt.Errorf("cluster: %s makes a token for %s: %w", first.Name, p.Name, err)
-		}
-		if err := p.join(ctx, token.Msg.GetToken()); err != nil {
-			return fmt.Errorf("cluster: %s joins: %w", p.Name, err)
+		if err := p.join(ctx, first); err != nil {
+			return err
 		}
 	}
 	if err := s.awaitVoters(ctx, api); err != nil {
@@ -115,10 +111,22 @@ func (s *state) bundleHead() []byte {
 	return []byte("blockd cluster: " + s.Prefix + "\nblockd node: " + strings.Join(s.apis(), "\nblockd node: ") + "\n")
 }
 
-func (p *Place) join(ctx context.Context, token string) error {
+// join makes a node a member of a cluster, by a token that a member makes.
+func (p *Place) join(ctx context.Context, member *Place) error {
+	id := fmt.Sprintf("%s-join-%d", p.Namespace, time.Now().UnixNano())
+	at, address := member.client()
+	defer at.CloseIdleConnections()
+	token, err := blockdv1connect.NewClusterServiceClient(at, address).CreateJoinToken(ctx,
+		connect.NewRequest(&blockdv1.CreateJoinTokenRequest{RequestId: id}))
+	if err != nil {
+		return fmt.Errorf("cluster: %s makes a token for %s: %w", member.Name, p.Name, err)
+	}
 	client, address := p.client()
 	defer client.CloseIdleConnections()
-	_, err := blockdv1connect.NewClusterServiceClient(client, address).JoinCluster(ctx,
-		connect.NewRequest(&blockdv1.JoinClusterRequest{RequestId: p.Namespace + "-join", Token: token}))
-	return err
+	_, err = blockdv1connect.NewClusterServiceClient(client, address).JoinCluster(ctx,
+		connect.NewRequest(&blockdv1.JoinClusterRequest{RequestId: id, Token: token.Msg.GetToken()}))
+	if err != nil {
+		return fmt.Errorf("cluster: %s joins: %w", p.Name, err)
+	}
+	return nil
 }

@@ -3,14 +3,17 @@ package trial
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
+	"os"
+	"path/filepath"
 
 	"blockd.dev/blockdev/disk"
 	"blockd.dev/blockdev/store"
-	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/catalog"
+	"blockd.dev/raftmeta/extmap"
+	"blockd.dev/raftmeta/group"
+	"blockd.dev/testenv/cluster"
 )
 
 // CompareCopies stops all nodes and compares what their disks hold of the volume, byte by byte,
@@ -24,42 +27,87 @@ func (t *Trial) CompareCopies(ctx context.Context) (blocks int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	id, err := hex.DecodeString(v.GetId())
-	if err != nil || len(id) != len(store.VolumeID{}) {
-		return 0, fmt.Errorf("trial: volume id %q: %w", v.GetId(), err)
+	id, ok := catalog.ParseID(v.GetId())
+	if !ok {
+		return 0, fmt.Errorf("trial: volume id %q", v.GetId())
 	}
-	disks, err := t.disks(ctx)
+	state, err := t.state(ctx)
 	if err != nil {
 		return 0, err
 	}
 	if err := t.c.Stop(stopGrace, t.names()...); err != nil {
 		return 0, err
 	}
-	var copies []copied
-	for _, node := range t.names() {
-		c := copied{where: node, blocks: map[int64][]byte{}}
-		for _, d := range disks {
-			// What a disk still has of extents that have moved away is no copy.
-			isCopy := slices.ContainsFunc(v.GetReplicas(), func(r *blockdv1.Replica) bool { return r.GetDisk() == d.GetUuid() })
-			if d.GetNode() != node || !isCopy {
-				continue
-			}
-			if err := c.read(d.GetPath(), store.VolumeID(id)); err != nil {
-				return 0, fmt.Errorf("trial: %s: %w", d.GetName(), err)
-			}
+	placed, has := state.Map().Volume(extmap.VolumeID(id)), map[extmap.Disk]copied{}
+	for _, d := range state.Disks {
+		if placed.Uses(d.Number) == 0 {
+			continue
 		}
-		copies = append(copies, c)
+		c := copied{where: state.NodeByID(d.Node).Name + "/" + filepath.Base(d.Path), blocks: map[int64][]byte{}}
+		if err := c.read(d.Path, store.VolumeID(id)); err != nil {
+			return 0, fmt.Errorf("trial: %s: %w", c.where, err)
+		}
+		has[d.Number] = c
 	}
-	return compare(copies)
+	for index := range placed.Layout().Extents() {
+		extent, _ := placed.Extent(index)
+		var of []copied
+		for _, d := range extent.Disks { // what other disks still have of it, since it has moved away, is no copy
+			of = append(of, has[d].extent(index))
+		}
+		n, err := compare(of)
+		if err != nil {
+			return 0, err
+		}
+		blocks += n
+	}
+	if blocks == 0 {
+		return 0, errors.New("trial: no copy holds anything")
+	}
+	return blocks, nil
 }
 
-// copied is what a node has of the volume: the blocks that are not all zeroes, by where they are in the store.
+// state is what the cluster's backup says, which has the places of all extents.
+func (t *Trial) state(ctx context.Context) (*catalog.State, error) {
+	dir, err := os.MkdirTemp("", "trial")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "backup")
+	if _, err := t.c.Ctl(ctx, cluster.HostName, "cluster", "backup", path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, err := group.ReadBackupFSM(f)
+	if err != nil {
+		return nil, err
+	}
+	return catalog.ReadState(r)
+}
+
+// copied is what a disk has of the volume: the blocks that are not all zeroes, by where they are in the store.
 type copied struct {
 	where  string
 	blocks map[int64][]byte
 }
 
-// read adds what is on a disk. No two disks of a node have a copy of the same extent.
+// extent is what it has of one extent.
+func (c copied) extent(index uint32) copied {
+	out := copied{c.where, map[int64][]byte{}}
+	for at, b := range c.blocks {
+		if at/extmap.ShardBytes == int64(index) {
+			out.blocks[at] = b
+		}
+	}
+	return out
+}
+
+// read adds what is on a disk.
 func (c *copied) read(path string, id store.VolumeID) (err error) {
 	d, err := disk.Open(path, disk.Options{})
 	if err != nil {
@@ -115,8 +163,6 @@ func (c *copied) readBlock(s *store.Store, v *store.Vol, at int64) error {
 		return fmt.Errorf("byte %d: %w: %w", at, op.Err, op.Cause)
 	case bytes.Equal(b, make([]byte, blockBytes)):
 		return nil
-	case c.blocks[at] != nil:
-		return fmt.Errorf("byte %d is on two disks of the node", at)
 	}
 	c.blocks[at] = b
 	return nil
@@ -134,13 +180,10 @@ func compare(copies []copied) (blocks int, err error) {
 			}
 		}
 	}
-	switch blocks = len(copies[0].blocks); {
-	case len(differ) > 0:
-		return blocks, fmt.Errorf("trial: %d of the blocks differ between copies, for instance %s", len(differ), first)
-	case blocks == 0:
-		return 0, errors.New("trial: no copy holds anything")
+	if len(differ) > 0 {
+		return 0, fmt.Errorf("trial: %d of the blocks differ between copies, for instance %s", len(differ), first)
 	}
-	return blocks, nil
+	return len(copies[0].blocks), nil
 }
 
 // sketch is the begin of a block.

@@ -27,9 +27,9 @@ const (
 
 	hosts        = 6
 	iscsiHosts   = 2 // of these
-	watchers     = 3 // one for each node
 	readersMax   = 8
 	readerClient = 100
+	readerHost   = 100 // whose name readers have
 
 	// thinkTime lies between two operations of a host: the load shares its processors
 	// with the cluster.

@@ -29,6 +29,7 @@ type Report struct {
 	Files    []Result  `json:"files,omitempty"`
 	Durable  *Durable  `json:"durable,omitempty"`
 	Resync   *Resync   `json:"resync,omitempty"`
+	Lost     *Lost     `json:"rebuild,omitempty"`
 	Failover *Failover `json:"failover,omitempty"`
 	Idle     *Idle     `json:"idle,omitempty"`
 }
@@ -52,6 +53,10 @@ var parts = []struct {
 	}},
 	{"resync", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
 		r.Resync, err = resync(ctx, cfg, w)
+		return err
+	}},
+	{"rebuild", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {
+		r.Lost, err = lost(ctx, cfg, w)
 		return err
 	}},
 	{"failover", func(ctx context.Context, cfg Config, w io.Writer, r *Report) (err error) {

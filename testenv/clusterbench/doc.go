@@ -9,6 +9,8 @@
 //	          RBD (testenv/ceph) with its OSDs on the same
 //	resync    what is copied to bring a node back that was away, how fast a disk is
 //	          emptied onto another, and what hosts see of either
+//	rebuild   how fast other disks get the copies of a node that is lost for good, many from
+//	          many, and what hosts see of it: of the same volumes, and of another
 //	failover  how long a host waits when the owner of its volume is killed, and when
 //	          the volume is moved
 //	idle      what nodes cost that have nothing to do

@@ -27,6 +27,9 @@ func Print(w io.Writer, r *Report) error {
 	if r.Resync != nil {
 		errs = append(errs, printResync(w, r.Resync))
 	}
+	if r.Lost != nil {
+		errs = append(errs, printLost(w, r.Lost))
+	}
 	if r.Failover != nil {
 		errs = append(errs, printFailover(w, r.Failover))
 	}

@@ -67,3 +67,36 @@ func TestPrintResync(t *testing.T) {
 		}
 	}
 }
+
+func TestPrintLost(t *testing.T) {
+	var b strings.Builder
+	err := Print(&b, &Report{Lost: &Lost{VolumeBytes: 256 << 20, Volumes: 4, Rate: 1000, Limits: Limits{Disk: 300, Link: 100, Plain: 120}, Nodes: []Loss{
+		{Hosts: NoHosts, Copied: 75e6, Took: time.Second},
+		{Hosts: OwnHosts, Copied: 30e6, Took: time.Second, Before: loadedResult{P50: 1, P99: 2}, During: loadedResult{P50: 3, P99: 5}},
+		{Hosts: OtherHosts, Copied: 40e6, Took: time.Second, Before: loadedResult{P50: 2, P99: 2}, During: loadedResult{P50: 4, P99: 4}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, words := range []string{"4 volumes of 256 MiB", "0.75 (at least 0.7: met)", "0.30", "3.00", "2.50 (at most 2.0: short)", "2.00 (at most 1.5: short)", "2.00 (at most 2.0: met)"} {
+		if !strings.Contains(b.String(), words) {
+			t.Errorf("no %q in\n%s", words, b.String())
+		}
+	}
+}
+
+// TestCopying: what was counted before does not count, and each owner of each volume counts by itself.
+func TestCopying(t *testing.T) {
+	const a, b = `blockd_volume_rebuild_copied_bytes_total{volume="a"}`, `blockd_volume_rebuild_copied_bytes_total{volume="b"}`
+	var c copying
+	for _, nodes := range []map[string]map[string]float64{
+		{"n1": {a: 100, "blockd_other": 5}, "n2": {b: 7}},
+		{"n1": {a: 150, "blockd_other": 9}, "n2": {b: 7, a: 0}},
+		{"n2": {b: 17, a: 30}},
+	} {
+		c.read(nodes)
+	}
+	if c.progress.copied != 50+10+30 {
+		t.Errorf("%.0f bytes, want 90", c.progress.copied)
+	}
+}

@@ -30,6 +30,8 @@ func benchCommand(f *clusterFlags) *cobra.Command {
   resync    what is copied to bring a node back that was away, how fast a disk is
             emptied onto another, and what hosts see of either; the latter also with a network
             that is no faster than real ones
+  rebuild   how fast other disks get the copies of a node that is lost for good, without
+            hosts, with hosts of the same volumes, and with hosts of another
   failover  how long a host waits when the owner of its volume is killed, 50 times,
             and when the volume is moved, 20 times
   idle      what nodes cost that have nothing to do
@@ -59,7 +61,7 @@ The host and all nodes share this machine.`,
 	}
 	cmd.Flags().StringVar(&cfg.BinDir, "bin", "", "directory of blockd, blockctl, blockbench and testenv (default: where testenv is)")
 	cmd.Flags().StringVar(&on, "on", "", "directory for the clusters, on the disk to measure (default: that of temporary files)")
-	cmd.Flags().StringVar(&cfg.Only, "only", "", "run one part: copies, files, durable, resync, failover or idle")
+	cmd.Flags().StringVar(&cfg.Only, "only", "", "run one part: copies, files, durable, resync, rebuild, failover or idle")
 	cmd.Flags().DurationVar(&cfg.Runtime, "runtime", 5*time.Second, "how long each load runs, after a second of warming up")
 	cmd.Flags().DurationVar(&cfg.Away, "away", time.Minute, "how long a node is away in the part on resync")
 	cmd.Flags().StringVar(&bandwidth, "bandwidth", "2.5gbit", "what each node gets from the network in a second where the part on resync empties disks once more; 0: leave that out")

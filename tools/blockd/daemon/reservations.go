@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -88,12 +89,13 @@ func (l reservationLog) Replace(ctx context.Context, id reservation.VolumeID, ex
 // Barrier implements reservation.Log.
 func (l reservationLog) Barrier(ctx context.Context) error { return l.d.catalog.Barrier(ctx) }
 
-// Spread implements reservation.Log. A node that is down serves nobody but as the owner: what it
-// forwards carries the generation that it knew, and the owner refuses older ones than its own.
+// Spread implements reservation.Log. A node that neither answers nor is heard, as it will be taken for down, serves nobody
+// but as the owner: what it forwards carries the generation that it knew, and the owner refuses older ones than its own.
 func (l reservationLog) Spread(ctx context.Context, id reservation.VolumeID, generation uint64) error {
 	d := l.d
 	nodes := slices.DeleteFunc(d.reachableNodes(d.catalog.State()), func(n catalog.Node) bool { return !n.Plays(director.RoleTarget) })
 	errs := make([]error, len(nodes))
+	asked := make([]bool, len(nodes)) // and they enforce it
 	ask := func(ctx context.Context, n *catalog.Node) error {
 		p := d.plane.peers.At(n.ID.String(), n.Address)
 		_, err := blockdv1connect.NewPeerServiceClient(p, p.URL).EnforceReservation(ctx,
@@ -102,15 +104,43 @@ func (l reservationLog) Spread(ctx context.Context, id reservation.VolumeID, gen
 	}
 	var asking sync.WaitGroup
 	for i := range nodes {
-		asking.Go(func() { errs[i] = ask(ctx, &nodes[i]) })
+		asking.Go(func() {
+			silent := func() bool { return d.shared.Load().silent(nodes[i].ID) }
+			asked[i], errs[i] = untilSilent(ctx, silent, func() error { return ask(ctx, &nodes[i]) })
+		})
 	}
 	asking.Wait()
+	var enforce []catalog.Node
 	for i, err := range errs {
-		if err != nil {
+		switch {
+		case err != nil:
 			return fmt.Errorf("%w: node %s: %w", reservation.ErrUnfinished, nodes[i].Name, err)
+		case asked[i]:
+			enforce = append(enforce, nodes[i])
 		}
 	}
-	return l.ownerEnforces(ctx, catalog.ID(id), nodes, ask)
+	return l.ownerEnforces(ctx, catalog.ID(id), enforce, ask)
+}
+
+// askAgain is the time between two tries to ask a node that does not answer.
+const askAgain = 100 * time.Millisecond
+
+// untilSilent asks a node again and again until it has answered, or is found to be silent as well, which is no error.
+// The command has taken effect: to fail it when the first try fails, right after a node has died, would have hosts
+// repeat it, and find a conflict, since whom it preempts is gone.
+func untilSilent(ctx context.Context, silent func() bool, ask func() error) (answered bool, err error) {
+	tick := time.NewTicker(askAgain)
+	defer tick.Stop()
+	for {
+		if err = ask(); err == nil || silent() {
+			return err == nil, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false, err
+		}
+	}
 }
 
 // ownerEnforces returns when the owner of a volume enforces a table, which the catalog here has and

@@ -516,15 +516,22 @@ func (s *sharing) views() []pulse.NodeView {
 
 // reachable reports whether a node may be serving hosts.
 func (s *sharing) reachable(id catalog.ID) bool {
-	if s == nil {
-		return false
-	}
+	return s != nil && !slices.Contains([]membership.State{membership.Down, membership.Left}, s.heard(id))
+}
+
+// silent reports whether nothing was heard of a node for a while; it need not be taken for down yet.
+func (s *sharing) silent(id catalog.ID) bool {
+	return s == nil || slices.Contains([]membership.State{membership.Suspect, membership.Down, membership.Left}, s.heard(id))
+}
+
+// heard is how the leader sees a node, as far as this one knows; one that it knows nothing of is taken for up.
+func (s *sharing) heard(id catalog.ID) membership.State {
 	for _, n := range s.pulse.Members() {
 		if n.Node == id.String() {
-			return n.State != membership.Down && n.State != membership.Left
+			return n.State
 		}
 	}
-	return true
+	return membership.Up
 }
 
 // accessOf is how hosts reach a shared volume through this node.

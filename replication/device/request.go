@@ -122,7 +122,7 @@ func (v *Volume) submit(r *blockdev.Request, from *source) {
 		return
 	}
 	q, now := newRequest(), v.now()
-	q.v, q.r, q.from, q.born, q.parked = v, r, from, now, 0
+	q.v, q.r, q.from, q.born, q.parked, q.inDoubt = v, r, from, now, 0, false
 	if from == nil {
 		q.guard = v.cfg.Guard()
 	} else {
@@ -426,10 +426,16 @@ func (q *request) end(err error) {
 // finish ends q.
 func (q *request) finish(err error) {
 	v, r, from := q.v, q.r, q.from
+	q.forget()
+	v.refuse(r, from, err)
+}
+
+// forget gives q back. Its request may not have ended.
+func (q *request) forget() {
+	v := q.v
 	q.v, q.r, q.route, q.from = nil, nil, nil, nil
 	requests.Put(q)
 	v.leave()
-	v.refuse(r, from, err)
 }
 
 // miscompare returns the first index where data, a list of segments, differs

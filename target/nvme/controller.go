@@ -24,10 +24,11 @@ type Controller struct {
 	discovery bool
 
 	view    atomic.Pointer[nsView]
-	traffic atomic.Bool  // a command came since the last tick
-	aborts  atomic.Int32 // Abort commands under way
-	enabled atomic.Bool  // mirrors mu.ready
-	acre    atomic.Bool  // Host Behavior Support: it knows Command Retry Delay
+	traffic atomic.Bool   // a command came since the last tick
+	aborts  atomic.Int32  // Abort commands under way
+	enabled atomic.Bool   // mirrors mu.ready
+	acre    atomic.Bool   // Host Behavior Support: it knows Command Retry Delay
+	moves   atomic.Uint64 // of its namespaces to another ANA group by Subsystem.Divert and Readmit
 	// writeThrough makes every write durable: the host switched the cache off.
 	writeThrough atomic.Bool
 

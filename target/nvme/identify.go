@@ -81,7 +81,7 @@ func (c *Command) csi() uint8 { return c.SQE[47] }
 func identifyNamespace(c *Command, p []byte) Status {
 	a, s := c.namespaceFor()
 	if a != nil {
-		a.ns.identify(p)
+		a.identify(p)
 	}
 	return s
 }
@@ -101,10 +101,9 @@ const (
 
 // identify fills the Identify Namespace data structure (NVM Command Set 1.0
 // §4.1.5.1).
-func (ns *namespace) identify(p []byte) {
-	le := binary.LittleEndian
+func (a *attachment) identify(p []byte) {
+	le, ns := binary.LittleEndian, a.ns
 	g := ns.device.Geometry()
-	conf := ns.conf.Load()
 	blocks := uint64(g.SizeBytes) >> ns.shift
 	used := blocks
 	p[24] = nsfeatOptimal | nsfeatAtomic
@@ -133,7 +132,7 @@ func (ns *namespace) identify(p []byte) {
 	le.PutUint16(p[74:], copyRangeBlocks)
 	le.PutUint32(p[76:], copyRangeBlocks*copyRanges)
 	p[80] = copyRanges - 1
-	le.PutUint32(p[92:], conf.ANAGroup)
+	le.PutUint32(p[92:], a.group())
 	if ns.readOnly() {
 		p[99] = nsattrProtected
 	}
@@ -316,7 +315,7 @@ func identifyNamespaceAny(c *Command, p []byte) Status {
 	}
 	p[1] = nmicShared
 	p[2] = rescap
-	binary.LittleEndian.PutUint32(p[4:], a.ns.conf.Load().ANAGroup)
+	binary.LittleEndian.PutUint32(p[4:], a.group())
 	if a.ns.readOnly() {
 		p[8] = nsattrProtected
 	}

@@ -198,11 +198,12 @@ func anaPage(c *Command, ctrl *Controller) ([]byte, Status) {
 	groupsOnly := c.SQE[41]&1 != 0
 	members := make(map[uint32][]uint32)
 	for _, a := range ctrl.view.Load().list {
-		g := a.ns.conf.Load().ANAGroup
+		g := a.group()
 		members[g] = append(members[g], a.nsid)
 	}
+	changes := conf.anaChanges + ctrl.moves.Load()
 	p := make([]byte, 16)
-	le.PutUint64(p, conf.anaChanges)
+	le.PutUint64(p, changes)
 	groups := 0
 	for _, g := range conf.anaGroups {
 		nsids := members[g]
@@ -215,7 +216,7 @@ func anaPage(c *Command, ctrl *Controller) ([]byte, Status) {
 		if !groupsOnly {
 			le.PutUint32(d[4:], uint32(len(nsids)))
 		}
-		le.PutUint64(d[8:], conf.anaChanges)
+		le.PutUint64(d[8:], changes)
 		d[16] = uint8(conf.anaState(g, ctrl.port))
 		if !groupsOnly {
 			for _, n := range nsids {

@@ -38,7 +38,9 @@ type attachment struct {
 	ctrl *Controller
 	nsid uint32
 	ana  atomic.Uint32 // ANAState
-	mask atomic.Uint32 // Reservation Notification Mask (feature 82h)
+	// diverted says that the namespace is inaccessible to the host; see Subsystem.Divert.
+	diverted atomic.Bool
+	mask     atomic.Uint32 // Reservation Notification Mask (feature 82h)
 }
 
 // nsView is the immutable set of namespaces of a controller.
@@ -164,6 +166,14 @@ func (ns *namespace) conflict(c *Controller, a reservation.Access) bool {
 	return a != reservation.AccessAny && ns.rsv.Restricted() && !ns.rsv.Allows(&c.party, a)
 }
 
+// group is the ANA group that the namespace is in for the host.
+func (a *attachment) group() uint32 {
+	if a.diverted.Load() {
+		return groupOfAccess(access.Inaccessible)
+	}
+	return a.ns.conf.Load().ANAGroup
+}
+
 // accessible says why the namespace can't be used through its controller now.
 // All of it may pass, so none carries DNR: the host tries another path.
 func (a *attachment) accessible() Status {
@@ -201,7 +211,7 @@ func (c *Controller) remap(conf *snapshot, namespaces map[VolumeID]*namespace) (
 			changed = append(changed, nsid)
 		}
 		kept[a] = true
-		state := uint32(conf.anaState(ns.conf.Load().ANAGroup, c.port))
+		state := uint32(conf.anaState(a.group(), c.port))
 		if was := a.ana.Swap(state); was != state && was != 0 {
 			ana = true
 		}

@@ -113,3 +113,81 @@ func TestFusedHalfWhilePartnerEnds(t *testing.T) {
 		check(name, x, y, DataTransferError)
 	}
 }
+
+// A namespace that a host is sent away from is inaccessible to it: what the device holds back, or waits
+// for its data, ends so at once, and so does what comes; the host is told by events. Other hosts
+// see nothing of it. Afterwards it is what it was.
+func TestDivertedHosts(t *testing.T) {
+	b, holding := newLeavingBed(t, true)
+	h, other := b.host, b.connect(hostB)
+	for _, h := range []*host{h, other} {
+		h.wantAdmin(Success, sqe(OpSetFeatures, 0, uint32(featAsyncEvents), eventDescs[eventANA].config|eventDescs[eventNamespace].config), nil, 0)
+	}
+	aer := func() [3]*call {
+		return [3]*call{b.start(h.admin, sqe(OpAsyncEventRequest, 0), nil, 0), b.start(h.admin, sqe(OpAsyncEventRequest, 0), nil, 0), b.start(other.admin, sqe(OpAsyncEventRequest, 0), nil, 0)}
+	}
+	told := func(aer [3]*call) {
+		t.Helper()
+		if a, n := aer[0].wait().result, aer[1].wait().result; a+n != eventDescs[eventANA].dword+eventDescs[eventNamespace].dword {
+			t.Errorf("events %#x and %#x", a, n)
+		}
+		h.logPage(logChangedNamespaces, 4096, 0, false)
+	}
+	changes := uint64(0)
+	is := func(h *host, want ANAState) {
+		t.Helper()
+		p := h.logPage(logANA, 52, 0, false)
+		group := le.Uint32(p[16:])
+		if ANAState(p[32]) != want || le.Uint32(h.identify(cnsNamespace, 1)[92:]) != group {
+			t.Errorf("state %#x, group %d; want state %#x", p[32], group, want)
+		}
+		if n := le.Uint64(p); h.hostNQN() == hostA && n <= changes {
+			t.Errorf("the change count is %d, and was %d", n, changes)
+		} else if h.hostNQN() == hostA {
+			changes = n
+		}
+	}
+	is(h, ANAOptimized)
+
+	held := b.start(h.io, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
+	waits := b.prepare(h.io, rw(OpWrite, 0, 1, 0), fill(bedBlock, 2), 0) // its data has yet to come
+	others := b.start(other.io, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	notes := aer()
+	if n := b.sub.Divert(func(string, VolumeID) bool { return false }); n != 0 || held.finished() || holding.Held() != 2 {
+		t.Fatalf("nobody is sent away: %d, and %d are held", n, holding.Held())
+	}
+	match := func(host string, v VolumeID) bool { return host == hostA && v == bedVolume }
+	if n, again := b.sub.Divert(match), b.sub.Divert(match); n != 1 || again != 0 {
+		t.Errorf("%d are diverted, and %d when they are", n, again)
+	}
+	if s := held.wait().status; s != ANAInaccessibleStatus || holding.Held() != 1 {
+		t.Errorf("what was held: %v, and %d are held", s, holding.Held())
+	}
+	h.io.Execute(waits.Command)
+	if s := waits.wait().status; s != ANAInaccessibleStatus {
+		t.Errorf("what waited for its data: %v", s)
+	}
+	h.want(ANAInaccessibleStatus, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	told(notes)
+	is(h, ANAInaccessible)
+	b.configure(func(*Config) {})
+	h.want(ANAInaccessibleStatus, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	if notes[2].finished() || others.finished() {
+		t.Error("another host was told, or turned away")
+	}
+	is(other, ANAOptimized)
+
+	notes = aer()
+	b.sub.Readmit()
+	b.sub.Readmit()
+	told(notes)
+	is(h, ANAOptimized)
+	ours := b.start(h.io, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	holding.Release()
+	if x, y := ours.wait().status, others.wait().status; x != Success || y != Success {
+		t.Errorf("afterwards: %v, and the other host: %v", x, y)
+	}
+}
+
+// hostNQN is the name of the host.
+func (h *host) hostNQN() string { return h.admin.Controller().HostNQN() }

@@ -94,7 +94,7 @@ func (n *Nexus) admit(t *Task, i *itl, cmd *command, length int) (sense, Status)
 		return illegal(ascInvalidFieldInIU), StatusCheckCondition
 	}
 	if cmd.flags&flagMedium != 0 {
-		if i.withdrawn.Load() {
+		if i.refuses(cmd.accessOf(&t.state.cdb)) {
 			return i.refuse(), StatusCheckCondition
 		}
 		if s := n.ready(i.lu); !s.ok() {

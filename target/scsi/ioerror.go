@@ -59,7 +59,11 @@ func (t *Task) failIO(err error) {
 		return
 	}
 	s, busy := lu.deviceSense(err, st.req.Op != blockdev.OpRead)
-	if busy {
+	switch {
+	case busy && st.itl.refuses(st.cmd.accessOf(&st.cdb)):
+		t.fail(st.itl.refuse())
+		return
+	case busy:
 		t.failStatus(StatusBusy)
 		return
 	}

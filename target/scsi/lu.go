@@ -45,6 +45,7 @@ type itl struct {
 
 	lookedAt  atomic.Int64 // clock.Mono at which the initiator last looked after the path; 0 for never
 	withdrawn atomic.Bool  // the unit is unavailable to the initiator, see Withdraw
+	diverted  atomic.Bool  // the initiator has to use other paths, see Divert
 	refusedAt atomic.Int64 // clock.Mono at which it was last told so by a command; 0 for never
 }
 

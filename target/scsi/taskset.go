@@ -233,14 +233,29 @@ func (s *taskSet) abort(match func(*Task) bool, kind abortKind, w *abortWait) in
 	return matched
 }
 
-// errWithdrawn ends the request of a task that was aborted before its device has begun it.
-var errWithdrawn = fmt.Errorf("%w: the task was aborted", blockdev.ErrBusy)
+// errWithdrawn ends the request of a task that was aborted, or turned away, before its device has begun it.
+var errWithdrawn = fmt.Errorf("%w: it was taken back before it began", blockdev.ErrBusy)
 
 // withdraw takes back the request of a task that its device has not begun. Called with
 // the set's mu, so that the request is that of no other task.
 func (t *Task) withdraw() bool {
 	d, ok := t.state.itl.lu.device.(blockdev.Withdrawer)
 	return ok && d.Withdraw(&t.state.req)
+}
+
+// takeBack ends with ErrBusy the requests of tasks that the device has not begun, and gives back.
+func (s *taskSet) takeBack() {
+	var back []*Task
+	s.mu.Lock()
+	for t := s.oldest; t != nil; t = t.state.next {
+		if t.state.phase == phaseRunning && t.withdraw() {
+			back = append(back, t)
+		}
+	}
+	s.mu.Unlock()
+	for _, t := range back {
+		blockdev.Complete(&t.state.req, errWithdrawn)
+	}
 }
 
 // busy reports whether a task is in the set.

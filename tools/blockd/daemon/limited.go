@@ -100,9 +100,9 @@ func (m *meter) passHeld(r *blockdev.Request, p qos.Pass) {
 	blockdev.Complete(r, blockdev.NewError(blockdev.ErrBusy, r, -1, why))
 }
 
-// Withdraw implements blockdev.Withdrawer.
+// Withdraw implements blockdev.Withdrawer: of what is held here, and of what the backing holds.
 func (m *meter) Withdraw(r *blockdev.Request) bool {
-	return m.limiter.Bounded() && m.limiter.Withdraw(r)
+	return m.limiter.Bounded() && m.limiter.Withdraw(r) || m.takeBack(r)
 }
 
 // What the owners on this node hold of one other node at most. It lies in the receive

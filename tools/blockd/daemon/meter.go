@@ -131,20 +131,44 @@ func callDone(r *blockdev.Request) {
 		}
 		if !c.start.IsZero() {
 			s.observe(time.Since(c.start))
-			c.start = time.Time{}
 		}
 	}
-	if c.counts {
-		c.counts = false
-		m.limiter.Done(moved(r))
-	}
-	c.parent, c.meter = nil, nil
+	c.end()
 	if r.Lender != nil {
 		parent.Data, parent.Lender = r.Data, c
 	} else {
 		r.Data = nil
 	}
 	blockdev.Complete(parent, err)
+}
+
+// waiter is a backing whose requests may wait before they begin.
+type waiter interface {
+	TakeBack(wanted func(*blockdev.Request) bool) bool
+}
+
+// takeBack takes back from the backing what begin has made of r, and counts nothing of it.
+func (m *meter) takeBack(r *blockdev.Request) bool {
+	var of *call
+	w, ok := m.backing.(waiter)
+	if !ok || !w.TakeBack(func(child *blockdev.Request) bool {
+		of, _ = child.Tag.(*call)
+		return of != nil && of.parent == r
+	}) {
+		return false
+	}
+	of.end()
+	return true
+}
+
+// end is the end of a request, with whatever result.
+func (c *call) end() {
+	c.start = time.Time{}
+	if c.counts {
+		c.counts = false
+		c.meter.limiter.Done(moved(&c.child))
+	}
+	c.parent, c.meter = nil, nil
 }
 
 // TakeBack implements blockdev.Lender for the parent of a request that borrowed.

@@ -53,6 +53,7 @@ type sharing struct {
 	volumes map[catalog.ID]*sharedVolume
 	leases  map[catalog.ID]heldLease // also of volumes that are not open yet
 	dirty   chan struct{}            // a volume's access state may have changed
+	over    chan struct{}            // a lease has ended here
 
 	held    heldFor             // to the limits of volumes that this node owns
 	kept    map[catalog.ID]bool // volumes with a copy on this node; the reconciler's alone
@@ -102,7 +103,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	if d.plane.creds == nil {
 		return nil
 	}
-	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1),
+	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1), over: make(chan struct{}, 1),
 		standstill: newStandstill(clock.Boot{})}
 	var err error
 	if s.incarnation, err = pulse.NextIncarnation(d.data.join(fileIncarnation)); err != nil {
@@ -135,6 +136,7 @@ func (s *sharing) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopPulse = cancel
 	s.running.Go(func() { s.standstill.watch(ctx, s.stoodStill, s.dropHosts) })
+	s.running.Go(func() { s.sendAway(ctx) })
 	s.running.Go(func() {
 		if err := s.pulse.Run(ctx); err != nil {
 			s.d.events.add(levelError, "node.pulse", s.d.nodeName(), err.Error())
@@ -368,6 +370,7 @@ func (s *sharing) gaveBack(id catalog.ID, epoch uint64) {
 	if have && held.Epoch == epoch {
 		s.pulse.GaveBack(id)
 	}
+	s.ended()
 	s.mark()
 }
 
@@ -453,6 +456,7 @@ func (s *sharing) Lost(id catalog.ID) {
 	if v != nil {
 		s.settle(s.d.catalog.State(), v)
 	}
+	s.ended()
 	if had {
 		s.d.events.add(levelWarning, "volume.lost", s.d.volumeNamed(id), "this node does not own it any more")
 	}

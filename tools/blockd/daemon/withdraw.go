@@ -12,7 +12,6 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/control"
-	"blockd.dev/raftmeta/director"
 )
 
 // Before a node that stops ends its iSCSI sessions it withdraws its volumes from the initiators
@@ -25,7 +24,7 @@ const pathsTimeout = 200 * time.Millisecond
 
 // path is a volume by the portals of a node.
 type path struct {
-	initiator string
+	initiator string // IQN, or NQN
 	volume    catalog.ID
 }
 
@@ -65,14 +64,21 @@ func (s *sharing) takenOver() (out []catalog.ID) {
 	return out
 }
 
-// pathsElsewhere are the paths through other nodes to these volumes, of the initiators that have sessions here.
+// pathsElsewhere are the paths through other nodes to these volumes, of the hosts that are connected here.
 func (d *Daemon) pathsElsewhere(ctx context.Context, volumes []catalog.ID) map[path]bool {
-	req := &blockdv1.FindPathsRequest{}
-	for _, i := range d.iscsi.Sessions() {
-		if !i.Discovery && !slices.Contains(req.Initiators, i.Initiator) {
-			req.Initiators = append(req.Initiators, i.Initiator)
+	out := map[path]bool{}
+	for _, a := range d.askForPaths(ctx, volumes) {
+		for _, p := range a.value {
+			out[p] = true
 		}
 	}
+	return out
+}
+
+// askForPaths asks every other node that is not known to be gone for the paths through it to these volumes, of the
+// hosts that are connected here; nobody if there are none.
+func (d *Daemon) askForPaths(ctx context.Context, volumes []catalog.ID) []peerAnswer[[]path] {
+	req := &blockdv1.FindPathsRequest{Initiators: d.hostNames()}
 	for _, id := range volumes {
 		req.Volumes = append(req.Volumes, id[:])
 	}
@@ -81,25 +87,39 @@ func (d *Daemon) pathsElsewhere(ctx context.Context, volumes []catalog.ID) map[p
 	}
 	ctx, cancel := context.WithTimeout(ctx, pathsTimeout)
 	defer cancel()
-	nodes := slices.DeleteFunc(d.reachableNodes(d.catalog.State()), func(n catalog.Node) bool { return !n.Plays(director.RoleTarget) })
-	answers := askAround(ctx, d, nodes, func(ctx context.Context, p *control.Peer) ([][]byte, error) {
+	return askAround(ctx, d, d.reachableNodes(d.catalog.State()), func(ctx context.Context, p *control.Peer) (out []path, _ error) {
 		r, err := blockdv1connect.NewPeerServiceClient(p, p.URL).FindPaths(ctx, connect.NewRequest(req))
 		if err != nil {
 			return nil, err
 		}
-		return r.Msg.GetReached(), nil
-	})
-	out := map[path]bool{}
-	for _, a := range answers {
-		for i, bits := range a.value[:min(len(a.value), len(req.Initiators))] {
+		reached := r.Msg.GetReached()
+		for i, bits := range reached[:min(len(reached), len(req.Initiators))] {
 			for j := range volumes[:min(len(volumes), 8*len(bits))] {
 				if bits[j/8]>>(j%8)&1 != 0 {
-					out[path{req.Initiators[i], volumes[j]}] = true
+					out = append(out, path{req.Initiators[i], volumes[j]})
 				}
 			}
 		}
+		return out, nil
+	})
+}
+
+// hostNames are the names, IQN or NQN, of the hosts that are connected here.
+func (d *Daemon) hostNames() (out []string) {
+	for _, i := range d.iscsi.Sessions() {
+		if !i.Discovery {
+			out = append(out, i.Initiator)
+		}
 	}
-	return out
+	if d.nvme.subsystem != nil {
+		for _, c := range d.nvme.subsystem.Controllers() {
+			if !c.Discovery {
+				out = append(out, c.HostNQN)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // FindPaths implements blockdv1connect.PeerServiceHandler.
@@ -123,12 +143,16 @@ func (a api) FindPaths(_ context.Context, req *connect.Request[blockdv1.FindPath
 			}
 		}
 	}
-	d.target.EachTended(func(initiator string, volume [16]byte) {
+	reached := func(initiator string, volume [16]byte) {
 		i, asked := initiators[initiator]
 		j, served := volumes[volume]
 		if asked && served {
 			r.Reached[i][j/8] |= 1 << (j % 8)
 		}
-	})
+	}
+	d.target.EachTended(reached)
+	if d.nvme.subsystem != nil {
+		d.nvme.subsystem.EachPath(reached)
+	}
 	return connect.NewResponse(r), nil
 }

@@ -114,8 +114,8 @@ func (*EnforceReservationResponse) Descriptor() ([]byte, []int) {
 
 type FindPathsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Initiators    []string               `protobuf:"bytes,1,rep,name=initiators,proto3" json:"initiators,omitempty"`
-	Volumes       [][]byte               `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"` // 16 bytes each
+	Initiators    []string               `protobuf:"bytes,1,rep,name=initiators,proto3" json:"initiators,omitempty"` // IQNs and NQNs
+	Volumes       [][]byte               `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"`       // 16 bytes each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -49,8 +49,8 @@ type PeerServiceClient interface {
 	// volume as of a generation, or later ones, and has ended the commands of hosts
 	// that they abort.
 	EnforceReservation(context.Context, *connect.Request[v1.EnforceReservationRequest]) (*connect.Response[v1.EnforceReservationResponse], error)
-	// FindPaths tells which volumes iSCSI initiators reach through the node, by paths
-	// that they look after. A node that stops sends these initiators there.
+	// FindPaths tells which volumes hosts reach through the node, iSCSI initiators by paths
+	// that they look after. A node that stops, or is cut off, sends these hosts there.
 	FindPaths(context.Context, *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error)
 }
 
@@ -102,8 +102,8 @@ type PeerServiceHandler interface {
 	// volume as of a generation, or later ones, and has ended the commands of hosts
 	// that they abort.
 	EnforceReservation(context.Context, *connect.Request[v1.EnforceReservationRequest]) (*connect.Response[v1.EnforceReservationResponse], error)
-	// FindPaths tells which volumes iSCSI initiators reach through the node, by paths
-	// that they look after. A node that stops sends these initiators there.
+	// FindPaths tells which volumes hosts reach through the node, iSCSI initiators by paths
+	// that they look after. A node that stops, or is cut off, sends these hosts there.
 	FindPaths(context.Context, *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error)
 }
 

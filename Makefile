@@ -79,7 +79,7 @@ vm-cluster: build ## the Linux initiators in a VM with paths to three nodes, whi
 	$(GO) test -tags e2e -count=1 -timeout 30m -v -skip Faults ./testenv/vmcluster
 
 .PHONY: vm-faults
-vm-faults: build ## the same initiators while nodes, disks and networks fail in nine ways; needs root
+vm-faults: build ## the same initiators while nodes, disks and networks fail in ten ways; needs root
 	@scripts/need.sh vm cluster
 	$(GO) test -tags e2e -count=1 -timeout 60m -v -run Faults ./testenv/vmcluster
 

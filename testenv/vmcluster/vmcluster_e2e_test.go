@@ -49,7 +49,7 @@ var (
 // outlasts what a busy machine does to a guest.
 var (
 	restarts = map[string]string{"TRIALS": "trials", "SILENCE": "30"}
-	faults   = map[string]string{"TRIALS": "faults", "SILENCE": "5"}
+	faults   = map[string]string{"TRIALS": "faults", "SILENCE": "5", "ONLY": os.Getenv("BLOCKD_E2E_FAULTS")}
 )
 
 // TestClock: the clock of three nodes is set forward and back while changes are made. They
@@ -161,7 +161,7 @@ func (l lab) leader(ctx context.Context) (string, error) {
 }
 
 // call answers `host WORDS` in the guest: owner, leader, healthy, kill NODES, stop NODE, start NODES, pause NODE,
-// resume NODE, partition NODE (from the other nodes), loss PERCENT (between nodes), heal (the network), disk-fails NODE,
+// resume NODE, partition NODE (from the other nodes), apart (all nodes), loss PERCENT (between nodes), heal (the network), disk-fails NODE,
 // disk-heals NODE.
 func (l lab) call(ctx context.Context, words []string) (string, error) {
 	verb, node := words[0], strings.Join(words[1:], " ")
@@ -174,6 +174,12 @@ func (l lab) call(ctx context.Context, words []string) (string, error) {
 		return "", l.Resume(node)
 	case "partition":
 		return "", l.Partition([]string{node}, slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return n == node }))
+	case "apart":
+		var errs []error
+		for i, n := range nodes[1:] {
+			errs = append(errs, l.Partition([]string{n}, nodes[:i+1]))
+		}
+		return "", errors.Join(errs...)
 	case "loss":
 		percent, err := strconv.ParseFloat(node, 64)
 		if err == nil {

@@ -158,8 +158,9 @@ trials() {
 }
 
 # fault NAME SECONDS BEGIN END: BEGIN is asked of the test, and after the time END. The load goes on
-# meanwhile, or, with SECONDS 0, only then.
+# meanwhile, or, with SECONDS 0, only then. ONLY, if it is set, is a part of the names of those that happen.
 fault() {
+    case "$1" in *"$ONLY"*) ;; *) return ;; esac
     phase "$1"
     target "$3"
     if [ "$2" != 0 ]; then
@@ -190,6 +191,7 @@ faults() {
     fault 'the Raft leader is killed' 3 "kill $leader" "start $leader"
     fault 'the owner is paused for 30 s' 30 "pause $owner" "resume $owner"
     fault 'the owner is cut off from the nodes for 10 s' 10 "partition $owner" heal
+    fault 'all nodes are cut off from each other for 10 s' 10 apart heal
     fault '5% of the frames between nodes are lost' 10 'loss 5' heal
     replica=$(another "$owner")
     fault "another node's disk fails writes" 3 "disk-fails $replica" "disk-heals $replica"

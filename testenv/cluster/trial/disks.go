@@ -2,13 +2,21 @@ package trial
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"blockd.dev/blockdev"
 	"blockd.dev/raftmeta/extmap"
+	"blockd.dev/testenv/cluster"
 	"blockd.dev/tools/blockbench/multipath"
 )
 
@@ -49,6 +57,111 @@ func failingReads(rule string) func(*Trial, string) ending {
 			}, err
 		}
 	}
+}
+
+// wrongWrites is of a disk that acknowledges what it then does not hold: a bit of it is another, or it lies 64 KiB further on,
+// over something else. That is so for all data that leave the log. Hosts see nothing of it; it ends when a scrub has
+// compared all of the volume since. Where the store keeps its own state the disk is sound: a store that can't read that is lost.
+func wrongWrites(t *Trial, name string) ending {
+	return func() (func(context.Context) error, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), syncPatience)
+		defer cancel()
+		const file = "disk0"
+		area, err := t.dataArea(ctx, name, file)
+		if err != nil {
+			return nil, err
+		}
+		repairs, err1 := t.count(ctx, `blockd_volume_repairs_total{volume="`+volumeName+`"}`)
+		scrubbed, err2 := t.count(ctx, `blockd_volume_scrub_regions_total{found="unreadable",volume="`+volumeName+`"}`)
+		err = errors.Join(err1, err2, t.c.DiskFaults(name+"/"+file, "write flip p=0.1 "+area, "write misplace=65536 p=0.1 "+area))
+		if err == nil {
+			err = t.settle() // which hosts read
+		}
+		if err == nil {
+			err = t.ballast(unreadBytes)
+		}
+		return func(ctx context.Context) error {
+			if err := t.c.DiskFaults(name + "/" + file); err != nil {
+				return err
+			}
+			if err := t.scrub(ctx); err != nil {
+				return err
+			}
+			read, err1 := repairs.grown(ctx)
+			found, err2 := scrubbed.grown(ctx)
+			if err := errors.Join(err1, err2); err != nil {
+				return err
+			}
+			if read == 0 || found == 0 {
+				return fmt.Errorf("%v repairs, and %v regions that the scrub could not read: want some of either", read, found)
+			}
+			return nil
+		}, err
+	}
+}
+
+// unreadBytes is how much is written wrong, in part, that hosts do not read before a scrub does.
+const unreadBytes = 32 << 20
+
+// dataArea is where the store of a disk has the data of volumes, as the range of a rule. What is misplaced stays within.
+func (t *Trial) dataArea(ctx context.Context, node, file string) (string, error) {
+	d, err := t.diskAt(ctx, node, file)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(d.GetPath())
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var at [16]byte // docs/ONDISK.md, "Superblock": where the data begins, and the superblock behind it
+	if _, err := f.ReadAt(at[:], 168); err != nil {
+		return "", err
+	}
+	const margin = 4 << 20 // longer than any write
+	return fmt.Sprintf("range=%d-%d", binary.LittleEndian.Uint64(at[:]), binary.LittleEndian.Uint64(at[8:])-margin), nil
+}
+
+// scrubAhead makes scrubs due, which they are once a week.
+const scrubAhead = 8 * 24 * time.Hour
+
+// scrub has the owner compare all copies. Nodes that have not seen the volume before take it for scrubbed.
+func (t *Trial) scrub(ctx context.Context) error {
+	owner, err := t.Owner(ctx)
+	if err != nil {
+		return err
+	}
+	v, err := t.volumeNamed(ctx, volumeName)
+	if err != nil {
+		return err
+	}
+	rounds, err := t.count(ctx, `blockd_volume_scrub_rounds_total{volume="`+volumeName+`"}`)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(t.nodes, func(n cluster.NodeStatus) bool { return n.Name == owner })
+	notes := filepath.Join(t.nodes[i].DataDir, "scrubs.json")
+	err = t.ask(ctx, "the owner to have seen the volume", readyPatience, func(context.Context, connect.HTTPClient, string) error {
+		text, err := os.ReadFile(notes)
+		if err == nil && !strings.Contains(string(text), v.GetId()) {
+			err = errors.New("it is not in " + notes)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := t.c.SetClock(scrubAhead, t.names()...); err != nil {
+		return err
+	}
+	err = t.ask(ctx, "the scrub of the volume", syncPatience, func(ctx context.Context, _ connect.HTTPClient, _ string) error {
+		n, err := rounds.grown(ctx)
+		if err == nil && n == 0 {
+			err = errors.New("it has not ended")
+		}
+		return err
+	})
+	return errors.Join(err, t.c.SetClock(0, t.names()...))
 }
 
 // slowBy is how long each I/O of a slow disk takes.
@@ -105,6 +218,19 @@ func (t *Trial) settle() error {
 	})
 	t.load.also.Store(first)
 	return err
+}
+
+// ballast is written to a part of the volume where no window is, in whole regions, which go to the disks at once and not
+// through their logs.
+func (t *Trial) ballast(size int64) error {
+	data := make([]byte, regionBytes)
+	for i := range data {
+		data[i] = byte(i | 1)
+	}
+	dev := t.load.devices[0]
+	return t.parallel(dev, size/regionBytes, func(_ *host, i int64) error {
+		return blockdev.WriteAt(dev, data, scratchAt+i*regionBytes)
+	})
 }
 
 // parallel does something n times, by several at once.

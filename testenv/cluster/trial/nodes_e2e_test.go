@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"blockd.dev/blockdev"
 	"blockd.dev/testenv/cluster"
 )
 
@@ -55,18 +54,6 @@ func TestNodesComeAndGo(t *testing.T) {
 // ballastBytes is how much more than their blocks hosts have written before, so that it takes a while to move.
 const ballastBytes = 128 << 20
 
-// ballast is written to a part of the volume where no window is.
-func (t *Trial) ballast() error {
-	data := make([]byte, 1<<20)
-	for i := range data {
-		data[i] = byte(i | 1)
-	}
-	dev := t.load.devices[0]
-	return t.parallel(dev, ballastBytes/int64(len(data)), func(_ *host, i int64) error {
-		return blockdev.WriteAt(dev, data, scratchAt+i*int64(len(data)))
-	})
-}
-
 // comings is what a cluster's nodes and disks do in TestNodesComeAndGo.
 type comings struct {
 	gone string // the node that was removed
@@ -74,7 +61,7 @@ type comings struct {
 
 // drained is the owner of the volume, from which all is moved away, and which is removed then.
 func (g *comings) drained(ctx context.Context, t *Trial) (func(context.Context) error, error) {
-	if err := t.ballast(); err != nil {
+	if err := t.ballast(ballastBytes); err != nil {
 		return nil, err
 	}
 	name, err := t.Owner(ctx)

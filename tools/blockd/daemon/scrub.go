@@ -38,8 +38,8 @@ func (s *scrubStatus) get() scrubInfo {
 	return s.scrubInfo
 }
 
-// scrubLook is the time between two looks at what is due.
-const scrubLook = time.Minute
+// scrubLook is the time between two looks at what is due, which cost next to nothing.
+const scrubLook = 10 * time.Second
 
 // scrubSave is how much of a scrub is done again after a crash.
 const scrubSave = time.Minute

@@ -69,8 +69,11 @@ func (g *comings) drained(ctx context.Context, t *Trial) (func(context.Context) 
 		return nil, err
 	}
 	id, err := t.begin(ctx, "id", "node", "drain", name, "--for", "remove")
+	if err == nil {
+		err = t.onItsWay(ctx, id, "remove", name)
+	}
 	return func(ctx context.Context) error {
-		if err := t.follow(ctx, id, "remove", name); err != nil {
+		if err := t.done(ctx, id); err != nil {
 			return err
 		}
 		if n, err := t.extents(ctx, func(node, _ string) bool { return node == name }); err != nil || n[0]+n[1] > 0 {
@@ -96,8 +99,11 @@ func (g *comings) joined(ctx context.Context, t *Trial) (func(context.Context) e
 	}
 	t.nodes = st.Nodes
 	id, err := t.begin(ctx, "id", "cluster", "rebalance")
+	if err == nil {
+		err = t.onItsWay(ctx, id, "rebalance", "cluster")
+	}
 	return func(ctx context.Context) error {
-		if err := t.follow(ctx, id, "rebalance", "cluster"); err != nil {
+		if err := t.done(ctx, id); err != nil {
 			return err
 		}
 		n, err := t.extents(ctx, func(string, string) bool { return true })
@@ -121,19 +127,15 @@ func diskDrained(t *Trial, node string) ending {
 		if err != nil {
 			return nil, err
 		}
-		for moved := false; !moved; {
-			j, err := t.job(ctx, id)
-			if err != nil || j.State == "done" {
-				return nil, errors.Join(err, fmt.Errorf("it is over before a node is killed: %+v", j))
-			}
-			moved = j.BytesDone > 0
+		if err := t.onItsWay(ctx, id, "drain-disk", disk.GetName()); err != nil {
+			return nil, err
 		}
 		other := t.others(node)[0]
 		return func(ctx context.Context) error {
 			if err := t.c.Restart(ctx, other); err != nil {
 				return err
 			}
-			if err := t.follow(ctx, id, "drain-disk", disk.GetName()); err != nil {
+			if err := t.done(ctx, id); err != nil {
 				return err
 			}
 			if err := t.awaitDisk(ctx, disk.GetUuid(), "drained"); err != nil {
@@ -208,32 +210,43 @@ func (t *Trial) job(ctx context.Context, id string) (job, error) {
 	return list[i], nil
 }
 
-// follow waits until a job is done. Meanwhile the list and `job show` have to say once, at least, how much of it is
-// done and when it ends.
-func (t *Trial) follow(ctx context.Context, id, kind, subject string) error {
+// onItsWay waits until the list and `job show` say how much of a job is done, and when it ends.
+func (t *Trial) onItsWay(ctx context.Context, id, kind, subject string) error {
 	ctx, cancel := context.WithTimeout(ctx, syncPatience)
 	defer cancel()
-	for shown := false; ; {
+	for {
 		j, err := t.job(ctx, id)
 		switch {
 		case err != nil:
 			return err
 		case j.Kind != kind || j.Subject != subject:
 			return fmt.Errorf("job %+v: want %s of %s", j, kind, subject)
-		case j.State == "done" && !shown:
-			return fmt.Errorf("job %+v is done, and was never seen on its way", j)
-		case j.State == "done":
-			return nil
-		case j.State == "failed" || j.State == "canceled":
-			return fmt.Errorf("job %+v", j)
-		}
-		if shown || j.EstimatedEnd == "" || j.BytesDone == 0 || j.BytesDone >= j.BytesTotal {
+		case j.ended():
+			return fmt.Errorf("job %+v has ended, and was never seen on its way", j)
+		case j.EstimatedEnd == "" || j.BytesDone == 0 || j.BytesDone >= j.BytesTotal:
 			continue
 		}
 		out, err := t.c.Ctl(ctx, cluster.HostName, "job", "show", id)
-		if err != nil {
+		if err != nil || strings.Contains(out, "estimated end") && strings.Contains(out, " of ") {
 			return err
 		}
-		shown = strings.Contains(out, "estimated end") && strings.Contains(out, " of ")
 	}
 }
+
+// done waits until a job is.
+func (t *Trial) done(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, syncPatience)
+	defer cancel()
+	for {
+		j, err := t.job(ctx, id)
+		switch {
+		case err != nil || j.State == "done":
+			return err
+		case j.ended():
+			return fmt.Errorf("job %+v", j)
+		}
+	}
+}
+
+// ended tells whether nothing more comes of it.
+func (j job) ended() bool { return slices.Contains([]string{"done", "failed", "canceled"}, j.State) }

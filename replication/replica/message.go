@@ -42,6 +42,7 @@ const (
 	Copy                     // Data is whole regions, with version Ver, or Vers if they are several; they become clean. Those of zeroes are holes; without Data all are
 	Clear                    // Len bytes at Off become a hole, which reads as zeroes; else like Write
 	Zero                     // Len bytes at Off become zeroes that keep their space; else like Write
+	Vouch                    // what there is was held against other replicas, or copied from one: it is durable, with the watermark, that it is no longer Unproven. Only to one that Vouches
 )
 
 // Changes tells whether a request of this kind is one of the writes that the
@@ -103,4 +104,9 @@ type Response struct {
 	// Differ has the byte offsets of the regions that are not clean, after Confirm. After Fence
 	// it has one number, the most bytes that a Copy may be about; none means one region.
 	Differ []int64
+	// Unproven says, after Fence, that the machine of the disk went down, not by a shutdown, and what it kept was
+	// not vouched for since: the disk may have lost what it had said to be durable. Vouches, after Fence, that the
+	// replica knows Vouch; those of older versions don't, and are never Unproven.
+	Unproven bool
+	Vouches  bool
 }

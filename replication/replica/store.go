@@ -12,6 +12,7 @@ const (
 	OpBegin           // the regions in Void lose their version, the tail becomes empty
 	OpClear           // like OpWrite, but the range becomes a hole
 	OpZero            // like OpWrite, but the range becomes zeroes that keep their space
+	OpVouch           // Stable becomes durable, and State.Unproven false
 )
 
 // Op is one operation of a store. All that a changing op does becomes durable
@@ -51,6 +52,8 @@ type State struct {
 	Stable uint64
 	Last   uint64 // highest sequence number of any write, copy or watermark
 	Tail   []Entry
+	// Unproven says that the machine went down, not by a shutdown, since the state was vouched for.
+	Unproven bool
 }
 
 // Env is what a Replica acts on. Its methods do not call the Replica back.

@@ -17,6 +17,9 @@ const (
 type Member struct {
 	Sync Sync
 	Gen  uint64
+	// Proof is the watermark that the replica had made durable when it was last proposed that it has all that
+	// was copied to it: one that has a lower one has lost some of that. 0 proves nothing.
+	Proof uint64
 }
 
 // View is the state of a replica set as of one revision of Meta's log.
@@ -47,6 +50,7 @@ type Proposal struct {
 	Disk   int // index of the replica
 	Epoch  uint64
 	Gen    uint64
+	Proof  uint64 // MarkIn, Finish: becomes that of the member, if it is higher
 }
 
 // Grant makes an owner.

@@ -28,6 +28,7 @@ type Report struct {
 	Replicas       int   // volumes with notes: parts of replicated volumes
 	TailEntries    int   // of these: writes above their watermarks
 	NoVersion      int64 // regions without a version, to be copied from other replicas
+	Unproven       int   // of Replicas: to be held against others, as the machine went down
 	Problems       int   // 0: the store is whole
 	SuperblockNote string
 }
@@ -213,6 +214,9 @@ func (c *checker) notes() {
 			c.r.Volumes++
 		}
 		c.r.TailEntries += n.above(n.stable)
+		if n.unproven {
+			c.r.Unproven++
+		}
 	}
 }
 

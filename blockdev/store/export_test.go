@@ -30,6 +30,8 @@ func Break(o Options, b Breakage) Options {
 		o.breakage.noVoids = true
 	case "recovery without regard to higher versions":
 		o.breakage.noHigher = true
+	case "recovery without doubt":
+		o.breakage.noDoubt = true
 	default:
 		panic("unknown breakage " + b)
 	}

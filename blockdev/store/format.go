@@ -104,6 +104,7 @@ type superblock struct {
 	logSeq      uint64 // of the first batch to replay, expected at logTail
 	lastSeq     uint64 // highest region sequence at the checkpoint
 	clean       bool   // written by Close: the log is empty
+	boot        Boot   // of the machine, when the store was opened
 
 	dirOff     int64
 	dirBlocks  uint32
@@ -158,6 +159,7 @@ func (sb *superblock) encode(p []byte) {
 	le.PutUint64(q[144:], uint64(sb.logBytes))
 	le.PutUint64(q[152:], uint64(sb.dataOff))
 	le.PutUint64(q[160:], uint64(sb.superBOff))
+	copy(q[168:184], sb.boot[:])
 	copy(p[superSelectorOff:], sb.selectors)
 	le.PutUint32(p[superOffCRC:], checksumHole(p, superOffCRC))
 }
@@ -188,7 +190,8 @@ func decodeSuper(p []byte, diskBytes int64) (*superblock, error) {
 		dataOff: int64(le.Uint64(q[152:])), superBOff: int64(le.Uint64(q[160:])),
 	}
 	copy(sb.uuid[:], q[16:32])
-	if unknown := sb.incompat &^ (featPoison | featNotes); unknown != 0 {
+	copy(sb.boot[:], q[168:184])
+	if unknown := sb.incompat &^ (featPoison | featNotes | featUnproven); unknown != 0 {
 		return nil, fmt.Errorf("%w: feature bits %#x are unknown to this program", ErrUnsupported, unknown)
 	}
 	if err := sb.validate(diskBytes); err != nil {

@@ -32,6 +32,9 @@ type ReplicaState struct {
 	Stable uint64 // the watermark
 	Last   uint64 // highest Seq of any write, copy or watermark
 	Tail   []TailEntry
+	// Unproven says that the disk may have lost what it had said to be durable: the machine
+	// went down, and did not close the store first, since the volume was last vouched for.
+	Unproven bool
 }
 
 // Bounds of notes.
@@ -64,6 +67,8 @@ type Note struct {
 	Void []int64
 	// Forget empties the tail, before the op's own entry.
 	Forget bool
+	// Vouch ends ReplicaState.Unproven.
+	Vouch bool
 }
 
 // tailOf is the entry that op adds to the tail; its Len is 0 when it adds none.
@@ -108,7 +113,7 @@ func (op *Op) needsPage() bool {
 
 // A note in a log record, behind the record's own payload:
 //
-//	0 flags u8 (1 fence, 2 stable, 4 tail, 8 forget)   1 zero u8   2 voids u16
+//	0 flags u8 (1 fence, 2 stable, 4 tail, 8 forget, 16 vouch)   1 zero u8   2 voids u16
 //	then, those that are there, in this order:
 //	  fence u64   stable u64   tail { offset u64, length u32 }
 //	  voids x u64, each the number of a region in the volume
@@ -120,6 +125,7 @@ const (
 	noteStable = 2
 	noteTail   = 4
 	noteForget = 8
+	noteVouch  = 16
 )
 
 // noteBytes is the size of op's note in the log.
@@ -164,6 +170,9 @@ func (op *Op) putNote(p []byte) {
 	if n.Forget {
 		flags |= noteForget
 	}
+	if op.vouches {
+		flags |= noteVouch
+	}
 	for _, off := range n.Void {
 		le.PutUint64(q, uint64(off/ChunkBytes))
 		q = q[8:]
@@ -176,7 +185,7 @@ func (op *Op) putNote(p []byte) {
 type noteRecord struct {
 	fence, stable uint64
 	tail          TailEntry // Len 0: none
-	forget        bool
+	forget, vouch bool
 	voids         []byte
 }
 
@@ -193,7 +202,7 @@ func decodeNote(p []byte, ver Version) (n noteRecord, err error) {
 		return n, short()
 	}
 	flags, voids := p[0], int(le.Uint16(p[2:]))
-	if flags&^(noteFence|noteStable|noteTail|noteForget) != 0 || p[1] != 0 {
+	if flags&^(noteFence|noteStable|noteTail|noteForget|noteVouch) != 0 || p[1] != 0 {
 		return n, fmt.Errorf("%w: note with flags %#x %#x", ErrUnsupported, flags, p[1])
 	}
 	p = p[noteHeader:]
@@ -219,7 +228,7 @@ func decodeNote(p []byte, ver Version) (n noteRecord, err error) {
 			return n, fmt.Errorf("%w: note of a write of %d bytes at %d", ErrCorrupt, n.tail.Len, n.tail.Off)
 		}
 	}
-	n.forget = flags&noteForget != 0
+	n.forget, n.vouch = flags&noteForget != 0, flags&noteVouch != 0
 	if len(p) != 8*voids || voids > VoidMax {
 		return n, short()
 	}

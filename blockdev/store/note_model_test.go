@@ -19,6 +19,7 @@ type modelVol struct {
 	vers   []Version
 	pages  []bool // spans that something is known of
 	st     ReplicaState
+	noted  bool // has had an op
 }
 
 func newNoteModel(sizes []int64) *noteModel {
@@ -54,6 +55,10 @@ type noteOp struct {
 // apply does what op does, by the text of Note and of replication/replica.Op.
 func (v *modelVol) apply(op *noteOp) {
 	n := op.Note
+	v.noted = true
+	if n.Vouch {
+		v.st.Unproven = false
+	}
 	if op.Kind != OpNote {
 		v.write(op)
 	}
@@ -74,6 +79,13 @@ func (v *modelVol) apply(op *noteOp) {
 	s.Tail = slices.DeleteFunc(s.Tail, func(e TailEntry) bool { return e.Ver.Seq <= s.Stable })
 	if len(s.Tail) == 0 {
 		s.Tail = nil
+	}
+}
+
+// doubt does what a machine that goes down does.
+func (m *noteModel) doubt() {
+	for i := range m.vols {
+		m.vols[i].st.Unproven = m.vols[i].noted
 	}
 }
 
@@ -162,7 +174,7 @@ func (v *modelVol) differs(w *modelVol) string {
 		}
 	}
 	a, b := &v.st, &w.st
-	if a.Fenced != b.Fenced || a.Stable != b.Stable || a.Last != b.Last || !slices.Equal(a.Tail, b.Tail) {
+	if a.Fenced != b.Fenced || a.Stable != b.Stable || a.Last != b.Last || a.Unproven != b.Unproven || !slices.Equal(a.Tail, b.Tail) {
 		return fmt.Sprintf("state %s, want %s", stateString(a), stateString(b))
 	}
 	return ""
@@ -175,7 +187,7 @@ func stateString(s *ReplicaState) string {
 	if n := len(tail) - 4; n > 0 {
 		tail, more = tail[:4], fmt.Sprintf(" and %d more", n)
 	}
-	return fmt.Sprintf("fenced %d stable %d last %d tail %v%s", s.Fenced, s.Stable, s.Last, tail, more)
+	return fmt.Sprintf("fenced %d stable %d last %d unproven %v tail %v%s", s.Fenced, s.Stable, s.Last, s.Unproven, tail, more)
 }
 
 // noteGen makes random ops with Notes.
@@ -253,6 +265,7 @@ func (g *noteGen) op(vols []*Vol) *noteOp {
 			note.Void = append(note.Void, rng.Int64N(g.sizes[op.vol]/ChunkBytes)*ChunkBytes)
 		}
 	}
+	note.Vouch = rng.IntN(10) == 0
 	op.Note = note
 	return op
 }
@@ -262,8 +275,21 @@ func (g *noteGen) op(vols []*Vol) *noteOp {
 func TestNotesMatchTheModel(t *testing.T) {
 	sizes := []int64{1 << 20, 2*SpanBytes + 3*ChunkBytes}
 	for seed := range uint64(modelSeeds) {
-		d, s, v := newTest(t, 16<<20, testOptions())
+		o := testOptions()
+		d, s, v := newTest(t, 16<<20, o)
 		s.CloseVolume(v)
+		reopen := func() *Store {
+			s, err := Open(d, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		o.Boot = Boot{1}
+		s = reopen()
 		g, m := newNoteGen(seed, sizes), newNoteModel(sizes)
 		var vols []*Vol
 		open := func() {
@@ -291,12 +317,18 @@ func TestNotesMatchTheModel(t *testing.T) {
 				if err := s.Close(); err != nil {
 					t.Fatal(err)
 				}
-				s = openTest(t, d)
+				o.Boot[0]++ // the machine was shut down, or not
+				s = reopen()
 				open()
-			case 1: // as after a crash
-				s = openTest(t, d)
+			case 1: // the process was killed
+				s = reopen()
 				open()
-			case 2:
+			case 2: // the machine went down
+				o.Boot[0]++
+				s = reopen()
+				open()
+				m.doubt()
+			case 3:
 				if err := s.Checkpoint(); err != nil {
 					t.Fatal(err)
 				}

@@ -22,6 +22,9 @@ import (
 // the power is cut right after it. What is recovered must be, of all volumes
 // together, what the first k ops did, whole: data, versions and state. k is at
 // least the number of those acknowledged before the cut.
+//
+// What was cut is opened in the boot of the machine in which it was written, or in another one:
+// then all replicas are unproven, unless the cut found the store closed.
 
 var cutNoteSizes = []int64{1 << 20, 512 << 10, 2*SpanBytes + 2*ChunkBytes}
 
@@ -43,19 +46,36 @@ type noteRun struct {
 	d      *sim.Sim
 	done   []*noteOp
 	after  []*noteModel // after[k] is the state after k ops
+	boots  []int        // events after which the machine started
 	ready  int
 	flying int
 	seen   map[string]int
 }
 
-// deleted is an op that stands for DeleteVolume, which is not atomic.
-const deleted = opForget
+// deleted is an op that stands for DeleteVolume, which is not atomic, and rebooted one for a start
+// of the machine that went down.
+const (
+	deleted  = opForget
+	rebooted = opForget + 1
+)
+
+// bootAt is what the machine's boot was when event n happened.
+func (w *noteRun) bootAt(n int) (b Boot) {
+	b[0] = 1
+	for _, begin := range w.boots {
+		if begin < n {
+			b[0]++
+		}
+	}
+	return b
+}
 
 func runNotes(t testing.TB, seed uint64, o Options) (*noteRun, error) {
 	w := &noteRun{d: sim.New(cutNoteDisk, sim.Options{Seed: seed}), seen: map[string]int{}}
 	if err := Format(w.d, FormatOptions{UUID: [16]byte{byte(seed), 2}, LogBytes: minLogBytes, MaxExtents: 14, MaxPages: 24}); err != nil {
 		t.Fatal(err)
 	}
+	o.Boot = w.bootAt(0)
 	s, err := Open(w.d, o)
 	if err != nil {
 		t.Fatal(err)
@@ -87,6 +107,9 @@ func runNotes(t testing.TB, seed uint64, o Options) (*noteRun, error) {
 				}
 				if op.byLog {
 					w.seen["by log"]++
+				}
+				if op.vouches {
+					w.seen["vouched"]++
 				}
 				if op.Note.Void != nil {
 					w.seen["void"]++
@@ -150,11 +173,26 @@ func runNotes(t testing.TB, seed uint64, o Options) (*noteRun, error) {
 					break
 				}
 				fallthrough
-			default: // as after a crash of the process: no close
+			default: // as after a crash of the process or the machine: no close
+				closed := s.mu.state == StateClosed
+				op := &noteOp{begin: w.d.Events()}
+				op.Kind = rebooted
+				if g.rng.IntN(2) == 0 {
+					w.boots = append(w.boots, op.begin)
+					o.Boot = w.bootAt(op.begin + 1)
+				} else {
+					closed = true // no doubt
+				}
 				if s, err = Open(w.d, o); err == nil {
 					for i := range vols {
 						open(i)
 					}
+				}
+				if !closed {
+					op.ack = w.d.Events()
+					m.doubt()
+					w.done, w.after = append(w.done, op), append(w.after, m.clone())
+					w.seen["unproven"]++
 				}
 			}
 			if err != nil {
@@ -200,8 +238,16 @@ func applyInOrder(m *noteModel, op *noteOp) {
 	v.apply(op)
 }
 
-// verify recovers img, cut after n events, and returns how many ops it has.
-func (w *noteRun) verify(img *sim.Sim, n int, o Options) (k int, err error) {
+// verify recovers img, cut after n events, and returns how many ops it has. down tells that the machine
+// went down, and not the process alone.
+func (w *noteRun) verify(img *sim.Sim, n int, down bool, o Options) (k int, err error) {
+	if o.Boot = w.bootAt(n); down {
+		o.Boot[1] = 1
+	}
+	sb, err := readSuper(img)
+	if err != nil {
+		return 0, err
+	}
 	s, err := Open(img, o)
 	if err != nil {
 		return 0, err
@@ -230,7 +276,9 @@ func (w *noteRun) verify(img *sim.Sim, n int, o Options) (k int, err error) {
 			if i == gone {
 				continue
 			}
-			if diff = got[i].differs(&w.after[k].vols[i]); diff != "" {
+			want := w.after[k].vols[i]
+			want.st.Unproven = want.st.Unproven || want.noted && down && !sb.clean
+			if diff = got[i].differs(&want); diff != "" {
 				diff = fmt.Sprintf("with %d ops volume %d differs: %s", k, i, diff)
 				break
 			}
@@ -268,7 +316,7 @@ func cutNotesEverywhere(t testing.TB, seed uint64, o Options, limit int) (cuts i
 		policy, cutSeed := sim.Policy((n+int(seed))%sim.Policies), rng.Uint64()
 		img := w.d.Cut(n, policy, cutSeed)
 		cuts++
-		k, err := w.verify(img, n, o)
+		k, err := w.verify(img, n, n%2 == 0, o)
 		if err != nil {
 			return cuts, nil, fmt.Errorf("cut after event %d of %d, %s: %w", n, w.d.Events(), policy, err)
 		}
@@ -279,7 +327,7 @@ func cutNotesEverywhere(t testing.TB, seed uint64, o Options, limit int) (cuts i
 			again := rng.IntN(img.Events() + 1)
 			policy2 := sim.Policy(rng.IntN(sim.Policies))
 			cuts++
-			if _, err := w.verify(img.Cut(again, policy2, cutSeed), n, o); err != nil {
+			if _, err := w.verify(img.Cut(again, policy2, cutSeed), n, true, o); err != nil {
 				return cuts, nil, fmt.Errorf("cut after event %d, %s, and again after event %d of recovery, %s: %w", n, policy, again, policy2, err)
 			}
 		}
@@ -318,7 +366,7 @@ func TestPowerCutNotes(t *testing.T) {
 	if total < cutsToMeetAll {
 		return // too few to meet everything
 	}
-	for _, k := range []string{"void", "clear of nothing", "by log", "no space", "delete", "second page", "checkpoint", "recovered before it was acknowledged"} {
+	for _, k := range []string{"void", "clear of nothing", "by log", "no space", "delete", "second page", "unproven", "vouched", "checkpoint", "recovered before it was acknowledged"} {
 		if seen[k] == 0 {
 			t.Errorf("%s: never seen", k)
 		}
@@ -331,6 +379,7 @@ func TestPowerCutFindsBrokenNotes(t *testing.T) {
 		"checkpoint without notes",
 		"recovery without lost versions",
 		"recovery without regard to higher versions",
+		"recovery without doubt",
 		"acknowledge before the log is durable",
 		"no sync before the superblock",
 	} {

@@ -254,6 +254,68 @@ func TestStoreWithNotesIsRefusedByOlderPrograms(t *testing.T) {
 	}
 }
 
+// TestUnprovenStoreIsRefusedByOlderPrograms: as long as one of its replicas is unproven. What says in
+// the log that it was vouched for is there only in such a store.
+func TestUnprovenStoreIsRefusedByOlderPrograms(t *testing.T) {
+	d, s, v := newTest(t, 16<<20, testOptions())
+	o := testOptions()
+	o.Boot = Boot{1}
+	reopen := func() {
+		t.Helper()
+		var err error
+		if s, err = Open(d, o); err != nil {
+			t.Fatal(err)
+		}
+		if v, err = s.OpenVolume(VolumeID{1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vouch := func() (logged bool) {
+		t.Helper()
+		if err := s.wait(&Op{Kind: OpNote, Vol: v, Note: &Note{Vouch: true}}); err != nil {
+			t.Fatal(err)
+		}
+		p := disk.NewAligned(BlockBytes)
+		d.ReadRaw(p, s.sb.logOff+s.mu.lg.applied-BlockBytes)
+		return p[batchHeader+recordHeader]&noteVouch != 0
+	}
+	is := func(what string, want bool) {
+		t.Helper()
+		sb, err := readSuper(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sb.incompat&featUnproven != 0; got != want || stateOf(t, s, v).Unproven != want {
+			t.Errorf("%s: unproven in the superblock %v, in the state %v, want %v", what, got, stateOf(t, s, v).Unproven, want)
+		}
+	}
+	reopen()
+	if vouch() {
+		t.Error("what is not in doubt is vouched for in the log")
+	}
+	o.Boot = Boot{2}
+	reopen()
+	is("the machine went down", true)
+	var out fmtBuffer
+	if r, err := Check(d, &out); err != nil || r.Unproven != 1 || r.Problems != 0 || s.Stats().Unproven != 1 {
+		t.Errorf("%v, %+v: %s", err, r, out)
+	}
+	if !vouch() {
+		t.Error("it is not in the log that the replica was vouched for")
+	}
+	if err := s.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	is("vouched for", false)
+	o.Boot = Boot{}
+	reopen()
+	is("opened by somebody who knows no boots", true)
+	vouch()
+	o.Boot = Boot{3}
+	reopen()
+	is("after that", false)
+}
+
 // TestInvalidNotesAreRefused.
 func TestInvalidNotesAreRefused(t *testing.T) {
 	_, s, v := newTest(t, 16<<20, testOptions())

@@ -95,6 +95,7 @@ type Op struct {
 	admitted  bool
 	clearing  bool    // counted in page.clears
 	claimed   bool    // has what claimNote takes
+	vouches   bool    // its Note ends that a replica is unproven
 	bare      bool    // an OpClear where nothing is: there is only its Note
 	voids     []*page // pinned, one per region in Note.Void
 	visit     func(*page)

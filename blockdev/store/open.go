@@ -29,6 +29,7 @@ func Open(d disk.Disk, o Options) (*Store, error) {
 	if err := s.replay(); err != nil {
 		return nil, fmt.Errorf("open store on %s: %w", d.Info().Path, err)
 	}
+	s.doubt()
 	s.sb.incarnation++
 	s.seq.Store(s.mu.lastSeq)
 	if err := s.Checkpoint(); err != nil {

@@ -39,10 +39,10 @@ func testBatch() ([]byte, batchInfo) {
 func testNotes() []*Op {
 	var list []*Op
 	for _, n := range []Note{
-		{}, {Fence: 1 << 40}, {Stable: 7}, {Tail: true}, {Forget: true}, {Void: []int64{0, maxVolumeBytes - ChunkBytes}},
-		{Fence: 3, Stable: 4, Tail: true, Forget: true, Void: []int64{5 * ExtentBytes}},
+		{}, {Fence: 1 << 40}, {Stable: 7}, {Tail: true}, {Forget: true}, {Vouch: true}, {Void: []int64{0, maxVolumeBytes - ChunkBytes}},
+		{Fence: 3, Stable: 4, Tail: true, Forget: true, Vouch: true, Void: []int64{5 * ExtentBytes}},
 	} {
-		list = append(list, &Op{Kind: OpWrite, Off: 3 * SpanBytes, Len: 5 * BlockBytes, Ver: Version{1, 2}, Note: &n})
+		list = append(list, &Op{Kind: OpWrite, Off: 3 * SpanBytes, Len: 5 * BlockBytes, Ver: Version{1, 2}, Note: &n, vouches: n.Vouch})
 	}
 	return list
 }
@@ -75,7 +75,7 @@ func TestBatchRoundTrip(t *testing.T) {
 	}
 	for i, op := range testNotes() {
 		r, n := recs[6+i], op.Note
-		want := noteRecord{fence: n.Fence, stable: n.Stable, forget: n.Forget, tail: op.tailOf(), voids: r.note.voids}
+		want := noteRecord{fence: n.Fence, stable: n.Stable, forget: n.Forget, vouch: n.Vouch, tail: op.tailOf(), voids: r.note.voids}
 		if !r.noted || r.exact || !reflect.DeepEqual(r.note, want) || len(r.note.voids) != 8*len(n.Void) {
 			t.Errorf("note %d decodes to %+v, want %+v", i, r.note, want)
 		}
@@ -156,6 +156,7 @@ func FuzzDecodeNotes(f *testing.F) {
 	}
 	f.Add(encode(&notes{fenced: 3, stable: 5, last: 9, tail: []TailEntry{{Version{1, 6}, 0, BlockBytes}, {Version{2, 9}, 3 * SpanBytes, SpanBytes}}}))
 	f.Add(encode(&notes{}))
+	f.Add(encode(&notes{last: 1, unproven: true}))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		decode := func(p []byte) (*notes, error) {
 			n := &notes{pages: 1}
@@ -174,7 +175,7 @@ func FuzzDecodeNotes(f *testing.F) {
 			}
 		}
 		again, err := decode(encode(n))
-		if err != nil || again.fenced != n.fenced || again.stable != n.stable || again.last != n.last || !reflect.DeepEqual(again.tail, n.tail) {
+		if err != nil || again.fenced != n.fenced || again.stable != n.stable || again.last != n.last || again.unproven != n.unproven || !reflect.DeepEqual(again.tail, n.tail) {
 			t.Fatalf("%+v became %+v, %v", n, again, err)
 		}
 	})

@@ -14,7 +14,7 @@ import (
 // two places, named by a directory entry. That entry has the extent number
 // notesExtent, which no data has.
 //
-//	64 fenced u64   72 stable u64   80 last u64   88 entries u32   (page 0)
+//	64 fenced u64   72 stable u64   80 last u64   88 entries u32   92 unproven u8   (page 0)
 //	96 142 x { epoch u64, sequence u64, offset u64, length u32 }   (each page)
 //
 // The first entries of the tail are in page 0, the next in page 1. Pages are
@@ -37,12 +37,17 @@ const _ = uint(pagesPerExtent - notesPagesMax)
 // program that does not know it would lose them, and NoVersion.
 const featNotes = 1 << 1
 
+// featUnproven is the incompatible feature of a store that has an unproven replica, as long as it has one: a
+// program that does not know it would take such a replica at its word. Only in such a store is there a Note with Vouch.
+const featUnproven = 1 << 2
+
 // notes are one volume's.
 type notes struct {
 	ext   extent
 	pages int // of ext.pages, from the first on
 
 	fenced, stable, last uint64
+	unproven             bool
 	// tail in the order of the ops. Entries up to stable are forgotten; they are
 	// taken out when the tail has grown to compactAt.
 	tail      []TailEntry
@@ -70,7 +75,7 @@ func (s *Store) ReplicaState(v *Vol) (ReplicaState, error) {
 		return ReplicaState{}, fmt.Errorf("replica state of volume %x: %w", v.id, n.broken)
 	}
 	n.compact()
-	st := ReplicaState{Fenced: n.fenced, Stable: n.stable, Last: n.last}
+	st := ReplicaState{Fenced: n.fenced, Stable: n.stable, Last: n.last, Unproven: n.unproven}
 	if len(n.tail) > 0 {
 		st.Tail = append(st.Tail, n.tail...)
 	}
@@ -175,7 +180,7 @@ func (s *Store) claimNote(t *turn, op *Op) bool {
 		n.pending++
 	}
 	n.claims++
-	op.claimed = true
+	op.claimed, op.vouches = true, op.Note.Vouch && n.unproven
 	return true
 }
 
@@ -206,7 +211,7 @@ func (s *Store) applyNote(op *Op) {
 	for i, p := range op.voids {
 		s.voidRegion(p, op.Note.Void[i])
 	}
-	rec := noteRecord{fence: op.Note.Fence, stable: op.Note.Stable, forget: op.Note.Forget, tail: op.tailOf()}
+	rec := noteRecord{fence: op.Note.Fence, stable: op.Note.Stable, forget: op.Note.Forget, vouch: op.vouches, tail: op.tailOf()}
 	s.changeNotes(op.Vol.notes, rec, op.noteVer())
 }
 
@@ -227,9 +232,9 @@ func (s *Store) voidRegion(p *page, off int64) {
 // changeNotes does to n what a durable note says.
 func (s *Store) changeNotes(n *notes, rec noteRecord, ver Version) {
 	s.sb.incompat |= featNotes // stands in the superblock of the checkpoint that writes n
-	if !n.dirty && !s.opts.breakage.noNotes {
-		n.dirty = true
-		s.mu.noted = append(s.mu.noted, n)
+	s.writeLater(n)
+	if rec.vouch {
+		n.unproven = false
 	}
 	n.fenced = max(n.fenced, rec.fence)
 	n.stable = max(n.stable, rec.stable)
@@ -245,6 +250,42 @@ func (s *Store) changeNotes(n *notes, rec noteRecord, ver Version) {
 			n.compact()
 		}
 		n.tail = append(n.tail, e)
+	}
+}
+
+// writeLater has the next checkpoint write n.
+func (s *Store) writeLater(n *notes) {
+	if !n.dirty && !s.opts.breakage.noNotes {
+		n.dirty = true
+		s.mu.noted = append(s.mu.noted, n)
+	}
+}
+
+// doubt makes all replicas unproven when the machine has gone down since the store was last opened, and did not
+// close it. A program that is killed loses nothing of what the disk was given. The checkpoint that ends the
+// opening says so for good, and has this boot of the machine in its superblock: both or neither are durable.
+func (s *Store) doubt() {
+	noted := s.sb.boot
+	s.sb.boot = s.opts.Boot
+	if s.sb.clean || noted == s.opts.Boot || noted == (Boot{}) {
+		return
+	}
+	for _, v := range s.mu.vols {
+		if n := v.notes; n != nil && n.broken == nil && !s.opts.breakage.noDoubt {
+			n.unproven = true
+			s.writeLater(n)
+		}
+	}
+}
+
+// noteUnproven keeps featUnproven true, for the checkpoint that begins.
+func (s *Store) noteUnproven() {
+	s.sb.incompat &^= featUnproven
+	for _, v := range s.mu.vols {
+		if v.notes != nil && v.notes.unproven {
+			s.sb.incompat |= featUnproven
+			return
+		}
 	}
 }
 
@@ -346,6 +387,10 @@ func (m metaBlock) setNotesHead(n *notes) {
 	le.PutUint64(m[notesOffHead+8:], n.stable)
 	le.PutUint64(m[notesOffHead+16:], n.last)
 	le.PutUint32(m[notesOffHead+24:], uint32(len(n.tail)))
+	m[notesOffHead+28] = 0
+	if n.unproven {
+		m[notesOffHead+28] = 1
+	}
 }
 
 func (m metaBlock) setTail(i int, e TailEntry) {
@@ -365,6 +410,7 @@ func (m metaBlock) tail(i int) TailEntry {
 func (n *notes) decode() error {
 	le, m := binary.LittleEndian, n.ext.pages[0].img
 	n.fenced, n.stable, n.last = le.Uint64(m[notesOffHead:]), le.Uint64(m[notesOffHead+8:]), le.Uint64(m[notesOffHead+16:])
+	n.unproven = m[notesOffHead+28] != 0
 	count := int(le.Uint32(m[notesOffHead+24:]))
 	if count > TailMax || count > n.pages*tailPerPage {
 		return fmt.Errorf("%w: notes of volume %x: tail of %d writes in %d pages", ErrCorrupt, n.ext.vol.id, count, n.pages)

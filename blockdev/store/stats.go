@@ -29,6 +29,7 @@ type Stats struct {
 	Volumes         int   // that have data or notes
 	Replicas        int   // of these, that have notes
 	TailEntries     int   // of all replicas: writes above the watermark
+	Unproven        int   // of these: see ReplicaState
 	Extents         int
 	ExtentsMax      int
 	MetaPages       int // in use on disk
@@ -92,6 +93,9 @@ func (s *Store) Stats() Stats {
 		if n := v.notes; n != nil {
 			st.Replicas++
 			st.TailEntries += n.above(n.stable)
+			if n.unproven {
+				st.Unproven++
+			}
 		}
 	}
 	return st

@@ -18,6 +18,10 @@ type VolumeID = [16]byte
 // the volume, Seq with each write; the writer chooses both.
 type Version struct{ Epoch, Seq uint64 }
 
+// Boot names a time that a machine ran, from its start on: /proc/sys/kernel/random/boot_id of Linux, or any
+// other that no two have in common. Zero is one that is not known.
+type Boot [16]byte
+
 // Options bound what an open store uses. Zero values mean the defaults.
 type Options struct {
 	// DirtyBytes bounds acknowledged data that is not home yet. It is kept in
@@ -32,12 +36,15 @@ type Options struct {
 	// InFlight bounds the disk writes that a checkpoint keeps in flight.
 	// Default 16.
 	InFlight int
+	// Boot is that of this machine. A store that was neither closed nor opened in it has replicas
+	// that are unproven, see ReplicaState, unless it was opened with an unknown one.
+	Boot     Boot
 	breakage breakage // tests only: leave out what keeps data safe
 }
 
 // breakage are the deliberate faults that prove the power-cut test.
 type breakage struct {
-	noEdges, noNotes, noVoids, noHigher                                                             bool
+	noEdges, noNotes, noVoids, noHigher, noDoubt                                                    bool
 	skipDataSync, skipCheckpointSync, noDsync, noSuperDsync, overwriteInPlace, reuseEarly, noLogCRC bool
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 
@@ -31,7 +32,7 @@ var (
 func encoded() [][]byte {
 	return [][]byte{
 		AppendRequest(bytes.Clone(someRequest.Data), someTarget, &someRequest),
-		AppendResponse(bytes.Clone(someResponse.Data), &someResponse),
+		AppendResponse(bytes.Clone(someResponse.Data), replica.Confirm, &someResponse),
 		AppendHost(bytes.Clone(someHost.Data), &someHost),
 		AppendAnswer(nil, &someAnswer),
 	}
@@ -48,7 +49,7 @@ func TestEverythingArrives(t *testing.T) {
 		t.Errorf("fence with arriving extents: %v, %+v of %+v", err, q, target)
 	}
 	var resp replica.Response
-	if err := DecodeResponse(m[1], &resp); err != nil || !reflect.DeepEqual(resp, someResponse) {
+	if err := DecodeResponse(m[1], replica.Confirm, &resp); err != nil || !reflect.DeepEqual(resp, someResponse) {
 		t.Errorf("response: %v, %+v", err, resp)
 	}
 	if h, err := DecodeHost(m[2]); err != nil || !reflect.DeepEqual(h, someHost) {
@@ -64,12 +65,54 @@ func TestEverythingArrives(t *testing.T) {
 	}
 }
 
+// What a replica says of itself after a Fence arrives. An owner of an older version, which takes Differ as it
+// comes, finds the most bytes of a copy where they were; a replica of an older version is never unproven.
+func TestAnswersToAFence(t *testing.T) {
+	fenced := func(unproven, vouches bool, differ ...int64) replica.Response {
+		return replica.Response{Status: replica.OK, Epoch: 3, Data: []byte{}, Differ: differ, Unproven: unproven, Vouches: vouches}
+	}
+	for _, c := range []struct {
+		resp  replica.Response
+		older []int64
+	}{
+		{fenced(false, false, 4<<20), []int64{4 << 20}},
+		{fenced(false, true, 4<<20), []int64{4 << 20, 1}},
+		{fenced(true, true, 4<<20), []int64{4 << 20, 3}},
+		{fenced(true, true, 0), []int64{0, 3}},
+	} {
+		m := AppendResponse(nil, replica.Fence, &c.resp)
+		var got, older replica.Response
+		if err := DecodeResponse(m, replica.Fence, &got); err != nil || !reflect.DeepEqual(got, c.resp) {
+			t.Errorf("%v, %+v became %+v", err, c.resp, got)
+		}
+		if err := DecodeResponse(m, replica.Confirm, &older); err != nil || !slices.Equal(older.Differ, c.older) {
+			t.Errorf("%v, of %+v an older owner reads %+v", err, c.resp, older)
+		}
+	}
+	// A replica that takes one region in a copy says nothing of that, which is 0.
+	alone := fenced(true, true)
+	var got replica.Response
+	if err := DecodeResponse(AppendResponse(nil, replica.Fence, &alone), replica.Fence, &got); err != nil || !got.Unproven || !got.Vouches || !slices.Equal(got.Differ, []int64{0}) {
+		t.Errorf("%v, %+v", err, got)
+	}
+	// In the answer to another request they mean nothing.
+	alone.Differ = []int64{5, 3}
+	if err := DecodeResponse(AppendResponse(nil, replica.Confirm, &alone), replica.Confirm, &got); err != nil || got.Unproven || got.Vouches || !slices.Equal(got.Differ, alone.Differ) {
+		t.Errorf("%v, %+v", err, got)
+	}
+	vouch := replica.Request{ID: 1, Kind: replica.Vouch, Epoch: 3, Session: 4, Boot: 5, Stable: 6, Data: []byte{}}
+	var q replica.Request
+	if target, err := DecodeRequest(AppendRequest(nil, someTarget, &vouch), &q); err != nil || target != someTarget || !reflect.DeepEqual(q, vouch) {
+		t.Errorf("%v, %+v became %+v", err, vouch, q)
+	}
+}
+
 // A message that lost its end, is of another type or of another version, or has
 // lists that are longer than it is, is refused.
 func TestDamageIsRefused(t *testing.T) {
 	decode := []func([]byte) error{
 		func(m []byte) error { var q replica.Request; _, err := DecodeRequest(m, &q); return err },
-		func(m []byte) error { var r replica.Response; return DecodeResponse(m, &r) },
+		func(m []byte) error { var r replica.Response; return DecodeResponse(m, replica.Confirm, &r) },
 		func(m []byte) error { _, err := DecodeHost(m); return err },
 		func(m []byte) error { _, err := DecodeAnswer(m); return err },
 	}
@@ -117,8 +160,15 @@ func FuzzDecode(f *testing.F) {
 		target, err := DecodeRequest(m, &q)
 		same(err, func() []byte { return AppendRequest(bytes.Clone(q.Data), target, &q) })
 		var r replica.Response
-		err = DecodeResponse(m, &r)
-		same(err, func() []byte { return AppendResponse(bytes.Clone(r.Data), &r) })
+		err = DecodeResponse(m, replica.Confirm, &r)
+		same(err, func() []byte { return AppendResponse(bytes.Clone(r.Data), replica.Confirm, &r) })
+		if err = DecodeResponse(m, replica.Fence, &r); err == nil { // what newer nodes say of themselves is dropped
+			var again replica.Response
+			err := DecodeResponse(AppendResponse(bytes.Clone(r.Data), replica.Fence, &r), replica.Fence, &again)
+			if err != nil || !reflect.DeepEqual(again, r) {
+				t.Errorf("%+v becomes %+v, %v", r, again, err)
+			}
+		}
 		h, err := DecodeHost(m)
 		if err == nil { // flags of newer nodes are dropped
 			again, err := DecodeHost(AppendHost(bytes.Clone(h.Data), &h))
@@ -156,7 +206,7 @@ func TestEncodingAllocatesNothing(t *testing.T) {
 	dst := make([]byte, 0, 4096)
 	n := testing.AllocsPerRun(100, func() {
 		dst = AppendRequest(dst[:0], someTarget, &someRequest)
-		dst = AppendResponse(dst[:0], &someResponse)
+		dst = AppendResponse(dst[:0], replica.Fence, &someResponse)
 		dst = AppendHost(dst[:0], &someHost)
 		dst = AppendAnswer(dst[:0], &someAnswer)
 	})

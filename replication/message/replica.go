@@ -64,12 +64,31 @@ func DecodeRequest(m []byte, q *replica.Request) (t Target, err error) {
 	return t, err
 }
 
-// AppendResponse appends what follows resp.Data in a message.
-func AppendResponse(dst []byte, resp *replica.Response) []byte {
+// What a replica says of itself after a Fence is the second number of Differ in a message, of which
+// owners of older versions read the first one only, and which replicas of older versions leave out.
+const (
+	proofVouches  = 1
+	proofUnproven = 2
+)
+
+// AppendResponse appends what follows resp.Data in the answer to a request of the given kind.
+func AppendResponse(dst []byte, kind replica.Kind, resp *replica.Response) []byte {
 	be := binary.BigEndian
 	dst = appendVersions(dst, resp.Vers)
 	for _, off := range resp.Differ {
 		dst = be.AppendUint64(dst, uint64(off))
+	}
+	differ := len(resp.Differ)
+	if kind == replica.Fence && resp.Vouches {
+		for ; differ < 1; differ++ {
+			dst = be.AppendUint64(dst, 0)
+		}
+		proof := uint64(proofVouches)
+		if resp.Unproven {
+			proof |= proofUnproven
+		}
+		dst = be.AppendUint64(dst, proof)
+		differ++
 	}
 	for _, e := range resp.Tail {
 		for _, v := range [...]uint64{e.Ver.Epoch, e.Ver.Seq, uint64(e.Off), uint64(e.Len)} {
@@ -77,7 +96,7 @@ func AppendResponse(dst []byte, resp *replica.Response) []byte {
 		}
 	}
 	dst = append(dst, uint8(resp.Status))
-	for _, n := range [...]int{len(resp.Vers), len(resp.Differ), len(resp.Tail)} {
+	for _, n := range [...]int{len(resp.Vers), differ, len(resp.Tail)} {
 		dst = be.AppendUint32(dst, uint32(n))
 	}
 	for _, v := range [...]uint64{resp.ID, resp.Epoch, resp.Boot, resp.Stable, resp.Last} {
@@ -86,8 +105,8 @@ func AppendResponse(dst []byte, resp *replica.Response) []byte {
 	return seal(dst, ReplicaResponse)
 }
 
-// DecodeResponse sets resp to what a message says. resp.Data aliases it.
-func DecodeResponse(m []byte, resp *replica.Response) error {
+// DecodeResponse sets resp to what the answer to a request of the given kind says. resp.Data aliases it.
+func DecodeResponse(m []byte, kind replica.Kind, resp *replica.Response) error {
 	m, r, err := open(m, ReplicaResponse, responseFixed)
 	if err != nil {
 		return err
@@ -108,6 +127,11 @@ func DecodeResponse(m []byte, resp *replica.Response) error {
 	}
 	for f := reader(list); len(f) > 0; {
 		resp.Differ = append(resp.Differ, f.i64())
+	}
+	if kind == replica.Fence && len(resp.Differ) > 1 {
+		proof := resp.Differ[1]
+		resp.Vouches, resp.Unproven = proof&proofVouches != 0, proof&proofVouches != 0 && proof&proofUnproven != 0
+		resp.Differ = resp.Differ[:1]
 	}
 	resp.Data, resp.Vers, err = cutVersions(m, vers)
 	return err

@@ -223,7 +223,7 @@ func (a *asked) finish() {
 	if a.q.Kind != replica.Fence {
 		a.resp.Last = uint64(fast.Now().Sub(a.since))
 	}
-	a.meta = message.AppendResponse(a.meta[:0], &a.resp)
+	a.meta = message.AppendResponse(a.meta[:0], a.q.Kind, &a.resp)
 	a.gather = [2][]byte{a.resp.Data, a.meta}
 	a.net.Context, a.net.Done = a, replied
 	if a.net.Reply(a.gather[:]) != nil {

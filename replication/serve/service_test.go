@@ -21,6 +21,7 @@ type host struct {
 	svc     *Service
 	known   bool
 	starts  uint64
+	machine store.Boot
 	boot    uint64 // of the replica, as it was told
 	id      uint64
 	epoch   uint64
@@ -30,7 +31,7 @@ type host struct {
 var target = message.Target{Volume: [16]byte{3}, Disk: 4}
 
 func newHost(t *testing.T) *host {
-	h := &host{T: t, d: sim.New(128<<20, sim.Options{NoTrace: true}), known: true}
+	h := &host{T: t, d: sim.New(128<<20, sim.Options{NoTrace: true}), known: true, machine: store.Boot{1}}
 	if err := store.Format(h.d, store.FormatOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func newHost(t *testing.T) *host {
 func (h *host) start() {
 	h.starts++
 	var err error
-	if h.st, err = store.Open(h.d, store.Options{}); err != nil {
+	if h.st, err = store.Open(h.d, store.Options{Boot: h.machine}); err != nil {
 		h.Fatal(err)
 	}
 	h.svc, err = New(Config{
@@ -135,6 +136,52 @@ func TestReplicaSurvivesRestart(t *testing.T) {
 		t.Errorf("read %d bytes of versions %v, want the first write with a hole", len(r.Data), r.Vers)
 	}
 	m.Release()
+}
+
+// A replica of a machine that went down is unproven until it is vouched for, which is
+// as durable as the watermark that comes with it.
+func TestUnprovenUntilVouchedFor(t *testing.T) {
+	h := newHost(t)
+	h.fence(7, 1)
+	h.want("write", h.ask(replica.Request{Kind: replica.Write, Len: 4096, Data: make([]byte, 4096), Ver: replica.Version{Epoch: 7, Seq: 1}}), replica.OK)
+	state := func() replica.State {
+		h.fence(7, h.session+1) // which opens it
+		st, err := h.st.ReplicaState(h.svc.replicas[target].vol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stateOf(st)
+	}
+	down := func() {
+		h.svc.Close() // and not the store
+		h.machine[0]++
+		h.start()
+	}
+	if state().Unproven {
+		t.Error("a new replica is unproven")
+	}
+	down()
+	if !state().Unproven {
+		t.Error("the machine went down, and nothing is in doubt")
+	}
+	h.restart()
+	if !state().Unproven {
+		t.Error("a restart has vouched for the replica")
+	}
+	done := make(chan error, 1)
+	o := newStoreOp(h.svc.replicas[target], &replica.Op{Kind: replica.OpVouch, Stable: 5})
+	o.Done = func(op *store.Op) { done <- op.Err }
+	h.st.Submit([]*store.Op{&o.Op})
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := state(); got.Unproven || got.Stable != 5 {
+		t.Errorf("vouched for: %+v", got)
+	}
+	h.restart()
+	if got := state(); got.Unproven || got.Stable != 5 {
+		t.Errorf("vouched for, and started again: %+v", got)
+	}
 }
 
 // Beginning a rebuild takes the versions of the regions in the tail away, however

@@ -84,6 +84,8 @@ func (o *storeOp) prepare() {
 		o.Kind, o.note.Fence = store.OpNote, op.Epoch
 	case replica.OpBegin:
 		o.Kind, o.note.Forget = store.OpNote, true
+	case replica.OpVouch:
+		o.Kind, o.note.Vouch = store.OpNote, true
 	default:
 	}
 }
@@ -118,7 +120,7 @@ func (o *storeOp) free() {
 
 // stateOf is what a store remembers, as a replica has it.
 func stateOf(st store.ReplicaState) replica.State {
-	s := replica.State{Fenced: st.Fenced, Stable: st.Stable, Last: st.Last}
+	s := replica.State{Fenced: st.Fenced, Stable: st.Stable, Last: st.Last, Unproven: st.Unproven}
 	for _, e := range st.Tail {
 		s.Tail = append(s.Tail, replica.Entry{Ver: replica.Version(e.Ver), Off: e.Off, Len: e.Len})
 	}

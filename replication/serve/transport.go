@@ -194,7 +194,7 @@ func (c *call) done() {
 		return
 	}
 	s := c.sent
-	if !lost && message.DecodeResponse(body, &s.Response) != nil {
+	if !lost && message.DecodeResponse(body, s.Request.Kind, &s.Response) != nil {
 		lost = true
 	}
 	if lost {

@@ -48,6 +48,7 @@ type reportView struct {
 	Replicas       int      `json:"replicas"`
 	TailEntries    int      `json:"tail_entries"`
 	NoVersion      int64    `json:"regions_without_version"`
+	Unproven       int      `json:"unproven"`
 	ProblemCount   int      `json:"problem_count"`
 	Problems       []string `json:"problems"`
 }
@@ -55,7 +56,7 @@ type reportView struct {
 func (a *app) printReport(cmd *cobra.Command, file string, r store.Report, found string) error {
 	v := reportView{File: file, UUID: hex.EncodeToString(r.UUID[:]), Clean: r.Clean, LogBatches: r.LogBatches, Volumes: r.Volumes,
 		Extents: r.Extents, Chunks: r.Chunks, ChunksTotal: r.ChunksTotal, BlocksVerified: r.Blocks, Poisoned: r.Poisoned,
-		Replicas: r.Replicas, TailEntries: r.TailEntries, NoVersion: r.NoVersion, ProblemCount: r.Problems, Problems: []string{}}
+		Replicas: r.Replicas, TailEntries: r.TailEntries, NoVersion: r.NoVersion, Unproven: r.Unproven, ProblemCount: r.Problems, Problems: []string{}}
 	t := rows{}
 	for line := range strings.Lines(found) {
 		v.Problems = append(v.Problems, strings.TrimSpace(line))
@@ -69,6 +70,9 @@ func (a *app) printReport(cmd *cobra.Command, file string, r store.Report, found
 		[]string{fmt.Sprintf("%d volumes, %d extents, %d of %d chunks in use, %d blocks verified, %d sectors made unreadable by hosts", r.Volumes, r.Extents, r.Chunks, r.ChunksTotal, r.Blocks, r.Poisoned)})
 	if r.Replicas > 0 {
 		t = append(t, []string{fmt.Sprintf("%d of the volumes are parts of replicated ones, with %d writes above their watermarks and %d regions without a version, which are to be copied from other replicas", r.Replicas, r.TailEntries, r.NoVersion)})
+	}
+	if r.Unproven > 0 {
+		t = append(t, []string{fmt.Sprintf("%d of these are unproven: the machine went down, and they are yet to be held against other replicas", r.Unproven)})
 	}
 	t = append(t, []string{fmt.Sprintf("%d problems", r.Problems)})
 	if err := a.print(cmd, v, t); err != nil {

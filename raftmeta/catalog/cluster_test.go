@@ -667,7 +667,7 @@ func TestDamagedStreamsAreRefused(t *testing.T) {
 		}
 	}
 	newer := &catalogpb.Snapshot{Version: CommandVersion + 1}
-	if _, err := Unmarshal(must(proto.Marshal(newer))); err == nil || !strings.Contains(err.Error(), "version 3") {
+	if _, err := Unmarshal(must(proto.Marshal(newer))); err == nil || !strings.Contains(err.Error(), "version 4") {
 		t.Fatal(err)
 	}
 }

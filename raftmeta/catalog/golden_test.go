@@ -218,7 +218,9 @@ func genThree(t *rapid.T, s *State) *catalogpb.Command {
 	case 5, 6:
 		return startMovesCmd(id, rapid.Uint32Range(0, v.Allocated()).Draw(t, "extent"), disks[0], disks[1])
 	case 7:
-		return finishMovesCmd(id, lease.Epoch, uint32(to), v.Sync(to).Generation-late)
+		cmd := finishMovesCmd(id, lease.Epoch, uint32(to), v.Sync(to).Generation-late)
+		cmd.GetFinishMoves().Proof = anyProof(t)
+		return cmd
 	case 8:
 		return cancelMovesCmd(id, uint32(to))
 	case 9:
@@ -227,5 +229,14 @@ func genThree(t *rapid.T, s *State) *catalogpb.Command {
 	case 10:
 		return noteCmd("certificate.issue", "v", "for n1", "")
 	}
-	return markCmd(id, lease.Epoch, disks[0], generation, catalogpb.ReplicaChange(rapid.Int32Range(1, 4).Draw(t, "its change")))
+	cmd := markCmd(id, lease.Epoch, disks[0], generation, catalogpb.ReplicaChange(rapid.Int32Range(1, 4).Draw(t, "its change")))
+	if cmd.GetMarkReplica().GetChange() == toIn {
+		cmd.GetMarkReplica().Proof = anyProof(t)
+	}
+	return cmd
+}
+
+// anyProof is none most of the time, for commands of older versions to be drawn, too.
+func anyProof(t *rapid.T) uint64 {
+	return rapid.SampledFrom([]uint64{0, 0, 0, 5, 6, 1 << 40}).Draw(t, "its proof")
 }

@@ -61,6 +61,9 @@ func (f *fold) finishMoves(c *catalogpb.FinishMoves) error {
 		return refuse(ErrConflict, "volume %q: decided at generation %d of disk %d, now it is %d", v.Name, c.GetGeneration(), disk, now)
 	}
 	m, err := f.extents.FinishMoves(v.ID, moves)
+	if err == nil {
+		m, err = m.Prove(v.ID, disk, c.GetProof())
+	}
 	if err != nil {
 		return refuse(ErrConflict, "volume %q: %v", v.Name, err)
 	}

@@ -79,7 +79,12 @@ func TestMoves(t *testing.T) {
 	refusedWith(t, s, finishMovesCmd(60, 2, 4, 0), ErrConflict, "no extent of volume")
 	refusedWith(t, s, markCmd(60, 2, 3, 1, toRebuilding), ErrConflict, "begins anew")
 	part := s
-	s = mustApply(t, s, finishMovesCmd(60, 2, 5, 0))
+	last := finishMovesCmd(60, 2, 5, 0)
+	last.GetFinishMoves().Proof, last.Version = 12, CommandVersion
+	s = mustApply(t, s, last)
+	if r := s.Map().Volume(id).Sync(5); r != (extmap.Sync{Disk: 5, Proof: 12}) {
+		t.Errorf("%+v", r)
+	}
 	want := [][]extmap.Disk{{1, 2, 4}, {2, 3, 5}, {3, 1, 4}}
 	for i, set := range want {
 		if e, _ := s.Map().Volume(id).Extent(uint32(i)); !slices.Equal(e.Disks, set) || e.To != 0 {

@@ -17,6 +17,7 @@ type Replica struct {
 	Node       ID
 	Sync       extmap.SyncState
 	Generation uint64
+	Proof      uint64 // see extmap.Sync
 }
 
 // Map returns where the extents of the volumes are that are kept on several
@@ -34,7 +35,7 @@ func (s *State) Replicas(volume ID) []Replica {
 	out := make([]Replica, 0, len(v.Disks()))
 	for _, number := range v.Disks() {
 		d, sync := s.DiskByNumber(number), v.Sync(number)
-		out = append(out, Replica{number, d.ID, d.Node, sync.State, sync.Generation})
+		out = append(out, Replica{number, d.ID, d.Node, sync.State, sync.Generation, sync.Proof})
 	}
 	return out
 }
@@ -203,6 +204,8 @@ func (f *fold) markReplica(c *catalogpb.MarkReplica) error {
 	switch {
 	case !ok || c.GetDisk() > numberMax:
 		return refuse(ErrInvalid, "change %d of disk %d: not one that this blockd knows", c.GetChange(), c.GetDisk())
+	case c.GetProof() != 0 && change != extmap.MarkIn:
+		return refuse(ErrInvalid, "disk %d is to be %s with a proof, which is for disks that come in sync only", c.GetDisk(), change)
 	case l.Owner != "" && l.Epoch <= v.EndedIn():
 		return refuse(ErrConflict, "a disk of volume %q has taken the place of another in epoch %d, so its owner begins anew before anything else changes", v.Name, v.EndedIn())
 	case l.Owner == "" || l.Epoch != c.GetEpoch():
@@ -210,6 +213,9 @@ func (f *fold) markReplica(c *catalogpb.MarkReplica) error {
 	}
 	disk := extmap.Disk(c.GetDisk())
 	m, err := f.extents.Mark(v.ID, disk, c.GetGeneration(), change)
+	if err == nil {
+		m, err = m.Prove(v.ID, disk, c.GetProof())
+	}
 	if err != nil {
 		return refuse(ErrConflict, "volume %q: %v", v.Name, err)
 	}

@@ -197,6 +197,43 @@ func TestMarkReplica(t *testing.T) {
 	}
 }
 
+// What a disk proves is the highest of what owners have said, and only of one that comes in sync.
+func TestProofs(t *testing.T) {
+	s := three(t)
+	id := testingID(60)
+	out := provenCmd(60, 1, 2, 0, toOut, 5)
+	refusedWith(t, s, out, ErrInvalid, "with a proof")
+	refusedWith(t, s, provenCmd(60, 1, 2, 0, toKept, 5), ErrInvalid, "with a proof")
+	in := func(s *State, proof uint64) *State {
+		g := s.Map().Volume(id).Sync(2).Generation
+		return mustApply(t, s, markCmd(60, 1, 2, g, toOut), markCmd(60, 1, 2, g+1, toRebuilding), provenCmd(60, 1, 2, g+2, toIn, proof))
+	}
+	s = in(s, 7)
+	if r := s.Replicas(id)[1]; r.Disk != 2 || r.Sync != extmap.InSync || r.Proof != 7 {
+		t.Errorf("%+v", r)
+	}
+	refusedWith(t, s, provenCmd(60, 1, 2, 1, toIn, 9), ErrConflict, "now it is 2")
+	if s = in(s, 3); s.Replicas(id)[1].Proof != 7 {
+		t.Errorf("a lower proof has taken the place of a higher one: %+v", s.Replicas(id)[1])
+	}
+	s = in(s, 0) // by an owner of an older release
+	s = mustApply(t, s, provenCmd(60, 1, 3, 0, toIn, 11))
+	if r := s.Replicas(id); r[1].Proof != 7 || r[2].Proof != 11 || r[0].Proof != 0 || s.Check() != 0 {
+		t.Errorf("%+v", r)
+	}
+	back, err := ReadState(pipe(t, s))
+	if err != nil || !slices.Equal(back.Replicas(id), s.Replicas(id)) || back.Hash() != s.Hash() {
+		t.Fatal(err)
+	}
+}
+
+func provenCmd(volume uint32, epoch uint64, disk uint32, generation uint64, change catalogpb.ReplicaChange, proof uint64) *catalogpb.Command {
+	c := markCmd(volume, epoch, disk, generation, change)
+	c.GetMarkReplica().Proof = proof
+	c.Version = CommandVersion
+	return c
+}
+
 // A lost disk is replaced by one that is active, and whoever owned the volume
 // until then has no say any more.
 func TestReplaceReplica(t *testing.T) {

@@ -17,12 +17,16 @@ import (
 //	1  all that a volume of one copy needs
 //	2  volumes of several copies: the extent map, numbers of nodes and disks, portals, terms
 //	3  moves of extents, limits of volumes, notes in the audit log, jobs about disks
+//	4  proofs that a disk has kept what was copied to it
 //
 // While the newest command in the log is of version 1, a state has the same
 // hash, the same snapshot and the same refusals, to the letter, as in releases
 // that know nothing else: members of both are in one cluster then, and a member
 // whose hash differs from the leader's stops.
-const CommandVersion = 3
+const CommandVersion = 4
+
+// ProofVersion is the version of commands from which on an owner may say what a disk proves.
+const ProofVersion = 4
 
 // kindVersions has the version of commands with which each kind came in. The
 // group opens its gate to a version when all members understand it. A new kind, and
@@ -42,6 +46,8 @@ var fieldVersions = map[protoreflect.FullName]uint32{
 	"blockd.catalog.v1.Command.term":           2,
 	"blockd.catalog.v1.CreatePool.min_in_sync": 2,
 	"blockd.catalog.v1.CreateVolume.limits":    3,
+	"blockd.catalog.v1.MarkReplica.proof":      4,
+	"blockd.catalog.v1.FinishMoves.proof":      4,
 }
 
 // jobVersions has the version of kinds of jobs that came in later than jobs: a leader of

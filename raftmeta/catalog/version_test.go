@@ -123,11 +123,14 @@ func TestNumbersAreByAge(t *testing.T) {
 func TestVersionsOfFields(t *testing.T) {
 	withTerm := grantCmd(10, 101, 1, 0)
 	withTerm.Term = 3
+	provenFinish := finishMovesCmd(1, 1, 2, 0)
+	provenFinish.GetFinishMoves().Proof = 1
 	for want, cmds := range map[uint32][]*catalogpb.Command{
 		0: {{}},
 		1: {poolCmd(1, "p"), spreadPoolCmd(1, "p", 3, 0), grantCmd(10, 101, 1, 0), diskCmd(201, 101), jobCmd(1, 1, "drain", "x")},
 		2: {spreadPoolCmd(1, "p", 3, 2), withTerm, portalsCmd(101, nil), markCmd(1, 1, 1, 1, toOut), allocateCmd(1, 0, 1)},
 		3: {startMovesCmd(1, 0, 1, 2), finishMovesCmd(1, 1, 2, 0), cancelMovesCmd(1, 2), jobCmd(1, 1, "rebuild", "x"), jobCmd(1, 1, "drain-disk", "x")},
+		4: {provenCmd(1, 1, 1, 1, toIn, 1), provenFinish},
 	} {
 		for _, cmd := range cmds {
 			if got := versionOf(cmd); got != want {

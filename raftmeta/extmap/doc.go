@@ -34,6 +34,8 @@
 //  6. The generation of a disk for a volume only grows, with every change of its
 //     state but MarkIn, and stays when the disk is in sync again or has nothing
 //     of the volume any more. Such a disk is in sync.
+//  7. The proof of a disk for a volume only grows while the disk has something of it,
+//     and is 0 otherwise.
 //
 // The package starts no goroutines; a Map may be read by anyone at any time.
 package extmap

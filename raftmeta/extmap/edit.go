@@ -119,7 +119,8 @@ func (e *edit) usableOne(set []Disk, i int, topo Topology) error {
 }
 
 // tally takes over how many extents each disk has. A disk that has none any
-// more is in sync, in the next generation if it was not.
+// more is in sync, in the next generation if it was not, and proves nothing: what was
+// copied to it is free.
 func (v *Volume) tally(used []uint32) {
 	v.disks, v.uses = nil, nil
 	for d, n := range used {
@@ -128,9 +129,13 @@ func (v *Volume) tally(used []uint32) {
 		}
 	}
 	for _, s := range v.syncs {
-		if s.State != InSync && (int(s.Disk) >= len(used) || used[s.Disk] == 0) {
-			v.syncs = v.withSync(Sync{s.Disk, InSync, s.Generation + 1})
+		if s.State == InSync && s.Proof == 0 || int(s.Disk) < len(used) && used[s.Disk] != 0 {
+			continue
 		}
+		if s.Proof = 0; s.State != InSync {
+			s.State, s.Generation = InSync, s.Generation+1
+		}
+		v.syncs = v.withSync(s)
 	}
 }
 

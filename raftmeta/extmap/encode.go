@@ -19,12 +19,15 @@ import (
 //	volume:  | head | page ... | 4 ffffffff |
 //	head:    | 16 id | 1 replicas | 1 data | 1 parity | 4 count | segment ... | 4 count | sync ... |
 //	segment: | 4 extents | 4 width |
-//	sync:    | 2 disk | 1 state | 8 generation |
+//	sync:    | 2 disk | 1 state, and 80 hex with a proof | 8 generation | 8 proof, if it has one |
 //	page:    | 4 number | 2 count | move ... | 2 word ... |
 //	move:    | 4 extent | 2 from | 2 to |
 //
 // The hash of a Map is made of the same heads and pages.
 const magic = "BDEXTMP2"
+
+// hasProof stands beside the state of a disk.
+const hasProof = 0x80
 
 const noPage = 1<<32 - 1
 
@@ -46,8 +49,14 @@ func (v *Volume) appendHead(b []byte) []byte {
 	b = le.AppendUint32(b, uint32(len(v.syncs)))
 	for _, s := range v.syncs {
 		b = le.AppendUint16(b, uint16(s.Disk))
-		b = append(b, byte(s.State))
+		if s.Proof == 0 { // as releases write it that know of none
+			b = append(b, byte(s.State))
+			b = le.AppendUint64(b, s.Generation)
+			continue
+		}
+		b = append(b, byte(s.State)|hasProof)
 		b = le.AppendUint64(b, s.Generation)
+		b = le.AppendUint64(b, s.Proof)
 	}
 	return b
 }
@@ -206,7 +215,7 @@ func (in *reader) volume(m *Map) *Volume {
 	v.tally(in.used)
 	m.used = plus(m.used, in.used)
 	if in.err == nil && !slices.Equal(said, v.syncs) {
-		in.fail("volume %x: a disk is not in sync that has nothing of it", v.id)
+		in.fail("volume %x: a disk is not in sync, or proves something, that has nothing of it", v.id)
 	}
 	if extent, ok := v.unreadable(); in.err == nil && ok {
 		in.fail("volume %x: extent %d has too few disks in sync", v.id, extent)
@@ -246,9 +255,13 @@ func (in *reader) sync(v *Volume) {
 			return
 		}
 		b := in.next(11)
-		s := Sync{Disk(le.Uint16(b)), SyncState(b[2]), le.Uint64(b[3:])}
+		s := Sync{Disk: Disk(le.Uint16(b)), State: SyncState(b[2] &^ hasProof), Generation: le.Uint64(b[3:])}
+		bare := b[2]&hasProof == 0
+		if !bare {
+			s.Proof = le.Uint64(in.next(8))
+		}
 		k := len(v.syncs)
-		if s.Disk == 0 || s.Generation == 0 || s.State > Rebuilding || k > 0 && v.syncs[k-1].Disk >= s.Disk {
+		if s.Disk == 0 || bare && s.Generation == 0 || !bare && s.Proof == 0 || s.State > Rebuilding || k > 0 && v.syncs[k-1].Disk >= s.Disk {
 			in.fail("volume %x: disk %d is %s in generation %d", v.id, s.Disk, s.State, s.Generation)
 			return
 		}

@@ -50,7 +50,7 @@ type Volume struct {
 	id        VolumeID
 	policy    Policy
 	layout    Layout
-	syncs     []Sync   // by disk, those that have a generation; others are in sync
+	syncs     []Sync   // by disk, those that have a generation or a proof; others are in sync
 	disks     []Disk   // that have, or are to have, an extent of it; ascending
 	uses      []uint32 // of disks: how many extents, made from the pages
 	root      []*node  // nil where nothing was ever allocated

@@ -34,7 +34,10 @@ func (v *shadowVolume) keeps(d Disk) bool {
 func (v *shadowVolume) forget() {
 	for d, s := range v.sync {
 		if s.State != InSync && !v.keeps(d) {
-			v.sync[d] = Sync{d, InSync, s.Generation + 1}
+			v.sync[d] = Sync{Disk: d, State: InSync, Generation: s.Generation + 1}
+		} else if !v.keeps(d) {
+			s.Proof = 0
+			v.sync[d] = s
 		}
 	}
 }
@@ -65,7 +68,7 @@ func step(t *rapid.T, m Map, topo racks, model shadow) (Map, error) {
 	v := model[id]
 	index := uint32(rapid.IntRange(0, 700).Draw(t, "extent"))
 	d := Disk(rapid.IntRange(1, 30).Draw(t, "disk"))
-	what := rapid.SampledFrom([]string{"create", "allocate", "allocate", "free", "move", "move", "finish", "cancel", "sync", "sync", "replace", "replace", "delete", "grow"}).Draw(t, "what")
+	what := rapid.SampledFrom([]string{"create", "allocate", "allocate", "free", "move", "move", "finish", "cancel", "sync", "sync", "replace", "replace", "prove", "prove", "delete", "grow"}).Draw(t, "what")
 	if v == nil {
 		next, err := m.Create(id, anyPolicy(t), index)
 		if err == nil {
@@ -133,6 +136,8 @@ func step(t *rapid.T, m Map, topo racks, model shadow) (Map, error) {
 			t.Fatalf("a move to a disk in sync can't be finished: %v", err)
 		}
 		return next, err
+	case "prove":
+		return modelProve(t, m, id, v, d)
 	case "replace":
 		return modelReplace(t, m, id, v, topo)
 	default:
@@ -159,7 +164,23 @@ func modelMark(t *rapid.T, m Map, id VolumeID, v *shadowVolume, d Disk) (Map, er
 		if c != MarkIn {
 			was.Generation++
 		}
-		v.sync[d] = Sync{d, to, was.Generation}
+		v.sync[d] = Sync{Disk: d, State: to, Generation: was.Generation, Proof: was.Proof}
+	}
+	return next, err
+}
+
+func modelProve(t *rapid.T, m Map, id VolumeID, v *shadowVolume, d Disk) (Map, error) {
+	if disks := m.Volume(id).Disks(); len(disks) > 0 && rapid.IntRange(0, 9).Draw(t, "kept") > 0 {
+		d = rapid.SampledFrom(disks).Draw(t, "of")
+	}
+	proof := rapid.Uint64Range(0, 9).Draw(t, "proof")
+	next, err := m.Prove(id, d, proof)
+	if keeps := v.keeps(d); keeps != (err == nil) || err != nil && !errors.Is(err, ErrDisks) {
+		t.Fatalf("proof of disk %d: %v", d, err)
+	}
+	if err == nil {
+		s := v.sync[d]
+		v.sync[d] = Sync{Disk: d, State: s.State, Generation: s.Generation, Proof: max(s.Proof, proof)}
 	}
 	return next, err
 }
@@ -204,7 +225,7 @@ func modelReplace(t *rapid.T, m Map, id VolumeID, v *shadowVolume, topo racks) (
 			e.Disks[slices.Index(e.Disks, from)] = to
 			e.Generation++
 		}
-		v.sync[to] = Sync{to, OutOfSync, v.sync[to].Generation + 1}
+		v.sync[to] = Sync{Disk: to, State: OutOfSync, Generation: v.sync[to].Generation + 1, Proof: v.sync[to].Proof}
 	}
 	return next, err
 }
@@ -271,7 +292,7 @@ func compare(t *rapid.T, m Map, model shadow) {
 		}
 		for d := Disk(1); d <= 30; d++ {
 			now, before := v.Sync(d), w.seen[d]
-			if want := w.sync[d]; now.State != want.State || now.Generation != want.Generation || now.Disk != d {
+			if want := w.sync[d]; now.State != want.State || now.Generation != want.Generation || now.Proof != want.Proof || now.Disk != d {
 				t.Fatalf("disk %d is %+v, want %+v", d, now, want)
 			}
 			in := before.State == Rebuilding && now.State == InSync && now.Generation == before.Generation
@@ -394,7 +415,7 @@ func TestAMoveNeedsItsTarget(t *testing.T) {
 	if m, err = m.CancelMoves(id, move); err != nil || m.Used(5) != 0 {
 		t.Errorf("%d used after the move was canceled: %v", m.Used(5), err)
 	}
-	if s := m.Volume(id).Sync(5); s != (Sync{5, InSync, 2}) {
+	if s := m.Volume(id).Sync(5); s != (Sync{Disk: 5, State: InSync, Generation: 2}) {
 		t.Errorf("a disk that has nothing any more is %+v", s)
 	}
 	if _, err := m.Mark(id, 5, 2, Keep); !errors.Is(err, ErrDisks) {
@@ -420,7 +441,7 @@ func TestLateMarksAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := m.Volume(id).Sync(3); s != (Sync{3, OutOfSync, 5}) {
+	if s := m.Volume(id).Sync(3); s != (Sync{Disk: 3, State: OutOfSync, Generation: 5}) {
 		t.Fatalf("%+v", s)
 	}
 	for c := MarkOut; c <= Keep; c++ {
@@ -548,6 +569,14 @@ func TestDamageIsFound(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(dump(filled(f, 3, Policy{Replicas: 2}))))
 	f.Add([]byte(dump(filled(f, 2, Policy{Data: 4, Parity: 2}))))
+	m := filled(f, 2, Policy{Replicas: 2})
+	for id, v := range m.Volumes() {
+		var err error
+		if m, err = m.Prove(id, v.Disks()[0], 7); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Add([]byte(dump(m)))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		m, err := Read(bytes.NewReader(in))
 		if err == nil && !bytes.HasPrefix(in, []byte(dump(m))) {

@@ -89,6 +89,8 @@ func (m Map) Replace(id VolumeID, from, to Disk, generation uint64, minInSync in
 		set[slices.Index(set, from)] = to
 		e.put(words, set)
 	}
-	e.v.syncs = e.v.withSync(Sync{to, OutOfSync, e.v.Sync(to).Generation + 1})
+	s := e.v.Sync(to)
+	s.State, s.Generation = OutOfSync, s.Generation+1
+	e.v.syncs = e.v.withSync(s)
 	return e.done(), nil
 }

@@ -82,7 +82,7 @@ func TestReplace(t *testing.T) {
 	if err == nil {
 		m, err = m.Replace(id, 9, 5, 2, 2, racks{30})
 	}
-	if s := m.Volume(id).Sync(5); err != nil || s != (Sync{5, OutOfSync, 3}) {
+	if s := m.Volume(id).Sync(5); err != nil || s != (Sync{Disk: 5, State: OutOfSync, Generation: 3}) {
 		t.Errorf("%+v, %v", s, err)
 	}
 }

@@ -35,6 +35,9 @@ type Sync struct {
 	Disk       Disk
 	State      SyncState
 	Generation uint64
+	// Proof is a sequence number that the disk had made durable after all that was copied to it when it was last
+	// said to have that (docs/REPLICATION.md): one that has a lower one has lost some of it. 0 proves nothing.
+	Proof uint64
 }
 
 // Change is what may become of a disk's state for a volume.
@@ -124,6 +127,27 @@ func (m Map) Mark(id VolumeID, d Disk, generation uint64, c Change) (Map, error)
 	return m.replace(&n), nil
 }
 
+// Prove raises the Proof of a disk that keeps something of the volume; a lower one changes nothing.
+// Errors: ErrNoVolume, ErrDisks when the disk keeps nothing of it.
+func (m Map) Prove(id VolumeID, d Disk, proof uint64) (Map, error) {
+	v, err := m.get(id)
+	if err != nil {
+		return m, err
+	}
+	s := v.Sync(d)
+	if _, keeps := slices.BinarySearch(v.disks, d); !keeps {
+		return m, fmt.Errorf("extmap: proof of disk %d of volume %x: it keeps nothing of it: %w", d, id, ErrDisks)
+	}
+	if proof <= s.Proof {
+		return m, nil
+	}
+	s.Proof = proof
+	n := *v
+	n.syncs = v.withSync(s)
+	n.sum = n.sum.Sub(v.headHash()).Add(n.headHash())
+	return m.replace(&n), nil
+}
+
 // withSync is the states with s in the place of its disk's.
 func (v *Volume) withSync(s Sync) []Sync {
 	i, found := v.findSync(s.Disk)
@@ -131,6 +155,9 @@ func (v *Volume) withSync(s Sync) []Sync {
 		return slices.Insert(slices.Clip(v.syncs), i, s)
 	}
 	syncs := slices.Clone(v.syncs)
+	if s == (Sync{Disk: s.Disk}) {
+		return slices.Delete(syncs, i, i+1)
+	}
 	syncs[i] = s
 	return syncs
 }

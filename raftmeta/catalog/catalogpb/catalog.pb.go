@@ -3471,12 +3471,15 @@ func (x *AllocateExtents) GetSets() []uint32 {
 // MarkReplica changes whether a disk is in sync for a volume. It is refused
 // unless the epoch and the generation are the present ones.
 type MarkReplica struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the volume's lease
-	Disk          uint32                 `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`   // number
-	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
-	Change        ReplicaChange          `protobuf:"varint,5,opt,name=change,proto3,enum=blockd.catalog.v1.ReplicaChange" json:"change,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Volume     []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Epoch      uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the volume's lease
+	Disk       uint32                 `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`   // number
+	Generation uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	Change     ReplicaChange          `protobuf:"varint,5,opt,name=change,proto3,enum=blockd.catalog.v1.ReplicaChange" json:"change,omitempty"`
+	// A sequence number that the disk has made durable after all that was copied to it, when it
+	// comes in sync; see docs/REPLICATION.md. Since version 4.
+	Proof         uint64 `protobuf:"varint,6,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3544,6 +3547,13 @@ func (x *MarkReplica) GetChange() ReplicaChange {
 		return x.Change
 	}
 	return ReplicaChange_REPLICA_CHANGE_UNSPECIFIED
+}
+
+func (x *MarkReplica) GetProof() uint64 {
+	if x != nil {
+		return x.Proof
+	}
+	return 0
 }
 
 // ReplaceReplica has another disk take the place of one that is lost or is to be
@@ -3741,6 +3751,7 @@ type FinishMoves struct {
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the volume's lease
 	Disk          uint32                 `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`   // number
 	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	Proof         uint64                 `protobuf:"varint,5,opt,name=proof,proto3" json:"proof,omitempty"` // as in MarkReplica, since version 4
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3799,6 +3810,13 @@ func (x *FinishMoves) GetDisk() uint32 {
 func (x *FinishMoves) GetGeneration() uint64 {
 	if x != nil {
 		return x.Generation
+	}
+	return 0
+}
+
+func (x *FinishMoves) GetProof() uint64 {
+	if x != nil {
+		return x.Proof
 	}
 	return 0
 }
@@ -5782,7 +5800,7 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x0fAllocateExtents\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x12\n" +
-	"\x04sets\x18\x03 \x03(\rR\x04sets\"\xa9\x01\n" +
+	"\x04sets\x18\x03 \x03(\rR\x04sets\"\xbf\x01\n" +
 	"\vMarkReplica\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
@@ -5790,7 +5808,8 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x04 \x01(\x04R\n" +
 	"generation\x128\n" +
-	"\x06change\x18\x05 \x01(\x0e2 .blockd.catalog.v1.ReplicaChangeR\x06change\"l\n" +
+	"\x06change\x18\x05 \x01(\x0e2 .blockd.catalog.v1.ReplicaChangeR\x06change\x12\x14\n" +
+	"\x05proof\x18\x06 \x01(\x04R\x05proof\"l\n" +
 	"\x0eReplaceReplica\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\rR\x04from\x12\x0e\n" +
@@ -5805,14 +5824,15 @@ const file_catalogpb_catalog_proto_rawDesc = "" +
 	"\x04Move\x12\x16\n" +
 	"\x06extent\x18\x01 \x01(\rR\x06extent\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\rR\x04from\x12\x0e\n" +
-	"\x02to\x18\x03 \x01(\rR\x02to\"o\n" +
+	"\x02to\x18\x03 \x01(\rR\x02to\"\x85\x01\n" +
 	"\vFinishMoves\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04disk\x18\x03 \x01(\rR\x04disk\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x04 \x01(\x04R\n" +
-	"generation\"9\n" +
+	"generation\x12\x14\n" +
+	"\x05proof\x18\x05 \x01(\x04R\x05proof\"9\n" +
 	"\vCancelMoves\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04disk\x18\x02 \x01(\rR\x04disk\"Z\n" +

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"blockd.dev/blockdev/disk"
+	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/adaptive"
 	"blockd.dev/internal/clock"
 	"blockd.dev/internal/units"
@@ -54,6 +55,7 @@ type Config struct {
 
 	wrapDisk  func(disk.Disk) disk.Disk // tests only: goes between disk and store
 	hostClock clock.Clock               // tests only: see scsi.Deps.Clock
+	boot      store.Boot                // tests only: of the machine; zero: what the kernel says
 	patience  time.Duration             // tests only: for how long another node may be silent, and a request wait; 0: as each part has it
 }
 

@@ -60,8 +60,8 @@ func arrivingOf(state *catalog.State, v *extmap.Volume, id catalog.ID) (arriving
 func proposed(id catalog.ID, p replicated.Proposal, disk uint16) *catalogpb.Command {
 	if p.Change == replicated.Finish {
 		return &catalogpb.Command{Kind: &catalogpb.Command_FinishMoves{FinishMoves: &catalogpb.FinishMoves{
-			Volume: id[:], Epoch: p.Epoch, Disk: uint32(disk), Generation: p.Gen}}}
+			Volume: id[:], Epoch: p.Epoch, Disk: uint32(disk), Generation: p.Gen, Proof: p.Proof}}}
 	}
 	return &catalogpb.Command{Kind: &catalogpb.Command_MarkReplica{MarkReplica: &catalogpb.MarkReplica{
-		Volume: id[:], Epoch: p.Epoch, Disk: uint32(disk), Generation: p.Gen, Change: replicaChanges[p.Change]}}}
+		Volume: id[:], Epoch: p.Epoch, Disk: uint32(disk), Generation: p.Gen, Change: replicaChanges[p.Change], Proof: p.Proof}}}
 }

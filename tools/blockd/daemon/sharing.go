@@ -388,7 +388,7 @@ func (s *sharing) members(state *catalog.State, id catalog.ID) (m device.Members
 	for i, number := range disks {
 		sync := v.Sync(number)
 		m.Disks = append(m.Disks, uint16(number))
-		m.View.Members = append(m.View.Members, replicated.Member{Sync: syncStates[sync.State], Gen: sync.Generation})
+		m.View.Members = append(m.View.Members, replicated.Member{Sync: syncStates[sync.State], Gen: sync.Generation, Proof: sync.Proof})
 		if d := state.DiskByNumber(number); d != nil && d.Node == s.d.plane.id() {
 			local = i
 		}
@@ -411,6 +411,9 @@ func (s *sharing) Propose(id [16]byte, p replicated.Proposal) {
 	owned := v.owned.Load()
 	if owned == nil || owned.epoch != p.Epoch || p.Disk >= len(owned.disks) {
 		return // of an owner that was replaced
+	}
+	if s.d.plane.group.Stats().Gate < catalog.ProofVersion {
+		p.Proof = 0 // a node of an older release is in the cluster, which would refuse it
 	}
 	cmd := proposed(id, p, owned.disks[p.Disk])
 	s.d.background.Go(func() {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -185,8 +186,13 @@ func (d *Daemon) formatDisk(s *storage, lost []catalog.Disk) error {
 
 // openStore opens the store on s.disk.
 func (d *Daemon) openStore(s *storage) (err error) {
-	s.store, err = store.Open(s.disk, store.Options{})
-	if err != nil {
+	boot := d.cfg.boot
+	if boot == (store.Boot{}) {
+		if boot, err = machineBoot(); err != nil {
+			return err
+		}
+	}
+	if s.store, err = store.Open(s.disk, store.Options{Boot: boot}); err != nil {
 		return fmt.Errorf("%w; if nothing on %s is needed, clear it with `wipefs -a` and `blkdiscard -z` (or remove the file) and start again", err, s.path)
 	}
 	path := s.path
@@ -201,6 +207,20 @@ func (d *Daemon) openStore(s *storage) (err error) {
 		d.events.add(lv, "disk.state", path, fmt.Sprintf("the disk is %v%s", e.State, why))
 	})
 	return nil
+}
+
+// machineBoot is what tells this boot of the machine from all others.
+func machineBoot() (store.Boot, error) {
+	const path = "/proc/sys/kernel/random/boot_id"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return store.Boot{}, fmt.Errorf("%w; without it nobody knows whether the machine went down since the disks were used: start blockd where /proc is mounted", err)
+	}
+	id, ok := catalog.ParseID(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+	if !ok {
+		return store.Boot{}, fmt.Errorf("%s says %q, which names no boot of a machine", path, text)
+	}
+	return store.Boot(id), nil
 }
 
 // registerDisk tells the catalog of a disk, unless it knows it as it is, or has

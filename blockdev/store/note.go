@@ -67,7 +67,7 @@ type Note struct {
 	Void []int64
 	// Forget empties the tail, before the op's own entry.
 	Forget bool
-	// Vouch ends ReplicaState.Unproven. With an OpNote, Last becomes at least the op's Ver.Seq.
+	// Vouch ends ReplicaState.Unproven.
 	Vouch bool
 }
 

@@ -58,7 +58,6 @@ func (v *modelVol) apply(op *noteOp) {
 	v.noted = true
 	if n.Vouch {
 		v.st.Unproven = false
-		v.st.Last = max(v.st.Last, op.Ver.Seq)
 	}
 	if op.Kind != OpNote {
 		v.write(op)

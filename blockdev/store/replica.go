@@ -215,9 +215,9 @@ func (s *Store) applyNote(op *Op) {
 	s.changeNotes(op.Vol.notes, rec, op.noteVer())
 }
 
-// noteVer is the version of the write that op's Note goes with, or up to which it vouches, if any.
+// noteVer is the version of the write that op's Note goes with, if any.
 func (op *Op) noteVer() Version {
-	if op.Kind == OpNote && !op.Note.Vouch {
+	if op.Kind == OpNote {
 		return Version{}
 	}
 	return op.Ver

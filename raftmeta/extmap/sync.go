@@ -35,8 +35,8 @@ type Sync struct {
 	Disk       Disk
 	State      SyncState
 	Generation uint64
-	// Proof is a sequence number that the disk had made durable after all that was copied to it when it was last
-	// said to have that (docs/REPLICATION.md): one that has a lower one has lost some of it. 0 proves nothing.
+	// Proof is a watermark that the disk had made durable after all that was copied to it, when it was last said
+	// to have that (docs/REPLICATION.md): one that has a lower one has lost some of it. 0 proves nothing.
 	Proof uint64
 }
 

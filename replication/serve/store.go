@@ -85,7 +85,7 @@ func (o *storeOp) prepare() {
 	case replica.OpBegin:
 		o.Kind, o.note.Forget = store.OpNote, true
 	case replica.OpVouch:
-		o.Kind, o.Ver, o.note.Vouch = store.OpNote, store.Version(op.Ver), true
+		o.Kind, o.note.Vouch = store.OpNote, true
 	default:
 	}
 }

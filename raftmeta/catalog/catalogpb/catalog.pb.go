@@ -3477,7 +3477,7 @@ type MarkReplica struct {
 	Disk       uint32                 `protobuf:"varint,3,opt,name=disk,proto3" json:"disk,omitempty"`   // number
 	Generation uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
 	Change     ReplicaChange          `protobuf:"varint,5,opt,name=change,proto3,enum=blockd.catalog.v1.ReplicaChange" json:"change,omitempty"`
-	// A sequence number that the disk has made durable after all that was copied to it, when it
+	// A watermark that the disk has made durable after all that was copied to it, when it
 	// comes in sync; see docs/REPLICATION.md. Since version 4.
 	Proof         uint64 `protobuf:"varint,6,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields

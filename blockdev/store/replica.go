@@ -273,20 +273,23 @@ func (s *Store) doubt() {
 	for _, v := range s.mu.vols {
 		if n := v.notes; n != nil && n.broken == nil && !s.opts.breakage.noDoubt {
 			n.unproven = true
+			s.sb.incompat |= featUnproven
 			s.writeLater(n)
 		}
 	}
 }
 
-// noteUnproven keeps featUnproven true, for the checkpoint that begins.
-func (s *Store) noteUnproven() {
-	s.sb.incompat &^= featUnproven
+// noteProven takes featUnproven back with the checkpoint that begins, if no replica is unproven any more.
+func (s *Store) noteProven() {
+	if s.sb.incompat&featUnproven == 0 {
+		return
+	}
 	for _, v := range s.mu.vols {
 		if v.notes != nil && v.notes.unproven {
-			s.sb.incompat |= featUnproven
 			return
 		}
 	}
+	s.sb.incompat &^= featUnproven
 }
 
 // compact takes out of the tail what is forgotten.

@@ -51,6 +51,15 @@ const (
 	ArrivalHolds        // a takeover takes the tail of what arrives for that of the set
 	CopyEarly           // a copy of several regions is answered when the first is there
 	HangsForEver        // a replica that answers reads keeps its session though its writes hang
+	UnprovenCounts      // an unproven replica counts for a proven one
+	ProofNotAsked       // a replica that has lost copies counts like others
+	LoneDecides         // one that is unproven may be the last one of a takeover though others are missing
+	ComparedLate        // versions are compared after the takeover has written regions again
+	UnprovenLetIn       // an owner that serves lets an unproven replica in
+	VouchedEarly        // a replica is vouched for before it was held against others
+	UnheardCounts       // a replica that was not heard of lately counts when others are marked out
+	ToldBefore          // what proves that all is there was told to the replica before it was
+	UnsureSource        // what an unproven replica has is taken where others can't read or write
 	Count
 )
 
@@ -72,6 +81,9 @@ var names = [Count]string{
 	"an owner whose moves were finished may still mark replicas", "an owner finishes moves that it does not know",
 	"a takeover takes the tail of what arrives for that of the set", "a copy of several regions is answered when the first is there",
 	"a replica that answers reads keeps its session though its writes hang",
+	"an unproven replica counts for a proven one", "a replica that has lost copies counts like others", "a lone unproven replica decides",
+	"versions are compared after repairs", "an owner that serves lets an unproven replica in", "a replica is vouched for before it is compared",
+	"a replica that was not heard of counts when others are marked out", "the proof that all was copied was told before", "what an unproven replica has is taken where others can't read or write",
 }
 
 // String says what the mistake is.

@@ -38,11 +38,11 @@ const (
 	Stable                   // only carries the watermark
 	Versions                 // versions of the regions in [Off, Off+Len)
 	Begin                    // rebuild generation Gen starts; nothing is clean
-	Confirm                  // regions from Off on whose version is that in Vers become clean
+	Confirm                  // regions from Off on whose version is that in Vers become clean; the answer has the others
 	Copy                     // Data is whole regions, with version Ver, or Vers if they are several; they become clean. Those of zeroes are holes; without Data all are
 	Clear                    // Len bytes at Off become a hole, which reads as zeroes; else like Write
 	Zero                     // Len bytes at Off become zeroes that keep their space; else like Write
-	Vouch                    // what there is was held against other replicas, or copied from one: it is durable, with the watermark, that it is no longer Unproven. Only to one that Vouches
+	Vouch                    // what is there was held against other replicas, or copied from them: it is not unproven, durably, as the watermark is then. Only to one that Vouches
 )
 
 // Changes tells whether a request of this kind is one of the writes that the

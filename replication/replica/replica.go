@@ -92,6 +92,8 @@ func (r *Replica) Handle(from int, q Request) {
 	case Begin:
 		op.Kind = OpBegin
 		r.begin(op)
+	case Vouch:
+		op.Kind = OpVouch
 	case Stable:
 		r.free = append(r.free, op)
 		r.answer(from, q, Response{Status: OK})
@@ -118,7 +120,7 @@ func (r *Replica) valid(q Request) bool {
 	case Copy:
 		n := q.Len / r.cfg.RegionBytes
 		return ranged && whole && q.Len <= max(r.cfg.CopyMax, r.cfg.RegionBytes) && (data == 0 || data == q.Len) && (n == 1 || int64(len(q.Vers)) == n)
-	case Stable, Begin:
+	case Stable, Begin, Vouch:
 		return true
 	case Fence:
 		return !slices.ContainsFunc(q.Arriving, func(a Range) bool {
@@ -279,6 +281,7 @@ func (r *Replica) opened() {
 	r.trim()
 	r.answer(r.fenceBy, r.fence, Response{
 		Status: OK, Stable: r.state.Stable, Last: r.state.Last, Tail: slices.Clone(r.state.Tail), Differ: r.copyMax(),
+		Unproven: r.state.Unproven, Vouches: true,
 	})
 }
 
@@ -346,6 +349,8 @@ func (r *Replica) remember(op *Op) {
 		}
 	case op.Kind == OpBegin:
 		r.state.Tail = nil
+	case op.Kind == OpVouch:
+		r.state.Unproven = false
 	}
 }
 
@@ -376,17 +381,18 @@ func (r *Replica) answerOp(op *Op) {
 		resp.Vers = op.Vers
 	case q.Kind == Begin && current:
 		r.gen, r.clean = q.Gen, regionSet{}
-	case q.Kind == Copy && current && q.Gen == r.gen:
+	case q.Kind == Copy && current && q.Gen != 0 && q.Gen == r.gen:
 		for off := range r.regions(q.Off, q.Len) {
 			r.clean.add(off / r.cfg.RegionBytes)
 		}
-	case q.Kind == Confirm && current && q.Gen == r.gen:
+	case q.Kind == Confirm && current && (q.Gen == 0 || q.Gen == r.gen):
 		for i, v := range op.Vers {
 			off := q.Off + int64(i)*r.cfg.RegionBytes
-			if v.Same(q.Vers[i]) {
-				r.clean.add(off / r.cfg.RegionBytes)
-			} else {
+			switch {
+			case !v.Same(q.Vers[i]):
 				resp.Differ = append(resp.Differ, off)
+			case q.Gen != 0:
+				r.clean.add(off / r.cfg.RegionBytes)
 			}
 		}
 	}

@@ -12,7 +12,7 @@ const (
 	OpBegin           // the regions in Void lose their version, the tail becomes empty
 	OpClear           // like OpWrite, but the range becomes a hole
 	OpZero            // like OpWrite, but the range becomes zeroes that keep their space
-	OpVouch           // Stable becomes durable, and State.Unproven false
+	OpVouch           // State.Unproven becomes false
 )
 
 // Op is one operation of a store. All that a changing op does becomes durable
@@ -52,7 +52,7 @@ type State struct {
 	Stable uint64
 	Last   uint64 // highest sequence number of any write, copy or watermark
 	Tail   []Entry
-	// Unproven says that the machine went down, not by a shutdown, since the state was vouched for.
+	// Unproven says that the machine went down, not by a shutdown, since the state was vouched for [I15].
 	Unproven bool
 }
 

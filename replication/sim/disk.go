@@ -8,7 +8,7 @@ import (
 )
 
 // disk is a model of a store: what an op does happens at one instant between
-// submission and completion and is durable from then on.
+// submission and completion and is durable from then on, unless it lies (lie.go).
 type disk struct {
 	w        *world
 	image    []byte
@@ -27,6 +27,9 @@ type disk struct {
 	dead     bool
 	pending  map[*diskOp]bool
 	order    uint64
+	past     []past // what it was before each of the last changes, if disks lie
+	down     bool   // its machine is
+	lies     bool   // and when that is back it may have lost some of these changes
 }
 
 type diskOp struct {
@@ -114,6 +117,7 @@ func (d *disk) apply(x *diskOp) {
 		}
 		copy(op.Data, d.image[op.Off:op.Off+op.Len])
 	}
+	d.keep(op)
 	s := &d.state
 	for off := op.Off - op.Off%regionBytes; off < op.Off+op.Len; off += regionBytes {
 		r := off / regionBytes
@@ -158,6 +162,8 @@ func (d *disk) apply(x *diskOp) {
 		s.Tail = nil
 	case replica.OpFence:
 		s.Fenced = max(s.Fenced, op.Epoch)
+	case replica.OpVouch:
+		s.Unproven = false
 	case replica.OpRead, replica.OpVersions:
 	}
 	s.Stable = max(s.Stable, op.Stable)

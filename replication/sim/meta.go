@@ -18,6 +18,8 @@ type meta struct {
 	end    time.Duration // when every lease so far has ended for sure, true time
 	before time.Duration // the same without the newest lease
 	holder int
+
+	leaving [maxNodes]time.Duration // until then a proposal to mark a member out may arrive
 }
 
 // news is the state at a revision, as nodes learn of it.
@@ -105,9 +107,12 @@ func (m *meta) lastOf(d int) bool {
 	})
 }
 
+// commits is the longest that a Raft commit takes.
+const commits = 3 * time.Millisecond
+
 // propose handles a proposal that has arrived from node.
 func (m *meta) propose(from *node, p volume.Proposal) {
-	m.w.after(m.w.between(100*time.Microsecond, 3*time.Millisecond), func() { // a Raft commit
+	m.w.after(m.w.between(100*time.Microsecond, commits), func() {
 		m.apply(p)
 		v := m.news()
 		m.w.send(m.index(), from.index, func() {
@@ -128,6 +133,7 @@ func (m *meta) apply(p volume.Proposal) {
 	switch p.Change {
 	case volume.Finish:
 		if x.Sync == volume.InSync && (p.Epoch > m.began || mutation.On(mutation.FinishUnknown)) {
+			x.Proof = max(x.Proof, p.Proof)
 			m.finish(p.Disk)
 		}
 	case volume.MarkOut:
@@ -144,7 +150,7 @@ func (m *meta) apply(p volume.Proposal) {
 		}
 	case volume.MarkIn:
 		if x.Sync == volume.Rebuilding {
-			x.Sync = volume.InSync
+			x.Sync, x.Proof = volume.InSync, max(x.Proof, p.Proof)
 		}
 	}
 }

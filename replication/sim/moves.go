@@ -23,7 +23,9 @@ func (m *meta) moving() bool { return slices.ContainsFunc(m.to, func(to int) boo
 func (m *meta) restless() {
 	m.w.after(m.w.between(5*time.Millisecond, 50*time.Millisecond), func() {
 		if !m.w.calm {
-			m.move()
+			if m.w.now >= m.w.still {
+				m.move()
+			}
 			m.restless()
 		}
 	})
@@ -40,7 +42,7 @@ func (m *meta) toAndFro() {
 		}
 		m.toAndFro()
 		switch {
-		case m.holder < 0, m.w.now < m.w.storm:
+		case m.holder < 0, m.w.now < m.w.storm, m.w.now < m.w.still:
 		case !m.moving():
 			if x := m.w.nodes[m.holder].owner; m.w.now < m.w.quiet && (x == nil || !x.Serving() || m.w.chance(0.8)) {
 				return

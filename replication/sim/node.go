@@ -56,6 +56,7 @@ func (n *node) start() {
 	n.armed = clock.Never
 	n.owner, n.asked, n.paused, n.draining = nil, 0, 0, 0
 	if n.disk != nil {
+		n.disk.wakes(n)
 		st := n.disk.state
 		st.Tail = slices.Clone(st.Tail)
 		copyMax := int64(copyRegions * regionBytes)
@@ -127,7 +128,7 @@ func (n *node) tick(boot uint64) {
 			epoch := n.epoch
 			n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.release(n, epoch) })
 		case n.w.chance(0.04):
-			early := n.w.chance(n.w.hasty) && !n.w.calm
+			early := n.w.chance(n.w.hasty) && !n.w.calm && n.w.now >= n.w.still
 			n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.acquire(n, sent, boot, early) })
 		}
 	})
@@ -228,6 +229,9 @@ func (e ownerEnv) Send(disk int, q replica.Request) {
 func (e ownerEnv) Propose(p volume.Proposal) {
 	w := e.n.w
 	propose := func() { w.meta.propose(e.n, p) }
+	if p.Change == volume.MarkOut {
+		w.meta.leaving[p.Disk] = w.now + latest + commits
+	}
 	w.send(e.n.index, w.meta.index(), propose)
 	if w.tardy && !w.calm && p.Change == volume.MarkIn && w.chance(0.5) { // it is lost and back when a copy comes
 		w.after(w.between(time.Millisecond, 10*time.Millisecond), func() {

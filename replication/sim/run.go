@@ -21,6 +21,7 @@ const (
 	mostExtents = 6
 	mostBytes   = mostExtents * extentBytes
 	mostBlocks  = mostBytes / blockBytes
+	maxNodes    = 8
 	faultsFor   = 900 * time.Millisecond
 	settlesIn   = 8 * time.Second
 )
@@ -59,6 +60,7 @@ type Result struct {
 	Drains  int    // owners that handed over with nothing to repair
 	Refused int    // ops that failed since a disk was full
 	Moved   int    // extents that have got another disk
+	Lies    int    // outages after which a disk had lost what it had acknowledged
 	Broken  string // what went wrong, or ""
 }
 
@@ -71,6 +73,7 @@ func newWorld(seed uint64) *world {
 	}
 	w.lossy, w.doubly, w.laggy = w.rng.Float64()*0.03, w.rng.Float64()*0.05, w.rng.Float64()*0.06
 	w.slowly, w.broadly, w.tardy, w.lazy = w.chance(0.4), w.chance(0.4), w.chance(0.3), w.chance(0.7)
+	w.lying = w.chance(0.4)
 	w.shape()
 	count := max(w.disks, 3+w.rng.IntN(3))
 	for i := range count {
@@ -113,7 +116,7 @@ func Run(seed uint64) Result {
 	}
 	w.runUntil(faultsFor, nil)
 	w.settle()
-	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers, Moved: w.meta.count}
+	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers, Moved: w.meta.count, Lies: w.lies}
 	for _, r := range w.ops {
 		if r.ok {
 			res.OK++
@@ -152,11 +155,18 @@ func (w *world) faults() {
 			return
 		}
 		w.faults()
-		if w.rare && w.chance(0.8) {
+		if w.rare && w.chance(0.8) || w.now < w.still {
 			return
 		}
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		d := w.nodes[w.rng.IntN(w.disks)].disk
+		if w.lying && w.chance(0.1) {
+			w.unnoticed()
+		}
+		if w.lying && w.chance(0.15) || w.chance(0.01) {
+			w.outage(n, w.chance(0.6))
+			return
+		}
 		switch w.rng.IntN(24) {
 		case 0, 1: // cut a side off
 			side := w.rng.IntN(1 << len(w.cut))
@@ -219,13 +229,16 @@ func (w *world) faults() {
 	})
 }
 
-// crash cuts the power of n for a while.
+// crash kills n, for a while.
 func (w *world) crash(n *node) {
-	if !n.alive {
-		return
+	if n.alive {
+		w.crashFor(n, w.between(time.Millisecond, 150*time.Millisecond))
 	}
+}
+
+func (w *world) crashFor(n *node, dur time.Duration) {
 	n.crash()
-	w.after(w.between(time.Millisecond, 150*time.Millisecond), func() {
+	w.after(dur, func() {
 		if !n.alive {
 			n.start()
 		}
@@ -543,6 +556,6 @@ func (w *world) compare() {
 
 // String is for test logs.
 func (r Result) String() string {
-	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %d without space, %d extents moved, %s",
-		r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Refused, r.Moved, r.Broken)
+	return fmt.Sprintf("%d ops, %d ok, %d epochs, %d revisions, %d drains, %d without space, %d extents moved, %d lies, %s",
+		r.Ops, r.OK, r.Epochs, r.Changes, r.Drains, r.Refused, r.Moved, r.Lies, r.Broken)
 }

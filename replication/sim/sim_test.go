@@ -67,7 +67,7 @@ func runSeeds(t *testing.T, from, count uint64, stop <-chan os.Signal) bool {
 func (r Result) and(o Result) Result {
 	return Result{
 		Ops: r.Ops + o.Ops, OK: r.OK + o.OK, Epochs: r.Epochs + o.Epochs, Changes: r.Changes + o.Changes,
-		Drains: r.Drains + o.Drains, Refused: r.Refused + o.Refused, Moved: r.Moved + o.Moved,
+		Drains: r.Drains + o.Drains, Refused: r.Refused + o.Refused, Moved: r.Moved + o.Moved, Lies: r.Lies + o.Lies,
 	}
 }
 

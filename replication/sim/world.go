@@ -53,6 +53,7 @@ type world struct {
 	laggy  float64       // ... late
 	storm  time.Duration // until then many messages are lost
 	quiet  time.Duration // until then hosts ask for nothing new
+	still  time.Duration // until then nothing else goes wrong
 	hinty  float64       // chance that a request has the transport say that a replica is away that is not
 	hasty  float64       // chance that a node does not wait for the last lease's end
 	broken []string
@@ -66,6 +67,9 @@ type world struct {
 	tardy     bool                          // copies of proposals that bring a replica in come late
 	whole     bool                          // all extents are on all members, and the owner is not told
 	late      [mostBytes / regionBytes]bool // regions that lost a version by a Fence from before their move was finished, which came when the replica had restarted
+	lying     bool                          // a disk may lose what it has acknowledged when its machine goes down
+	liar      *node                         // the last that did
+	lies      int
 	handed    handed
 	handovers int
 	sessions  int // that were begun anew
@@ -101,6 +105,9 @@ func (w *world) between(lo, hi time.Duration) time.Duration {
 
 func (w *world) chance(p float64) bool { return w.rng.Float64() < p }
 
+// latest is how late a message may be.
+const latest = 120 * time.Millisecond
+
 // send delivers once, twice, late or not.
 func (w *world) send(from, to int, deliver func()) {
 	copies := 1
@@ -115,7 +122,7 @@ func (w *world) send(from, to int, deliver func()) {
 	for range copies {
 		d := w.between(50*time.Microsecond, 500*time.Microsecond)
 		if !w.calm && w.chance(w.laggy) {
-			d = w.between(time.Millisecond, 120*time.Millisecond)
+			d = w.between(time.Millisecond, latest)
 		}
 		w.after(d, func() {
 			if !w.cut[from][to] {

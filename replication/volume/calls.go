@@ -29,7 +29,7 @@ type calls struct {
 
 // awaited tells whether hosts may wait for k. They don't for what brings a copy back, which may be slow.
 func (k *call) awaited() bool {
-	return k.kind != replica.Begin && (k.piece == nil || !k.piece.isJob())
+	return k.kind != replica.Begin && (k.piece == nil || !k.piece.isJob() || k.piece.takeover)
 }
 
 func (s *calls) len() int { return s.live }

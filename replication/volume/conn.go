@@ -34,7 +34,7 @@ type conn struct {
 	tailed   seqs // writes sent that no watermark sent covers: about what the tail there is
 	owes     bool // of the writes that this session began with it has answered none
 
-	// The answer to the last Fence, while groups of it are being taken over.
+	// The answer to the last Fence; the tail, while groups of it are being taken over.
 	known uint64
 	last  uint64
 	tail  []replica.Entry
@@ -49,6 +49,7 @@ type conn struct {
 	gen      uint64          // by which the replica takes what is rebuilt or arrives, in this session; 0: nothing
 
 	re     rebuild
+	proof  proof
 	source source
 	reads  Latency
 	write  Latency
@@ -66,7 +67,7 @@ func (o *Owner) addConns() {
 
 // request sends q within the session.
 func (c *conn) request(o *Owner, p *piece, q replica.Request) {
-	q.ID, q.Epoch, q.Session, q.Boot, q.Stable = c.calls.next(), o.epoch, c.session, c.boot, o.stable(c)
+	q.ID, q.Epoch, q.Session, q.Boot, q.Stable = c.calls.next(), o.epoch, c.session, c.boot, max(q.Stable, o.stable(c))
 	c.calls.add(call{kind: q.Kind, piece: p, seq: q.Ver.Seq, sent: o.now})
 	q.Oldest = c.calls.oldest()
 	c.lastUse = o.now
@@ -123,7 +124,7 @@ func (c *conn) close(o *Owner, retry clock.Mono) {
 	}
 	c.state, c.retry = down, retry
 	o.up &^= one(c.disk)
-	c.stable, c.source.n = 0, 0
+	c.stable, c.source.n, c.proof.asking = 0, 0, false
 	c.calls.clear(func(k call) {
 		if k.piece != nil {
 			k.piece.calls--
@@ -183,6 +184,12 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 	if resp.Status == replica.OK && !o.complete(k, resp) {
 		resp.Status = replica.Failed
 	}
+	if resp.Status == replica.OK || resp.Status == replica.Medium || resp.Status == replica.NoSpace {
+		c.proof.heard = max(c.proof.heard, k.sent)
+	}
+	if k.kind.Changes() && resp.Status == replica.OK {
+		c.proof.took = max(c.proof.took, k.seq)
+	}
 	switch {
 	case k.kind != replica.Read:
 	case resp.Status == replica.OK:
@@ -204,6 +211,8 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 		c.opened(o, resp)
 	case k.kind == replica.Begin:
 		c.re.begun(o, c.disk)
+	case k.kind == replica.Vouch:
+		c.vouched()
 	case p != nil && k.kind.Changes() && k.seq != p.seq: // what it was before it was undone
 	case p != nil:
 		c.owes = c.owes && !k.kind.Changes()
@@ -248,21 +257,27 @@ func (c *conn) took(o *Owner, k call, resp *replica.Response) {
 
 // opened has the session: what the replica owes is sent again [I2].
 func (c *conn) opened(o *Owner, resp replica.Response) {
+	o.fenced |= one(c.disk)
+	c.learn(o, resp)
+	// Who was told a watermark may have gone out before others heard of it who had
+	// no space for the writes below [I13]. It shall not cover any that are to come.
+	// Nor shall what an owner before this one sent to where it arrives stay in the tail there. And what proves
+	// that the replica has all that is copied to it is higher than what did before [I15].
+	o.seq = max(o.seq, resp.Stable, o.view.Members[c.disk].Proof)
+	if len(c.arriving) > 0 {
+		o.seq = max(o.seq, resp.Last)
+	}
+	if o.distrusts(c) {
+		c.turnAway(o)
+		return
+	}
 	c.state, c.boot, c.gone = up, resp.Boot, false
 	c.copyMax = 0
 	if len(resp.Differ) > 0 {
 		c.copyMax = resp.Differ[0]
 	}
 	o.up |= one(c.disk)
-	o.fenced |= one(c.disk)
-	// Who was told a watermark may have gone out before others heard of it who had
-	// no space for the writes below [I13]. It shall not cover any that are to come.
-	// Nor shall what an owner before this one sent to where it arrives stay in the tail there.
-	o.seq = max(o.seq, resp.Stable)
-	if len(c.arriving) > 0 {
-		o.seq = max(o.seq, resp.Last)
-	}
-	c.known, c.last, c.tail = resp.Stable, resp.Last, resp.Tail
+	c.tail = resp.Tail
 	c.tailed = seqs{}
 	for _, e := range resp.Tail {
 		c.tailed.list = append(c.tailed.list, e.Ver.Seq)
@@ -289,8 +304,12 @@ func (o *Owner) stable(c *conn) uint64 {
 	if c.unserved > 0 && !(mutation.On(mutation.StableInTakeover) && len(o.unserved) < len(o.groups)) {
 		return 0
 	}
+	s := o.seq
 	if p := o.unstable.head; p != nil {
-		return p.place - 1
+		s = p.place - 1
 	}
-	return o.seq
+	if c.re.phase == comparing && !o.drain.on && !mutation.On(mutation.ToldBefore) {
+		return s - min(s, 1) // what it is told when all is there has to be more [I15]
+	}
+	return s
 }

@@ -86,7 +86,7 @@ func TestReadStages(t *testing.T) {
 
 // A replica that is brought back tells for how long, one that isn't tells nothing.
 func TestRebuildingTellsForHowLong(t *testing.T) {
-	b := begins(t, testConfig, Member{InSync, 1}, Member{InSync, 1}, Member{Out, 2})
+	b := begins(t, testConfig, Member{Sync: InSync, Gen: 1}, Member{Sync: InSync, Gen: 1}, Member{Sync: Out, Gen: 2})
 	b.fenced(ok, 0, 1, 2)
 	began := b.now
 	b.pass(30 * time.Millisecond)

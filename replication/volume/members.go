@@ -39,6 +39,9 @@ func (o *Owner) count() {
 		if c.re.phase == entering && !c.re.arrival && !mutation.On(mutation.MarkInLate) {
 			o.required |= one(d)
 		}
+		if !o.required.has(d) {
+			c.proof.shut, c.proof.unable = 0, false
+		}
 	}
 	o.retarget()
 }
@@ -83,9 +86,9 @@ func (o *Owner) propose() {
 		case c.state == up && c.doubt == m.Gen+1 && m.Sync == InSync:
 			p.Change = Keep // it is back, and the MarkOut may have happened or yet happen
 		case c.re.phase == entering && c.re.arrival:
-			p.Change = Finish
+			p.Change, p.Proof = Finish, c.re.proof
 		case c.re.phase == entering && m.Sync == Rebuilding:
-			p.Change = MarkIn
+			p.Change, p.Proof = MarkIn, c.re.proof
 		case c.re.phase == marking:
 			p.Change = MarkRebuilding
 		default:
@@ -112,23 +115,17 @@ func (o *Owner) propose() {
 // miss works out who is waited for. New writes to their extents are not begun.
 func (o *Owner) miss() {
 	o.missed = 0
-	there := o.inSync & o.up // for sure: no MarkOut of theirs is on its way
-	for d, c := range o.conns {
-		if c.doubt == o.view.Members[d].Gen+1 {
-			there &^= one(d)
-		}
+	if o.required&^o.up|o.leaving == 0 {
+		return
 	}
-	for d := range o.conns {
-		if o.away(d) && !o.spares(d, there&^one(d)) {
-			o.missed |= one(d)
-		}
-	}
+	there := o.there()
+	o.missed = o.required.those(func(d int) bool { return o.away(d) && !o.spares(d, there&^one(d)) })
 }
 
 // away tells whether replica d is to be done without, if that can be.
 func (o *Owner) away(d int) bool {
 	c := o.conns[d]
-	return c.state != up && o.required.has(d) && o.now >= c.outAt(o)
+	return o.required.has(d) && (o.leaving.has(d) || c.state != up && (c.proof.shut != 0 || o.now >= c.outAt(o)))
 }
 
 // outAt is when the replica, if it is not up before, is marked out.

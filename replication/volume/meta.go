@@ -18,7 +18,7 @@ type Member struct {
 	Sync Sync
 	Gen  uint64
 	// Proof is the watermark that the replica had made durable when it was last proposed that it has all that
-	// was copied to it: one that has a lower one has lost some of that. 0 proves nothing.
+	// was copied to it: one that has a lower one has lost some of that. 0 proves nothing [I15].
 	Proof uint64
 }
 

@@ -13,7 +13,7 @@ func moving(t *testing.T) *bench {
 	c.Sets = func(extent int64) []int { return [][]int{{0, 1}, {1, 2}}[extent] }
 	c.Arriving = func(extent int64) int { return []int{2, -1}[extent] }
 	c.ArrivingSince, c.CompareRegions = 3, 2
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	b := begins(t, c, in, in, in)
 	for _, s := range b.sent {
 		if to2 := s.disk == 2; to2 != (s.q.Gen == 3 && len(s.q.Arriving) == 1 && s.q.Arriving[0] == replica.Range{Len: 64}) || to2 != (s.q.Gen != 0) {
@@ -100,7 +100,7 @@ func TestMove(t *testing.T) {
 		t.Fatalf("proposed %+v before all has arrived", b.proposed)
 	}
 	b.copied(b.compared())
-	finish := Proposal{Finish, 2, 3, 1}
+	finish := Proposal{Change: Finish, Disk: 2, Epoch: 3, Gen: 1}
 	if len(b.proposed) != 1 || b.proposed[0] != finish {
 		t.Fatalf("proposed %+v, want %+v", b.proposed, finish)
 	}
@@ -118,8 +118,8 @@ func TestMove(t *testing.T) {
 	if len(b.complete) != 0 {
 		t.Fatal("acknowledged without the target of a move that may be finished")
 	}
-	in := Member{InSync, 1}
-	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{in, in, {InSync, 2}}})
+	in := Member{Sync: InSync, Gen: 1}
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{in, in, {Sync: InSync, Gen: 2}}})
 	b.only(op, nil)
 }
 

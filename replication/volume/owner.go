@@ -31,6 +31,8 @@ type Owner struct {
 	inSync   disks // by the view: may be read from
 	targets  disks // are sent new writes
 	missed   disks // required, away for too long, and can't be done without
+	leaving  disks // there, and marked out rather than compared in a takeover
+	trusted  disks // taken at their word, as an operator says
 
 	groups   []*group
 	groupOf  []int32 // index in groups, by extent
@@ -248,6 +250,7 @@ func (o *Owner) settle() {
 		o.propose()
 		o.takeover()
 		o.rebuild()
+		o.vouch()
 		o.admit()
 		if !o.run() {
 			o.drained()

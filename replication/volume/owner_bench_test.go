@@ -48,7 +48,7 @@ func benchOwner() (*Owner, *echo) {
 		OpTimeout: time.Second, RequestTimeout: time.Second, HedgeAfter: time.Second, RetryAfter: time.Second,
 		OutAfter: time.Second, StableAfter: time.Second, CompareRegions: 16, RebuildJobs: 2,
 	}
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	o := New(cfg, e, Grant{View: View{Revision: 1, Epoch: 1, Members: []Member{in, in, in, in, in}}, Until: clock.Never, Local: 0}, 1)
 	o.Tick(1)
 	e.answer(o, 1)

@@ -3,6 +3,7 @@ package volume
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,6 +58,16 @@ func (b *bench) answer(s sent, resp replica.Response) {
 	b.o.Answer(b.now, s.disk, resp)
 }
 
+// there answers those who are asked whether they are there, or told the watermark.
+func (b *bench) there() {
+	for _, s := range slices.Clone(b.sent) {
+		if s.q.Kind == replica.Stable {
+			b.answer(s, replica.Response{Status: replica.OK})
+		}
+	}
+	b.sent = slices.DeleteFunc(b.sent, func(s sent) bool { return s.q.Kind == replica.Stable })
+}
+
 func (b *bench) pass(d time.Duration) {
 	b.now = b.now.Add(d)
 	b.o.Tick(b.now)
@@ -74,7 +85,7 @@ func (b *bench) only(op *Op, want error) {
 // serves returns an owner of three replicas in sync that serves, until 10 s.
 func serves(t *testing.T) *bench {
 	b := &bench{t: t, now: 1}
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	b.o = New(testConfig, b, Grant{View: View{Revision: 1, Epoch: 3, Members: []Member{in, in, in}}, Until: 10e9, Local: 1}, b.now)
 	b.pass(0)
 	for _, s := range b.take(replica.Fence) {
@@ -102,14 +113,15 @@ func TestWriteWaitsForMarkOut(t *testing.T) {
 	b.answer(writes[1], replica.Response{Status: replica.OK})
 	for len(b.proposed) == 0 && b.now < 9e8 {
 		b.pass(5 * time.Millisecond)
+		b.there()
 	}
-	if len(b.proposed) == 0 || b.proposed[0] != (Proposal{MarkOut, 2, 3, 1}) {
+	if len(b.proposed) == 0 || b.proposed[0] != (Proposal{Change: MarkOut, Disk: 2, Epoch: 3, Gen: 1}) {
 		t.Fatalf("proposed %+v, want MarkOut of replica 2", b.proposed)
 	}
 	if len(b.complete) != 0 {
 		t.Fatal("acknowledged before MarkOut was committed")
 	}
-	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{InSync, 1}, {InSync, 1}, {Out, 2}}})
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{Sync: InSync, Gen: 1}, {Sync: InSync, Gen: 1}, {Sync: Out, Gen: 2}}})
 	b.only(op, nil)
 }
 
@@ -149,9 +161,7 @@ func TestNobodyIsMarkedOutInVain(t *testing.T) {
 	b.o.Unreachable(b.now, 2)
 	for b.now < 1e9 {
 		b.pass(5 * time.Millisecond)
-		for _, s := range b.take(replica.Stable) {
-			b.answer(s, replica.Response{Status: replica.OK})
-		}
+		b.there()
 	}
 	st := b.o.Status()
 	if len(b.proposed) != 0 || st.Below != 128 || !st.Members[0].Missed || st.Members[1].Missed || !st.Members[2].Missed {
@@ -165,13 +175,14 @@ func TestNobodyIsMarkedOutInVain(t *testing.T) {
 	b.only(read, nil)
 	for len(b.complete) == 0 && b.now < 3e9 {
 		b.pass(5 * time.Millisecond)
+		b.there()
 	}
 	b.only(write, ErrTimeout)
 	if write.Sent {
 		t.Error("a write that could not be acknowledged was begun")
 	}
 	b.fenced(replica.Response{}, 0)
-	if len(b.proposed) != 1 || b.proposed[0] != (Proposal{MarkOut, 2, 3, 1}) || b.o.Status().Below != 0 {
+	if len(b.proposed) != 1 || b.proposed[0] != (Proposal{Change: MarkOut, Disk: 2, Epoch: 3, Gen: 1}) || b.o.Status().Below != 0 {
 		t.Fatalf("proposed %+v with replica 0 back, want MarkOut of replica 2 and writes to go on", b.proposed)
 	}
 }
@@ -187,6 +198,7 @@ func TestTimedOutWriteKeepsItsLock(t *testing.T) {
 	}
 	for op.Err == nil && b.now < 2e9 {
 		b.pass(20 * time.Millisecond)
+		b.there()
 	}
 	b.only(op, ErrTimeout)
 	copy(op.Data, "scribble")
@@ -347,7 +359,7 @@ func TestDeposed(t *testing.T) {
 // waits for the old lease, and writes the tail again everywhere.
 func TestTakeover(t *testing.T) {
 	b := &bench{t: t, now: 1}
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	b.o = New(testConfig, b, Grant{View: View{Revision: 1, Epoch: 3, Members: []Member{in, in, in}}, Until: 10e9, Waits: 2e9, Local: -1}, b.now)
 	b.pass(0)
 	for i, s := range b.take(replica.Fence)[:2] {
@@ -360,7 +372,7 @@ func TestTakeover(t *testing.T) {
 	for len(b.proposed) == 0 && b.now < 1e9 {
 		b.pass(5 * time.Millisecond)
 	}
-	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{in, in, {Out, 2}}})
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{in, in, {Sync: Out, Gen: 2}}})
 	if b.take(replica.Read); b.o.Serving() {
 		t.Fatal("serves while the old lease may read from a replica that is not fenced")
 	}

@@ -79,6 +79,14 @@ type piece struct {
 
 func (p *piece) isJob() bool { return p.kind == compare || p.kind == copying }
 
+// gen is that of the resync of which p is a job; 0 in a takeover.
+func (p *piece) gen(o *Owner) uint64 {
+	if p.takeover {
+		return 0
+	}
+	return o.conns[p.to].re.gen
+}
+
 // ofHost tells whether a host waits for p.
 func (p *piece) ofHost() bool { return p.op != nil && p.op.Kind != Scrub }
 

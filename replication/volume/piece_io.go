@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 
+	"blockd.dev/replication/mutation"
 	"blockd.dev/replication/replica"
 )
 
@@ -17,8 +18,13 @@ func (o *Owner) ask(p *piece) {
 	if p.kind == rewrite && !p.takeover && p.sources&from == 0 {
 		p.sources = 0 // whom a scrub took to be right have left: what is left is made the same, and no host waits for those
 	}
-	if p.sources != 0 {
+	switch {
+	case p.sources != 0:
 		from &= p.sources
+	case p.takeover && p.isJob():
+		from &^= p.group.doubt
+	case p.takeover && !mutation.On(mutation.UnsureSource):
+		from &^= o.unsure(p.group)
 	}
 	if from&^p.bad == 0 && from != 0 {
 		o.unreadable(p)
@@ -46,9 +52,12 @@ func (o *Owner) unreadable(p *piece) {
 	case p.kind == copying && p.len > o.cfg.RegionBytes:
 		o.split(p, o.cfg.RegionBytes)
 	case p.isJob(): // until the data is written again, or the disk thinks better of it
+		o.conns[p.to].proof.unable = p.takeover
 		p.bad, p.retry = 0, o.now.Add(o.cfg.RetryAfter)
 	case (p.kind == rewrite || p.kind == read) && p.len > o.cfg.BlockBytes:
 		o.split(p, o.cfg.BlockBytes) // perhaps one block is to blame, or one here and another there
+	case p.takeover && o.stuck(p): // the others may have lost it
+		p.bad, p.retry = 0, o.now.Add(o.cfg.RetryAfter)
 	case p.kind == rewrite && p.sources != 0:
 		// Nobody was told of a write that only these had, so what the others
 		// have will do [I7].
@@ -57,6 +66,19 @@ func (o *Owner) unreadable(p *piece) {
 	default:
 		o.end1(p, ErrMedium)
 	}
+}
+
+// stuck tells whether p, of a takeover, which none of its sources can read, has nobody else who surely has
+// what counts. Those in doubt are better out then.
+func (o *Owner) stuck(p *piece) bool {
+	unsure := o.unsure(p.group)
+	if unsure == 0 || p.sources != 0 && p.group.disks&o.inSync&^(unsure|p.bad) != 0 || mutation.On(mutation.UnsureSource) {
+		return false
+	}
+	for s := p.group.doubt; s != 0; s &= s - 1 {
+		o.conns[s.first()].proof.unable = true
+	}
+	return true
 }
 
 // split does in parts, of unit bytes, what p would do.
@@ -174,6 +196,10 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 	case p.state == reading && (kind == replica.Read || kind == replica.Versions):
 		p.asked = 0
 		p.arrived(o, resp)
+	case p.state == sending && p.takeover && kind == replica.Confirm:
+		p.group.check.compared(o, p, resp.Differ)
+	case p.state == sending && p.takeover && kind == replica.Copy:
+		p.group.check.ended(o, p)
 	case p.state == sending && kind == replica.Confirm:
 		o.stats.compared += uint64(p.len)
 		r := &o.conns[d].re
@@ -215,12 +241,12 @@ func (p *piece) arrived(o *Owner, resp replica.Response) {
 	case compare:
 		p.state = sending
 		c := o.conns[p.to]
-		c.request(o, p, replica.Request{Kind: replica.Confirm, Off: p.off, Len: p.len, Vers: resp.Vers, Gen: c.re.gen})
+		c.request(o, p, replica.Request{Kind: replica.Confirm, Off: p.off, Len: p.len, Vers: resp.Vers, Gen: p.gen(o)})
 	case copying:
 		p.state = sending
 		o.stats.copied += uint64(len(resp.Data))
 		c := o.conns[p.to]
-		q := replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: resp.Data, Gen: c.re.gen}
+		q := replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: resp.Data, Gen: p.gen(o)}
 		if len(resp.Vers) == 1 {
 			q.Ver = resp.Vers[0]
 		} else {

@@ -35,6 +35,9 @@ type rebuild struct {
 	next     clock.Mono // not before then, by the pace
 	proposed clock.Mono // last proposal about this replica, whichever
 	change   Change
+	must     uint64 // writes up to there are not sent as such, but copied
+	proof    uint64 // by which it can be told that all is there; 0 while it isn't
+	proven   bool   // the replica has that durably
 }
 
 // active tells whether the replica takes new writes for the rebuild.
@@ -98,7 +101,8 @@ func (r *rebuild) adopted(o *Owner, d int, m Member) {
 
 func (r *rebuild) begun(o *Owner, d int) {
 	if r.phase == beginning {
-		r.phase = comparing
+		o.seq++ // more than the replica has been told
+		r.phase, r.must = comparing, o.seq
 		o.conns[d].gen = r.gen
 		o.retarget()
 	}
@@ -118,12 +122,16 @@ func (o *Owner) rebuild() {
 			r.left = o.regionsOf(d)
 			o.propose()
 		case r.phase == idle && c.state == up && o.now >= c.patient && m.Sync == InSync && c.gen != 0 && len(c.arriving) > 0:
-			*r = rebuild{phase: comparing, arrival: true, gen: c.gen, left: o.regionsTo(d), proposed: r.proposed, change: r.change}
+			o.seq++
+			*r = rebuild{phase: comparing, arrival: true, gen: c.gen, left: o.regionsTo(d), must: o.seq, proposed: r.proposed, change: r.change}
 			o.retarget()
 			r.startJobs(o, d)
 		case r.phase == comparing:
 			r.startJobs(o, d)
-			if !r.arrival && r.compared(o) {
+			switch {
+			case !r.compared(o):
+				r.proof, r.proven = 0, false
+			case !r.arrival && r.prove(o, c):
 				r.phase = entering
 				o.count()
 				o.propose()
@@ -156,7 +164,7 @@ func (o *Owner) finishMoves() {
 			continue
 		}
 		early := mutation.On(mutation.FinishEarly) && c.re.arriving()
-		if !early && !(c.re.arriving() && (c.re.phase == entering || c.re.compared(o))) || c.doubt == o.view.Members[d].Gen+1 {
+		if !early && !(c.re.arriving() && (c.re.phase == entering || c.re.compared(o) && c.re.prove(o, c))) || c.doubt == o.view.Members[d].Gen+1 {
 			return
 		}
 		done = done || c.re.phase == comparing

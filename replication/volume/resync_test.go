@@ -9,9 +9,9 @@ import (
 
 // TestRebuildCounts: what was compared, and what was sent; a hole is no data.
 func TestRebuildCounts(t *testing.T) {
-	b := begins(t, testConfig, Member{InSync, 1}, Member{InSync, 1}, Member{Rebuilding, 2})
+	b := begins(t, testConfig, Member{Sync: InSync, Gen: 1}, Member{Sync: InSync, Gen: 1}, Member{Sync: Rebuilding, Gen: 2})
 	b.fenced(ok, 0, 1, 2)
-	b.o.Meta(b.now, View{Revision: 2, Epoch: b.o.epoch, Members: []Member{{InSync, 1}, {InSync, 1}, {Rebuilding, 3}}})
+	b.o.Meta(b.now, View{Revision: 2, Epoch: b.o.epoch, Members: []Member{{Sync: InSync, Gen: 1}, {Sync: InSync, Gen: 1}, {Sync: Rebuilding, Gen: 3}}})
 	const hole, data = 0, 96
 	for end := b.now.Add(time.Second); b.now < end && b.o.conns[2].re.phase != entering; b.pass(5 * time.Millisecond) {
 		for len(b.sent) > 0 {
@@ -52,9 +52,9 @@ type rebuilding struct {
 type Range struct{ first, n int64 }
 
 func newRebuilding(t *testing.T, cfg Config, copyMax []int64) *rebuilding {
-	b := begins(t, cfg, Member{InSync, 1}, Member{InSync, 1}, Member{Rebuilding, 2})
+	b := begins(t, cfg, Member{Sync: InSync, Gen: 1}, Member{Sync: InSync, Gen: 1}, Member{Sync: Rebuilding, Gen: 2})
 	b.fenced(replica.Response{Differ: copyMax}, 0, 1, 2)
-	b.o.Meta(b.now, View{Revision: 2, Epoch: b.o.epoch, Members: []Member{{InSync, 1}, {InSync, 1}, {Rebuilding, 3}}})
+	b.o.Meta(b.now, View{Revision: 2, Epoch: b.o.epoch, Members: []Member{{Sync: InSync, Gen: 1}, {Sync: InSync, Gen: 1}, {Sync: Rebuilding, Gen: 3}}})
 	return &rebuilding{bench: b, answer: func(sent) replica.Response { return ok }}
 }
 

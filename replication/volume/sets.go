@@ -31,8 +31,10 @@ type group struct {
 	place
 	bytes   int64
 	phase   phase
-	repairs int  // pieces of the takeover that are left
-	fresh   bool // equalize looks at it
+	repairs int   // pieces of the takeover that are left
+	fresh   bool  // equalize looks at it
+	doubt   disks // may lack acknowledged writes
+	check   check
 }
 
 // addExtents takes over the sets of the extents up to VolumeBytes.
@@ -113,7 +115,7 @@ func (o *Owner) groupAt(off int64) *group {
 // spares tells whether replica d may be marked out, with these in sync and there. An extent that is served
 // keeps as many in sync as its writes need, and these have to be there: with fewer
 // nothing can be written, and if this owner is cut off there has to be somebody
-// to take over from. A takeover may go down to the last one [I3].
+// to take over from. A takeover may go down to the last one, if that is there and proven [I3] [I15].
 func (o *Owner) spares(d int, there disks) bool {
 	for _, g := range o.groups {
 		switch {
@@ -122,7 +124,7 @@ func (o *Owner) spares(d int, there disks) bool {
 			if (g.disks & there).count() < o.cfg.MinInSync {
 				return false
 			}
-		case g.disks&o.required&^one(d) == 0:
+		case !o.suffice(d, g.disks&there):
 			return false
 		}
 	}

@@ -27,9 +27,10 @@ func begins(t *testing.T, cfg Config, members ...Member) *bench {
 	return b
 }
 
-// fenced answers the Fences of these members.
+// fenced answers the Fences of these members, and who is asked whether it is there.
 func (b *bench) fenced(resp replica.Response, members ...int) {
 	resp.Status = replica.OK
+	b.there()
 	for _, s := range b.take(replica.Fence) {
 		for _, d := range members {
 			if s.disk == d {
@@ -66,7 +67,7 @@ func readAt(off int64) *Op { return &Op{Kind: Read, Off: off, Data: make([]byte,
 
 // Each extent is read from and written to those that keep it.
 func TestExtentsHaveTheirOwnReplicas(t *testing.T) {
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	b := begins(t, spread(), in, in, in, in)
 	b.fenced(replica.Response{}, 0, 1, 2, 3)
 	b.o.Submit(b.now, &Op{Kind: Write, Off: 64, Data: make([]byte, 128)}) // extents 1 and 2
@@ -93,8 +94,8 @@ func TestExtentsHaveTheirOwnReplicas(t *testing.T) {
 // last one with extent 2, serves the extents that it does not keep; the others
 // when it is back.
 func TestOneExtentUnreadable(t *testing.T) {
-	in := Member{InSync, 1}
-	b := begins(t, spread(), in, in, Member{Out, 2}, in)
+	in := Member{Sync: InSync, Gen: 1}
+	b := begins(t, spread(), in, in, Member{Sync: Out, Gen: 2}, in)
 	b.fenced(replica.Response{}, 0, 1)
 	for range 100 {
 		b.pass(testConfig.RetryAfter)
@@ -129,8 +130,8 @@ func TestOneExtentUnreadable(t *testing.T) {
 func TestMinInSyncIsPerExtent(t *testing.T) {
 	cfg := spread()
 	cfg.MinInSync = 2
-	in := Member{InSync, 1}
-	b := begins(t, cfg, Member{Out, 2}, in, in, in)
+	in := Member{Sync: InSync, Gen: 1}
+	b := begins(t, cfg, Member{Sync: Out, Gen: 2}, in, in, in)
 	b.fenced(replica.Response{}, 0, 1, 2, 3)
 	for off, want := range map[int64]error{0: errWaits, 64: nil, 128: nil, 192: errWaits} {
 		if err := b.do(writeAt(off)); !errors.Is(err, want) {
@@ -148,7 +149,7 @@ func TestMinInSyncIsPerExtent(t *testing.T) {
 // [I6]: a replica is told no watermark while the takeover of one of its
 // extents goes on, and one that keeps others is.
 func TestWatermarkWaitsForEveryExtentOfAReplica(t *testing.T) {
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	b := begins(t, spread(), in, in, in, in)
 	b.fenced(replica.Response{Last: 9, Stable: 9}, 0, 1, 2)
 	if err := b.do(writeAt(0)); err != nil {
@@ -165,7 +166,7 @@ func TestWatermarkWaitsForEveryExtentOfAReplica(t *testing.T) {
 // [I7]: what one member of a set has of an extent goes to that set, in one
 // request where blocks of several writes lie side by side.
 func TestTakeoverOfOneSet(t *testing.T) {
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	b := begins(t, spread(), in, in, in, in)
 	tail := replica.Response{Last: 12, Tail: []replica.Entry{
 		{Ver: replica.Version{Epoch: 2, Seq: 11}, Off: 64, Len: 8}, {Ver: replica.Version{Epoch: 2, Seq: 12}, Off: 72, Len: 16},
@@ -210,7 +211,7 @@ func TestGrow(t *testing.T) {
 		}
 		return old(extent)
 	}
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	b := begins(t, cfg, in, in, in, in)
 	b.fenced(replica.Response{}, 0, 1, 2, 3)
 	if err := b.do(writeAt(256)); !errors.Is(err, errWaits) {
@@ -231,7 +232,7 @@ func TestUnreachable(t *testing.T) {
 	cfg := testConfig
 	cfg.GoneAfter = 30 * time.Millisecond
 	for _, hint := range []bool{true, false} {
-		in := Member{InSync, 1}
+		in := Member{Sync: InSync, Gen: 1}
 		b := begins(t, cfg, in, in, in)
 		b.fenced(replica.Response{}, 0, 1)
 		start := b.now
@@ -339,7 +340,7 @@ func TestClears(t *testing.T) {
 func TestTailIsBounded(t *testing.T) {
 	cfg := testConfig
 	cfg.TailMax = 3
-	in := Member{InSync, 1}
+	in := Member{Sync: InSync, Gen: 1}
 	b := begins(t, cfg, in, in, in)
 	fences := b.take(replica.Fence)
 	for i := range int64(5) {
@@ -376,14 +377,14 @@ func resyncs(t *testing.T, pace time.Duration) time.Duration {
 	cfg := testConfig
 	cfg.VolumeBytes = 64 * cfg.RegionBytes
 	cfg.Pace, cfg.PaceMax = pace, 32*time.Millisecond
-	in := Member{InSync, 1}
-	b := begins(t, cfg, in, in, Member{Out, 2})
+	in := Member{Sync: InSync, Gen: 1}
+	b := begins(t, cfg, in, in, Member{Sync: Out, Gen: 2})
 	b.fenced(replica.Response{}, 0, 1, 2)
 	holes := 0
 	for b.now < 20e9 && b.o.Status().Members[2].Sync != InSync {
 		for _, p := range b.proposed {
 			sync := map[Change]Sync{MarkRebuilding: Rebuilding, MarkIn: InSync}[p.Change]
-			b.o.Meta(b.now, View{Revision: b.o.view.Revision + 1, Epoch: 3, Members: []Member{in, in, {sync, 3}}})
+			b.o.Meta(b.now, View{Revision: b.o.view.Revision + 1, Epoch: 3, Members: []Member{in, in, {Sync: sync, Gen: 3}}})
 		}
 		b.proposed = nil
 		list := b.sent
@@ -525,7 +526,7 @@ func TestScrubRepairWhoseSourceLeaves(t *testing.T) {
 	write := writeAt(32)
 	b.o.Submit(b.now, write)
 	b.o.Unreachable(b.now, 2)
-	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{InSync, 1}, {InSync, 1}, {Out, 2}}})
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{Sync: InSync, Gen: 1}, {Sync: InSync, Gen: 1}, {Sync: Out, Gen: 2}}})
 	repair = b.take(replica.Read)
 	if len(repair) != 1 || repair[0].disk == 2 {
 		t.Fatalf("reads %+v to repair, want one of the others", repair)

@@ -106,6 +106,7 @@ func TestOwnerStandsStill(t *testing.T) {
 	writes := b.take(replica.Write)
 	b.o.Unreachable(b.now, 0)
 	b.pass(time.Second / 2)
+	b.there()
 	if fences := b.take(replica.Fence); len(fences) != 1 || fences[0].disk != 0 || len(b.proposed) != 0 {
 		t.Fatalf("sent %+v, proposed %+v after standing still, want a new session with who was lost before", fences, b.proposed)
 	}
@@ -113,6 +114,7 @@ func TestOwnerStandsStill(t *testing.T) {
 		b.answer(s, ok)
 	}
 	for end := b.now.Add(testConfig.OutAfter); b.now < end; b.pass(5 * time.Millisecond) {
+		b.there()
 		if b.outOf(0) {
 			t.Fatalf("who is lost is marked out %v before OutAfter of watching is over", end.Sub(b.now))
 		}
@@ -120,7 +122,7 @@ func TestOwnerStandsStill(t *testing.T) {
 	if !b.outOf(0) || b.outOf(1) || b.outOf(2) {
 		t.Errorf("proposed %+v after OutAfter of watching, want to do without who is lost", b.proposed)
 	}
-	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{Out, 2}, {InSync, 1}, {InSync, 1}}})
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{Sync: Out, Gen: 2}, {Sync: InSync, Gen: 1}, {Sync: InSync, Gen: 1}}})
 	b.only(op, nil)
 }
 

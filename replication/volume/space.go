@@ -25,6 +25,10 @@ func (c *conn) full(o *Owner, k call) {
 		if p.state != sending {
 			return
 		}
+		if p.takeover {
+			p.group.check.refused(o, p)
+			return
+		}
 		for off := p.off; off < p.off+p.len; off += o.cfg.RegionBytes {
 			c.re.refused.add(off)
 		}
@@ -94,7 +98,7 @@ func (o *Owner) wrote(p *piece) {
 		o.refuse(p)
 		o.stands(p)
 	case refused&^o.inSync != 0: // a view will say whether it counts [I11]
-	case !p.undone && (p.kind != rewrite || p.takeover) && p.bad&refused == 0:
+	case !p.undone && (p.kind != rewrite || p.takeover) && p.bad&refused == 0 && !o.mayLack(p, refused):
 		o.refuse(p)
 		p.state = undoing
 		o.undo(p)
@@ -104,6 +108,19 @@ func (o *Owner) wrote(p *piece) {
 			p.send(o, s.first())
 		}
 	}
+}
+
+// mayLack tells whether those who refused p, of a takeover, may lack something that was acknowledged: then what they
+// have is not as good as p. If they are in doubt it is better done without them.
+func (o *Owner) mayLack(p *piece, refused disks) bool {
+	unsure := o.unsure(p.group) & refused
+	if !p.takeover || unsure == 0 || mutation.On(mutation.UnsureSource) {
+		return false
+	}
+	for s := unsure & p.group.doubt; s != 0; s &= s - 1 {
+		o.conns[s.first()].proof.unable = true
+	}
+	return true
 }
 
 // stands ends p, which every target has.

@@ -90,7 +90,7 @@ func TestRefusedWriteStandsWithoutWhoRefused(t *testing.T) {
 	b.o.Unreachable(b.now, 1)
 	b.take(replica.Read)
 	b.pass(time.Millisecond)
-	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{InSync, 1}, {Out, 2}, {InSync, 1}}})
+	b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{{Sync: InSync, Gen: 1}, {Sync: Out, Gen: 2}, {Sync: InSync, Gen: 1}}})
 	if s := b.o.Status(); s.InFlight != 0 || s.Stable != 41 || len(b.take(replica.Write)) != 0 {
 		t.Errorf("then %d pieces are in flight, the watermark is %d", s.InFlight, s.Stable)
 	}
@@ -101,9 +101,9 @@ func TestRefusedWriteStandsWithoutWhoRefused(t *testing.T) {
 func TestRebuildOnAFullDisk(t *testing.T) {
 	cfg := testConfig
 	cfg.FullAfter = 50 * time.Millisecond
-	b := begins(t, cfg, Member{InSync, 1}, Member{InSync, 1}, Member{Rebuilding, 2})
+	b := begins(t, cfg, Member{Sync: InSync, Gen: 1}, Member{Sync: InSync, Gen: 1}, Member{Sync: Rebuilding, Gen: 2})
 	b.fenced(ok, 0, 1, 2)
-	view := []Member{{InSync, 1}, {InSync, 1}, {Rebuilding, 3}}
+	view := []Member{{Sync: InSync, Gen: 1}, {Sync: InSync, Gen: 1}, {Sync: Rebuilding, Gen: 3}}
 	b.o.Meta(b.now, View{Revision: 2, Epoch: b.o.epoch, Members: view})
 	copies, refused := 0, 20
 	for end := b.now.Add(2 * time.Second); b.now < end && b.o.conns[2].re.phase != entering; b.pass(5 * time.Millisecond) {

@@ -17,6 +17,7 @@ type Status struct {
 	Waiting  int    // ops that have not begun, for want of replicas
 	InFlight int    // pieces that have begun or wait for a lock
 	Unserved int64  // bytes whose takeover is not done
+	Unsure   int64  // of these, nobody who is there can tell what is right: who is in sync may have lost something, and others are Awaited; see Owner.Trust
 	Below    int64  // bytes that are not writable: fewer than MinInSync required replicas, or one is waited for
 	Seq      uint64 // sequence number of the newest write
 	Stable   uint64 // the watermark
@@ -53,6 +54,14 @@ type MemberStatus struct {
 	Left      int64         // regions that a rebuild has not found or made equal yet
 	Regions   int64         // that it keeps; 0 while in sync
 	Arriving  Arriving
+	Unproven  bool // its machine went down, not by a shutdown, and what it kept was not vouched for since
+	Shut      bool // it is not let in for that before it is out
+	Awaited   bool // it is in sync and missing, and extents that are Unsure wait for it
+	// LostRegions are those that a takeover found different on it when it was unproven. LostWrites is more than 0
+	// when it came back without the last writes that it had acknowledged to this owner: how far its sequence number went back.
+	LostRegions int64
+	LostWrites  uint64
+
 	Tail      int     // unstable writes, about
 	Refused   uint64  // writes and copies for which its disk had no space
 	Reads     Latency // of hosts, from request to answer
@@ -83,9 +92,14 @@ func (o *Owner) Status() Status {
 	if o.unstable.head != nil {
 		s.Stable = o.unstable.head.place - 1
 	}
+	var awaited disks
 	for _, g := range o.groups {
 		if g.phase != serving {
 			s.Unserved += g.bytes
+		}
+		if o.waitsForSure(g) {
+			s.Unsure += g.bytes
+			awaited |= g.disks & o.inSync &^ o.up
 		}
 		if !o.writable(g) {
 			s.Below += g.bytes
@@ -97,6 +111,8 @@ func (o *Owner) Status() Status {
 			Sync: m.Sync, Gen: m.Gen, Connected: c.state == up, Required: o.required.has(d), Missed: o.missed.has(d),
 			Tail: c.tailed.len(), Refused: c.refused, Reads: c.reads, Writes: c.write, ReadsNode: c.readsNode,
 		}
+		x.Unproven, x.Shut, x.Awaited = c.proof.unproven, c.proof.shut != 0, awaited.has(d)
+		x.LostRegions, x.LostWrites = c.proof.lostRegions, c.proof.lostWrites
 		if c.state != up {
 			x.Away = o.now.Sub(c.since)
 		}

@@ -12,19 +12,26 @@ type phase uint8
 
 const (
 	collecting phase = iota // fencing its replicas in sync, and collecting tails
-	equalizing              // writing again what not all of them have
+	equalizing              // writing again what not all of them have, copying what some have lost
 	serving
 )
 
 // takeover moves on.
 func (o *Owner) takeover() {
-	if len(o.unserved) == 0 {
+	if o.leaving = 0; len(o.unserved) == 0 {
 		return
 	}
 	fresh := false
 	for _, g := range o.unserved {
-		if g.phase == collecting && o.collected(g) {
-			g.phase, g.fresh, fresh = equalizing, true, true
+		if g.phase == collecting {
+			g.doubt = 0
+			g.fresh = o.collected(g) && o.judge(g)
+		}
+	}
+	o.leave()
+	for _, g := range o.unserved {
+		if g.fresh = g.fresh && g.doubt&o.leaving == 0; g.fresh {
+			g.phase, fresh = equalizing, true
 		}
 	}
 	if fresh {
@@ -32,20 +39,25 @@ func (o *Owner) takeover() {
 	}
 	o.unserved = slices.DeleteFunc(o.unserved, func(g *group) bool {
 		g.fresh = false
-		if g.phase != equalizing || g.repairs > 0 {
+		if g.phase != equalizing || !g.check.goOn(o, g) || g.repairs > 0 {
 			return false
 		}
-		g.phase = serving
-		o.pace.disturbed(&o.cfg, o.now)
-		for d, c := range o.conns {
-			if g.disks.has(d) {
-				if c.unserved--; c.unserved == 0 {
-					c.tail = nil
-				}
-			}
-		}
+		o.serve(g)
 		return true
 	})
+}
+
+// serve ends the takeover of g.
+func (o *Owner) serve(g *group) {
+	g.phase, g.doubt, g.check = serving, 0, check{}
+	o.pace.disturbed(&o.cfg, o.now)
+	for d, c := range o.conns {
+		if g.disks.has(d) {
+			if c.unserved--; c.unserved == 0 {
+				c.tail, c.proof.must = nil, o.seq
+			}
+		}
+	}
 }
 
 // collected tells whether every replica of g in sync is fenced or marked out,
@@ -67,7 +79,7 @@ func (o *Owner) startOver(changed disks) {
 		more = false
 		for _, g := range o.unserved {
 			if g.phase == equalizing && g.disks&(changed|again) != 0 {
-				g.phase, more = collecting, true
+				g.phase, g.doubt, g.check, more = collecting, 0, check{}, true
 				again |= g.disks & o.inSync
 			}
 		}
@@ -96,10 +108,11 @@ func (o *Owner) equalize() {
 	}
 	stable := map[*group]uint64{}
 	for _, g := range o.unserved {
-		for s := g.disks & o.inSync; g.fresh && s != 0; s &= s - 1 {
-			c := o.conns[s.first()]
-			stable[g] = max(stable[g], c.known)
-			o.seq = max(o.seq, c.known, c.last)
+		if in := g.disks & o.inSync; g.fresh {
+			stable[g] = o.top(in.those(o.sound))
+			for s := in; s != 0; s &= s - 1 {
+				o.seq = max(o.seq, o.conns[s.first()].known, o.conns[s.first()].last)
+			}
 		}
 	}
 	var tail []*tailWrite
@@ -110,7 +123,13 @@ func (o *Owner) equalize() {
 		}
 		for _, e := range c.tail {
 			g := o.groupAt(e.Off)
-			if g == nil || !g.fresh || !g.disks.has(d) && !mutation.On(mutation.ArrivalHolds) || e.Ver.Seq <= stable[g] {
+			if g == nil || !g.fresh || !g.disks.has(d) && !mutation.On(mutation.ArrivalHolds) {
+				continue
+			}
+			if g.doubt.has(d) {
+				g.check.touch(o, e)
+			}
+			if e.Ver.Seq <= stable[g] || !o.sound(d) {
 				continue
 			}
 			w := byWrite[e]
@@ -118,6 +137,9 @@ func (o *Owner) equalize() {
 				w = &tailWrite{Entry: e}
 				byWrite[e] = w
 				tail = append(tail, w)
+				if g.doubt != 0 {
+					g.check.touch(o, e)
+				}
 			}
 			w.holders |= one(d)
 		}
@@ -143,6 +165,11 @@ func (o *Owner) equalize() {
 		if from != o.groupAt(off).disks&o.inSync {
 			o.stats.equalized++
 			o.rewrite(off, end-off, from, true)
+		}
+	}
+	for _, g := range o.unserved {
+		if g.fresh {
+			o.beginCheck(g)
 		}
 	}
 }

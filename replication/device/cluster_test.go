@@ -82,6 +82,8 @@ type node struct {
 	vol   *device.Volume
 	addr  netip.AddrPort
 	boot  uint64
+	power store.Boot // grows when the machine has none
+	ready int        // events of the disk when the node had started
 	link  *cutLink
 	dead  atomic.Bool
 }
@@ -146,6 +148,7 @@ func newCluster(t testing.TB, o options) *cluster {
 		} else {
 			n.disk = sim.New(o.diskBytes, o.disk)
 		}
+		n.power = store.Boot{1}
 		if err := store.Format(n.anyDisk(), store.FormatOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +176,7 @@ func (n *node) start() {
 	n.boot++
 	n.dead.Store(false)
 	var err error
-	if n.store, err = store.Open(n.anyDisk(), store.Options{}); err != nil {
+	if n.store, err = store.Open(n.anyDisk(), store.Options{Boot: n.power}); err != nil {
 		t.Fatal(err)
 	}
 	n.svc, err = serve.New(serve.Config{
@@ -220,6 +223,9 @@ func (n *node) start() {
 	if err := n.ep.AddLink(n.link); err != nil {
 		t.Fatal(err)
 	}
+	if n.disk != nil {
+		n.ready = n.disk.Events()
+	}
 }
 
 func (n *node) anyDisk() disk.Disk {
@@ -249,12 +255,18 @@ func (n *node) kill() {
 	n.disk.Unplug()
 }
 
-// restart is its return, with what a power cut has left on its disk.
+// restart is its return, with what a power cut has left on its disk; the disk of a seed that is odd has lied.
 func (n *node) restart(seed uint64) {
 	n.close()
-	n.disk = n.disk.Cut(n.disk.Events(), sim.Policy(int(seed)%int(sim.Policies)), seed)
+	n.cut(seed, int(seed%2)*100)
 	n.start()
 	n.connect()
+}
+
+// cut has the power go, and with it what the disk did last, so many events of what it had said to be durable.
+func (n *node) cut(seed uint64, lies int) {
+	n.power[0]++
+	n.disk = n.disk.Cut(max(n.disk.Events()-lies, n.ready), sim.Policy(int(seed)%int(sim.Policies)), seed)
 }
 
 // connect tells the node of those with a higher index, and these of it.
@@ -379,7 +391,7 @@ func (m *meta) propose(p volume.Proposal) {
 	case volume.MarkRebuilding:
 		at.Sync, at.Gen = volume.Rebuilding, at.Gen+1
 	case volume.MarkIn:
-		at.Sync = volume.InSync
+		at.Sync, at.Proof = volume.InSync, max(at.Proof, p.Proof)
 	case volume.Keep:
 		at.Gen++
 	}

@@ -171,6 +171,17 @@ func (v *Volume) Status() Status {
 	return s
 }
 
+// Trust has the owner here take the replicas that are there at their word, see volume.Owner.Trust. It
+// returns false when there is no owner of that epoch.
+func (v *Volume) Trust(epoch uint64) bool {
+	r := v.route.Load().run
+	if r == nil || r.epoch != epoch {
+		return false
+	}
+	r.inbox.Post(event{kind: evTrust})
+	return true
+}
+
 // Unreachable tells the owner that nothing can be sent to these disks now, since
 // the connection to their node has ended.
 func (v *Volume) Unreachable(disks ...uint16) {

@@ -69,6 +69,7 @@ const (
 	evGrow
 	evStatus
 	evUnreachable
+	evTrust
 )
 
 // event is what the inbox takes: of the fields, those of its kind.
@@ -194,6 +195,8 @@ func (r *run) one(now clock.Mono, e *event) {
 		o.Grow(e.bytes)
 	case evStatus:
 		e.status <- o.Status()
+	case evTrust:
+		o.Trust(now)
 	case evUnreachable:
 		for d, disk := range r.disks {
 			if slices.Contains(e.disks, disk) {

@@ -52,6 +52,7 @@ var Needs = map[string]Need{
 	blockdv1connect.VolumeServiceProtectVolumeProcedure:   NeedOperator,
 	blockdv1connect.VolumeServiceSetVolumeLimitsProcedure: NeedOperator,
 	blockdv1connect.VolumeServiceDeleteVolumeProcedure:    NeedOperator,
+	blockdv1connect.VolumeServiceTrustVolumeProcedure:     NeedAdmin,
 
 	blockdv1connect.VolumeServiceGetVolumeLatencyProcedure: NeedViewer,
 	blockdv1connect.ExplainServiceExplainVolumeProcedure:   NeedViewer,
@@ -108,6 +109,7 @@ var Needs = map[string]Need{
 	blockdv1connect.PulseServicePulseProcedure:             NeedNode,
 	blockdv1connect.PeerServiceEnforceReservationProcedure: NeedNode,
 	blockdv1connect.PeerServiceFindPathsProcedure:          NeedNode,
+	blockdv1connect.PeerServiceTrustCopiesProcedure:        NeedNode,
 }
 
 // allows reports whether c is what n asks for.

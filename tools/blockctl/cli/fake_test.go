@@ -194,6 +194,10 @@ func (f *fake) ProtectVolume(_ context.Context, r *connect.Request[blockdv1.Prot
 	return respond(&blockdv1.ProtectVolumeResponse{Volume: logs})
 }
 
+func (f *fake) TrustVolume(_ context.Context, r *connect.Request[blockdv1.TrustVolumeRequest]) (*connect.Response[blockdv1.TrustVolumeResponse], error) {
+	return respond(&blockdv1.TrustVolumeResponse{Changes: []string{"disk n1/disk0 is taken at its word", "what only disk n2/disk0 had is lost"}})
+}
+
 func (f *fake) DeleteVolume(_ context.Context, r *connect.Request[blockdv1.DeleteVolumeRequest]) (*connect.Response[blockdv1.DeleteVolumeResponse], error) {
 	if r.Msg.GetDryRun() {
 		return respond(&blockdv1.DeleteVolumeResponse{Changes: []string{"DeleteVolume " + r.Msg.GetName()}})

@@ -51,6 +51,7 @@ type volumeView struct {
 	MovingTo   string        `json:"moving_to,omitempty"`
 	Replicas   []replicaView `json:"replicas"`
 	Limits     limitsView    `json:"limits"`
+	Unsure     int64         `json:"unsure_bytes,omitempty"`
 }
 
 type replicaView struct {
@@ -60,6 +61,11 @@ type replicaView struct {
 	State  string `json:"state"`
 	// While it is brought back.
 	Resync *resyncView `json:"resync,omitempty"`
+	// Since its machine went down.
+	Unproven    bool   `json:"unproven,omitempty"`
+	Awaited     bool   `json:"awaited,omitempty"`
+	LostRegions int64  `json:"lost_regions,omitempty"`
+	LostWrites  uint64 `json:"lost_writes,omitempty"`
 }
 
 type resyncView struct {
@@ -73,11 +79,29 @@ type resyncView struct {
 }
 
 func viewReplica(r *blockdv1.Replica) replicaView {
-	v := replicaView{r.GetDisk(), r.GetNumber(), r.GetNode(), r.GetState(), nil}
+	v := replicaView{r.GetDisk(), r.GetNumber(), r.GetNode(), r.GetState(), nil, r.GetUnproven(), r.GetAwaited(), r.GetLostRegions(), r.GetLostWrites()}
 	if x := r.GetResync(); x != nil {
 		v.Resync = &resyncView{x.GetSince(), x.GetRegionsTotal(), x.GetRegionsLeft(), x.GetBytesTotal(), x.GetBytesLeft(), x.GetBytesPerSecond(), x.GetEstimatedEnd()}
 	}
 	return v
+}
+
+// doubt is what there is to say of a copy whose machine went down, or "".
+func (r *replicaView) doubt() string {
+	var words []string
+	if r.Unproven {
+		words = append(words, "is unproven: its machine went down, and it is yet to be held against other copies")
+	}
+	if r.Awaited {
+		words = append(words, "is awaited: others may have lost what it can tell")
+	}
+	if r.LostRegions > 0 {
+		words = append(words, fmt.Sprintf("had lost %d regions that it had said to be durable", r.LostRegions))
+	}
+	if r.LostWrites > 0 {
+		words = append(words, fmt.Sprintf("came back without about %d writes that it had said to be durable", r.LostWrites))
+	}
+	return strings.Join(words, "; it ")
 }
 
 func (r *resyncView) String() string {
@@ -108,7 +132,7 @@ func (v volumeView) inSync() string {
 func viewVolume(v *blockdv1.Volume) volumeView {
 	return volumeView{v.GetName(), v.GetId(), v.GetSizeBytes(), v.GetUsedBytes(), v.GetBlockSize(), v.GetIqn(), v.GetLun(),
 		v.GetNqn(), v.GetNsid(), v.GetUuid(), v.GetPool(), v.GetState(), v.GetReason(), v.GetCreated(), mappingViews(v.GetMappings()),
-		v.GetProtection(), v.GetAccess(), v.GetNode(), v.GetEpoch(), v.GetMovingTo(), views(v.GetReplicas(), viewReplica), viewLimits(v.GetLimits())}
+		v.GetProtection(), v.GetAccess(), v.GetNode(), v.GetEpoch(), v.GetMovingTo(), views(v.GetReplicas(), viewReplica), viewLimits(v.GetLimits()), v.GetUnsureBytes()}
 }
 
 func hostsOf(list []mappingView) string {
@@ -158,6 +182,9 @@ func volumeDetail(v volumeView) rows {
 		t = append(t, []string{"copy", fmt.Sprintf("%s on node %s, disk %d (%s)", r.State, r.Node, r.Number, r.Disk)})
 		if r.Resync != nil {
 			t = append(t, []string{"resync", fmt.Sprintf("of disk %d: %v", r.Number, r.Resync)})
+		}
+		if doubt := r.doubt(); doubt != "" {
+			t = append(t, []string{"doubt", fmt.Sprintf("disk %d %s", r.Number, doubt)})
 		}
 	}
 	return append(t, []string{"size", units.FormatBytes(v.SizeBytes)}, []string{"used", units.FormatBytes(v.UsedBytes)},

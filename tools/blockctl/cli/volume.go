@@ -12,7 +12,7 @@ import (
 func (a *app) volume() *cobra.Command {
 	return group("volume", "Create, show, resize, limit, protect and delete volumes",
 		a.volumeCreate(), a.volumeList(), a.volumeShow(), a.volumeLatency(), a.volumeResize(), a.volumeSet(),
-		a.volumeProtect(), a.volumeUnprotect(), a.volumeDelete())
+		a.volumeProtect(), a.volumeUnprotect(), a.volumeTrust(), a.volumeDelete())
 }
 
 // printVolume prints the volume of an answer, if there was one.
@@ -152,6 +152,35 @@ func (a *app) volumeUnprotect() *cobra.Command {
 func (a *app) protect(cmd *cobra.Command, name, state string) error {
 	r, err := ask(a, cmd, a.clients().volume.ProtectVolume, &blockdv1.ProtectVolumeRequest{Name: name, Protection: state})
 	return a.printVolume(cmd, r, err)
+}
+
+func (a *app) volumeTrust() *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use:   "trust NAME --yes",
+		Short: "Take the copies of a volume that are there at their word, when those that know better are gone for good",
+		Long: `Take the copies of a volume that are there at their word, when those that know better are gone for good.
+A disk whose machine went down may have lost what it had said to be durable, so it is held against other
+copies before hosts see it. Where those are away the volume waits; ` + "`explain`" + ` says for which disks. Bring them
+back if you can: what only they have is lost by this, and nobody can tell what it was.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeArgs(a.volumeNames),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.confirm(cmd, yes, fmt.Sprintf("what only disks that are away have of volume %q is lost", args[0])); err != nil {
+				return err
+			}
+			r, err := ask(a, cmd, a.clients().volume.TrustVolume, &blockdv1.TrustVolumeRequest{Name: args[0]})
+			if err != nil {
+				return err
+			}
+			if a.dry {
+				return a.printChanges(cmd, r.GetChanges())
+			}
+			return a.done(cmd, "volume", args[0], "trusted")
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "yes, lose what only they have")
+	return a.dryRun(c, &blockdv1.TrustVolumeRequest{})
 }
 
 func (a *app) volumeDelete() *cobra.Command {

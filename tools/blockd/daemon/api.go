@@ -237,10 +237,7 @@ func (a api) GetVolume(ctx context.Context, req *connect.Request[blockdv1.GetVol
 		return nil, err
 	}
 	if s := a.d.catalog.State(); s.Volume(v.GetName()) != nil {
-		resyncs := a.resyncs(ctx, req, s, s.Volume(v.GetName()))
-		for _, r := range v.GetReplicas() {
-			r.Resync = resyncs[r.GetNumber()]
-		}
+		addTold(s, v, a.toldByOwner(ctx, req, s, s.Volume(v.GetName())))
 	}
 	return connect.NewResponse(&blockdv1.GetVolumeResponse{Volume: v}), nil
 }

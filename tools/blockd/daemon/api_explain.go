@@ -23,7 +23,9 @@ func (a api) ExplainVolume(ctx context.Context, req *connect.Request[blockdv1.Ex
 		e, _ = director.Explain(s, a.d.shared.Load().views(), v.ID, a.d.cfg.RebuildAfter)
 	}
 	if shared(s, v) {
-		e.Because = append(e.Because, resyncWords(s, v, a.resyncs(ctx, req, s, v))...)
+		told := a.toldByOwner(ctx, req, s, v)
+		e.Because = append(e.Because, resyncWords(told)...)
+		addUnproven(&e, s, v, told)
 	} else if !v.Retired {
 		addServed(&e, s.DiskByID(v.Home), a.volumeNow(ctx, req, s, v, 0))
 	}

@@ -18,6 +18,7 @@ import (
 	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/raftmeta/control"
+	"blockd.dev/raftmeta/director"
 	"blockd.dev/raftmeta/extmap"
 	replicated "blockd.dev/replication/volume"
 )
@@ -119,19 +120,34 @@ func (v *sharedVolume) scrubPace() (p pace, ok bool) {
 	return pace{size, max(size-scrub.at, 0), scrub.began, scrub.bytes}, scrub.running
 }
 
-// resyncs are those of a volume of several copies, as its owner tells them; nil when it doesn't, and when all copies are in sync.
-func (a api) resyncs(ctx context.Context, req connect.AnyRequest, s *catalog.State, v *catalog.Volume) map[uint32]*blockdv1.Resync {
-	sharing := a.d.shared.Load()
-	if sharing == nil || !slices.ContainsFunc(s.Replicas(v.ID), func(r catalog.Replica) bool { return r.Sync != extmap.InSync }) {
+// told is what this node says of a volume that it owns and that is in no catalog; nil when it doesn't own it.
+func (v *sharedVolume) told(now time.Time) *blockdv1.Volume {
+	paces := v.resyncPaces(now)
+	st, owned := v.Status(), v.owned.Load()
+	if !st.Owner || owned == nil || owned.epoch != st.Epoch {
 		return nil
 	}
-	out, now := map[uint32]*blockdv1.Resync{}, time.Now()
+	out := &blockdv1.Volume{Epoch: st.Epoch, UnsureBytes: st.Volume.Unsure}
+	for i := range min(len(st.Volume.Members), len(owned.disks)) {
+		m := &st.Volume.Members[i]
+		r := &blockdv1.Replica{Number: uint32(owned.disks[i]), Unproven: m.Unproven, Awaited: m.Awaited, LostRegions: m.LostRegions, LostWrites: m.LostWrites}
+		if p, ok := paces[r.Number]; ok {
+			r.Resync = p.message(now)
+		}
+		out.Replicas = append(out.Replicas, r)
+	}
+	return out
+}
+
+// toldByOwner is what the owner of a volume of several copies says of it, wherever it is; nil when it doesn't.
+func (a api) toldByOwner(ctx context.Context, req connect.AnyRequest, s *catalog.State, v *catalog.Volume) *blockdv1.Volume {
+	sharing := a.d.shared.Load()
+	if sharing == nil || !shared(s, v) {
+		return nil
+	}
 	if open := sharing.sharedVolume(v.ID); open != nil {
-		if here := open.resyncPaces(now); here != nil {
-			for disk, p := range here {
-				out[disk] = p.message(now)
-			}
-			return out
+		if here := open.told(time.Now()); here != nil {
+			return here
 		}
 	}
 	l, _ := s.Lease(v.ID)
@@ -146,19 +162,28 @@ func (a api) resyncs(ctx context.Context, req connect.AnyRequest, s *catalog.Sta
 		}
 		return r.Msg.GetVolume(), nil
 	})[0]
-	for _, r := range told.value.GetReplicas() { // of an owner that does not answer there are none
-		if r.GetResync() != nil {
-			out[r.GetNumber()] = r.GetResync()
+	return told.value // nil of an owner that does not answer
+}
+
+// addTold adds to a volume what its owner says.
+func addTold(s *catalog.State, v *blockdv1.Volume, told *blockdv1.Volume) {
+	for _, r := range v.GetReplicas() {
+		for _, t := range told.GetReplicas() {
+			if t.GetNumber() == r.GetNumber() {
+				r.Resync, r.Unproven, r.Awaited, r.LostRegions, r.LostWrites = t.GetResync(), t.GetUnproven(), t.GetAwaited(), t.GetLostRegions(), t.GetLostWrites()
+			}
 		}
 	}
-	return out
+	if v.UnsureBytes = told.GetUnsureBytes(); v.UnsureBytes > 0 {
+		v.State, v.Reason = string(director.Stuck), strings.Join(unsureOf(s, told).because(), "; ")
+	}
 }
 
 // resyncWords is what there is to say of resyncs, copy by copy.
-func resyncWords(s *catalog.State, v *catalog.Volume, resyncs map[uint32]*blockdv1.Resync) (lines []string) {
-	for _, r := range s.Replicas(v.ID) {
-		if p := resyncs[uint32(r.Disk)]; p != nil {
-			line := fmt.Sprintf("%s of %s on disk %d are not compared or copied yet", units.FormatBytes(p.GetBytesLeft()), units.FormatBytes(p.GetBytesTotal()), r.Disk)
+func resyncWords(told *blockdv1.Volume) (lines []string) {
+	for _, r := range told.GetReplicas() {
+		if p := r.GetResync(); p != nil {
+			line := fmt.Sprintf("%s of %s on disk %d are not compared or copied yet", units.FormatBytes(p.GetBytesLeft()), units.FormatBytes(p.GetBytesTotal()), r.GetNumber())
 			if end, err := time.Parse(time.RFC3339Nano, p.GetEstimatedEnd()); err == nil {
 				line += fmt.Sprintf("; at %s/s it is in sync at about %s", units.FormatBytes(p.GetBytesPerSecond()), end.Format("2006-01-02 15:04:05 UTC"))
 			}

@@ -44,8 +44,8 @@ func (r *ruled) of(path string) *faulty.Rules {
 	return r.rules[path]
 }
 
-// threeOfTwo is a cluster of three nodes with two disks each.
-func threeOfTwo(t *testing.T) (a admin, nodes []*testNode, faults *ruled) {
+// threeOfTwo is a cluster of three nodes with two disks each. set may be nil.
+func threeOfTwo(t *testing.T, set func(*Config)) (a admin, nodes []*testNode, faults *ruled) {
 	faults = &ruled{rules: map[string]*faulty.Rules{}}
 	a, nodes = nodesOf(t, 3, func(c *Config) {
 		for i := range 2 {
@@ -63,6 +63,9 @@ func threeOfTwo(t *testing.T) (a admin, nodes []*testNode, faults *ruled) {
 			c.Disks = append(c.Disks, path)
 		}
 		c.RebuildAfter, c.wrapDisk = time.Second, faults.wrap
+		if set != nil {
+			set(c)
+		}
 	})
 	return a, nodes, faults
 }
@@ -72,7 +75,7 @@ func threeOfTwo(t *testing.T) (a admin, nodes []*testNode, faults *ruled) {
 // written. After it was mended and resumed, a rebalance brings extents back to it.
 func TestADiskFailsAndIsMended(t *testing.T) {
 	t.Parallel()
-	a, nodes, faults := threeOfTwo(t)
+	a, nodes, faults := threeOfTwo(t, nil)
 	id := sharedVolumeOn(t, a, nodes, "v")
 	if _, err := blockdv1connect.NewVolumeServiceClient(a.client(), nodes[1].url()).ResizeVolume(t.Context(),
 		connect.NewRequest(&blockdv1.ResizeVolumeRequest{Name: "v", SizeBytes: 256 << 20})); err != nil {

@@ -19,6 +19,7 @@ type sharingMetrics struct {
 	leases, replicas, owned, waiting, repairs, equalized  *prometheus.Desc
 	ownerSeconds, ownerRequests, rebuildLeft, notWritable *prometheus.Desc
 	rebuildCompared, rebuildCopied, rebuildPause, moving  *prometheus.Desc
+	unsure, lostRegions, lostWrites                       *prometheus.Desc
 	scrubRunning, scrubBytes, scrubRounds, scrubFinish    *prometheus.Desc
 	scrubFound, scrubAt                                   *prometheus.Desc
 }
@@ -49,6 +50,9 @@ func newSharingMetrics(desc func(name, help string, labels ...string) *prometheu
 		rebuildCopied:   desc("volume_rebuild_copied_bytes_total", "Bytes that were sent to copies that are brought back; holes are none.", "volume"),
 		rebuildPause:    desc("volume_rebuild_pause_seconds", "What each step of bringing copies back waits for the sake of hosts.", "volume"),
 		notWritable:     desc("volume_unwritable_bytes", "Bytes with too few copies in sync to be written.", "volume"),
+		unsure:          desc("volume_unsure_bytes", "Bytes that wait for a disk that is away, since those that are there may have lost something.", "volume"),
+		lostRegions:     desc("volume_lost_regions_total", "Regions of 64 KiB that a disk had lost though it had said that they were durable; they were taken from others.", "volume", "disk"),
+		lostWrites:      desc("volume_lost_writes_total", "Writes, about, without which a disk came back though it had said that they were durable.", "volume", "disk"),
 
 		scrubRunning: desc("volume_scrub_running", "1 while the node compares the copies of the volume.", "volume"),
 		scrubAt:      desc("volume_scrub_reached_bytes", "Where the round under way is, or goes on after a pause; 0 when there is none.", "volume"),
@@ -151,6 +155,14 @@ func (c *sharingMetrics) collectVolume(m sink, v *sharedVolume, state *catalog.S
 	m.counter(c.rebuildCopied, float64(o.Copied), cv.Name)
 	m.gauge(c.rebuildPause, o.Pause.Seconds(), cv.Name)
 	m.gauge(c.notWritable, float64(o.Below), cv.Name)
+	m.gauge(c.unsure, float64(o.Unsure), cv.Name)
+	if owned := v.owned.Load(); owned != nil && owned.epoch == st.Epoch {
+		for i := range min(len(o.Members), len(owned.disks)) {
+			disk := numberName(state, owned.disks[i])
+			m.counter(c.lostRegions, float64(o.Members[i].LostRegions), cv.Name, disk)
+			m.counter(c.lostWrites, float64(o.Members[i].LostWrites), cv.Name, disk)
+		}
+	}
 }
 
 // regionsLeft is what the members that are brought back lack, and what has not come of extents that move.

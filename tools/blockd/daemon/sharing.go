@@ -128,6 +128,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	d.background.Go(func() { s.tellHosts(ctx) })
 	d.background.Go(func() { s.freeReplaced(ctx) })
 	d.background.Go(func() { d.reportBadDisks(ctx) })
+	d.background.Go(func() { s.reportUnproven(ctx) })
 	return nil
 }
 

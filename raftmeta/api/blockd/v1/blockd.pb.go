@@ -75,7 +75,11 @@ type Volume struct {
 	// The node that it moves to; empty when it does not.
 	MovingTo string `protobuf:"bytes,21,opt,name=moving_to,json=movingTo,proto3" json:"moving_to,omitempty"`
 	// Missing when it has none.
-	Limits        *Limits `protobuf:"bytes,22,opt,name=limits,proto3" json:"limits,omitempty"`
+	Limits *Limits `protobuf:"bytes,22,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Bytes that wait since nobody who is there can tell what is right: the copies that are unproven may have
+	// lost something, and those that are awaited are away. Only in the answer to GetVolume, and only if the
+	// owner says so.
+	UnsureBytes   int64 `protobuf:"varint,23,opt,name=unsure_bytes,json=unsureBytes,proto3" json:"unsure_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -264,6 +268,13 @@ func (x *Volume) GetLimits() *Limits {
 	return nil
 }
 
+func (x *Volume) GetUnsureBytes() int64 {
+	if x != nil {
+		return x.UnsureBytes
+	}
+	return 0
+}
+
 // Limits are how much hosts may do with a volume, all of them together, through
 // all nodes. 0 is no limit.
 type Limits struct {
@@ -338,7 +349,16 @@ type Replica struct {
 	// out (it has missed writes).
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// While it is brought back; only in the answer to GetVolume, and only if the owner says so.
-	Resync        *Resync `protobuf:"bytes,5,opt,name=resync,proto3" json:"resync,omitempty"`
+	Resync *Resync `protobuf:"bytes,5,opt,name=resync,proto3" json:"resync,omitempty"`
+	// What follows is only in the answer to GetVolume, and only if the owner says so.
+	// Its machine went down, and what it kept was not held against other copies since.
+	Unproven bool `protobuf:"varint,6,opt,name=unproven,proto3" json:"unproven,omitempty"`
+	// It is away, and extents that are unsure wait for it.
+	Awaited bool `protobuf:"varint,7,opt,name=awaited,proto3" json:"awaited,omitempty"`
+	// Regions of 64 KiB that this owner found lost on it, though it had said that they were durable.
+	LostRegions int64 `protobuf:"varint,8,opt,name=lost_regions,json=lostRegions,proto3" json:"lost_regions,omitempty"`
+	// It came back to this owner without about so many writes that it had said to be durable.
+	LostWrites    uint64 `protobuf:"varint,9,opt,name=lost_writes,json=lostWrites,proto3" json:"lost_writes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +426,34 @@ func (x *Replica) GetResync() *Resync {
 		return x.Resync
 	}
 	return nil
+}
+
+func (x *Replica) GetUnproven() bool {
+	if x != nil {
+		return x.Unproven
+	}
+	return false
+}
+
+func (x *Replica) GetAwaited() bool {
+	if x != nil {
+		return x.Awaited
+	}
+	return false
+}
+
+func (x *Replica) GetLostRegions() int64 {
+	if x != nil {
+		return x.LostRegions
+	}
+	return 0
+}
+
+func (x *Replica) GetLostWrites() uint64 {
+	if x != nil {
+		return x.LostWrites
+	}
+	return 0
 }
 
 // Resync is how far a copy has come that is being brought back.
@@ -1061,6 +1109,111 @@ func (x *ProtectVolumeResponse) GetChanges() []string {
 	return nil
 }
 
+type TrustVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustVolumeRequest) Reset() {
+	*x = TrustVolumeRequest{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustVolumeRequest) ProtoMessage() {}
+
+func (x *TrustVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustVolumeRequest.ProtoReflect.Descriptor instead.
+func (*TrustVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TrustVolumeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *TrustVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TrustVolumeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type TrustVolumeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What follows from it, in words.
+	Changes       []string `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustVolumeResponse) Reset() {
+	*x = TrustVolumeResponse{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustVolumeResponse) ProtoMessage() {}
+
+func (x *TrustVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustVolumeResponse.ProtoReflect.Descriptor instead.
+func (*TrustVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *TrustVolumeResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 type GetVolumeLatencyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1070,7 +1223,7 @@ type GetVolumeLatencyRequest struct {
 
 func (x *GetVolumeLatencyRequest) Reset() {
 	*x = GetVolumeLatencyRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1235,7 @@ func (x *GetVolumeLatencyRequest) String() string {
 func (*GetVolumeLatencyRequest) ProtoMessage() {}
 
 func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1248,7 @@ func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeLatencyRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeLatencyRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetVolumeLatencyRequest) GetName() string {
@@ -1117,7 +1270,7 @@ type GetVolumeLatencyResponse struct {
 
 func (x *GetVolumeLatencyResponse) Reset() {
 	*x = GetVolumeLatencyResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1282,7 @@ func (x *GetVolumeLatencyResponse) String() string {
 func (*GetVolumeLatencyResponse) ProtoMessage() {}
 
 func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1295,7 @@ func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeLatencyResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeLatencyResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetVolumeLatencyResponse) GetVolume() string {
@@ -1200,7 +1353,7 @@ type LatencyStage struct {
 
 func (x *LatencyStage) Reset() {
 	*x = LatencyStage{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1365,7 @@ func (x *LatencyStage) String() string {
 func (*LatencyStage) ProtoMessage() {}
 
 func (x *LatencyStage) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1378,7 @@ func (x *LatencyStage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LatencyStage.ProtoReflect.Descriptor instead.
 func (*LatencyStage) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LatencyStage) GetName() string {
@@ -1299,7 +1452,7 @@ type SetVolumeLimitsRequest struct {
 
 func (x *SetVolumeLimitsRequest) Reset() {
 	*x = SetVolumeLimitsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1464,7 @@ func (x *SetVolumeLimitsRequest) String() string {
 func (*SetVolumeLimitsRequest) ProtoMessage() {}
 
 func (x *SetVolumeLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1477,7 @@ func (x *SetVolumeLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLimitsRequest.ProtoReflect.Descriptor instead.
 func (*SetVolumeLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetVolumeLimitsRequest) GetRequestId() string {
@@ -1379,7 +1532,7 @@ type SetVolumeLimitsResponse struct {
 
 func (x *SetVolumeLimitsResponse) Reset() {
 	*x = SetVolumeLimitsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1544,7 @@ func (x *SetVolumeLimitsResponse) String() string {
 func (*SetVolumeLimitsResponse) ProtoMessage() {}
 
 func (x *SetVolumeLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1557,7 @@ func (x *SetVolumeLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLimitsResponse.ProtoReflect.Descriptor instead.
 func (*SetVolumeLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetVolumeLimitsResponse) GetVolume() *Volume {
@@ -1432,7 +1585,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1597,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1610,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteVolumeRequest) GetRequestId() string {
@@ -1490,7 +1643,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1655,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1668,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteVolumeResponse) GetChanges() []string {
@@ -1549,7 +1702,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1714,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1727,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Pool) GetName() string {
@@ -1676,7 +1829,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1841,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1854,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreatePoolRequest) GetRequestId() string {
@@ -1770,7 +1923,7 @@ type CreatePoolResponse struct {
 
 func (x *CreatePoolResponse) Reset() {
 	*x = CreatePoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1935,7 @@ func (x *CreatePoolResponse) String() string {
 func (*CreatePoolResponse) ProtoMessage() {}
 
 func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1948,7 @@ func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolResponse.ProtoReflect.Descriptor instead.
 func (*CreatePoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreatePoolResponse) GetPool() *Pool {
@@ -1820,7 +1973,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1985,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +1998,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 type ListPoolsResponse struct {
@@ -1857,7 +2010,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2022,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2035,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -1901,7 +2054,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2066,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2079,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -1945,7 +2098,7 @@ type GetPoolResponse struct {
 
 func (x *GetPoolResponse) Reset() {
 	*x = GetPoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2110,7 @@ func (x *GetPoolResponse) String() string {
 func (*GetPoolResponse) ProtoMessage() {}
 
 func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2123,7 @@ func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolResponse.ProtoReflect.Descriptor instead.
 func (*GetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetPoolResponse) GetPool() *Pool {
@@ -1991,7 +2144,7 @@ type Chap struct {
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2156,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2169,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Chap) GetUser() string {
@@ -2059,7 +2212,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2224,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2237,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Host) GetName() string {
@@ -2176,7 +2329,7 @@ type DhChap struct {
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2341,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2354,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DhChap) GetKey() string {
@@ -2234,7 +2387,7 @@ type CreateHostRequest struct {
 
 func (x *CreateHostRequest) Reset() {
 	*x = CreateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2399,7 @@ func (x *CreateHostRequest) String() string {
 func (*CreateHostRequest) ProtoMessage() {}
 
 func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2412,7 @@ func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostRequest.ProtoReflect.Descriptor instead.
 func (*CreateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateHostRequest) GetRequestId() string {
@@ -2328,7 +2481,7 @@ type CreateHostResponse struct {
 
 func (x *CreateHostResponse) Reset() {
 	*x = CreateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2493,7 @@ func (x *CreateHostResponse) String() string {
 func (*CreateHostResponse) ProtoMessage() {}
 
 func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2506,7 @@ func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostResponse.ProtoReflect.Descriptor instead.
 func (*CreateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateHostResponse) GetHost() *Host {
@@ -2378,7 +2531,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2543,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2556,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 type ListHostsResponse struct {
@@ -2415,7 +2568,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2427,7 +2580,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +2593,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -2459,7 +2612,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2624,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2637,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetHostRequest) GetName() string {
@@ -2503,7 +2656,7 @@ type GetHostResponse struct {
 
 func (x *GetHostResponse) Reset() {
 	*x = GetHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2668,7 @@ func (x *GetHostResponse) String() string {
 func (*GetHostResponse) ProtoMessage() {}
 
 func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2681,7 @@ func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
 func (*GetHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetHostResponse) GetHost() *Host {
@@ -2557,7 +2710,7 @@ type UpdateHostRequest struct {
 
 func (x *UpdateHostRequest) Reset() {
 	*x = UpdateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2722,7 @@ func (x *UpdateHostRequest) String() string {
 func (*UpdateHostRequest) ProtoMessage() {}
 
 func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2735,7 @@ func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostRequest.ProtoReflect.Descriptor instead.
 func (*UpdateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UpdateHostRequest) GetRequestId() string {
@@ -2651,7 +2804,7 @@ type UpdateHostResponse struct {
 
 func (x *UpdateHostResponse) Reset() {
 	*x = UpdateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2816,7 @@ func (x *UpdateHostResponse) String() string {
 func (*UpdateHostResponse) ProtoMessage() {}
 
 func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2829,7 @@ func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostResponse.ProtoReflect.Descriptor instead.
 func (*UpdateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UpdateHostResponse) GetHost() *Host {
@@ -2704,7 +2857,7 @@ type DeleteHostRequest struct {
 
 func (x *DeleteHostRequest) Reset() {
 	*x = DeleteHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +2869,7 @@ func (x *DeleteHostRequest) String() string {
 func (*DeleteHostRequest) ProtoMessage() {}
 
 func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +2882,7 @@ func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostRequest.ProtoReflect.Descriptor instead.
 func (*DeleteHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DeleteHostRequest) GetRequestId() string {
@@ -2762,7 +2915,7 @@ type DeleteHostResponse struct {
 
 func (x *DeleteHostResponse) Reset() {
 	*x = DeleteHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +2927,7 @@ func (x *DeleteHostResponse) String() string {
 func (*DeleteHostResponse) ProtoMessage() {}
 
 func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +2940,7 @@ func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostResponse.ProtoReflect.Descriptor instead.
 func (*DeleteHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteHostResponse) GetChanges() []string {
@@ -2810,7 +2963,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2975,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2988,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Mapping) GetVolume() string {
@@ -2873,7 +3026,7 @@ type MapVolumeRequest struct {
 
 func (x *MapVolumeRequest) Reset() {
 	*x = MapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2885,7 +3038,7 @@ func (x *MapVolumeRequest) String() string {
 func (*MapVolumeRequest) ProtoMessage() {}
 
 func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2898,7 +3051,7 @@ func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MapVolumeRequest) GetRequestId() string {
@@ -2946,7 +3099,7 @@ type MapVolumeResponse struct {
 
 func (x *MapVolumeResponse) Reset() {
 	*x = MapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +3111,7 @@ func (x *MapVolumeResponse) String() string {
 func (*MapVolumeResponse) ProtoMessage() {}
 
 func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +3124,7 @@ func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MapVolumeResponse) GetMapping() *Mapping {
@@ -3000,7 +3153,7 @@ type UnmapVolumeRequest struct {
 
 func (x *UnmapVolumeRequest) Reset() {
 	*x = UnmapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3165,7 @@ func (x *UnmapVolumeRequest) String() string {
 func (*UnmapVolumeRequest) ProtoMessage() {}
 
 func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3178,7 @@ func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UnmapVolumeRequest) GetRequestId() string {
@@ -3065,7 +3218,7 @@ type UnmapVolumeResponse struct {
 
 func (x *UnmapVolumeResponse) Reset() {
 	*x = UnmapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3077,7 +3230,7 @@ func (x *UnmapVolumeResponse) String() string {
 func (*UnmapVolumeResponse) ProtoMessage() {}
 
 func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3090,7 +3243,7 @@ func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UnmapVolumeResponse) GetChanges() []string {
@@ -3108,7 +3261,7 @@ type ListMappingsRequest struct {
 
 func (x *ListMappingsRequest) Reset() {
 	*x = ListMappingsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3120,7 +3273,7 @@ func (x *ListMappingsRequest) String() string {
 func (*ListMappingsRequest) ProtoMessage() {}
 
 func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3133,7 +3286,7 @@ func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ListMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 type ListMappingsResponse struct {
@@ -3145,7 +3298,7 @@ type ListMappingsResponse struct {
 
 func (x *ListMappingsResponse) Reset() {
 	*x = ListMappingsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3310,7 @@ func (x *ListMappingsResponse) String() string {
 func (*ListMappingsResponse) ProtoMessage() {}
 
 func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3170,7 +3323,7 @@ func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ListMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListMappingsResponse) GetMappings() []*Mapping {
@@ -3203,7 +3356,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3368,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3381,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Node) GetName() string {
@@ -3323,7 +3476,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3488,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3501,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
 }
 
 type ListNodesResponse struct {
@@ -3360,7 +3513,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3525,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3538,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -3429,7 +3582,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3594,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3607,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Disk) GetName() string {
@@ -3598,7 +3751,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +3763,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +3776,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -3676,7 +3829,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3688,7 +3841,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3701,7 +3854,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
 }
 
 type ListDisksResponse struct {
@@ -3713,7 +3866,7 @@ type ListDisksResponse struct {
 
 func (x *ListDisksResponse) Reset() {
 	*x = ListDisksResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3725,7 +3878,7 @@ func (x *ListDisksResponse) String() string {
 func (*ListDisksResponse) ProtoMessage() {}
 
 func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3738,7 +3891,7 @@ func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksResponse.ProtoReflect.Descriptor instead.
 func (*ListDisksResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListDisksResponse) GetDisks() []*Disk {
@@ -3768,7 +3921,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3780,7 +3933,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3793,7 +3946,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Session) GetId() string {
@@ -3867,7 +4020,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3879,7 +4032,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3892,7 +4045,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
 }
 
 type ListSessionsResponse struct {
@@ -3904,7 +4057,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3916,7 +4069,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3929,7 +4082,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3954,7 +4107,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3966,7 +4119,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3979,7 +4132,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Finding) GetLevel() string {
@@ -4018,7 +4171,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4183,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4196,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
 }
 
 type DiagnoseResponse struct {
@@ -4055,7 +4208,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4067,7 +4220,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4080,7 +4233,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -4106,7 +4259,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4118,7 +4271,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4131,7 +4284,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -4185,7 +4338,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4197,7 +4350,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4210,7 +4363,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WatchEventsRequest) GetFollow() bool {
@@ -4229,7 +4382,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4394,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4407,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{63}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -4283,7 +4436,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4295,7 +4448,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4308,7 +4461,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{64}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *AuditEntry) GetRevision() uint64 {
@@ -4375,7 +4528,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4387,7 +4540,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4400,7 +4553,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{65}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{67}
 }
 
 type ListAuditResponse struct {
@@ -4412,7 +4565,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4424,7 +4577,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4437,7 +4590,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{66}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4451,7 +4604,7 @@ var File_blockd_v1_blockd_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xcd\x04\n" +
+	"\x16blockd/v1/blockd.proto\x12\tblockd.v1\"\xf0\x04\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -4480,17 +4633,23 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\breplicas\x18\x13 \x03(\v2\x12.blockd.v1.ReplicaR\breplicas\x12\x14\n" +
 	"\x05epoch\x18\x14 \x01(\x04R\x05epoch\x12\x1b\n" +
 	"\tmoving_to\x18\x15 \x01(\tR\bmovingTo\x12)\n" +
-	"\x06limits\x18\x16 \x01(\v2\x11.blockd.v1.LimitsR\x06limits\"k\n" +
+	"\x06limits\x18\x16 \x01(\v2\x11.blockd.v1.LimitsR\x06limits\x12!\n" +
+	"\funsure_bytes\x18\x17 \x01(\x03R\vunsureBytes\"k\n" +
 	"\x06Limits\x12\x12\n" +
 	"\x04iops\x18\x01 \x01(\x04R\x04iops\x12(\n" +
 	"\x10bytes_per_second\x18\x02 \x01(\x04R\x0ebytesPerSecond\x12#\n" +
-	"\rburst_seconds\x18\x03 \x01(\rR\fburstSeconds\"\x8a\x01\n" +
+	"\rburst_seconds\x18\x03 \x01(\rR\fburstSeconds\"\x84\x02\n" +
 	"\aReplica\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\rR\x06number\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12)\n" +
-	"\x06resync\x18\x05 \x01(\v2\x11.blockd.v1.ResyncR\x06resync\"\xf5\x01\n" +
+	"\x06resync\x18\x05 \x01(\v2\x11.blockd.v1.ResyncR\x06resync\x12\x1a\n" +
+	"\bunproven\x18\x06 \x01(\bR\bunproven\x12\x18\n" +
+	"\aawaited\x18\a \x01(\bR\aawaited\x12!\n" +
+	"\flost_regions\x18\b \x01(\x03R\vlostRegions\x12\x1f\n" +
+	"\vlost_writes\x18\t \x01(\x04R\n" +
+	"lostWrites\"\xf5\x01\n" +
 	"\x06Resync\x12\x14\n" +
 	"\x05since\x18\x01 \x01(\tR\x05since\x12#\n" +
 	"\rregions_total\x18\x02 \x01(\x03R\fregionsTotal\x12!\n" +
@@ -4542,7 +4701,14 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\\\n" +
 	"\x15ProtectVolumeResponse\x12)\n" +
 	"\x06volume\x18\x01 \x01(\v2\x11.blockd.v1.VolumeR\x06volume\x12\x18\n" +
-	"\achanges\x18\x02 \x03(\tR\achanges\"-\n" +
+	"\achanges\x18\x02 \x03(\tR\achanges\"`\n" +
+	"\x12TrustVolumeRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"/\n" +
+	"\x13TrustVolumeResponse\x12\x18\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\"-\n" +
 	"\x17GetVolumeLatencyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x8d\x01\n" +
 	"\x18GetVolumeLatencyResponse\x12\x16\n" +
@@ -4805,7 +4971,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\arefused\x18\b \x01(\tR\arefused\"\x12\n" +
 	"\x10ListAuditRequest\"D\n" +
 	"\x11ListAuditResponse\x12/\n" +
-	"\aentries\x18\x01 \x03(\v2\x15.blockd.v1.AuditEntryR\aentries2\xa3\x05\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.blockd.v1.AuditEntryR\aentries2\xf1\x05\n" +
 	"\rVolumeService\x12O\n" +
 	"\fCreateVolume\x12\x1e.blockd.v1.CreateVolumeRequest\x1a\x1f.blockd.v1.CreateVolumeResponse\x12L\n" +
 	"\vListVolumes\x12\x1d.blockd.v1.ListVolumesRequest\x1a\x1e.blockd.v1.ListVolumesResponse\x12F\n" +
@@ -4813,7 +4979,8 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\fResizeVolume\x12\x1e.blockd.v1.ResizeVolumeRequest\x1a\x1f.blockd.v1.ResizeVolumeResponse\x12R\n" +
 	"\rProtectVolume\x12\x1f.blockd.v1.ProtectVolumeRequest\x1a .blockd.v1.ProtectVolumeResponse\x12X\n" +
 	"\x0fSetVolumeLimits\x12!.blockd.v1.SetVolumeLimitsRequest\x1a\".blockd.v1.SetVolumeLimitsResponse\x12O\n" +
-	"\fDeleteVolume\x12\x1e.blockd.v1.DeleteVolumeRequest\x1a\x1f.blockd.v1.DeleteVolumeResponse\x12[\n" +
+	"\fDeleteVolume\x12\x1e.blockd.v1.DeleteVolumeRequest\x1a\x1f.blockd.v1.DeleteVolumeResponse\x12L\n" +
+	"\vTrustVolume\x12\x1d.blockd.v1.TrustVolumeRequest\x1a\x1e.blockd.v1.TrustVolumeResponse\x12[\n" +
 	"\x10GetVolumeLatency\x12\".blockd.v1.GetVolumeLatencyRequest\x1a#.blockd.v1.GetVolumeLatencyResponse2\xe2\x01\n" +
 	"\vPoolService\x12I\n" +
 	"\n" +
@@ -4854,7 +5021,7 @@ func file_blockd_v1_blockd_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_blockd_proto_rawDescData
 }
 
-var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_blockd_v1_blockd_proto_goTypes = []any{
 	(*Volume)(nil),                   // 0: blockd.v1.Volume
 	(*Limits)(nil),                   // 1: blockd.v1.Limits
@@ -4870,63 +5037,65 @@ var file_blockd_v1_blockd_proto_goTypes = []any{
 	(*ResizeVolumeResponse)(nil),     // 11: blockd.v1.ResizeVolumeResponse
 	(*ProtectVolumeRequest)(nil),     // 12: blockd.v1.ProtectVolumeRequest
 	(*ProtectVolumeResponse)(nil),    // 13: blockd.v1.ProtectVolumeResponse
-	(*GetVolumeLatencyRequest)(nil),  // 14: blockd.v1.GetVolumeLatencyRequest
-	(*GetVolumeLatencyResponse)(nil), // 15: blockd.v1.GetVolumeLatencyResponse
-	(*LatencyStage)(nil),             // 16: blockd.v1.LatencyStage
-	(*SetVolumeLimitsRequest)(nil),   // 17: blockd.v1.SetVolumeLimitsRequest
-	(*SetVolumeLimitsResponse)(nil),  // 18: blockd.v1.SetVolumeLimitsResponse
-	(*DeleteVolumeRequest)(nil),      // 19: blockd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),     // 20: blockd.v1.DeleteVolumeResponse
-	(*Pool)(nil),                     // 21: blockd.v1.Pool
-	(*CreatePoolRequest)(nil),        // 22: blockd.v1.CreatePoolRequest
-	(*CreatePoolResponse)(nil),       // 23: blockd.v1.CreatePoolResponse
-	(*ListPoolsRequest)(nil),         // 24: blockd.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),        // 25: blockd.v1.ListPoolsResponse
-	(*GetPoolRequest)(nil),           // 26: blockd.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),          // 27: blockd.v1.GetPoolResponse
-	(*Chap)(nil),                     // 28: blockd.v1.Chap
-	(*Host)(nil),                     // 29: blockd.v1.Host
-	(*DhChap)(nil),                   // 30: blockd.v1.DhChap
-	(*CreateHostRequest)(nil),        // 31: blockd.v1.CreateHostRequest
-	(*CreateHostResponse)(nil),       // 32: blockd.v1.CreateHostResponse
-	(*ListHostsRequest)(nil),         // 33: blockd.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),        // 34: blockd.v1.ListHostsResponse
-	(*GetHostRequest)(nil),           // 35: blockd.v1.GetHostRequest
-	(*GetHostResponse)(nil),          // 36: blockd.v1.GetHostResponse
-	(*UpdateHostRequest)(nil),        // 37: blockd.v1.UpdateHostRequest
-	(*UpdateHostResponse)(nil),       // 38: blockd.v1.UpdateHostResponse
-	(*DeleteHostRequest)(nil),        // 39: blockd.v1.DeleteHostRequest
-	(*DeleteHostResponse)(nil),       // 40: blockd.v1.DeleteHostResponse
-	(*Mapping)(nil),                  // 41: blockd.v1.Mapping
-	(*MapVolumeRequest)(nil),         // 42: blockd.v1.MapVolumeRequest
-	(*MapVolumeResponse)(nil),        // 43: blockd.v1.MapVolumeResponse
-	(*UnmapVolumeRequest)(nil),       // 44: blockd.v1.UnmapVolumeRequest
-	(*UnmapVolumeResponse)(nil),      // 45: blockd.v1.UnmapVolumeResponse
-	(*ListMappingsRequest)(nil),      // 46: blockd.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil),     // 47: blockd.v1.ListMappingsResponse
-	(*Node)(nil),                     // 48: blockd.v1.Node
-	(*ListNodesRequest)(nil),         // 49: blockd.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),        // 50: blockd.v1.ListNodesResponse
-	(*Disk)(nil),                     // 51: blockd.v1.Disk
-	(*Scrub)(nil),                    // 52: blockd.v1.Scrub
-	(*ListDisksRequest)(nil),         // 53: blockd.v1.ListDisksRequest
-	(*ListDisksResponse)(nil),        // 54: blockd.v1.ListDisksResponse
-	(*Session)(nil),                  // 55: blockd.v1.Session
-	(*ListSessionsRequest)(nil),      // 56: blockd.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),     // 57: blockd.v1.ListSessionsResponse
-	(*Finding)(nil),                  // 58: blockd.v1.Finding
-	(*DiagnoseRequest)(nil),          // 59: blockd.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),         // 60: blockd.v1.DiagnoseResponse
-	(*Event)(nil),                    // 61: blockd.v1.Event
-	(*WatchEventsRequest)(nil),       // 62: blockd.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),      // 63: blockd.v1.WatchEventsResponse
-	(*AuditEntry)(nil),               // 64: blockd.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 65: blockd.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 66: blockd.v1.ListAuditResponse
-	nil,                              // 67: blockd.v1.Session.ParametersEntry
+	(*TrustVolumeRequest)(nil),       // 14: blockd.v1.TrustVolumeRequest
+	(*TrustVolumeResponse)(nil),      // 15: blockd.v1.TrustVolumeResponse
+	(*GetVolumeLatencyRequest)(nil),  // 16: blockd.v1.GetVolumeLatencyRequest
+	(*GetVolumeLatencyResponse)(nil), // 17: blockd.v1.GetVolumeLatencyResponse
+	(*LatencyStage)(nil),             // 18: blockd.v1.LatencyStage
+	(*SetVolumeLimitsRequest)(nil),   // 19: blockd.v1.SetVolumeLimitsRequest
+	(*SetVolumeLimitsResponse)(nil),  // 20: blockd.v1.SetVolumeLimitsResponse
+	(*DeleteVolumeRequest)(nil),      // 21: blockd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 22: blockd.v1.DeleteVolumeResponse
+	(*Pool)(nil),                     // 23: blockd.v1.Pool
+	(*CreatePoolRequest)(nil),        // 24: blockd.v1.CreatePoolRequest
+	(*CreatePoolResponse)(nil),       // 25: blockd.v1.CreatePoolResponse
+	(*ListPoolsRequest)(nil),         // 26: blockd.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),        // 27: blockd.v1.ListPoolsResponse
+	(*GetPoolRequest)(nil),           // 28: blockd.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),          // 29: blockd.v1.GetPoolResponse
+	(*Chap)(nil),                     // 30: blockd.v1.Chap
+	(*Host)(nil),                     // 31: blockd.v1.Host
+	(*DhChap)(nil),                   // 32: blockd.v1.DhChap
+	(*CreateHostRequest)(nil),        // 33: blockd.v1.CreateHostRequest
+	(*CreateHostResponse)(nil),       // 34: blockd.v1.CreateHostResponse
+	(*ListHostsRequest)(nil),         // 35: blockd.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),        // 36: blockd.v1.ListHostsResponse
+	(*GetHostRequest)(nil),           // 37: blockd.v1.GetHostRequest
+	(*GetHostResponse)(nil),          // 38: blockd.v1.GetHostResponse
+	(*UpdateHostRequest)(nil),        // 39: blockd.v1.UpdateHostRequest
+	(*UpdateHostResponse)(nil),       // 40: blockd.v1.UpdateHostResponse
+	(*DeleteHostRequest)(nil),        // 41: blockd.v1.DeleteHostRequest
+	(*DeleteHostResponse)(nil),       // 42: blockd.v1.DeleteHostResponse
+	(*Mapping)(nil),                  // 43: blockd.v1.Mapping
+	(*MapVolumeRequest)(nil),         // 44: blockd.v1.MapVolumeRequest
+	(*MapVolumeResponse)(nil),        // 45: blockd.v1.MapVolumeResponse
+	(*UnmapVolumeRequest)(nil),       // 46: blockd.v1.UnmapVolumeRequest
+	(*UnmapVolumeResponse)(nil),      // 47: blockd.v1.UnmapVolumeResponse
+	(*ListMappingsRequest)(nil),      // 48: blockd.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil),     // 49: blockd.v1.ListMappingsResponse
+	(*Node)(nil),                     // 50: blockd.v1.Node
+	(*ListNodesRequest)(nil),         // 51: blockd.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 52: blockd.v1.ListNodesResponse
+	(*Disk)(nil),                     // 53: blockd.v1.Disk
+	(*Scrub)(nil),                    // 54: blockd.v1.Scrub
+	(*ListDisksRequest)(nil),         // 55: blockd.v1.ListDisksRequest
+	(*ListDisksResponse)(nil),        // 56: blockd.v1.ListDisksResponse
+	(*Session)(nil),                  // 57: blockd.v1.Session
+	(*ListSessionsRequest)(nil),      // 58: blockd.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),     // 59: blockd.v1.ListSessionsResponse
+	(*Finding)(nil),                  // 60: blockd.v1.Finding
+	(*DiagnoseRequest)(nil),          // 61: blockd.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),         // 62: blockd.v1.DiagnoseResponse
+	(*Event)(nil),                    // 63: blockd.v1.Event
+	(*WatchEventsRequest)(nil),       // 64: blockd.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),      // 65: blockd.v1.WatchEventsResponse
+	(*AuditEntry)(nil),               // 66: blockd.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 67: blockd.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 68: blockd.v1.ListAuditResponse
+	nil,                              // 69: blockd.v1.Session.ParametersEntry
 }
 var file_blockd_v1_blockd_proto_depIdxs = []int32{
-	41, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
+	43, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
 	2,  // 1: blockd.v1.Volume.replicas:type_name -> blockd.v1.Replica
 	1,  // 2: blockd.v1.Volume.limits:type_name -> blockd.v1.Limits
 	3,  // 3: blockd.v1.Replica.resync:type_name -> blockd.v1.Resync
@@ -4936,84 +5105,86 @@ var file_blockd_v1_blockd_proto_depIdxs = []int32{
 	0,  // 7: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
 	0,  // 8: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
 	0,  // 9: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
-	16, // 10: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
+	18, // 10: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
 	0,  // 11: blockd.v1.SetVolumeLimitsResponse.volume:type_name -> blockd.v1.Volume
-	21, // 12: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
-	21, // 13: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
-	21, // 14: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
-	41, // 15: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
-	28, // 16: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
-	28, // 17: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	30, // 18: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	29, // 19: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
-	29, // 20: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
-	29, // 21: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
-	28, // 22: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
-	28, // 23: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	30, // 24: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	29, // 25: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
-	41, // 26: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
-	41, // 27: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
-	48, // 28: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
-	52, // 29: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
-	51, // 30: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
-	67, // 31: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
-	55, // 32: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
-	58, // 33: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
-	61, // 34: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
-	64, // 35: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
+	23, // 12: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
+	23, // 13: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
+	23, // 14: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
+	43, // 15: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
+	30, // 16: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
+	30, // 17: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	32, // 18: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	31, // 19: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
+	31, // 20: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
+	31, // 21: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
+	30, // 22: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
+	30, // 23: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	32, // 24: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	31, // 25: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
+	43, // 26: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
+	43, // 27: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
+	50, // 28: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
+	54, // 29: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
+	53, // 30: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
+	69, // 31: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
+	57, // 32: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
+	60, // 33: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
+	63, // 34: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
+	66, // 35: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
 	4,  // 36: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
 	6,  // 37: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
 	8,  // 38: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
 	10, // 39: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
 	12, // 40: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
-	17, // 41: blockd.v1.VolumeService.SetVolumeLimits:input_type -> blockd.v1.SetVolumeLimitsRequest
-	19, // 42: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
-	14, // 43: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
-	22, // 44: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
-	24, // 45: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
-	26, // 46: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
-	31, // 47: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
-	33, // 48: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
-	35, // 49: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
-	37, // 50: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
-	39, // 51: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
-	42, // 52: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
-	44, // 53: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
-	46, // 54: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
-	49, // 55: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
-	53, // 56: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
-	56, // 57: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
-	59, // 58: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
-	62, // 59: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
-	65, // 60: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
-	5,  // 61: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
-	7,  // 62: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
-	9,  // 63: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
-	11, // 64: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
-	13, // 65: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
-	18, // 66: blockd.v1.VolumeService.SetVolumeLimits:output_type -> blockd.v1.SetVolumeLimitsResponse
-	20, // 67: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
-	15, // 68: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
-	23, // 69: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
-	25, // 70: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
-	27, // 71: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
-	32, // 72: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
-	34, // 73: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
-	36, // 74: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
-	38, // 75: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
-	40, // 76: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
-	43, // 77: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
-	45, // 78: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
-	47, // 79: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
-	50, // 80: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
-	54, // 81: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
-	57, // 82: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
-	60, // 83: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
-	63, // 84: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
-	66, // 85: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
-	61, // [61:86] is the sub-list for method output_type
-	36, // [36:61] is the sub-list for method input_type
+	19, // 41: blockd.v1.VolumeService.SetVolumeLimits:input_type -> blockd.v1.SetVolumeLimitsRequest
+	21, // 42: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
+	14, // 43: blockd.v1.VolumeService.TrustVolume:input_type -> blockd.v1.TrustVolumeRequest
+	16, // 44: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
+	24, // 45: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
+	26, // 46: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
+	28, // 47: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
+	33, // 48: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
+	35, // 49: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
+	37, // 50: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
+	39, // 51: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
+	41, // 52: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
+	44, // 53: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
+	46, // 54: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
+	48, // 55: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
+	51, // 56: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
+	55, // 57: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
+	58, // 58: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
+	61, // 59: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
+	64, // 60: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
+	67, // 61: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
+	5,  // 62: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
+	7,  // 63: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
+	9,  // 64: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
+	11, // 65: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
+	13, // 66: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
+	20, // 67: blockd.v1.VolumeService.SetVolumeLimits:output_type -> blockd.v1.SetVolumeLimitsResponse
+	22, // 68: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
+	15, // 69: blockd.v1.VolumeService.TrustVolume:output_type -> blockd.v1.TrustVolumeResponse
+	17, // 70: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
+	25, // 71: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
+	27, // 72: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
+	29, // 73: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
+	34, // 74: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
+	36, // 75: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
+	38, // 76: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
+	40, // 77: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
+	42, // 78: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
+	45, // 79: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
+	47, // 80: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
+	49, // 81: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
+	52, // 82: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
+	56, // 83: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
+	59, // 84: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
+	62, // 85: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
+	65, // 86: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
+	68, // 87: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
+	62, // [62:88] is the sub-list for method output_type
+	36, // [36:62] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name
@@ -5024,16 +5195,16 @@ func file_blockd_v1_blockd_proto_init() {
 	if File_blockd_v1_blockd_proto != nil {
 		return
 	}
-	file_blockd_v1_blockd_proto_msgTypes[17].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[37].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[42].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[19].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[39].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[44].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_blockd_proto_rawDesc), len(file_blockd_v1_blockd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   68,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

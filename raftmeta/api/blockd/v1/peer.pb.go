@@ -24,6 +24,94 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type TrustCopiesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // 16 bytes
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`  // of the owner that is meant
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustCopiesRequest) Reset() {
+	*x = TrustCopiesRequest{}
+	mi := &file_blockd_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustCopiesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustCopiesRequest) ProtoMessage() {}
+
+func (x *TrustCopiesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustCopiesRequest.ProtoReflect.Descriptor instead.
+func (*TrustCopiesRequest) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *TrustCopiesRequest) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *TrustCopiesRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type TrustCopiesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustCopiesResponse) Reset() {
+	*x = TrustCopiesResponse{}
+	mi := &file_blockd_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustCopiesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustCopiesResponse) ProtoMessage() {}
+
+func (x *TrustCopiesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustCopiesResponse.ProtoReflect.Descriptor instead.
+func (*TrustCopiesResponse) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
 type EnforceReservationRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // 16 bytes
@@ -34,7 +122,7 @@ type EnforceReservationRequest struct {
 
 func (x *EnforceReservationRequest) Reset() {
 	*x = EnforceReservationRequest{}
-	mi := &file_blockd_v1_peer_proto_msgTypes[0]
+	mi := &file_blockd_v1_peer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -46,7 +134,7 @@ func (x *EnforceReservationRequest) String() string {
 func (*EnforceReservationRequest) ProtoMessage() {}
 
 func (x *EnforceReservationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_peer_proto_msgTypes[0]
+	mi := &file_blockd_v1_peer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -59,7 +147,7 @@ func (x *EnforceReservationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnforceReservationRequest.ProtoReflect.Descriptor instead.
 func (*EnforceReservationRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *EnforceReservationRequest) GetVolume() []byte {
@@ -84,7 +172,7 @@ type EnforceReservationResponse struct {
 
 func (x *EnforceReservationResponse) Reset() {
 	*x = EnforceReservationResponse{}
-	mi := &file_blockd_v1_peer_proto_msgTypes[1]
+	mi := &file_blockd_v1_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -96,7 +184,7 @@ func (x *EnforceReservationResponse) String() string {
 func (*EnforceReservationResponse) ProtoMessage() {}
 
 func (x *EnforceReservationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_peer_proto_msgTypes[1]
+	mi := &file_blockd_v1_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -109,7 +197,7 @@ func (x *EnforceReservationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnforceReservationResponse.ProtoReflect.Descriptor instead.
 func (*EnforceReservationResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{3}
 }
 
 type FindPathsRequest struct {
@@ -122,7 +210,7 @@ type FindPathsRequest struct {
 
 func (x *FindPathsRequest) Reset() {
 	*x = FindPathsRequest{}
-	mi := &file_blockd_v1_peer_proto_msgTypes[2]
+	mi := &file_blockd_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -134,7 +222,7 @@ func (x *FindPathsRequest) String() string {
 func (*FindPathsRequest) ProtoMessage() {}
 
 func (x *FindPathsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_peer_proto_msgTypes[2]
+	mi := &file_blockd_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -147,7 +235,7 @@ func (x *FindPathsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPathsRequest.ProtoReflect.Descriptor instead.
 func (*FindPathsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FindPathsRequest) GetInitiators() []string {
@@ -175,7 +263,7 @@ type FindPathsResponse struct {
 
 func (x *FindPathsResponse) Reset() {
 	*x = FindPathsResponse{}
-	mi := &file_blockd_v1_peer_proto_msgTypes[3]
+	mi := &file_blockd_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -187,7 +275,7 @@ func (x *FindPathsResponse) String() string {
 func (*FindPathsResponse) ProtoMessage() {}
 
 func (x *FindPathsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_peer_proto_msgTypes[3]
+	mi := &file_blockd_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -200,7 +288,7 @@ func (x *FindPathsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPathsResponse.ProtoReflect.Descriptor instead.
 func (*FindPathsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_blockd_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FindPathsResponse) GetReached() [][]byte {
@@ -214,7 +302,11 @@ var File_blockd_v1_peer_proto protoreflect.FileDescriptor
 
 const file_blockd_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x14blockd/v1/peer.proto\x12\tblockd.v1\"S\n" +
+	"\x14blockd/v1/peer.proto\x12\tblockd.v1\"B\n" +
+	"\x12TrustCopiesRequest\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x15\n" +
+	"\x13TrustCopiesResponse\"S\n" +
 	"\x19EnforceReservationRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1e\n" +
 	"\n" +
@@ -227,10 +319,11 @@ const file_blockd_v1_peer_proto_rawDesc = "" +
 	"initiators\x12\x18\n" +
 	"\avolumes\x18\x02 \x03(\fR\avolumes\"-\n" +
 	"\x11FindPathsResponse\x12\x18\n" +
-	"\areached\x18\x01 \x03(\fR\areached2\xb8\x01\n" +
+	"\areached\x18\x01 \x03(\fR\areached2\x86\x02\n" +
 	"\vPeerService\x12a\n" +
 	"\x12EnforceReservation\x12$.blockd.v1.EnforceReservationRequest\x1a%.blockd.v1.EnforceReservationResponse\x12F\n" +
-	"\tFindPaths\x12\x1b.blockd.v1.FindPathsRequest\x1a\x1c.blockd.v1.FindPathsResponseB,Z*blockd.dev/raftmeta/api/blockd/v1;blockdv1b\x06proto3"
+	"\tFindPaths\x12\x1b.blockd.v1.FindPathsRequest\x1a\x1c.blockd.v1.FindPathsResponse\x12L\n" +
+	"\vTrustCopies\x12\x1d.blockd.v1.TrustCopiesRequest\x1a\x1e.blockd.v1.TrustCopiesResponseB,Z*blockd.dev/raftmeta/api/blockd/v1;blockdv1b\x06proto3"
 
 var (
 	file_blockd_v1_peer_proto_rawDescOnce sync.Once
@@ -244,20 +337,24 @@ func file_blockd_v1_peer_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_peer_proto_rawDescData
 }
 
-var file_blockd_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_blockd_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_blockd_v1_peer_proto_goTypes = []any{
-	(*EnforceReservationRequest)(nil),  // 0: blockd.v1.EnforceReservationRequest
-	(*EnforceReservationResponse)(nil), // 1: blockd.v1.EnforceReservationResponse
-	(*FindPathsRequest)(nil),           // 2: blockd.v1.FindPathsRequest
-	(*FindPathsResponse)(nil),          // 3: blockd.v1.FindPathsResponse
+	(*TrustCopiesRequest)(nil),         // 0: blockd.v1.TrustCopiesRequest
+	(*TrustCopiesResponse)(nil),        // 1: blockd.v1.TrustCopiesResponse
+	(*EnforceReservationRequest)(nil),  // 2: blockd.v1.EnforceReservationRequest
+	(*EnforceReservationResponse)(nil), // 3: blockd.v1.EnforceReservationResponse
+	(*FindPathsRequest)(nil),           // 4: blockd.v1.FindPathsRequest
+	(*FindPathsResponse)(nil),          // 5: blockd.v1.FindPathsResponse
 }
 var file_blockd_v1_peer_proto_depIdxs = []int32{
-	0, // 0: blockd.v1.PeerService.EnforceReservation:input_type -> blockd.v1.EnforceReservationRequest
-	2, // 1: blockd.v1.PeerService.FindPaths:input_type -> blockd.v1.FindPathsRequest
-	1, // 2: blockd.v1.PeerService.EnforceReservation:output_type -> blockd.v1.EnforceReservationResponse
-	3, // 3: blockd.v1.PeerService.FindPaths:output_type -> blockd.v1.FindPathsResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	2, // 0: blockd.v1.PeerService.EnforceReservation:input_type -> blockd.v1.EnforceReservationRequest
+	4, // 1: blockd.v1.PeerService.FindPaths:input_type -> blockd.v1.FindPathsRequest
+	0, // 2: blockd.v1.PeerService.TrustCopies:input_type -> blockd.v1.TrustCopiesRequest
+	3, // 3: blockd.v1.PeerService.EnforceReservation:output_type -> blockd.v1.EnforceReservationResponse
+	5, // 4: blockd.v1.PeerService.FindPaths:output_type -> blockd.v1.FindPathsResponse
+	1, // 5: blockd.v1.PeerService.TrustCopies:output_type -> blockd.v1.TrustCopiesResponse
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -274,7 +371,7 @@ func file_blockd_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_peer_proto_rawDesc), len(file_blockd_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -74,6 +74,9 @@ const (
 	// VolumeServiceDeleteVolumeProcedure is the fully-qualified name of the VolumeService's
 	// DeleteVolume RPC.
 	VolumeServiceDeleteVolumeProcedure = "/blockd.v1.VolumeService/DeleteVolume"
+	// VolumeServiceTrustVolumeProcedure is the fully-qualified name of the VolumeService's TrustVolume
+	// RPC.
+	VolumeServiceTrustVolumeProcedure = "/blockd.v1.VolumeService/TrustVolume"
 	// VolumeServiceGetVolumeLatencyProcedure is the fully-qualified name of the VolumeService's
 	// GetVolumeLatency RPC.
 	VolumeServiceGetVolumeLatencyProcedure = "/blockd.v1.VolumeService/GetVolumeLatency"
@@ -130,6 +133,9 @@ type VolumeServiceClient interface {
 	// once, also for connected hosts.
 	SetVolumeLimits(context.Context, *connect.Request[v1.SetVolumeLimitsRequest]) (*connect.Response[v1.SetVolumeLimitsResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
+	// TrustVolume has the copies that are there taken at their word, where extents wait for others
+	// that can tell what is right (Volume.unsure_bytes). Writes that only those others have are lost.
+	TrustVolume(context.Context, *connect.Request[v1.TrustVolumeRequest]) (*connect.Response[v1.TrustVolumeResponse], error)
 	// GetVolumeLatency says where the time of a volume's requests goes, by its
 	// owner, and by the nodes that forward to it; of one copy by the node that has it.
 	GetVolumeLatency(context.Context, *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error)
@@ -188,6 +194,12 @@ func NewVolumeServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(volumeServiceMethods.ByName("DeleteVolume")),
 			connect.WithClientOptions(opts...),
 		),
+		trustVolume: connect.NewClient[v1.TrustVolumeRequest, v1.TrustVolumeResponse](
+			httpClient,
+			baseURL+VolumeServiceTrustVolumeProcedure,
+			connect.WithSchema(volumeServiceMethods.ByName("TrustVolume")),
+			connect.WithClientOptions(opts...),
+		),
 		getVolumeLatency: connect.NewClient[v1.GetVolumeLatencyRequest, v1.GetVolumeLatencyResponse](
 			httpClient,
 			baseURL+VolumeServiceGetVolumeLatencyProcedure,
@@ -206,6 +218,7 @@ type volumeServiceClient struct {
 	protectVolume    *connect.Client[v1.ProtectVolumeRequest, v1.ProtectVolumeResponse]
 	setVolumeLimits  *connect.Client[v1.SetVolumeLimitsRequest, v1.SetVolumeLimitsResponse]
 	deleteVolume     *connect.Client[v1.DeleteVolumeRequest, v1.DeleteVolumeResponse]
+	trustVolume      *connect.Client[v1.TrustVolumeRequest, v1.TrustVolumeResponse]
 	getVolumeLatency *connect.Client[v1.GetVolumeLatencyRequest, v1.GetVolumeLatencyResponse]
 }
 
@@ -244,6 +257,11 @@ func (c *volumeServiceClient) DeleteVolume(ctx context.Context, req *connect.Req
 	return c.deleteVolume.CallUnary(ctx, req)
 }
 
+// TrustVolume calls blockd.v1.VolumeService.TrustVolume.
+func (c *volumeServiceClient) TrustVolume(ctx context.Context, req *connect.Request[v1.TrustVolumeRequest]) (*connect.Response[v1.TrustVolumeResponse], error) {
+	return c.trustVolume.CallUnary(ctx, req)
+}
+
 // GetVolumeLatency calls blockd.v1.VolumeService.GetVolumeLatency.
 func (c *volumeServiceClient) GetVolumeLatency(ctx context.Context, req *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error) {
 	return c.getVolumeLatency.CallUnary(ctx, req)
@@ -261,6 +279,9 @@ type VolumeServiceHandler interface {
 	// once, also for connected hosts.
 	SetVolumeLimits(context.Context, *connect.Request[v1.SetVolumeLimitsRequest]) (*connect.Response[v1.SetVolumeLimitsResponse], error)
 	DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error)
+	// TrustVolume has the copies that are there taken at their word, where extents wait for others
+	// that can tell what is right (Volume.unsure_bytes). Writes that only those others have are lost.
+	TrustVolume(context.Context, *connect.Request[v1.TrustVolumeRequest]) (*connect.Response[v1.TrustVolumeResponse], error)
 	// GetVolumeLatency says where the time of a volume's requests goes, by its
 	// owner, and by the nodes that forward to it; of one copy by the node that has it.
 	GetVolumeLatency(context.Context, *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error)
@@ -315,6 +336,12 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(volumeServiceMethods.ByName("DeleteVolume")),
 		connect.WithHandlerOptions(opts...),
 	)
+	volumeServiceTrustVolumeHandler := connect.NewUnaryHandler(
+		VolumeServiceTrustVolumeProcedure,
+		svc.TrustVolume,
+		connect.WithSchema(volumeServiceMethods.ByName("TrustVolume")),
+		connect.WithHandlerOptions(opts...),
+	)
 	volumeServiceGetVolumeLatencyHandler := connect.NewUnaryHandler(
 		VolumeServiceGetVolumeLatencyProcedure,
 		svc.GetVolumeLatency,
@@ -337,6 +364,8 @@ func NewVolumeServiceHandler(svc VolumeServiceHandler, opts ...connect.HandlerOp
 			volumeServiceSetVolumeLimitsHandler.ServeHTTP(w, r)
 		case VolumeServiceDeleteVolumeProcedure:
 			volumeServiceDeleteVolumeHandler.ServeHTTP(w, r)
+		case VolumeServiceTrustVolumeProcedure:
+			volumeServiceTrustVolumeHandler.ServeHTTP(w, r)
 		case VolumeServiceGetVolumeLatencyProcedure:
 			volumeServiceGetVolumeLatencyHandler.ServeHTTP(w, r)
 		default:
@@ -374,6 +403,10 @@ func (UnimplementedVolumeServiceHandler) SetVolumeLimits(context.Context, *conne
 
 func (UnimplementedVolumeServiceHandler) DeleteVolume(context.Context, *connect.Request[v1.DeleteVolumeRequest]) (*connect.Response[v1.DeleteVolumeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.VolumeService.DeleteVolume is not implemented"))
+}
+
+func (UnimplementedVolumeServiceHandler) TrustVolume(context.Context, *connect.Request[v1.TrustVolumeRequest]) (*connect.Response[v1.TrustVolumeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.VolumeService.TrustVolume is not implemented"))
 }
 
 func (UnimplementedVolumeServiceHandler) GetVolumeLatency(context.Context, *connect.Request[v1.GetVolumeLatencyRequest]) (*connect.Response[v1.GetVolumeLatencyResponse], error) {

@@ -41,6 +41,8 @@ const (
 	PeerServiceEnforceReservationProcedure = "/blockd.v1.PeerService/EnforceReservation"
 	// PeerServiceFindPathsProcedure is the fully-qualified name of the PeerService's FindPaths RPC.
 	PeerServiceFindPathsProcedure = "/blockd.v1.PeerService/FindPaths"
+	// PeerServiceTrustCopiesProcedure is the fully-qualified name of the PeerService's TrustCopies RPC.
+	PeerServiceTrustCopiesProcedure = "/blockd.v1.PeerService/TrustCopies"
 )
 
 // PeerServiceClient is a client for the blockd.v1.PeerService service.
@@ -52,6 +54,8 @@ type PeerServiceClient interface {
 	// FindPaths tells which volumes hosts reach through the node, iSCSI initiators by paths
 	// that they look after. A node that stops, or is cut off, sends these hosts there.
 	FindPaths(context.Context, *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error)
+	// TrustCopies is VolumeService.TrustVolume, for the node that owns the volume.
+	TrustCopies(context.Context, *connect.Request[v1.TrustCopiesRequest]) (*connect.Response[v1.TrustCopiesResponse], error)
 }
 
 // NewPeerServiceClient constructs a client for the blockd.v1.PeerService service. By default, it
@@ -77,6 +81,12 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(peerServiceMethods.ByName("FindPaths")),
 			connect.WithClientOptions(opts...),
 		),
+		trustCopies: connect.NewClient[v1.TrustCopiesRequest, v1.TrustCopiesResponse](
+			httpClient,
+			baseURL+PeerServiceTrustCopiesProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("TrustCopies")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -84,6 +94,7 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type peerServiceClient struct {
 	enforceReservation *connect.Client[v1.EnforceReservationRequest, v1.EnforceReservationResponse]
 	findPaths          *connect.Client[v1.FindPathsRequest, v1.FindPathsResponse]
+	trustCopies        *connect.Client[v1.TrustCopiesRequest, v1.TrustCopiesResponse]
 }
 
 // EnforceReservation calls blockd.v1.PeerService.EnforceReservation.
@@ -96,6 +107,11 @@ func (c *peerServiceClient) FindPaths(ctx context.Context, req *connect.Request[
 	return c.findPaths.CallUnary(ctx, req)
 }
 
+// TrustCopies calls blockd.v1.PeerService.TrustCopies.
+func (c *peerServiceClient) TrustCopies(ctx context.Context, req *connect.Request[v1.TrustCopiesRequest]) (*connect.Response[v1.TrustCopiesResponse], error) {
+	return c.trustCopies.CallUnary(ctx, req)
+}
+
 // PeerServiceHandler is an implementation of the blockd.v1.PeerService service.
 type PeerServiceHandler interface {
 	// EnforceReservation is answered when the node enforces the reservations of a
@@ -105,6 +121,8 @@ type PeerServiceHandler interface {
 	// FindPaths tells which volumes hosts reach through the node, iSCSI initiators by paths
 	// that they look after. A node that stops, or is cut off, sends these hosts there.
 	FindPaths(context.Context, *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error)
+	// TrustCopies is VolumeService.TrustVolume, for the node that owns the volume.
+	TrustCopies(context.Context, *connect.Request[v1.TrustCopiesRequest]) (*connect.Response[v1.TrustCopiesResponse], error)
 }
 
 // NewPeerServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -126,12 +144,20 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(peerServiceMethods.ByName("FindPaths")),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceTrustCopiesHandler := connect.NewUnaryHandler(
+		PeerServiceTrustCopiesProcedure,
+		svc.TrustCopies,
+		connect.WithSchema(peerServiceMethods.ByName("TrustCopies")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/blockd.v1.PeerService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PeerServiceEnforceReservationProcedure:
 			peerServiceEnforceReservationHandler.ServeHTTP(w, r)
 		case PeerServiceFindPathsProcedure:
 			peerServiceFindPathsHandler.ServeHTTP(w, r)
+		case PeerServiceTrustCopiesProcedure:
+			peerServiceTrustCopiesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -147,4 +173,8 @@ func (UnimplementedPeerServiceHandler) EnforceReservation(context.Context, *conn
 
 func (UnimplementedPeerServiceHandler) FindPaths(context.Context, *connect.Request[v1.FindPathsRequest]) (*connect.Response[v1.FindPathsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.PeerService.FindPaths is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) TrustCopies(context.Context, *connect.Request[v1.TrustCopiesRequest]) (*connect.Response[v1.TrustCopiesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("blockd.v1.PeerService.TrustCopies is not implemented"))
 }

@@ -20,6 +20,7 @@ import (
 	"blockd.dev/raftmeta/control"
 	"blockd.dev/raftmeta/director"
 	"blockd.dev/raftmeta/extmap"
+	"blockd.dev/replication/device"
 	replicated "blockd.dev/replication/volume"
 )
 
@@ -80,9 +81,12 @@ func (p pace) job(kind, subject, id, reason string, now time.Time) *blockdv1.Job
 // resyncPaces are how far the copies have come that are brought back by this node, which owns the volume, by the
 // numbers of their disks.
 func (v *sharedVolume) resyncPaces(now time.Time) map[uint32]pace {
-	return v.paces(func(m *replicated.MemberStatus) (pace, bool) {
-		return pace{m.Regions * store.ChunkBytes, m.Left * store.ChunkBytes, now.Add(-m.Rebuilding), (m.Regions - m.Left) * store.ChunkBytes}, m.Rebuilding > 0
-	})
+	return v.paces(func(m *replicated.MemberStatus) (pace, bool) { return resyncPace(m, now) })
+}
+
+// resyncPace is how far a copy has come; ok is false for one that is not brought back.
+func resyncPace(m *replicated.MemberStatus, now time.Time) (p pace, ok bool) {
+	return pace{m.Regions * store.ChunkBytes, m.Left * store.ChunkBytes, now.Add(-m.Rebuilding), (m.Regions - m.Left) * store.ChunkBytes}, m.Rebuilding > 0
 }
 
 // movePaces are how far the extents have come that this node, which owns the volume, copies to disks that are to have
@@ -95,17 +99,24 @@ func (v *sharedVolume) movePaces() map[uint32]pace {
 
 // paces are those of the volume's disks that have one, by the disks' numbers, if this node owns the volume.
 func (v *sharedVolume) paces(of func(*replicated.MemberStatus) (p pace, ok bool)) map[uint32]pace {
-	st, owned := v.Status(), v.owned.Load()
-	if !st.Owner || owned == nil || owned.epoch != st.Epoch {
-		return nil
-	}
+	_, members, disks := v.standing()
 	out := map[uint32]pace{}
-	for i := range min(len(st.Volume.Members), len(owned.disks)) {
-		if p, ok := of(&st.Volume.Members[i]); ok {
-			out[uint32(owned.disks[i])] = p
+	for i := range members {
+		if p, ok := of(&members[i]); ok {
+			out[uint32(disks[i])] = p
 		}
 	}
 	return out
+}
+
+// standing is how a volume stands that this node owns, its copies, and the numbers of their disks; there are none when it doesn't own it.
+func (v *sharedVolume) standing() (st device.Status, members []replicated.MemberStatus, disks []uint16) {
+	st, owned := v.Status(), v.owned.Load()
+	if !st.Owner || owned == nil || owned.epoch != st.Epoch {
+		return st, nil, nil
+	}
+	n := min(len(st.Volume.Members), len(owned.disks))
+	return st, st.Volume.Members[:n], owned.disks[:n]
 }
 
 // scrubPace is how far the scrub of a disk of this node has come; ok is false while there is none.
@@ -122,16 +133,15 @@ func (v *sharedVolume) scrubPace() (p pace, ok bool) {
 
 // told is what this node says of a volume that it owns and that is in no catalog; nil when it doesn't own it.
 func (v *sharedVolume) told(now time.Time) *blockdv1.Volume {
-	paces := v.resyncPaces(now)
-	st, owned := v.Status(), v.owned.Load()
-	if !st.Owner || owned == nil || owned.epoch != st.Epoch {
+	st, members, disks := v.standing()
+	if members == nil {
 		return nil
 	}
 	out := &blockdv1.Volume{Epoch: st.Epoch, UnsureBytes: st.Volume.Unsure}
-	for i := range min(len(st.Volume.Members), len(owned.disks)) {
-		m := &st.Volume.Members[i]
-		r := &blockdv1.Replica{Number: uint32(owned.disks[i]), Unproven: m.Unproven, Awaited: m.Awaited, LostRegions: m.LostRegions, LostWrites: m.LostWrites}
-		if p, ok := paces[r.Number]; ok {
+	for i := range members {
+		m := &members[i]
+		r := &blockdv1.Replica{Number: uint32(disks[i]), Unproven: m.Unproven, Awaited: m.Awaited, LostRegions: m.LostRegions, LostWrites: m.LostWrites}
+		if p, ok := resyncPace(m, now); ok {
 			r.Resync = p.message(now)
 		}
 		out.Replicas = append(out.Replicas, r)

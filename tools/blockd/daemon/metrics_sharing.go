@@ -125,7 +125,8 @@ func (c *sharingMetrics) collectVolume(m sink, v *sharedVolume, state *catalog.S
 	for sync, n := range count {
 		m.gauge(c.replicas, float64(n), cv.Name, sync.String())
 	}
-	st, owned := v.Status(), 0.0
+	st, members, disks := v.standing()
+	owned := 0.0
 	if st.Owner {
 		owned = 1
 	}
@@ -156,12 +157,10 @@ func (c *sharingMetrics) collectVolume(m sink, v *sharedVolume, state *catalog.S
 	m.gauge(c.rebuildPause, o.Pause.Seconds(), cv.Name)
 	m.gauge(c.notWritable, float64(o.Below), cv.Name)
 	m.gauge(c.unsure, float64(o.Unsure), cv.Name)
-	if owned := v.owned.Load(); owned != nil && owned.epoch == st.Epoch {
-		for i := range min(len(o.Members), len(owned.disks)) {
-			disk := numberName(state, owned.disks[i])
-			m.counter(c.lostRegions, float64(o.Members[i].LostRegions), cv.Name, disk)
-			m.counter(c.lostWrites, float64(o.Members[i].LostWrites), cv.Name, disk)
-		}
+	for i := range members {
+		disk := numberName(state, disks[i])
+		m.counter(c.lostRegions, float64(members[i].LostRegions), cv.Name, disk)
+		m.counter(c.lostWrites, float64(members[i].LostWrites), cv.Name, disk)
 	}
 }
 

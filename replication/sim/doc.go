@@ -5,12 +5,13 @@
 //
 // Faults: messages between any two parts are lost, doubled, delayed by up to
 // many timeouts and so reordered; links are cut in one or both directions,
-// Meta's too; power is cut at any node, and then each operation that its disk
-// had not ended has happened or not; nodes stand still; clocks run up to 1% off;
+// Meta's too; nodes are killed, and then each operation that their disks
+// had not ended has happened or not; machines go down, and then a disk may have lost the last of
+// what it had acknowledged (lie.go); nodes stand still; clocks run up to 1% off;
 // disks are slow, can't read a block, or fail a write and stop; hints that a peer
 // is gone are wrong. Owners drain, the volume grows, extents move to other disks
-// (moves.go). Not simulated: a disk that loses what it has acknowledged while hosts
-// use it, and torn operations, which replica.Op rules out.
+// (moves.go). Not simulated: a disk that loses that while its machine
+// is up, and torn operations, which replica.Op rules out.
 //
 // Judges: per block, the history is linearizable (check.go); a write that is
 // acknowledged is on min_in_sync disks of its extent; what was not sent did not

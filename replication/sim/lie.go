@@ -95,11 +95,21 @@ func (d *disk) wakes(n *node) {
 // unnoticed has a machine go down, and come back, while hosts ask for nothing and the owner keeps its lease: it need
 // not hear of that. Then the other disk of some extent is cut off, which it does hear of.
 func (w *world) unnoticed() {
-	set := w.meta.sets[w.rng.IntN(len(w.meta.sets))]
-	if o := w.holder(); o == nil || slices.Contains(set, o.index) || len(set) != 2 {
-		return
-	}
-	n := w.rng.IntN(2)
+	w.after(w.between(5*time.Millisecond, 15*time.Millisecond), func() {
+		if w.calm {
+			return
+		}
+		w.unnoticed()
+		set := w.meta.sets[w.rng.IntN(len(w.meta.sets))]
+		if o := w.well(); o != nil && w.now >= w.still && !slices.Contains(set, o.index) && w.chance(0.2) {
+			w.heal()
+			w.inTurn(set, w.rng.IntN(2))
+		}
+	})
+}
+
+// inTurn has disk n of set go first.
+func (w *world) inTurn(set []int, n int) {
 	const down, back = 30 * time.Millisecond, 240 * time.Millisecond
 	w.quiet = w.now + back + 30*time.Millisecond
 	w.still = w.quiet

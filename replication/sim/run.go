@@ -114,6 +114,9 @@ func Run(seed uint64) Result {
 	case w.chance(0.5):
 		w.meta.restless()
 	}
+	if w.lying && w.copies == 2 && w.chance(0.5) {
+		w.unnoticed()
+	}
 	w.runUntil(faultsFor, nil)
 	w.settle()
 	res := Result{Ops: len(w.ops), Epochs: w.meta.view.Epoch, Changes: w.meta.view.Revision, Drains: w.handovers, Moved: w.meta.count, Lies: w.lies}
@@ -160,9 +163,6 @@ func (w *world) faults() {
 		}
 		n := w.nodes[w.rng.IntN(len(w.nodes))]
 		d := w.nodes[w.rng.IntN(w.disks)].disk
-		if w.lying && w.chance(0.1) {
-			w.unnoticed()
-		}
 		if w.lying && w.chance(0.15) || w.chance(0.01) {
 			w.outage(n, w.chance(0.6))
 			return

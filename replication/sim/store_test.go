@@ -29,10 +29,12 @@ type realStore struct {
 	d *disksim.Sim
 	s *store.Store
 	v *store.Vol
+
+	machine store.Boot
 }
 
-func openReal(t testing.TB, d *disksim.Sim) *realStore {
-	s, err := store.Open(d, store.Options{DirtyBytes: 64 * store.BlockBytes, PagesMax: 4, BatchBlocks: 32})
+func openReal(t testing.TB, d *disksim.Sim, machine store.Boot) *realStore {
+	s, err := store.Open(d, store.Options{DirtyBytes: 64 * store.BlockBytes, PagesMax: 4, BatchBlocks: 32, Boot: machine})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +42,7 @@ func openReal(t testing.TB, d *disksim.Sim) *realStore {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &realStore{t: t, d: d, s: s, v: v}
+	return &realStore{t: t, d: d, s: s, v: v, machine: machine}
 }
 
 func newReal(t testing.TB, seed uint64) *realStore {
@@ -48,7 +50,14 @@ func newReal(t testing.TB, seed uint64) *realStore {
 	if err := store.Format(d, store.FormatOptions{UUID: [16]byte{byte(seed)}, LogBytes: 256 << 10, MaxExtents: 14, MaxPages: 16}); err != nil {
 		t.Fatal(err)
 	}
-	return openReal(t, d)
+	return openReal(t, d, store.Boot{1})
+}
+
+// after is the store when its machine is there again, with what the disk has kept.
+func (r *realStore) after(d *disksim.Sim) *realStore {
+	machine := r.machine
+	machine[1]++
+	return openReal(r.t, d, machine)
 }
 
 // submit starts op in the store.
@@ -69,6 +78,8 @@ func (r *realStore) submit(op *replica.Op, done func(error)) {
 		o.Kind, o.Note.Fence = store.OpNote, op.Epoch
 	case replica.OpBegin:
 		o.Kind, o.Note.Forget = store.OpNote, true
+	case replica.OpVouch:
+		o.Kind, o.Note.Vouch = store.OpNote, true
 	case replica.OpRead, replica.OpVersions:
 		r.t.Fatalf("op %+v changes nothing", op)
 	}
@@ -109,7 +120,7 @@ func (r *realStore) same(d *disk) string {
 	for _, e := range st.Tail {
 		tail = append(tail, replica.Entry{Ver: replica.Version(e.Ver), Off: e.Off / scale, Len: e.Len / scale})
 	}
-	if m := d.state; st.Fenced != m.Fenced || st.Stable != m.Stable || st.Last != m.Last || !slices.Equal(tail, m.Tail) {
+	if m := d.state; st.Fenced != m.Fenced || st.Stable != m.Stable || st.Last != m.Last || st.Unproven != m.Unproven || !slices.Equal(tail, m.Tail) {
 		return "state"
 	}
 	return ""
@@ -156,10 +167,12 @@ func randomOp(rng *rand.Rand, n uint64, s replica.State) *replica.Op {
 		op.Kind = replica.OpZero
 	case x < 18:
 		op.Kind, op.Epoch, op.Off, op.Len = replica.OpFence, s.Fenced+1, 0, 0
+	case x < 19:
+		op.Kind, op.Off, op.Len = replica.OpVouch, 0, 0
 	default:
 		op.Kind, op.Off, op.Len = replica.OpBegin, 0, 0
 	}
-	if rng.IntN(4) == 0 && op.Kind != replica.OpFence {
+	if rng.IntN(4) == 0 && op.Kind != replica.OpFence && op.Kind != replica.OpVouch {
 		for range 1 + rng.IntN(3) {
 			op.Void = append(op.Void, rng.Int64N(mostBytes/regionBytes)*regionBytes)
 		}
@@ -194,7 +207,8 @@ func TestStoreIsLikeItsModel(t *testing.T) {
 				for range rng.IntN(6) {
 					real.d.Step()
 				}
-				real = openReal(t, real.d.Cut(real.d.Events(), disksim.Policy(rng.IntN(disksim.Policies)), rng.Uint64()))
+				real = real.after(real.d.Cut(real.d.Events(), disksim.Policy(rng.IntN(disksim.Policies)), rng.Uint64()))
+				model.state.Unproven, before.state.Unproven = true, true
 				if !ended && real.same(model) != "" {
 					lost++
 					model = before
@@ -208,7 +222,7 @@ func TestStoreIsLikeItsModel(t *testing.T) {
 				if err := real.s.Close(); err != nil {
 					t.Fatal(err)
 				}
-				real = openReal(t, real.d)
+				real = openReal(t, real.d, real.machine)
 			}
 			if diff := real.same(model); diff != "" {
 				t.Fatalf("seed %d after op %d %+v (cut %v, done %v): %s differ", seed, n, op, cut, ended, diff)
@@ -283,5 +297,60 @@ func (r *realStore) fillBut(n int64) {
 		if err := do(&store.Op{Kind: store.OpClear, Off: off}); err != nil {
 			r.t.Fatal(err)
 		}
+	}
+}
+
+// A disk that has lost the last of what it said was durable leaves the store with what the model is after fewer
+// ops: with all of the first ones, and nothing of those that follow.
+func TestLyingStoreIsLikeItsModel(t *testing.T) {
+	lost := 0
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 9))
+		model, real := newDisk(&world{}), newReal(t, seed)
+		type moment struct {
+			events int // of the disk, when the op was done
+			model  *disk
+		}
+		var past []moment
+		for n := uint64(1); n <= 100; n++ {
+			op := randomOp(rng, n, model.state)
+			if n == 1 { // of a span that nothing was written to the store knows less
+				op = &replica.Op{Kind: replica.OpWrite, Len: blockBytes, Data: make([]byte, blockBytes), Ver: replica.Version{Epoch: 1, Seq: 1}}
+			}
+			ended := false
+			real.submit(op, func(err error) {
+				if ended = true; err != nil {
+					t.Fatalf("seed %d op %d: %v", seed, n, err)
+				}
+			})
+			if !ended {
+				t.Fatalf("seed %d op %d: not done", seed, n)
+			}
+			model.apply(&diskOp{op: op})
+			past = append(past, moment{real.d.Events(), model.clone()})
+		}
+		for range 5 {
+			first := rng.IntN(len(past) - 1)
+			at := past[first].events + rng.IntN(past[len(past)-1].events-past[first].events+1)
+			i := 0
+			for i+1 < len(past) && past[i+1].events <= at {
+				i++
+			}
+			after := real.after(real.d.Cut(at, disksim.DropAll, rng.Uint64()))
+			for _, m := range past {
+				m.model.state.Unproven = true
+			}
+			diff := after.same(past[i].model)
+			if diff != "" && i+1 < len(past) {
+				diff = after.same(past[i+1].model)
+			}
+			if diff != "" {
+				t.Fatalf("seed %d: with the disk as of event %d, between ops %d and %d: %s differ", seed, at, i+1, i+2, diff)
+			}
+			lost += len(past) - 1 - i
+		}
+	}
+	if lost < 1000 {
+		t.Errorf("%d ops were lost: want many", lost)
 	}
 }

@@ -34,7 +34,7 @@ type conn struct {
 	tailed   seqs // writes sent that no watermark sent covers: about what the tail there is
 	owes     bool // of the writes that this session began with it has answered none
 
-	// The answer to the last Fence; the tail, while groups of it are being taken over.
+	// The answer to the last Fence, or to Vouch; the tail, while groups of it are being taken over.
 	known uint64
 	last  uint64
 	tail  []replica.Entry

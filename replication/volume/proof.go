@@ -18,7 +18,8 @@ type proof struct {
 	vouches  bool // it knows Vouch
 	unproven bool
 	must     uint64     // it may be vouched for once it is told this watermark
-	asking   bool       // Vouch is on its way
+	asking   bool       // Vouch is on its way,
+	told     uint64     // with this watermark
 	unable   bool       // what it lacks can't be copied to it now: it is marked out rather than waited for
 	shut     clock.Mono // it is not let in before it is out, since then; 0: it is
 
@@ -42,6 +43,9 @@ func (c *conn) learn(o *Owner, resp replica.Response) {
 	if c.unserved == 0 {
 		p.must = o.seq
 	}
+	if resp.Boot != c.boot {
+		o.trusted &^= one(c.disk)
+	}
 }
 
 // sound tells whether replica d, which is there, has all that was ever copied to it.
@@ -53,6 +57,12 @@ func (o *Owner) sound(d int) bool {
 // proven tells whether replica d, which is there, has every acknowledged write for sure.
 func (o *Owner) proven(d int) bool {
 	return o.sound(d) && (!o.conns[d].proof.unproven || o.trusted.has(d) || mutation.On(mutation.UnprovenCounts))
+}
+
+// lacksNothing tells whether replica d, which is there, has all of every extent that it keeps, if what it has lost was found
+// in a takeover. If those were copies it has to be vouched for: the next owner could not tell.
+func (o *Owner) lacksNothing(d int) bool {
+	return o.proven(d) || o.conns[d].unserved == 0 && o.sound(d)
 }
 
 // those are the ones among s of whom is says so.
@@ -120,7 +130,7 @@ func (o *Owner) suffice(d int, rest disks) bool {
 }
 
 // there are the replicas in sync that are there for sure: no MarkOut of theirs is on its way, and their machines
-// have not gone down, and are back, unnoticed. That takes longer than those times. Who was not heard of lately is asked.
+// have not gone down and come back unnoticed, which takes longer than those times. Who was not heard of lately is asked.
 func (o *Owner) there() disks {
 	lately := o.cfg.RequestTimeout + o.cfg.OutAfter
 	return (o.inSync & o.up).those(func(d int) bool {
@@ -214,8 +224,8 @@ func (k *check) seek(o *Owner, g *group) bool {
 // compared takes what differs in the range of p.
 func (k *check) compared(o *Owner, p *piece, differ []int64) {
 	for _, off := range differ {
-		o.conns[p.to].proof.lostRegions++
 		if _, touched := slices.BinarySearch(k.touched, off); !touched {
+			o.conns[p.to].proof.lostRegions++
 			k.lacks = append(k.lacks, lack{off, p.to})
 		}
 	}
@@ -272,13 +282,14 @@ func (o *Owner) vouch() {
 }
 
 func (c *conn) vouch(o *Owner, stable uint64) {
-	c.proof.asking = true
+	c.proof.asking, c.proof.told = true, stable
 	c.request(o, nil, replica.Request{Kind: replica.Vouch, Stable: stable})
 }
 
 // vouched takes the answer.
 func (c *conn) vouched() {
 	c.proof.asking, c.proof.unproven = false, false
+	c.known = max(c.known, c.proof.told)
 	c.re.proven = c.re.proof != 0
 }
 

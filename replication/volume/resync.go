@@ -35,7 +35,7 @@ type rebuild struct {
 	next     clock.Mono // not before then, by the pace
 	proposed clock.Mono // last proposal about this replica, whichever
 	change   Change
-	must     uint64 // writes up to there are not sent as such, but copied
+	must     uint64 // none above it is copied and was not taken as a write
 	proof    uint64 // by which it can be told that all is there; 0 while it isn't
 	proven   bool   // the replica has that durably
 }
@@ -66,7 +66,7 @@ func (r *rebuild) stop(o *Owner, d int) {
 	}
 	*r = rebuild{proposed: r.proposed, change: r.change}
 	for _, p := range o.pieces.all {
-		if p.isJob() && p.to == d {
+		if p.isJob() && !p.takeover && p.to == d {
 			o.drop(p) // its answers come to nothing
 		}
 	}

@@ -121,7 +121,7 @@ func (o *Owner) spares(d int, there disks) bool {
 		switch {
 		case !g.disks.has(d):
 		case g.phase == serving && !mutation.On(mutation.OutBelowMin):
-			if (g.disks & there).count() < o.cfg.MinInSync {
+			if (g.disks & there).those(o.lacksNothing).count() < o.cfg.MinInSync {
 				return false
 			}
 		case !o.suffice(d, g.disks&there):

@@ -81,6 +81,7 @@ func (c *conn) missed(o *Owner, p *piece) {
 		}
 	}
 	c.re.jobs--
+	c.re.must = max(c.re.must, p.seq)
 	p.acked |= one(c.disk)
 	o.wake(p)
 }

@@ -57,8 +57,8 @@ type MemberStatus struct {
 	Unproven  bool // its machine went down, not by a shutdown, and what it kept was not vouched for since
 	Shut      bool // it is not let in for that before it is out
 	Awaited   bool // it is in sync and missing, and extents that are Unsure wait for it
-	// LostRegions are those that a takeover found different on it when it was unproven. LostWrites is more than 0
-	// when it came back without the last writes that it had acknowledged to this owner: how far its sequence number went back.
+	// LostRegions are those that a takeover found different on it, other than by writes of which not all replicas need have heard.
+	// LostWrites is more than 0 when it came back without the last writes that it had acknowledged to this owner: how far its sequence number went back.
 	LostRegions int64
 	LostWrites  uint64
 

@@ -279,7 +279,7 @@ func TestForeignAndNewerStoresAreRefused(t *testing.T) {
 	}
 	for name, change := range map[string]func(p []byte){
 		"version": func(p []byte) { p[superOffVersion] = 2 },
-		"feature": func(p []byte) { p[superOffFields] = 4 },
+		"feature": func(p []byte) { p[superOffFields+7] = 0x80 }, // the last one to be defined
 	} {
 		d := sim.New(16<<20, sim.Options{NoTrace: true})
 		if err := Format(d, testFormat()); err != nil {

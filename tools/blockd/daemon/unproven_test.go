@@ -32,7 +32,7 @@ type outage struct {
 
 func newOutage(t *testing.T) *outage {
 	o := &outage{t: t, boots: 1}
-	o.admin, o.nodes, _ = threeOfTwo(t, func(c *Config) { c.boot, c.RebuildAfter = store.Boot{1}, 0 })
+	o.admin, o.nodes, _ = threeOfTwo(t, func(c *Config) { c.boot, c.RebuildAfter = store.Boot{1}, time.Hour })
 	return o
 }
 

@@ -52,8 +52,10 @@ func TestTokensThatLetNobodyIn(t *testing.T) {
 	if err := join(t, n2, other.String()); err == nil || !strings.Contains(err.Error(), "authority") {
 		t.Errorf("a token of another cluster: %v", err)
 	}
-	if now := d.catalog.State().Revision; now != before {
-		t.Errorf("refused tokens wrote %d changes", now-before)
+	for _, a := range d.catalog.State().Audits {
+		if a.Revision > before {
+			t.Errorf("refused tokens wrote %+v", a)
+		}
 	}
 
 	// One that has expired, by the time of the command that made it.

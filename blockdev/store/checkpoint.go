@@ -117,7 +117,6 @@ func (s *Store) startCheckpoint(t *turn) {
 	c.home, c.roots = c.home[:0], c.roots[:0]
 	c.homeNext, c.pageNext, c.rootNext = 0, 0, 0
 	s.writeNotes()
-	s.noteProven()
 	held := s.hideHeld()
 	c.pages, s.mu.pages.dirty = s.mu.pages.dirty, c.pages[:0]
 	// A page whose extent was dropped has lost its slot, perhaps to another one.

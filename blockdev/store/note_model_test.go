@@ -12,14 +12,16 @@ import (
 
 // noteModel is a dumb second implementation of volumes with Notes: what each
 // block holds, by the number of the op that wrote it, the versions, and the state.
-type noteModel struct{ vols []modelVol }
+type noteModel struct {
+	vols    []modelVol
+	doubted bool // the machine has gone down
+}
 
 type modelVol struct {
 	blocks []uint64 // 0: zeroes
 	vers   []Version
 	pages  []bool // spans that something is known of
 	st     ReplicaState
-	noted  bool // has had an op
 }
 
 func newNoteModel(sizes []int64) *noteModel {
@@ -35,7 +37,7 @@ func newModelVol(n int64) modelVol {
 }
 
 func (m *noteModel) clone() *noteModel {
-	c := &noteModel{vols: slices.Clone(m.vols)}
+	c := &noteModel{vols: slices.Clone(m.vols), doubted: m.doubted}
 	for i := range c.vols {
 		v := &c.vols[i]
 		v.blocks, v.vers, v.pages, v.st.Tail = slices.Clone(v.blocks), slices.Clone(v.vers), slices.Clone(v.pages), slices.Clone(v.st.Tail)
@@ -55,7 +57,6 @@ type noteOp struct {
 // apply does what op does, by the text of Note and of replication/replica.Op.
 func (v *modelVol) apply(op *noteOp) {
 	n := op.Note
-	v.noted = true
 	if n.Vouch {
 		v.st.Unproven = false
 	}
@@ -84,8 +85,9 @@ func (v *modelVol) apply(op *noteOp) {
 
 // doubt does what a machine that goes down does.
 func (m *noteModel) doubt() {
+	m.doubted = true
 	for i := range m.vols {
-		m.vols[i].st.Unproven = m.vols[i].noted
+		m.vols[i].st.Unproven = true
 	}
 }
 

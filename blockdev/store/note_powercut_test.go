@@ -162,6 +162,7 @@ func runNotes(t testing.TB, seed uint64, o Options) (*noteRun, error) {
 					op.ack = w.d.Events()
 					open(i)
 					m.vols[i] = newModelVol(cutNoteSizes[i])
+					m.vols[i].st.Unproven = m.doubted
 					w.done, w.after = append(w.done, op), append(w.after, m.clone())
 					w.seen["delete"]++
 				}
@@ -277,7 +278,7 @@ func (w *noteRun) verify(img *sim.Sim, n int, down bool, o Options) (k int, err 
 				continue
 			}
 			want := w.after[k].vols[i]
-			want.st.Unproven = want.st.Unproven || want.noted && down && !sb.clean
+			want.st.Unproven = want.st.Unproven || down && !sb.clean
 			if diff = got[i].differs(&want); diff != "" {
 				diff = fmt.Sprintf("with %d ops volume %d differs: %s", k, i, diff)
 				break

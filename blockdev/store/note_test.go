@@ -254,8 +254,9 @@ func TestStoreWithNotesIsRefusedByOlderPrograms(t *testing.T) {
 	}
 }
 
-// TestUnprovenStoreIsRefusedByOlderPrograms: as long as one of its replicas is unproven. What says in
-// the log that it was vouched for is there only in such a store.
+// TestUnprovenStoreIsRefusedByOlderPrograms: from when its machine has gone down on. What says in
+// the log that a replica was vouched for is there only in such a store, and volumes that are new to it, or
+// that it has lost, are unproven too.
 func TestUnprovenStoreIsRefusedByOlderPrograms(t *testing.T) {
 	d, s, v := newTest(t, 16<<20, testOptions())
 	o := testOptions()
@@ -285,8 +286,8 @@ func TestUnprovenStoreIsRefusedByOlderPrograms(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := sb.incompat&featUnproven != 0; got != want || stateOf(t, s, v).Unproven != want {
-			t.Errorf("%s: unproven in the superblock %v, in the state %v, want %v", what, got, stateOf(t, s, v).Unproven, want)
+		if sb.incompat&featUnproven == 0 || stateOf(t, s, v).Unproven != want {
+			t.Errorf("%s: features %#x in the superblock, unproven %v, want %v", what, sb.incompat, stateOf(t, s, v).Unproven, want)
 		}
 	}
 	reopen()
@@ -314,6 +315,28 @@ func TestUnprovenStoreIsRefusedByOlderPrograms(t *testing.T) {
 	o.Boot = Boot{3}
 	reopen()
 	is("after that", false)
+	unknown := func(what string, want bool) {
+		t.Helper()
+		v, err := s.OpenVolume(VolumeID{2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := stateOf(t, s, v).Unproven; got != want {
+			t.Errorf("a volume that the disk may have lost, %s: unproven %v, want %v", what, got, want)
+		}
+	}
+	unknown("before its first note", true)
+	if v, err := s.OpenVolume(VolumeID{2}); err != nil || s.wait(&Op{Kind: OpNote, Vol: v, Note: &Note{Fence: 1}}) != nil {
+		t.Fatal(err)
+	}
+	unknown("after it", true)
+	reopen()
+	unknown("opened again", true)
+	if v, err := s.OpenVolume(VolumeID{2}); err != nil || s.wait(&Op{Kind: OpNote, Vol: v, Note: &Note{Vouch: true}}) != nil {
+		t.Fatal(err)
+	}
+	reopen()
+	unknown("vouched for", false)
 }
 
 // TestInvalidNotesAreRefused.

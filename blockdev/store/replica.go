@@ -37,8 +37,9 @@ const _ = uint(pagesPerExtent - notesPagesMax)
 // program that does not know it would lose them, and NoVersion.
 const featNotes = 1 << 1
 
-// featUnproven is the incompatible feature of a store that has an unproven replica, as long as it has one: a
-// program that does not know it would take such a replica at its word. Only in such a store is there a Note with Vouch.
+// featUnproven is the incompatible feature of a store of which the machine has gone down once: a program that does not know
+// it would take an unproven replica at its word. It stays, since the disk may have lost a volume as a whole: each
+// that is new to such a store is unproven at first. Only there is a Note with Vouch.
 const featUnproven = 1 << 2
 
 // notes are one volume's.
@@ -63,14 +64,14 @@ type notes struct {
 const compactMin = 64
 
 // ReplicaState returns what v's notes say, as of the last op that is done; it is
-// zero for a volume that never had one. The error says that it is lost.
+// that of a new replica for a volume that never had one. The error says that it is lost.
 func (s *Store) ReplicaState(v *Vol) (ReplicaState, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := v.notes
 	switch {
 	case n == nil:
-		return ReplicaState{}, nil
+		return ReplicaState{Unproven: s.doubted()}, nil
 	case n.broken != nil:
 		return ReplicaState{}, fmt.Errorf("replica state of volume %x: %w", v.id, n.broken)
 	}
@@ -88,7 +89,7 @@ func (s *Store) newNotes(v *Vol) bool {
 	if free == 0 {
 		return false
 	}
-	n := &notes{compactAt: compactMin}
+	n := &notes{compactAt: compactMin, unproven: s.doubted()}
 	n.ext = extent{vol: v, index: notesExtent, entry: s.mu.extFree[free-1], base: noChunk}
 	if !s.growNotes(n) {
 		return false
@@ -267,30 +268,20 @@ func (s *Store) writeLater(n *notes) {
 func (s *Store) doubt() {
 	noted := s.sb.boot
 	s.sb.boot = s.opts.Boot
-	if s.sb.clean || noted == s.opts.Boot || noted == (Boot{}) {
+	if s.sb.clean || noted == s.opts.Boot || noted == (Boot{}) || s.opts.breakage.noDoubt {
 		return
 	}
+	s.sb.incompat |= featUnproven
 	for _, v := range s.mu.vols {
-		if n := v.notes; n != nil && n.broken == nil && !s.opts.breakage.noDoubt {
+		if n := v.notes; n != nil && n.broken == nil {
 			n.unproven = true
-			s.sb.incompat |= featUnproven
 			s.writeLater(n)
 		}
 	}
 }
 
-// noteProven takes featUnproven back with the checkpoint that begins, if no replica is unproven any more.
-func (s *Store) noteProven() {
-	if s.sb.incompat&featUnproven == 0 {
-		return
-	}
-	for _, v := range s.mu.vols {
-		if v.notes != nil && v.notes.unproven {
-			return
-		}
-	}
-	s.sb.incompat &^= featUnproven
-}
+// doubted tells whether the disk may have lost volumes that it had.
+func (s *Store) doubted() bool { return s.sb.incompat&featUnproven != 0 }
 
 // compact takes out of the tail what is forgotten.
 func (n *notes) compact() {

@@ -195,8 +195,9 @@ func TestOwnerDies(t *testing.T) {
 }
 
 // All nodes lose power at once, and in every second round one of the disks with it the last of what it had said to be durable:
-// a little, or much.
+// a little, much, or all since its node had started, also that it has the volume.
 func TestPowerCutOfAll(t *testing.T) {
+	const everything = 1 << 30
 	for seed := range uint64(6) {
 		c := newCluster(t, options{failover: true, lease: 500 * time.Millisecond, disk: sim.Options{Mode: sim.Async, Shuffle: true, Seed: seed + 10}})
 		c.meta.grant(c.nodes[0])
@@ -213,7 +214,7 @@ func TestPowerCutOfAll(t *testing.T) {
 		for i, n := range c.nodes {
 			lies := 0
 			if seed%2 == 1 && i == int(seed/2) {
-				lies = []int{20, 300, 3000}[i]
+				lies = []int{20, 300, everything}[i]
 			}
 			n.cut(seed+uint64(i), lies)
 			n.start()

@@ -3,7 +3,6 @@ package serve
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"blockd.dev/blockdev"
@@ -13,7 +12,6 @@ import (
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/message/inbox"
 	"blockd.dev/replication/replica"
-	"blockd.dev/replication/volume"
 	"blockd.dev/replication/wire/endpoint"
 )
 
@@ -27,7 +25,6 @@ type hosted struct {
 	ending sync.Once
 	anew   func(why error) // has the service begin the replica anew, in a while
 	soon   turn.Soon
-	share  *volume.Share
 
 	// Of whoever works at the inbox.
 	r       *replica.Replica
@@ -73,11 +70,8 @@ type asked struct {
 
 var askedPool sync.Pool
 
-// fast tells how long requests take here: of no use to leases. owners is the clock that owners and their Share go by.
-var (
-	fast   clock.Fast
-	owners clock.Boot
-)
+// fast tells how long requests take here: of no use to leases.
+var fast clock.Fast
 
 func (s *Service) newAsked() *asked {
 	a, _ := askedPool.Get().(*asked)
@@ -143,9 +137,6 @@ func (h *hosted) take(batch []event) {
 		clear(h.ops)
 		h.ops = h.ops[:0]
 	}
-	if slices.ContainsFunc(h.ended, (*asked).fromAfar) {
-		h.share.Saw(owners.Now())
-	}
 	for i, a := range h.ended {
 		h.ended[i] = nil
 		a.finish()
@@ -182,12 +173,6 @@ func (h *hosted) handle(a *asked) {
 	if !a.taken {
 		h.end(a)
 	}
-}
-
-// fromAfar tells whether a is a change that a host has made through an owner elsewhere. Owners here hear their hosts by themselves;
-// reads are nearly always done on the owner's node.
-func (a *asked) fromAfar() bool {
-	return a.net != nil && a.ok && a.resp.Status == replica.OK && a.q.Kind.Changes()
 }
 
 // end is the end of a request, with an answer or without.

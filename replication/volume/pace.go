@@ -52,8 +52,7 @@ const (
 // each window that finds the limit by going beyond it would have them late on the whole. A
 // step that takes long by itself counts as well: the replica has more to do than it can.
 //
-// Where there are no hosts, and so nobody to find a limit for, it doubles with each window, unless those of
-// other volumes are there: see Share.
+// Where there are no hosts, and so nobody to find a limit for, it doubles with each window.
 //
 // The median is there for what the tail does not show. A host has so many ops under way and no more: where they
 // take longer than it can bear, those to come wait in the host, for long, and nobody
@@ -88,7 +87,6 @@ func (c *pacer) disturbed(cfg *Config, now clock.Mono) {
 // saw counts an op of a host that took d, while there was resync or not.
 func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
 	c.lastOp = now
-	cfg.Share.Saw(now)
 	if now.Add(-d) < c.upset {
 		return
 	}
@@ -111,7 +109,7 @@ func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
 	}
 }
 
-// quiet tells whether the volume has no hosts, as far as their ops show.
+// quiet tells whether there are no hosts, as far as their ops show.
 func (c *pacer) quiet(now clock.Mono) bool { return c.lastOp == 0 || now >= c.lastOp.Add(paceQuiet) }
 
 // took counts a copy that took d.
@@ -119,7 +117,6 @@ func (c *pacer) took(cfg *Config, d time.Duration) {
 	if d > cfg.RequestTimeout/4 {
 		c.slow = true
 	}
-	cfg.Share.took(d)
 }
 
 // steps is how many comparisons, and regions that are copied, may be under way for a replica.
@@ -143,11 +140,6 @@ func (c *pacer) pause(cfg *Config, now clock.Mono) time.Duration {
 	}
 	if wait := c.listen(cfg, now); wait > 0 {
 		return wait
-	}
-	if c.quiet(now) && cfg.Share.attended(now) {
-		c.jobs, c.gap = 1, 0
-		c.window(cfg, now)
-		return cfg.Share.turn(now, cfg.PaceMax)
 	}
 	if c.jobs == 0 || now >= c.from.Add(paceAfresh) {
 		if c.jobs, c.gap = 1, 0; c.quiet(now) {

@@ -33,7 +33,8 @@ type ReplicaState struct {
 	Last   uint64 // highest Seq of any write, copy or watermark
 	Tail   []TailEntry
 	// Unproven says that the disk may have lost what it had said to be durable: the machine
-	// went down, and did not close the store first, since the volume was last vouched for.
+	// went down, and did not close the store first, since the volume was last vouched for. So is each
+	// volume that is new to a store of which that has happened once.
 	Unproven bool
 }
 

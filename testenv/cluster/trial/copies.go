@@ -38,22 +38,22 @@ func (t *Trial) CompareCopies(ctx context.Context) (blocks int, err error) {
 	if err := t.c.Stop(stopGrace, t.names()...); err != nil {
 		return 0, err
 	}
-	placed, has := state.Map().Volume(extmap.VolumeID(id)), map[extmap.Disk]copied{}
+	placed, has := state.Map().Volume(extmap.VolumeID(id)), map[extmap.Disk]*kept{}
 	for _, d := range state.Disks {
 		if placed.Uses(d.Number) == 0 {
 			continue
 		}
-		c := copied{where: state.NodeByID(d.Node).Name + "/" + filepath.Base(d.Path), blocks: map[int64][]byte{}}
-		if err := c.read(d.Path, store.VolumeID(id)); err != nil {
-			return 0, fmt.Errorf("trial: %s: %w", c.where, err)
+		k := &kept{where: state.NodeByID(d.Node).Name + "/" + filepath.Base(d.Path), extents: map[uint32]map[int64][]byte{}}
+		if err := k.read(d.Path, store.VolumeID(id)); err != nil {
+			return 0, fmt.Errorf("trial: %s: %w", k.where, err)
 		}
-		has[d.Number] = c
+		has[d.Number] = k
 	}
 	for index := range placed.Layout().Extents() {
 		extent, _ := placed.Extent(index)
 		var of []copied
 		for _, d := range extent.Disks { // what other disks still have of it, since it has moved away, is no copy
-			of = append(of, has[d].extent(index))
+			of = append(of, copied{has[d].where, has[d].extents[index]})
 		}
 		n, err := compare(of)
 		if err != nil {
@@ -90,25 +90,20 @@ func (t *Trial) state(ctx context.Context) (*catalog.State, error) {
 	return catalog.ReadState(r)
 }
 
-// copied is what a disk has of the volume: the blocks that are not all zeroes, by where they are in the store.
+// copied is a copy of an extent: the blocks that are not all zeroes, by where they are in the store.
 type copied struct {
 	where  string
 	blocks map[int64][]byte
 }
 
-// extent is what it has of one extent.
-func (c copied) extent(index uint32) copied {
-	out := copied{c.where, map[int64][]byte{}}
-	for at, b := range c.blocks {
-		if at/extmap.ShardBytes == int64(index) {
-			out.blocks[at] = b
-		}
-	}
-	return out
+// kept is what a disk has of the volume: such blocks, by extent.
+type kept struct {
+	where   string
+	extents map[uint32]map[int64][]byte
 }
 
 // read adds what is on a disk.
-func (c *copied) read(path string, id store.VolumeID) (err error) {
+func (k *kept) read(path string, id store.VolumeID) (err error) {
 	d, err := disk.Open(path, disk.Options{})
 	if err != nil {
 		return err
@@ -128,13 +123,13 @@ func (c *copied) read(path string, id store.VolumeID) (err error) {
 	}
 	v, err := s.OpenVolume(id)
 	if err == nil {
-		err = c.readVolume(s, v)
+		err = k.readVolume(s, v)
 		s.CloseVolume(v)
 	}
 	return errors.Join(err, s.Close())
 }
 
-func (c *copied) readVolume(s *store.Store, v *store.Vol) error {
+func (k *kept) readVolume(s *store.Store, v *store.Vol) error {
 	for at := int64(0); at < volumeBytes; {
 		mapped, run, err := s.Mapped(v, at, volumeBytes-at)
 		if err != nil {
@@ -145,7 +140,7 @@ func (c *copied) readVolume(s *store.Store, v *store.Vol) error {
 				at = end
 				break
 			}
-			if err := c.readBlock(s, v, at); err != nil {
+			if err := k.readBlock(s, v, at); err != nil {
 				return err
 			}
 		}
@@ -153,7 +148,7 @@ func (c *copied) readVolume(s *store.Store, v *store.Vol) error {
 	return nil
 }
 
-func (c *copied) readBlock(s *store.Store, v *store.Vol, at int64) error {
+func (k *kept) readBlock(s *store.Store, v *store.Vol, at int64) error {
 	b, done := disk.NewAligned(blockBytes), make(chan struct{})
 	op := &store.Op{Kind: store.OpRead, Vol: v, Off: at, Len: blockBytes, Data: [][]byte{b}, Done: func(*store.Op) { close(done) }}
 	s.Submit([]*store.Op{op})
@@ -164,7 +159,11 @@ func (c *copied) readBlock(s *store.Store, v *store.Vol, at int64) error {
 	case bytes.Equal(b, make([]byte, blockBytes)):
 		return nil
 	}
-	c.blocks[at] = b
+	extent := uint32(at / extmap.ShardBytes)
+	if k.extents[extent] == nil {
+		k.extents[extent] = map[int64][]byte{}
+	}
+	k.extents[extent][at] = b
 	return nil
 }
 

@@ -13,8 +13,6 @@ import (
 	"connectrpc.com/connect"
 
 	"blockd.dev/blockdev"
-	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
-	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/catalog"
 	"blockd.dev/target/nvme"
 	"blockd.dev/target/nvmetcp/nvmehost"
@@ -67,10 +65,7 @@ func TestHostsOfANodeThatIsCutOff(t *testing.T) {
 	late := &lateClock{}
 	a, nodes := nodesOf(t, 3, func(c *Config) { c.hostClock = late })
 	id := sharedVolumeOn(t, a, nodes, "v")
-	mapping := blockdv1connect.NewMappingServiceClient(a.client(), nodes[0].url())
-	if _, err := mapping.MapVolume(t.Context(), connect.NewRequest(&blockdv1.MapVolumeRequest{Volume: "v", Host: "any"})); err != nil {
-		t.Fatal(err)
-	}
+	mapToAny(t, a, nodes[0], "v")
 	node := ownerOf(t, nodes, id)
 	owner := node.Daemon()
 	other := nodes[slices.IndexFunc(nodes, func(n *testNode) bool { return n != node })].Daemon()

@@ -21,6 +21,16 @@ import (
 	"blockd.dev/target/reservation"
 )
 
+// mapToAny lets every host use a volume.
+func mapToAny(t *testing.T, a admin, n *testNode, volume string) {
+	t.Helper()
+	_, err := blockdv1connect.NewMappingServiceClient(a.client(), n.url()).MapVolume(t.Context(),
+		connect.NewRequest(&blockdv1.MapVolumeRequest{Volume: volume, Host: "any"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // sharedVolumeOn makes a volume with three copies on three nodes.
 func sharedVolumeOn(t *testing.T, a admin, nodes []*testNode, name string) catalog.ID {
 	t.Helper()

@@ -86,10 +86,7 @@ func TestStopDoesNotWaitForReplicas(t *testing.T) {
 	if _, err := volumes.CreateVolume(t.Context(), connect.NewRequest(&blockdv1.CreateVolumeRequest{Name: "v", SizeBytes: 64 << 20, Pool: "all"})); err != nil {
 		t.Fatal(err)
 	}
-	mapping := blockdv1connect.NewMappingServiceClient(a.client(), nodes[0].url())
-	if _, err := mapping.MapVolume(t.Context(), connect.NewRequest(&blockdv1.MapVolumeRequest{Volume: "v", Host: "any"})); err != nil {
-		t.Fatal(err)
-	}
+	mapToAny(t, a, nodes[0], "v")
 	id := nodes[0].Daemon().catalog.State().Volume("v").ID
 	owner := ownerOf(t, nodes, id)
 	var other, silent *testNode

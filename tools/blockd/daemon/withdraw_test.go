@@ -5,11 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"connectrpc.com/connect"
-
 	"blockd.dev/internal/clock"
-	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
-	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/tools/blockbench/iscsihost"
 )
 
@@ -28,10 +24,7 @@ func TestStopSendsHostsToOtherPaths(t *testing.T) {
 	late := &lateClock{}
 	a, nodes := nodesOf(t, 3, func(c *Config) { c.hostClock = late })
 	id := sharedVolumeOn(t, a, nodes, "v")
-	mapping := blockdv1connect.NewMappingServiceClient(a.client(), nodes[0].url())
-	if _, err := mapping.MapVolume(t.Context(), connect.NewRequest(&blockdv1.MapVolumeRequest{Volume: "v", Host: "any"})); err != nil {
-		t.Fatal(err)
-	}
+	mapToAny(t, a, nodes[0], "v")
 	owner := ownerOf(t, nodes, id)
 	other := nodes[0]
 	if other == owner {

@@ -13,6 +13,22 @@ import (
 
 var patience = flag.Uint64("patience", 20000, "seeds until a planted mistake counts as not found")
 
+// rare has the mistakes that few simulated clusters show, each with the first seed that
+// does, which is how many it took to find. Tried before all others, it saves minutes. When
+// the simulation has come to draw otherwise and it finds nothing, the others are tried
+// as ever, and the test says which does.
+var rare = map[mutation.M]uint64{
+	mutation.LateMarkIn:       6273,
+	mutation.LastOfVolume:     11503,
+	mutation.StaleArrival:     814,
+	mutation.TrustArrivedTail: 1791,
+	mutation.MarkAfterFinish:  3434,
+	mutation.CopyEarly:        4999,
+	mutation.ProofNotAsked:    2142,
+	mutation.UnheardCounts:    2585,
+	mutation.ToldBefore:       951,
+}
+
 // The simulation finds each mistake. A rule whose breach it can't find is
 // either not needed or not tested.
 func TestMutationsAreFound(t *testing.T) {
@@ -20,6 +36,13 @@ func TestMutationsAreFound(t *testing.T) {
 		t.Run(m.String(), func(t *testing.T) {
 			mutation.Planted = m
 			defer func() { mutation.Planted = mutation.None }()
+			if s, known := rare[m]; known {
+				if res := Run(s); res.Broken != "" {
+					t.Logf("seed %d, the first that finds it: %s", s, res.Broken)
+					return
+				}
+				t.Logf("seed %d no longer finds it: note in rare the one that does", s)
+			}
 			s, broken := firstBroken(*patience)
 			if broken == "" {
 				t.Fatalf("not found in %d seeds", s)

@@ -71,7 +71,7 @@ crash: build ## CRASHES=30 times kill -9 of bin/blockd under a load that is veri
 .PHONY: vm
 vm: build ## the Linux initiators in a VM against bin/blockd; KILLS=n crashes
 	@scripts/need.sh vm
-	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -tags e2e -count=1 -timeout 60m -v ./testenv/vm ./testenv/vmtest
+	BLOCKD_E2E_KILLS=$(KILLS) $(GO) test -p 1 -parallel 2 -tags e2e -count=1 -timeout 60m -v ./testenv/vm ./testenv/vmtest
 
 .PHONY: vm-cluster
 vm-cluster: build ## the Linux initiators in a VM with paths to three nodes, which are killed and restarted; needs root

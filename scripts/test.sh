@@ -78,6 +78,7 @@ phase crash go test -tags e2e -count=1 -timeout 10m -v ./tools/blockbench
 phase cluster make --no-print-directory cluster-test
 phase reliability make --no-print-directory reliability
 phase kernels make --no-print-directory kernels
-phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -tags e2e -count=1 -timeout 45m -v ./testenv/vm ./testenv/vmtest
+# Two guests at a time: each keeps one core busy, and has 1 GiB.
+phase vm env BLOCKD_E2E_KILLS="$KILLS" go test -p 1 -parallel 2 -tags e2e -count=1 -timeout 45m -v ./testenv/vm ./testenv/vmtest
 phase vm-cluster go test -tags e2e -count=1 -timeout 30m -v -skip 'Faults|Clock' ./testenv/vmcluster
 finish

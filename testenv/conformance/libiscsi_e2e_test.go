@@ -66,6 +66,7 @@ func TestISCSITestCU(t *testing.T) {
 	family := os.Getenv("BLOCKD_E2E_FAMILY")
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
 			n, vol := startNode(t, v, "256MiB")
 			args := []string{"--dataloss", "-v"}
 			if family != "" {

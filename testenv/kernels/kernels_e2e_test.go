@@ -51,6 +51,7 @@ func TestUnderDebiansKernels(t *testing.T) {
 	}
 	for _, k := range runs {
 		t.Run(k.kernel, func(t *testing.T) {
+			t.Parallel()
 			cache, err := os.UserCacheDir()
 			if err != nil {
 				t.Fatal(err)

@@ -123,7 +123,9 @@ func defaultBinDir() (string, error) {
 // below the ports that the system gives to connections: while blockd is down, a
 // connection made meanwhile, such as a host's attempt to reach blockd, could take
 // one of those, and blockd could not start again. Another process that wants
-// just these ports may still take one; then the start fails and says so.
+// just these ports may still take one; then the start fails and says so. This process
+// gives no port out twice: a node of another test would take that of one that is
+// being restarted.
 func freePorts(n int) ([]string, error) {
 	low, err := lowestEphemeral()
 	if err != nil {
@@ -143,9 +145,33 @@ func freePorts(n int) ([]string, error) {
 			continue // somebody has it
 		}
 		defer func() { _ = l.Close() }()
-		addrs = append(addrs, l.Addr().String())
+		if addr := l.Addr().String(); given.first(addr) {
+			addrs = append(addrs, addr)
+		}
 	}
 	return nil, fmt.Errorf("node: found %d free ports in %d attempts between %d and %d, want %d", len(addrs), attempts, lowest, low, n)
+}
+
+// given is what freePorts has given out.
+var given portsGiven
+
+type portsGiven struct {
+	mu    sync.Mutex
+	addrs map[string]bool
+}
+
+// first notes an address, and is false when it was noted before.
+func (p *portsGiven) first(addr string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.addrs[addr] {
+		return false
+	}
+	if p.addrs == nil {
+		p.addrs = map[string]bool{}
+	}
+	p.addrs[addr] = true
+	return true
 }
 
 // lowestEphemeral is the lowest port that the system gives to a connection.

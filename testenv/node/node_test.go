@@ -7,7 +7,7 @@ import (
 )
 
 // TestFreePortsStayFree: no port is twice in the list, and none can be given to
-// a connection while its blockd is down.
+// a connection or to another blockd while its own is down.
 func TestFreePortsStayFree(t *testing.T) {
 	low, err := lowestEphemeral()
 	if err != nil {
@@ -27,6 +27,9 @@ func TestFreePortsStayFree(t *testing.T) {
 			t.Errorf("port %s (%v): twice, or not below %d", port, err, low)
 		}
 		seen[port] = true
+		if given.first(a) {
+			t.Errorf("%s could be given out again", a)
+		}
 		l, err := net.Listen("tcp4", a)
 		if err != nil {
 			t.Errorf("not free: %v", err)

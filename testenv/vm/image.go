@@ -89,6 +89,9 @@ func image(ctx context.Context, dir string, k kernel) (string, error) {
 		return "", fmt.Errorf("vm: %w", err)
 	}
 	for _, o := range old {
+		if o == path {
+			continue // another guest made it meanwhile
+		}
 		_ = os.Remove(o) // made for programs or a kernel that are gone
 	}
 	return path, nil

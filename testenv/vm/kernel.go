@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -31,6 +32,10 @@ func cacheDir() (string, error) {
 	return filepath.Join(dir, "blockd-testenv"), nil
 }
 
+// fetching is held by the one that fetches a kernel into whatever directory:
+// apt-get update has a lock of the system's, and fails when somebody else has it.
+var fetching sync.Mutex
+
 // fetchKernel returns the kernel of the package, downloading and unpacking it
 // when dir does not have it yet. A metapackage is followed to what it depends
 // on; what was fetched once is kept and used from then on.
@@ -42,6 +47,8 @@ func fetchKernel(ctx context.Context, dir, pkg string) (kernel, error) {
 	if err := os.MkdirAll(filepath.Dir(root), 0o755); err != nil {
 		return kernel{}, fmt.Errorf("vm: %w", err)
 	}
+	fetching.Lock()
+	defer fetching.Unlock()
 	unlock, err := lockFile(filepath.Join(filepath.Dir(root), "lock"))
 	if err != nil {
 		return kernel{}, fmt.Errorf("vm: %w", err)

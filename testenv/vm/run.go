@@ -88,7 +88,7 @@ func Run(ctx context.Context, c Config) (Result, error) {
 	}
 	result.ConsolePath = c.ConsolePath
 	if result.ConsolePath == "" && len(why) > 0 {
-		result.ConsolePath = filepath.Join(os.TempDir(), fmt.Sprintf("blockd-vm-console-%d-%d.log", os.Getpid(), g.started.UnixMilli()))
+		result.ConsolePath = filepath.Join(os.TempDir(), fmt.Sprintf("blockd-vm-console-%d-%d.log", os.Getpid(), g.started.UnixNano()))
 	}
 	if result.ConsolePath != "" {
 		if err := os.WriteFile(result.ConsolePath, g.console.Bytes(), 0o644); err != nil {

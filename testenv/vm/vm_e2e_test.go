@@ -27,6 +27,7 @@ func TestRun(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			c.config.OnCall = func(_ context.Context, words []string) (string, error) {
 				if len(words) == 3 && words[0] == "add" {
 					return "42", nil

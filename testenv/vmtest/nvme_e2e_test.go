@@ -31,6 +31,7 @@ func nvmeEnv(n *node.Node, v node.Volume, more map[string]string) map[string]str
 // TestNVMeAttach: the Linux host over NVMe/TCP: discovery, queues and digests in
 // several shapes, nvme-cli's commands, verified I/O, discard, file systems.
 func TestNVMeAttach(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		blockSize, sizeMiB int
 		shapes, fileSystem string
@@ -39,6 +40,7 @@ func TestNVMeAttach(t *testing.T) {
 		{4096, 320, "-G -i,4", "xfs"},
 	} {
 		t.Run(strconv.Itoa(c.blockSize), func(t *testing.T) {
+			t.Parallel()
 			n := startNode(t)
 			v := createVolume(t, n, "disk", c.sizeMiB, c.blockSize)
 			r := run{node: n, env: nvmeEnv(n, v, map[string]string{"SHAPES": c.shapes, "FILESYSTEM": c.fileSystem})}
@@ -51,6 +53,7 @@ func TestNVMeAttach(t *testing.T) {
 // TestNVMeLive: what a connected host is told: the discovery log changes,
 // namespaces come, go and grow, without a reconnect.
 func TestNVMeLive(t *testing.T) {
+	t.Parallel()
 	n := startNode(t)
 	ctx := t.Context()
 	for _, args := range [][]string{
@@ -83,6 +86,7 @@ func TestNVMeLive(t *testing.T) {
 // TestNVMeReserve: reservations between two NVMe hosts, kept over a restart of
 // blockd, and between NVMe and iSCSI.
 func TestNVMeReserve(t *testing.T) {
+	t.Parallel()
 	n := startNode(t)
 	v := createVolume(t, n, "disk", 64, 4096)
 	r := run{node: n, env: nvmeEnv(n, v, nil), call: restart(n)}
@@ -93,6 +97,7 @@ func TestNVMeReserve(t *testing.T) {
 // TestNVMeMultipath: two ports, two network cards, native multipath: a path goes
 // away and returns under verified load, and so do both.
 func TestNVMeMultipath(t *testing.T) {
+	t.Parallel()
 	n, err := node.Start(t.Context(), node.Config{DataDir: t.TempDir(), Portals: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -116,6 +121,7 @@ func TestNVMeMultipath(t *testing.T) {
 // TestNVMeAuthentication: a host with a key is let in with it and by no other
 // means.
 func TestNVMeAuthentication(t *testing.T) {
+	t.Parallel()
 	n := startNode(t)
 	ctx := t.Context()
 	dir := t.TempDir()
@@ -156,6 +162,7 @@ func TestNVMeAuthentication(t *testing.T) {
 
 // TestNVMeCrash is TestCrash over NVMe/TCP: the host reconnects by itself.
 func TestNVMeCrash(t *testing.T) {
+	t.Parallel()
 	crash(t, "nvme_crash", func(n *node.Node, raw, fs node.Volume) map[string]string {
 		return nvmeEnv(n, raw, map[string]string{"FS_UUID": fs.UUID})
 	})

@@ -144,8 +144,10 @@ func (r run) script(t *testing.T, name string, v node.Volume) {
 // TestAttach: discovery, login, verified I/O, discard, ext4, xfs, growing the
 // volume while it is mounted, logout; with both block sizes.
 func TestAttach(t *testing.T) {
+	t.Parallel()
 	for _, blockSize := range []int{512, 4096} {
 		t.Run(strconv.Itoa(blockSize), func(t *testing.T) {
+			t.Parallel()
 			n := startNode(t)
 			v := createVolume(t, n, "disk", 320, blockSize)
 			r := run{node: n, env: map[string]string{"GROWN": strconv.Itoa(400 * mib)}}
@@ -162,18 +164,21 @@ func TestAttach(t *testing.T) {
 
 // TestNegotiation: digests, bursts and segments in all shapes.
 func TestNegotiation(t *testing.T) {
+	t.Parallel()
 	n := startNode(t)
 	run{node: n}.script(t, "negotiation", createVolume(t, n, "disk", 64, 4096))
 }
 
 // TestSG: sg3_utils' view.
 func TestSG(t *testing.T) {
+	t.Parallel()
 	n := startNode(t)
 	run{node: n}.script(t, "sg", createVolume(t, n, "disk", 64, 512))
 }
 
 // TestCHAP: a host with a secret is let in with it and by no other means.
 func TestCHAP(t *testing.T) {
+	t.Parallel()
 	const user, secret = "alice", "a-secret-of-20-chars"
 	const mutualUser, mutualSecret = "blockd", "another-secret-of-25-char"
 	n := startNode(t)
@@ -215,6 +220,7 @@ func TestCHAP(t *testing.T) {
 // TestReserve: persistent reservations between two initiators, kept over a
 // restart of blockd.
 func TestReserve(t *testing.T) {
+	t.Parallel()
 	n := startNode(t)
 	v := createVolume(t, n, "disk", 64, 512)
 	run{node: n, env: map[string]string{"SECOND": second}, call: restart(n)}.script(t, "reserve", v)
@@ -239,6 +245,7 @@ func restart(n *node.Node) func(ctx context.Context, words []string) (string, er
 // is there. BLOCKD_E2E_KILLS says how many times, BLOCKD_E2E_SEED repeats the
 // choice of moments.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	crash(t, "crash", func(_ *node.Node, _, fs node.Volume) map[string]string {
 		return map[string]string{"FS_LUN": strconv.Itoa(fs.LUN)}
 	})

@@ -27,7 +27,7 @@ type Config struct {
 	Group   Group
 	// Events are told what happens while this node leads; nil is deaf. They return soon.
 	Events func(Event)
-	// RebuildAfter is for how long a node may be down before its copies are made anew
+	// RebuildAfter is for how long a node that is down may be silent before its copies are made anew
 	// on other disks; 0: RebuildAfter.
 	RebuildAfter time.Duration
 }

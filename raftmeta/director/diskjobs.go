@@ -77,7 +77,7 @@ func (t *term) isLost(v *view, d *catalog.Disk, n *catalog.Node) bool {
 	if d.State == catalog.DiskFailed {
 		return true
 	}
-	since, down := t.downSince[n.ID.String()]
+	since, down := t.silentSince[n.ID.String()]
 	j := v.diskJobs[diskJob{JobRebuild, d.ID}]
 	return down && n.State != catalog.NodeDraining && (v.now.Sub(since) >= t.rebuildAfter || j != nil && !j.Ended())
 }

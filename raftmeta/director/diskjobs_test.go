@@ -268,6 +268,28 @@ func TestARebuildGoesOnAfterAnotherLeads(t *testing.T) {
 	}
 }
 
+// For how long a node is waited for counts from when it was last heard, not from when it is taken for down.
+func TestARebuildBeginsByWhenTheNodeWasLastHeard(t *testing.T) {
+	const after = 20 * time.Second
+	g := newStage(t)
+	g.elect(after)
+	g.run(5 * time.Second)
+	g.away()
+	g.run(after - pulse.Defaults.Every)
+	g.want("it may come back", "", 0, "", stageVolumes)
+	g.run(moveEvery + 2*pulse.Defaults.Every) // the last one decides what the job begins
+	g.want("it was silent for long enough", JobRebuild, 1, catalog.JobRunning, stageVolumes)
+	moving := 0
+	for _, m := range g.s.Map().Volumes() {
+		for range m.Moves() {
+			moving++
+		}
+	}
+	if moving != movingMax {
+		t.Errorf("%d extents move, want one of each of %d volumes", moving, movingMax)
+	}
+}
+
 // A disk that is back ends its rebuild, also a paused one; that a new leader has not heard
 // of it yet does not.
 func TestARebuildEndsWhenTheDiskIsBack(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"blockd.dev/raftmeta/placement"
 )
 
-// RebuildAfter is for how long a node is waited for: one that is down for longer is
+// RebuildAfter is for how long a node is waited for: one that is down, and was not heard for longer, is
 // taken for lost, and its copies are made anew on other disks. A node that was
 // drained for an upgrade is waited for without end. The time begins anew with each leader.
 const RebuildAfter = 10 * time.Minute
@@ -174,20 +174,21 @@ func (t *term) cancelMoves(v *view, out *turn, unfit func(extmap.Disk) bool) {
 	}
 }
 
-// away reports whether the node of a disk is down for so long that nothing is moved to it.
+// away reports whether the node of a disk is silent for so long that nothing is moved to it.
 func (t *term) away(v *view, d extmap.Disk) bool {
-	since, down := t.downSince[v.nodeOf[d]]
+	since, down := t.silentSince[v.nodeOf[d]]
 	return down && v.now.Sub(since) >= min(cancelAfter, t.rebuildAfter)
 }
 
-// followDown notes since when nodes are down.
+// followDown notes since when nodes are silent that are down. A silent one is not down at once, and
+// has its copies made anew no later for that.
 func (t *term) followDown(v *view) {
 	for i := range v.state.Nodes {
 		id := v.state.Nodes[i].ID.String()
 		if t.members.State(id) != membership.Down {
-			delete(t.downSince, id)
-		} else if _, known := t.downSince[id]; !known {
-			t.downSince[id] = v.now
+			delete(t.silentSince, id)
+		} else if _, known := t.silentSince[id]; !known {
+			t.silentSince[id] = t.members.Heard(id)
 		}
 	}
 }

@@ -35,7 +35,7 @@ type term struct {
 	recalling map[lease.VolumeID]string // by volume, its owner
 
 	rebuildAfter time.Duration
-	downSince    map[string]clock.Mono     // nodes that are down
+	silentSince  map[string]clock.Mono     // when those that are down were last heard
 	stuck        map[extmap.Disk]string    // why nothing takes the place of a disk
 	moveAt       clock.Mono                // no moves are planned before
 	moveFrom     int                       // the volume to begin with
@@ -79,7 +79,7 @@ func newTerm(number uint64, self string, times pulse.Times, now clock.Mono) *ter
 		peers: map[string]*peer{}, known: map[string]bool{}, draining: map[string]bool{}, notes: map[string]note{},
 		underWay: map[string]bool{}, refused: map[string]clock.Mono{},
 		granting: map[lease.VolumeID]string{}, recalling: map[lease.VolumeID]string{},
-		rebuildAfter: RebuildAfter, downSince: map[string]clock.Mono{}, stuck: map[extmap.Disk]string{}, unserved: map[catalog.ID]clock.Mono{}}
+		rebuildAfter: RebuildAfter, silentSince: map[string]clock.Mono{}, stuck: map[extmap.Disk]string{}, unserved: map[catalog.ID]clock.Mono{}}
 }
 
 // turn is what came of one look at everything.

@@ -105,6 +105,7 @@ type node struct {
 	state    State
 	drain    bool       // an administrator's wish, which outlives being down
 	heard    clock.Mono // the last heartbeat at the leader; 0: none in this term
+	hearsay  clock.Mono // when a peer last said that it hears it
 	process  uint64     // the newest incarnation that was heard of
 	died     bool       // the leader's own connection to that incarnation died
 	rtt      time.Duration
@@ -154,6 +155,15 @@ func (t *Table) RTT(name string) time.Duration {
 	return 0
 }
 
+// Heard returns when a node was last heard, by the leader or, as they said, by a peer: no
+// earlier than the term, and the end of the leader's last pause; 0 for one that is not known.
+func (t *Table) Heard(name string) clock.Mono {
+	if n := t.nodes[name]; n != nil {
+		return max(n.heard, n.hearsay, t.start)
+	}
+	return 0
+}
+
 // Heartbeat takes a heartbeat that arrived from a node, with the incarnation of
 // its process, which grows with each start, and the round trip that it
 // measured, or 0.
@@ -184,6 +194,9 @@ func (t *Table) ConnectionDied(name string, incarnation uint64) {
 func (t *Table) Report(now clock.Mono, peer, name string, incarnation uint64, what Opinion) {
 	if n := t.nodes[name]; n != nil && peer != name && t.nodes[peer] != nil {
 		n.opinions[peer] = opinion{what, incarnation, now}
+		if what == Hears {
+			n.hearsay = now
+		}
 	}
 }
 

@@ -180,6 +180,32 @@ func TestOneWayPartition(t *testing.T) {
 	s.want("n1", Up)
 }
 
+// Heard tells by whom it may that a node is there, and is not older than the term or the leader's last pause.
+func TestHeard(t *testing.T) {
+	s := newSim(t, 1, 4)
+	began := s.now
+	if got := s.table.Heard("n1"); got != began || s.table.Heard("nobody") != 0 {
+		t.Errorf("at first: %v, want %v", got, began)
+	}
+	s.run(5 * time.Second)
+	s.cut = func(from, to int) bool { return from == 1 && to == -1 }
+	s.run(20 * time.Second)
+	if got := s.table.Heard("n1"); got != s.now {
+		t.Errorf("its peers hear it at %v: %v", s.now, got)
+	}
+	silent := s.now
+	s.cut = func(from, to int) bool { return from == 1 }
+	s.run(20 * time.Second)
+	if got := s.table.Heard("n1").Sub(silent); got < 0 || got > s.cfg.SuspectAfter {
+		t.Errorf("nobody hears it: the last time is %v after it was silent", got)
+	}
+	s.now = s.now.Add(30 * time.Second) // the leader itself pauses
+	s.table.Tick(s.now)
+	if got := s.table.Heard("n1"); got != s.now {
+		t.Errorf("the leader paused until %v: %v", s.now, got)
+	}
+}
+
 func TestPauses(t *testing.T) {
 	s := newSim(t, 1, 4)
 	s.run(5 * time.Second)

@@ -339,6 +339,7 @@ func cutNotesEverywhere(t testing.TB, seed uint64, o Options, limit int) (cuts i
 // TestPowerCutNotes cuts the power BLOCKD_POWERCUT_CUTS times, from seed
 // BLOCKD_POWERCUT_SEED on, like TestPowerCut. Every path of Notes must be met.
 func TestPowerCutNotes(t *testing.T) {
+	t.Parallel()
 	env := func(name string, def uint64) uint64 {
 		v := os.Getenv(name)
 		if v == "" {

@@ -570,6 +570,7 @@ func envInt(t *testing.T, name string, def uint64) uint64 {
 // TestPowerCut cuts the power at least 20,000 times, or BLOCKD_POWERCUT_CUTS
 // times, from seed 1 or BLOCKD_POWERCUT_SEED on.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	target := int(envInt(t, "BLOCKD_POWERCUT_CUTS", cutsByDefault))
 	seed := envInt(t, "BLOCKD_POWERCUT_SEED", 1)
 	first, total, start := seed, 0, time.Now()

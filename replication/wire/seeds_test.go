@@ -5,7 +5,10 @@ import (
 	"flag"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +38,7 @@ func seedCount(t *testing.T) uint64 {
 
 // TestSeeds runs one conversation per seed over a network that is bad in a
 // way of the seed's choosing, and holds it against the promises of the package
-// comment.
+// comment. All cores share the seeds.
 func TestSeeds(t *testing.T) {
 	if *seedFlag != 0 {
 		w := runSeed(*seedFlag, mutant{})
@@ -52,23 +55,30 @@ func TestSeeds(t *testing.T) {
 		return
 	}
 	count := seedCount(t)
-	var sent, lost uint64
-	var died int
-	for seed := uint64(1); seed <= count; seed++ {
-		w := runSeed(seed, mutant{})
-		if w.fault != "" {
-			t.Fatalf("seed %d: %s\nreplay: go test ./replication/wire -run TestSeeds -seed %d -v", seed, w.fault, seed)
-		}
-		c := w.net.Counts()
-		sent += c.Sent
-		lost += c.Lost
-		if w.node[0].down != nil && !errors.Is(w.node[0].down, ErrClosed) {
-			died++
-		}
+	var sent, lost, died atomic.Uint64
+	var cores sync.WaitGroup
+	n := uint64(runtime.GOMAXPROCS(0))
+	for first := range n {
+		cores.Go(func() {
+			for seed := first + 1; seed <= count && !t.Failed(); seed += n {
+				w := runSeed(seed, mutant{})
+				if w.fault != "" {
+					t.Errorf("seed %d: %s\nreplay: go test ./replication/wire -run TestSeeds -seed %d -v", seed, w.fault, seed)
+					return
+				}
+				c := w.net.Counts()
+				sent.Add(c.Sent)
+				lost.Add(c.Lost)
+				if w.node[0].down != nil && !errors.Is(w.node[0].down, ErrClosed) {
+					died.Add(1)
+				}
+			}
+		})
 	}
-	t.Logf("%d seeds: %d datagrams, %d lost; %d connections died of the network", count, sent, lost, died)
-	if died*4 > int(count) {
-		t.Errorf("%d of %d connections died: the seeds prove little", died, count)
+	cores.Wait()
+	t.Logf("%d seeds: %d datagrams, %d lost; %d connections died of the network", count, sent.Load(), lost.Load(), died.Load())
+	if died.Load()*4 > count {
+		t.Errorf("%d of %d connections died: the seeds prove little", died.Load(), count)
 	}
 }
 

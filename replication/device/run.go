@@ -228,6 +228,7 @@ func (r *run) act() {
 	for _, s := range r.todo.sends {
 		if s.member != r.local {
 			s.Last, others = false, true
+			s.Patience = r.owner.Patience(s.member)
 			r.v.cfg.Transport.Send(&s.Sent)
 		}
 	}

@@ -2,6 +2,7 @@ package message
 
 import (
 	"sync/atomic"
+	"time"
 
 	"blockd.dev/internal/turn"
 	"blockd.dev/replication/replica"
@@ -23,6 +24,8 @@ type Sent struct {
 	// Free, if set by the transport, takes back what Response.Data aliases.
 	Free func(*Sent)
 	Tag  any // the sender's own
+	// Patience is how long the sender waits for the answer, if that is longer than the transport would by itself.
+	Patience time.Duration
 	// Last says that others were sent just before, to other nodes, and take longer than this
 	// one, which may well wait until they have left.
 	Last bool

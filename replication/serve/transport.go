@@ -25,8 +25,8 @@ type TransportConfig struct {
 	// Peer is the connection to a node; nil when there is none to be had.
 	Peer func(node string) *endpoint.Peer
 	// Timeout is how long a request to a replica may hold its data, in a
-	// connection that is up, without an answer. It should be longer than owners
-	// wait. Default 2 s.
+	// connection that is up, without an answer, unless its sender waits for longer (message.Sent.Patience).
+	// Default 2 s, which is longer than owners wait for replicas that they can do without.
 	Timeout time.Duration
 }
 
@@ -80,7 +80,7 @@ func (t *Transport) Send(s *message.Sent) {
 		return
 	}
 	c := t.newCall()
-	c.sent, c.Timeout = s, t.cfg.Timeout
+	c.sent, c.Timeout = s, max(t.cfg.Timeout, s.Patience)
 	c.meta = message.AppendRequest(c.meta[:0], s.Target, &s.Request)
 	c.start(t.cfg.NodeOf(s.Disk), s.Request.Data)
 }

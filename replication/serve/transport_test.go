@@ -89,3 +89,43 @@ func TestLastIsDoneByThePump(t *testing.T) {
 		<-away
 	}
 }
+
+// TestPatience: who sends a request says for how long it may go without an answer, if that is longer than usual.
+func TestPatience(t *testing.T) {
+	up, upThere := make(chan struct{}), make(chan struct{})
+	held := make(chan *endpoint.Request, 2)
+	a, _ := openEndpoint(t, "a", nil, up)
+	_, addr := openEndpoint(t, "b", func(r *endpoint.Request) { held <- r }, upThere)
+	b := a.Peer("b", addr)
+	<-up
+	tr := NewTransport(TransportConfig{
+		Local:   func(uint16) bool { return false },
+		NodeOf:  func(uint16) string { return "b" },
+		Peer:    func(string) *endpoint.Peer { return b },
+		Timeout: 50 * time.Millisecond,
+	})
+	send := func(patience time.Duration) <-chan bool {
+		lost := make(chan bool, 1)
+		tr.Send(&message.Sent{
+			Target: target, Patience: patience, Request: replica.Request{ID: 1, Kind: replica.Stable},
+			Done: func(s *message.Sent) {
+				lost <- s.Lost
+				s.Release()
+			},
+		})
+		return lost
+	}
+	patient, usual := send(time.Minute), send(0)
+	if !<-usual {
+		t.Error("an answer that nobody has given has come")
+	}
+	answer := replica.Response{ID: 1, Status: replica.OK}
+	for range 2 {
+		if err := (<-held).Reply([][]byte{message.AppendResponse(nil, replica.Stable, &answer)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if <-patient {
+		t.Error("a request was lost that has more time")
+	}
+}

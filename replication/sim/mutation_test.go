@@ -20,13 +20,13 @@ var patience = flag.Uint64("patience", 20000, "seeds until a planted mistake cou
 var rare = map[mutation.M]uint64{
 	mutation.LateMarkIn:       6273,
 	mutation.LastOfVolume:     11503,
-	mutation.StaleArrival:     814,
-	mutation.TrustArrivedTail: 1791,
+	mutation.StaleArrival:     62,
+	mutation.TrustArrivedTail: 242,
 	mutation.MarkAfterFinish:  3434,
-	mutation.CopyEarly:        4999,
-	mutation.ProofNotAsked:    2142,
+	mutation.CopyEarly:        899,
+	mutation.ProofNotAsked:    2192,
 	mutation.UnheardCounts:    2585,
-	mutation.ToldBefore:       951,
+	mutation.ToldBefore:       1334,
 }
 
 // The simulation finds each mistake. A rule whose breach it can't find is

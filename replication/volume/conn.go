@@ -41,8 +41,9 @@ type conn struct {
 
 	doubt uint64 // MarkOut was proposed for the generation before this one; 0: for none
 
-	patient clock.Mono // no rebuild before then: the disk was full
+	patient clock.Mono // no rebuild before then: the disk was full, or slow
 	refused uint64     // answers that the disk was full
+	lag     lag
 
 	arriving []replica.Range // extents that are moved to it
 	copyMax  int64           // the most that a copy may be about, in bytes; 0 is one region
@@ -139,6 +140,7 @@ func (c *conn) tick(o *Owner) {
 	if c.calls.len() > 0 && overdue(o.awake.Add(o.cfg.RequestTimeout)) {
 		c.judge(o)
 	}
+	c.watchLag(o)
 	switch {
 	case c.state == down && overdue(c.retry):
 		c.connect(o)
@@ -159,19 +161,23 @@ func (c *conn) tick(o *Owner) {
 
 // judge ends the session if the replica is silent, or keeps one request to itself for too long though it
 // answers others: if that is a write a new session would only send it again, so it is done without
-// the replica if that can be.
+// the replica if that can be. If it can't, a new session would have the replica begin all anew that it is about to
+// answer, again and again: so it has more time.
 func (c *conn) judge(o *Owner) {
 	oldest := c.calls.list[c.calls.head]
 	late := func(since clock.Mono, after time.Duration) bool { return o.now >= since.Add(after) }
+	if o.needs(c.disk) && !late(oldest.sent, o.Patience(c.disk)) {
+		return
+	}
 	if late(oldest.sent, requestLimit*o.cfg.RequestTimeout) && !mutation.On(mutation.HangsForEver) {
-		c.lose(o)
+		c.giveUp(o)
 		if oldest.kind.Changes() {
 			c.since = oldest.sent
 		}
 		return
 	}
 	if c.calls.owed > 0 && late(c.calls.silent, o.cfg.RequestTimeout) {
-		c.lose(o)
+		c.giveUp(o)
 	}
 }
 
@@ -252,6 +258,7 @@ func (c *conn) took(o *Owner, k call, resp *replica.Response) {
 		}
 	default:
 		c.write.add(took)
+		c.lag.add(o.now, took)
 	}
 }
 

@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"time"
+
 	"blockd.dev/internal/clock"
 	"blockd.dev/replication/mutation"
 )
@@ -39,11 +41,36 @@ func (o *Owner) count() {
 		if c.re.phase == entering && !c.re.arrival && !mutation.On(mutation.MarkInLate) {
 			o.required |= one(d)
 		}
-		if !o.required.has(d) {
+		if o.required.has(d) {
+			c.lag.tries = 0
+		} else {
 			c.proof.shut, c.proof.unable = 0, false
 		}
 	}
+	o.need()
 	o.retarget()
+}
+
+// need works out without whom nothing could be written to some extent: it has no more required replicas than MinInSync.
+func (o *Owner) need() {
+	o.needed = 0
+	for _, g := range o.groups {
+		if list := o.requiredOf(g); list.count() <= o.cfg.MinInSync {
+			o.needed |= list
+		}
+	}
+}
+
+// needs tells whether the owner serves nobody better without replica d, slow as it may be. A takeover may be: it can go down to the last one.
+func (o *Owner) needs(d int) bool { return o.needed.has(d) && o.conns[d].unserved == 0 }
+
+// Patience is how long the owner waits at most for the answer to a request that it sends to replica d now.
+func (o *Owner) Patience(d int) time.Duration {
+	limit := requestLimit * o.cfg.RequestTimeout
+	if o.needs(d) {
+		return max(limit, o.cfg.OpTimeout/2) // what is sent again then has as long until hosts are told
+	}
+	return limit
 }
 
 // retarget works out to whom new writes go, and takes those who left off the

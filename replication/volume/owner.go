@@ -31,6 +31,7 @@ type Owner struct {
 	inSync   disks // by the view: may be read from
 	targets  disks // are sent new writes
 	missed   disks // required, away for too long, and can't be done without
+	needed   disks // required, and too few would be left of some extent without them
 	leaving  disks // there, and marked out rather than compared in a takeover
 	trusted  disks // taken at their word, as an operator says
 
@@ -75,6 +76,7 @@ func (o *Owner) Grow(bytes int64) {
 	}
 	o.cfg.VolumeBytes = bytes
 	o.addExtents()
+	o.need()
 	o.settle()
 }
 

@@ -75,6 +75,7 @@ type pacer struct {
 	slow        bool       // a step of the window took long
 	from        clock.Mono // beginning of the window
 	debt        int        // ops that have to be in time, for the late ones of earlier windows
+	off         bool       // hosts wait for something else, which the end of the resync would change
 	jobs        int        // regions at a time, for each replica
 	gap         time.Duration
 }
@@ -121,7 +122,7 @@ func (c *pacer) took(cfg *Config, d time.Duration) {
 
 // steps is how many comparisons, and regions that are copied, may be under way for a replica.
 func (c *pacer) steps(cfg *Config) int {
-	if cfg.Pace == 0 {
+	if cfg.Pace == 0 || c.off {
 		return cfg.RebuildJobs
 	}
 	return max(1, min(c.jobs, cfg.RebuildJobs))
@@ -133,7 +134,7 @@ func (c *pacer) stepRegions(cfg *Config) int { return max(1, c.steps(cfg)/2) }
 // pause is what to wait before the next step.
 func (c *pacer) pause(cfg *Config, now clock.Mono) time.Duration {
 	switch {
-	case cfg.Pace == 0:
+	case cfg.Pace == 0 || c.off:
 		return 0
 	case now < c.silent:
 		return c.silent.Sub(now)

@@ -127,6 +127,7 @@ func (o *Owner) rebuild() {
 			o.retarget()
 			r.startJobs(o, d)
 		case r.phase == comparing:
+			o.pace.off = o.dragged()
 			r.startJobs(o, d)
 			switch {
 			case !r.compared(o):

@@ -15,6 +15,8 @@ import (
 	"connectrpc.com/connect"
 
 	"blockd.dev/blockdev"
+	blockdv1 "blockd.dev/raftmeta/api/blockd/v1"
+	"blockd.dev/raftmeta/api/blockd/v1/blockdv1connect"
 	"blockd.dev/raftmeta/extmap"
 	"blockd.dev/testenv/cluster"
 	"blockd.dev/tools/blockbench/multipath"
@@ -188,6 +190,57 @@ func slowDisk(t *Trial, name string) ending {
 			return errors.Join(err, t.c.DiskFaults(name))
 		}, errors.Join(err, err1, err2)
 	}
+}
+
+// verySlow is how long each I/O takes of a disk that is needed: with three for each write it answers nothing for longer than
+// owners wait for one that is not.
+const verySlow = 200 * time.Millisecond
+
+// missedBytes is what the third copy has missed.
+const missedBytes = 48 << 20
+
+// slowAndNeeded is a disk that has become very slow while the third copy is away: nothing can be written without it. It lasts until
+// that copy is back, and in sync: hosts' writes must not keep it from that, nor wait for longer than the slow disk takes.
+func slowAndNeeded(t *Trial, name string) ending {
+	return func() (func(context.Context) error, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), readyPatience)
+		defer cancel()
+		owner, err := t.Owner(ctx)
+		if err != nil {
+			return nil, err
+		}
+		third := t.others(owner, name)[0]
+		if err := t.c.Kill(third); err != nil {
+			return nil, err
+		}
+		err = t.ballast(missedBytes)
+		if err == nil {
+			err = t.c.DiskFaults(name, fmt.Sprintf("any delay=%v", verySlow))
+		}
+		return func(ctx context.Context) error {
+			err := t.c.Restart(ctx, third)
+			if err == nil {
+				err = t.awaitCopies(ctx, third)
+			}
+			return errors.Join(err, t.c.DiskFaults(name))
+		}, err
+	}
+}
+
+// awaitCopies waits until the copies on a node are in sync.
+func (t *Trial) awaitCopies(ctx context.Context, node string) error {
+	return t.ask(ctx, "the copies on "+node+" to be in sync", syncPatience, func(ctx context.Context, client connect.HTTPClient, address string) error {
+		r, err := blockdv1connect.NewVolumeServiceClient(client, address).GetVolume(ctx, connect.NewRequest(&blockdv1.GetVolumeRequest{Name: volumeName}))
+		if err != nil {
+			return err
+		}
+		for _, c := range r.Msg.GetVolume().GetReplicas() {
+			if c.GetNode() == node && c.GetState() != "in-sync" {
+				return fmt.Errorf("one is %s", c.GetState())
+			}
+		}
+		return nil
+	})
 }
 
 const (

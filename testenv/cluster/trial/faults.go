@@ -114,6 +114,7 @@ var Faults = []Fault{
 	{Name: "owner's disks flip a bit in 30% of the reads", Lasts: lasts, Begin: onOwner(failingReads("read flip p=0.3"))},
 	{Name: "owner's disk writes a fifth of it wrong, or elsewhere, until a scrub", Lasts: time.Second, Begin: onOwner(wrongWrites)},
 	{Name: "another node's disks take 50 ms for everything", Lasts: lasts, Long: true, Begin: onReplica(slowDisk)},
+	{Name: "another node's disks take 200 ms, and the third copy is brought back", Begin: onReplica(slowAndNeeded)},
 	{Name: "another node's disks full", Lasts: lasts, Full: true, Begin: onReplica(func(t *Trial, name string) ending { return full(t, name) })},
 	{Name: "owner's disks full", Lasts: lasts, Full: true, Long: true, Begin: onOwner(func(t *Trial, owner string) ending { return full(t, owner) })},
 	{Name: "disks of all nodes full", Lasts: lasts, Full: true, Long: true, Begin: func(_ context.Context, t *Trial) (func(context.Context) error, error) {

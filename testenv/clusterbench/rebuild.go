@@ -26,11 +26,18 @@ type Lost struct {
 type Loss struct {
 	Hosts  Hosts         `json:"hosts"`
 	Copied float64       `json:"copied_bytes"` // as far as owners were seen to count
-	Took   time.Duration `json:"took_ns"`      // from when the first of these was seen until the last was
-	Whole  time.Duration `json:"whole_ns"`     // from the end of the node until all copies were in sync again
-	Before loadedResult  `json:"before"`       // of hosts, with all copies in sync
-	Until  loadedResult  `json:"until"`        // from the end of the node until the first of these was seen
-	During loadedResult  `json:"during"`       // from then until all copies were in sync
+	Took   time.Duration `json:"took_ns"`      // from when the first of these was seen until the last was, or hosts went away
+	Rest   Rest          `json:"rest"`
+	Whole  time.Duration `json:"whole_ns"` // from the end of the node until all copies were in sync again
+	Before loadedResult  `json:"before"`   // of hosts, with all copies in sync
+	Until  loadedResult  `json:"until"`    // from the end of the node until the first of these was seen
+	During loadedResult  `json:"during"`   // from then until all copies were in sync, but no longer than lostWindow
+}
+
+// Rest is what was left to copy when that window ended, and hosts went away.
+type Rest struct {
+	Copied float64       `json:"copied_bytes"`
+	Took   time.Duration `json:"took_ns"` // from then until the last of it was seen
 }
 
 // MBps is the rate of all copies together.
@@ -59,7 +66,8 @@ const (
 	lostVolumes   = 4
 	lostVolume    = 256 << 20 // bytes
 	lostNode      = "n4"
-	lostAfter     = 3 * time.Second // rebuild_after: an owner has to have marked the copies out, and hosts to have felt that
+	lostAfter     = 3 * time.Second  // rebuild_after: an owner has to have marked the copies out, and hosts to have felt that
+	lostWindow    = 15 * time.Second // for which hosts are there at most: by then there is a rate, and what they wait
 	lostFollowing = 250 * time.Millisecond
 )
 
@@ -151,14 +159,22 @@ func (r *loser) lose(ctx context.Context, hosts Hosts) (l Loss, err error) {
 	}
 	began := time.Now()
 	if l.Until, err = meanwhile(func() error { return errors.Join(r.c.Kill(lostNode), c.until(ctx, c.begun)) }); err == nil {
-		l.During, err = meanwhile(func() error { return c.until(ctx, c.ended(ctx)) })
+		l.During, err = meanwhile(func() error { return c.until(ctx, c.within(ctx, hosts)) })
+	}
+	alone := time.Now()
+	l.Copied, l.Took = c.progress.copied, c.last.Sub(c.first)
+	if err == nil {
+		err = c.until(ctx, c.ended(ctx))
+	}
+	if l.Rest.Copied = c.progress.copied - l.Copied; l.Rest.Copied > 0 {
+		l.Took, l.Rest.Took = alone.Sub(c.first), c.last.Sub(alone)
 	}
 	if err != nil {
 		return l, fmt.Errorf("%s is lost, but its copies not made anew: %w", lostNode, err)
 	}
-	l.Whole, l.Copied, l.Took = time.Since(began), c.progress.copied, c.last.Sub(c.first)
-	fmt.Fprintf(r.w, "  %s was lost, hosts: %s: %.0f MB in %v, %.0f MB/s; all in sync after %v; hosts' p50 %v, until then %v, before %v, p99 %v, until then %v, before %v\n", lostNode, hosts,
-		l.Copied/1e6, l.Took.Round(time.Millisecond), l.MBps(), l.Whole.Round(time.Millisecond), l.During.P50, l.Until.P50, l.Before.P50, l.During.P99, l.Until.P99, l.Before.P99)
+	l.Whole = time.Since(began)
+	fmt.Fprintf(r.w, "  %s was lost, hosts: %s: %.0f MB in %v, %.0f MB/s, then %.0f MB in %v; all in sync after %v; hosts' p50 %v, until then %v, before %v, p99 %v, until then %v, before %v\n", lostNode, hosts,
+		l.Copied/1e6, l.Took.Round(time.Millisecond), l.MBps(), l.Rest.Copied/1e6, l.Rest.Took.Round(time.Millisecond), l.Whole.Round(time.Millisecond), l.During.P50, l.Until.P50, l.Before.P50, l.During.P99, l.Until.P99, l.Before.P99)
 	return l, r.c.Restart(ctx, lostNode)
 }
 
@@ -251,8 +267,21 @@ func (c *copying) read(nodes map[string]map[string]float64) {
 	}
 }
 
-// begun tells whether anything was copied, ended whether all is in sync without the node that is lost.
+// begun tells whether anything was copied.
 func (c *copying) begun(map[string]map[string]float64) (bool, error) { return !c.first.IsZero(), nil }
+
+// within tells whether ended does, or the time is up in which hosts are there.
+func (c *copying) within(ctx context.Context, hosts Hosts) func(map[string]map[string]float64) (bool, error) {
+	ended := c.ended(ctx)
+	return func(nodes map[string]map[string]float64) (bool, error) {
+		if hosts != NoHosts && time.Since(c.first) >= lostWindow {
+			return true, nil
+		}
+		return ended(nodes)
+	}
+}
+
+// ended tells whether all is in sync without the node that is lost.
 func (c *copying) ended(ctx context.Context) func(map[string]map[string]float64) (bool, error) {
 	return func(nodes map[string]map[string]float64) (bool, error) {
 		if time.Since(c.last) < stillFor { // what comes next starts a process, which hosts would feel
@@ -281,10 +310,10 @@ func printLost(w io.Writer, r *Lost) error {
 	fmt.Fprintf(w, "\nA node of four that is lost for good: %d volumes of %d MiB, %.0f writes of 4 KiB a second where there is a load\n"+
 		"The disk copies %.0f MB/s, the link moves %.0f, a plain copy %.0f\n", r.Volumes, r.VolumeBytes>>20, r.Rate, r.Limits.Disk, r.Limits.Link, r.Limits.Plain)
 	return table(w, func(row func(...any)) {
-		row("HOSTS", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "IN SYNC AFTER", "P50 BEFORE", "P50 MEANWHILE", "RATIO", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
+		row("HOSTS", "COPIED", "TOOK", "MB/S", "TO THE LIMIT", "THEN, WITHOUT HOSTS", "IN SYNC AFTER", "P50 BEFORE", "P50 MEANWHILE", "RATIO", "P99 BEFORE", "P99 MEANWHILE", "RATIO")
 		for _, l := range r.Nodes {
 			near := l.MBps() / r.Limits.least()
-			cells := []any{l.Hosts, fmt.Sprintf("%.0f MB", l.Copied/1e6), l.Took.Round(10 * time.Millisecond), fmt.Sprintf("%.0f", l.MBps()), ratio(near), l.Whole.Round(10 * time.Millisecond)}
+			cells := []any{l.Hosts, fmt.Sprintf("%.0f MB", l.Copied/1e6), l.Took.Round(10 * time.Millisecond), fmt.Sprintf("%.0f", l.MBps()), ratio(near), "", l.Whole.Round(10 * time.Millisecond)}
 			if l.Hosts == NoHosts {
 				cells[4] = atLeast(near, goalRate)
 			} else {
@@ -292,6 +321,7 @@ func printLost(w io.Writer, r *Lost) error {
 				if l.Hosts == OtherHosts {
 					p50 = atMost(l.P50(), goalP50)
 				}
+				cells[5] = fmt.Sprintf("%.0f MB in %v", l.Rest.Copied/1e6, l.Rest.Took.Round(10*time.Millisecond))
 				cells = append(cells, micros(l.Before.P50), micros(l.During.P50), p50, micros(l.Before.P99), micros(l.During.P99), atMost(l.P99(), goalP99))
 			}
 			row(cells...)

@@ -129,6 +129,7 @@ type Status struct {
 	Epoch   uint64        // of it
 	Volume  volume.Status // of it
 	Forward string        // the node that requests go to instead, or ""
+	Lost    Losses        // that owners on this node have found
 	Waiting int           // requests that wait for an owner, or for the way to it
 	Queued  Times         // until the owner here looks at a request, from its arrival on this node
 	Sent    Times         // until the answer of the owner there, from the arrival on this node
@@ -157,12 +158,14 @@ func (v *Volume) Status() Status {
 	s := Status{Waiting: len(v.mu.parked)}
 	to := v.route.Load()
 	v.mu.Unlock()
+	s.Lost = v.lost.with(standing{})
 	switch {
 	case to.run != nil:
 		s.Owner, s.Epoch = true, to.run.epoch
-		answer := make(chan volume.Status, 1)
+		answer := make(chan standing, 1)
 		to.run.inbox.Post(event{kind: evStatus, status: answer})
-		s.Volume = <-answer
+		now := <-answer
+		s.Volume, s.Lost = now.Status, v.lost.with(now)
 		s.Queued = to.run.queued.times()
 	case to.forward != nil:
 		s.Forward = to.forward.node

@@ -44,6 +44,7 @@ type run struct {
 	soon    turn.Soon // sending's
 	drained []func()  // called when the owner is over
 	asked   bool      // to end, or GiveUp was called
+	ended   bool      // what disks had lost is noted
 
 	queued timing // from a request's arrival on this node until the owner looks at it
 
@@ -80,7 +81,7 @@ type event struct {
 	send    *send
 	members *Members
 	done    func()
-	status  chan<- volume.Status
+	status  chan<- standing
 	disks   []uint16
 	bytes   int64
 }
@@ -194,7 +195,7 @@ func (r *run) one(now clock.Mono, e *event) {
 	case evGrow:
 		o.Grow(e.bytes)
 	case evStatus:
-		e.status <- o.Status()
+		e.status <- standing{o.Status(), r.disks}
 	case evTrust:
 		o.Trust(now)
 	case evUnreachable:
@@ -211,6 +212,10 @@ func (r *run) one(now clock.Mono, e *event) {
 // never served again, also if the lease should turn out to go on.
 func (r *run) end() {
 	r.timer.Stop()
+	if !r.ended {
+		r.ended = true
+		r.v.lost.add(standing{r.owner.Status(), r.disks})
+	}
 	if !r.asked {
 		r.asked = true
 		r.v.cfg.GiveUp(r.epoch)

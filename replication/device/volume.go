@@ -29,6 +29,8 @@ type Volume struct {
 	closed   atomic.Bool
 	leaving  atomic.Bool // nothing waits any more, but for a session
 
+	lost losses
+
 	control  sync.Mutex // one change of owner, view or size at a time
 	draining *run       // under control
 

@@ -60,6 +60,8 @@ const (
 	UnheardCounts       // a replica that was not heard of lately counts when others are marked out
 	ToldBefore          // what proves that all is there was told to the replica before it was
 	UnsureSource        // what an unproven replica has is taken where others can't read or write
+	RefusedIsLost       // a disk is told to have lost what it had no space for
+	OutIsLost           // a disk is told to have lost what was written while its replica was out
 	Count
 )
 
@@ -84,6 +86,7 @@ var names = [Count]string{
 	"an unproven replica counts for a proven one", "a replica that has lost copies counts like others", "a lone unproven replica decides",
 	"versions are compared after repairs", "an owner that serves lets an unproven replica in", "a replica is vouched for before it is compared",
 	"a replica that was not heard of counts when others are marked out", "the proof that all was copied was told before", "what an unproven replica has is taken where others can't read or write",
+	"a disk is told to have lost what it had no space for", "a disk is told to have lost what was written while it was out",
 }
 
 // String says what the mistake is.

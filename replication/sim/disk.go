@@ -30,6 +30,7 @@ type disk struct {
 	past     []past // what it was before each of the last changes, if disks lie
 	down     bool   // its machine is
 	lies     bool   // and when that is back it may have lost some of these changes
+	lied     bool   // it has done so once
 }
 
 type diskOp struct {

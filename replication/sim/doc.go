@@ -15,7 +15,7 @@
 //
 // Judges: per block, the history is linearizable (check.go); a write that is
 // acknowledged is on min_in_sync disks of its extent; what was not sent did not
-// happen; replicas in sync never differ when they are compared under a lock; after
+// happen; no disk is told to have lost something that has not; replicas in sync never differ when they are compared under a lock; after
 // a drain nothing is repeated; once the faults end, there is an owner, all
 // replicas come back in sync within a set time, all moves come to an end, their contents are equal byte by
 // byte, a scrub repairs what is then changed on one of them, and every block reads

@@ -85,7 +85,7 @@ func (d *disk) wakes(n *node) {
 		}
 		p := d.past[len(d.past)-1-d.w.rng.IntN(most)]
 		d.image, d.versions, d.present, d.state = p.image, p.versions, p.present, p.state
-		d.w.liar = n
+		d.w.liar, d.lied = n, true
 		d.w.lies++
 	}
 	d.past, d.down, d.lies = nil, false, false
@@ -149,4 +149,13 @@ func (w *world) holder() *node {
 		}
 	}
 	return nil
+}
+
+// accused checks that no owner tells of a disk that it had lost something which has never lied.
+func (w *world) accused(n *node) {
+	for d, m := range n.owner.Status().Members {
+		if (m.LostRegions > 0 || m.LostWrites > 0) && !w.nodes[d].disk.lied {
+			w.fail("the owner of epoch %d says that disk %d, which has lost nothing, had lost %d regions, %d writes", n.epoch, d, m.LostRegions, m.LostWrites)
+		}
+	}
 }

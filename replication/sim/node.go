@@ -119,6 +119,7 @@ func (n *node) tick(boot uint64) {
 		case n.owner != nil && !n.owner.Over():
 			n.owner.Tick(sent)
 			n.w.handedOver(n)
+			n.w.accused(n)
 			if epoch := n.epoch; n.w.chance(0.2) {
 				n.w.send(n.index, n.w.meta.index(), func() { n.w.meta.renew(n, epoch, sent) })
 			}

@@ -51,6 +51,7 @@ type conn struct {
 
 	re     rebuild
 	proof  proof
+	loss   loss
 	source source
 	reads  Latency
 	write  Latency
@@ -194,7 +195,7 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 		c.proof.heard = max(c.proof.heard, k.sent)
 	}
 	if k.kind.Changes() && resp.Status == replica.OK {
-		c.proof.took = max(c.proof.took, k.seq)
+		c.loss.took = max(c.loss.took, k.seq)
 	}
 	switch {
 	case k.kind != replica.Read:

@@ -55,6 +55,9 @@ func New(cfg Config, env Env, g Grant, now clock.Mono) *Owner {
 		view: g.View, byPlace: map[place]int32{}}
 	o.locks.grain = cfg.RegionBytes
 	o.addConns()
+	for d, c := range o.conns {
+		c.loss.counted = o.view.Members[d].Sync == InSync
+	}
 	o.addExtents()
 	o.count()
 	o.settle()

@@ -28,7 +28,7 @@ const (
 	reading                   // from one of the sources
 	writing                   // to all targets
 	undoing                   // reading from those whose disks were too full to take it
-	sending                   // Confirm or Copy to the replica that is rebuilt
+	sending                   // Confirm or Copy to the replica that is rebuilt, or Read before that
 	short                     // on every required replica, but these are too few
 	done                      // has left
 )
@@ -52,7 +52,8 @@ type piece struct {
 	asked    disks  // reads that are on their way
 	bad      disks  // could not read it
 	retry    clock.Mono
-	to       int // compare, copying: who is rebuilt
+	to       int  // compare, copying: who is rebuilt
+	differs  bool // copying: it has something else, though it had acknowledged this
 	started  clock.Mono
 	hedged   bool // a second source was asked
 
@@ -66,7 +67,7 @@ type piece struct {
 	other     clock.Mono    // when the last replica that is not local has taken it; 0: none
 	otherNode time.Duration // of that the part for which its node had it; 0: not told
 
-	copies []replicaCopy // scrub, undoing: what has come
+	copies []replicaCopy // scrub, undoing: what has come; copying: what is to be copied, while what is there is read
 
 	at            int      // index in pieces.all
 	calls         int      // requests without an answer that are for it

@@ -172,6 +172,10 @@ func (p *piece) lost(o *Owner, d int) {
 
 // unreadable says that replica d can't read the data.
 func (p *piece) unreadable(o *Owner, d int) {
+	if p.state == sending && d == p.to {
+		o.had(p, nil, false)
+		return
+	}
 	p.bad |= one(d)
 	if p.kind == scrub && p.state == reading || p.state == undoing {
 		p.heard(o, d)
@@ -198,7 +202,10 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 		p.arrived(o, resp)
 	case p.state == sending && p.takeover && kind == replica.Confirm:
 		p.group.check.compared(o, p, resp.Differ)
+	case p.state == sending && kind == replica.Read && d == p.to: // the others are late
+		o.had(p, resp.Data, true)
 	case p.state == sending && p.takeover && kind == replica.Copy:
+		o.conns[d].loss.copied(p)
 		p.group.check.ended(o, p)
 	case p.state == sending && kind == replica.Confirm:
 		o.stats.compared += uint64(p.len)
@@ -209,6 +216,7 @@ func (p *piece) answer(o *Owner, d int, kind replica.Kind, resp replica.Response
 		o.remove(p)
 	case p.state == sending && kind == replica.Copy:
 		o.pace.took(&o.cfg, o.now.Sub(p.started))
+		o.conns[d].loss.copied(p)
 		r, n := &o.conns[d].re, o.regionsIn(p)
 		r.left -= n
 		r.jobs -= int(n)
@@ -243,16 +251,7 @@ func (p *piece) arrived(o *Owner, resp replica.Response) {
 		c := o.conns[p.to]
 		c.request(o, p, replica.Request{Kind: replica.Confirm, Off: p.off, Len: p.len, Vers: resp.Vers, Gen: p.gen(o)})
 	case copying:
-		p.state = sending
-		o.stats.copied += uint64(len(resp.Data))
-		c := o.conns[p.to]
-		q := replica.Request{Kind: replica.Copy, Off: p.off, Len: p.len, Data: resp.Data, Gen: p.gen(o)}
-		if len(resp.Vers) == 1 {
-			q.Ver = resp.Vers[0]
-		} else {
-			q.Vers = resp.Vers
-		}
-		c.request(o, p, q)
+		o.found(p, &resp)
 	case write, unmap, zero, scrub:
 	}
 }

@@ -25,10 +25,6 @@ type proof struct {
 
 	heard  clock.Mono // when the last request was sent that it has answered
 	pinged clock.Mono // when it was asked for the sake of that
-
-	took        uint64 // highest sequence number of a write that it has acknowledged
-	lostWrites  uint64
-	lostRegions int64
 }
 
 // learn notes what a replica says of itself when a session begins.
@@ -36,10 +32,7 @@ func (c *conn) learn(o *Owner, resp replica.Response) {
 	p := &c.proof
 	p.vouches, p.unproven, p.asking = resp.Vouches, resp.Unproven, false
 	c.known, c.last = resp.Stable, resp.Last
-	if resp.Last < p.took {
-		p.lostWrites += p.took - resp.Last
-		p.took = resp.Last
-	}
+	c.loss.learn(&resp, o.sound(c.disk))
 	if c.unserved == 0 {
 		p.must = o.seq
 	}
@@ -85,10 +78,10 @@ func (o *Owner) judge(g *group) bool {
 	if sound == 0 && in != 0 {
 		return false
 	}
-	top := o.top(sound)
+	g.top = o.top(sound)
 	g.doubt = in.those(func(d int) bool {
 		c := o.conns[d]
-		return !sound.has(d) || c.proof.unproven && c.known < top && !mutation.On(mutation.UnprovenCounts)
+		return !sound.has(d) || c.proof.unproven && c.known < g.top && !mutation.On(mutation.UnprovenCounts)
 	})
 	return true
 }
@@ -225,7 +218,6 @@ func (k *check) seek(o *Owner, g *group) bool {
 func (k *check) compared(o *Owner, p *piece, differ []int64) {
 	for _, off := range differ {
 		if _, touched := slices.BinarySearch(k.touched, off); !touched {
-			o.conns[p.to].proof.lostRegions++
 			k.lacks = append(k.lacks, lack{off, p.to})
 		}
 	}

@@ -77,7 +77,14 @@ func TestUnprovenIsCompared(t *testing.T) {
 			t.Errorf("%+v was sent when all was served", s.q)
 		}
 		switch s.q.Kind {
-		case replica.Versions, replica.Read:
+		case replica.Read:
+			if s.disk == 0 && s.q.Off == 96 {
+				resp.Vers[0], resp.Data = replica.Version{Epoch: 2, Seq: 37}, slices.Repeat([]byte{1}, 32)
+			}
+			if s.disk != 0 && s.q.Off != 96 {
+				t.Errorf("member %d was asked for what is at %d", s.disk, s.q.Off)
+			}
+		case replica.Versions:
 			if s.disk != 0 {
 				t.Errorf("member %d was asked for what is right", s.disk)
 			}
@@ -322,5 +329,66 @@ func TestUnprovenIsNoSource(t *testing.T) {
 			t.Fatalf("serving %v while the only one with the write can't read it: %v", b.o.Serving(), spoiled)
 		}
 		b.pass(testConfig.RetryAfter)
+	}
+}
+
+// A replica that comes back when the owner serves without it is told to have lost what it had acknowledged, and does not have: regions whose last write
+// is not above the watermark that others had stored, and neither below its own nor in its tail. Region 3 it had no space for, so its
+// content is the same; what it has of region 1 it can't read.
+func TestResyncTellsOfLoss(t *testing.T) {
+	last := []uint64{38, 38, 20, 38, 38, 38, 41, 0, 0, 0, 0, 0, 0, 0, 0, 0} // write to each region
+	tail := []replica.Entry{{Ver: replica.Version{Epoch: 2, Seq: 35}, Off: 4*32 + 8, Len: 8}}
+	in := Member{Sync: InSync, Gen: 1, Proof: 10}
+	for name, c := range map[string]struct {
+		was  Sync
+		back replica.Response
+		want int64
+	}{
+		"it has lost writes":         {InSync, replica.Response{Stable: 30, Last: 35, Unproven: true, Tail: tail}, 2},
+		"it has lost copies":         {InSync, replica.Response{Stable: 5, Last: 5, Unproven: true}, 4},
+		"its machine stayed up":      {InSync, replica.Response{Stable: 30, Last: 35, Tail: tail}, 0},
+		"it has the whole watermark": {InSync, replica.Response{Stable: 40, Last: 40, Unproven: true}, 0},
+		"it was out before":          {Out, replica.Response{Stable: 30, Last: 35, Unproven: true, Tail: tail}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := begins(t, broad(), in, in, Member{Sync: c.was, Gen: 1, Proof: 10})
+			b.fence(0, replica.Response{Stable: 40, Last: 40, Differ: []int64{1024}})
+			b.fence(1, replica.Response{Stable: 40, Last: 40, Differ: []int64{1024}})
+			b.pass(2 * testConfig.OutAfter)
+			b.o.Meta(b.now, View{Revision: 2, Epoch: 3, Members: []Member{in, in, {Sync: Out, Gen: 2, Proof: 10}}})
+			c.back.Differ = []int64{1024}
+			b.fence(2, c.back)
+			b.pass(testConfig.RetryAfter)
+			b.o.Meta(b.now, View{Revision: 3, Epoch: 3, Members: []Member{in, in, {Sync: Rebuilding, Gen: 3, Proof: 10}}})
+			copied := map[int64]bool{}
+			for end := b.now.Add(time.Second); b.now < end && b.o.conns[2].re.phase != entering; b.pass(time.Millisecond) {
+				b.replies(func(s sent, resp *replica.Response) {
+					first, n := s.q.Off/32, s.q.Len/32
+					for r := first; r < first+n; r++ {
+						switch s.q.Kind {
+						case replica.Versions:
+							resp.Vers[r-first] = replica.Version{Epoch: 2, Seq: last[r]}
+						case replica.Read:
+							resp.Vers[r-first] = replica.Version{Epoch: 2, Seq: last[r]}
+							resp.Data = append(resp.Data, slices.Repeat([]byte{1}, 32)...)
+							if s.disk == 2 && r != 3 {
+								resp.Data[0] = 2
+							}
+							if s.disk == 2 && r == 1 {
+								*resp = replica.Response{Status: replica.Medium}
+							}
+						case replica.Confirm:
+							resp.Differ = append(resp.Differ, r*32)
+						case replica.Copy:
+							copied[r] = true
+						default:
+						}
+					}
+				})
+			}
+			if got := b.o.Status().Members[2].LostRegions; got != c.want || len(copied) != len(last) {
+				t.Errorf("told to have lost %d regions, %d were copied; want %d, and all", got, len(copied), c.want)
+			}
+		})
 	}
 }

@@ -31,9 +31,10 @@ type group struct {
 	place
 	bytes   int64
 	phase   phase
-	repairs int   // pieces of the takeover that are left
-	fresh   bool  // equalize looks at it
-	doubt   disks // may lack acknowledged writes
+	repairs int    // pieces of the takeover that are left
+	fresh   bool   // equalize looks at it
+	doubt   disks  // may lack acknowledged writes
+	top     uint64 // every replica that was in sync had every write up to it, when the takeover began
 	check   check
 }
 

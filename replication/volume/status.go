@@ -57,7 +57,7 @@ type MemberStatus struct {
 	Unproven  bool // its machine went down, not by a shutdown, and what it kept was not vouched for since
 	Shut      bool // it is not let in for that before it is out
 	Awaited   bool // it is in sync and missing, and extents that are Unsure wait for it
-	// LostRegions are those that a takeover found different on it, other than by writes of which not all replicas need have heard.
+	// LostRegions are those that were copied to it since it had lost, for sure, writes there that it had acknowledged.
 	// LostWrites is more than 0 when it came back without the last writes that it had acknowledged to this owner: how far its sequence number went back.
 	LostRegions int64
 	LostWrites  uint64
@@ -112,7 +112,7 @@ func (o *Owner) Status() Status {
 			Tail: c.tailed.len(), Refused: c.refused, Reads: c.reads, Writes: c.write, ReadsNode: c.readsNode,
 		}
 		x.Unproven, x.Shut, x.Awaited = c.proof.unproven, c.proof.shut != 0, awaited.has(d)
-		x.LostRegions, x.LostWrites = c.proof.lostRegions, c.proof.lostWrites
+		x.LostRegions, x.LostWrites = c.loss.regions, c.loss.writes
 		if c.state != up {
 			x.Away = o.now.Sub(c.since)
 		}

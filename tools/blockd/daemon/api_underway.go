@@ -134,13 +134,17 @@ func (v *sharedVolume) scrubPace() (p pace, ok bool) {
 // told is what this node says of a volume that it owns and that is in no catalog; nil when it doesn't own it.
 func (v *sharedVolume) told(now time.Time) *blockdv1.Volume {
 	st, members, disks := v.standing()
+	return tell(st, members, disks, now)
+}
+
+func tell(st device.Status, members []replicated.MemberStatus, disks []uint16, now time.Time) *blockdv1.Volume {
 	if members == nil {
 		return nil
 	}
 	out := &blockdv1.Volume{Epoch: st.Epoch, UnsureBytes: st.Volume.Unsure}
 	for i := range members {
-		m := &members[i]
-		r := &blockdv1.Replica{Number: uint32(disks[i]), Unproven: m.Unproven, Awaited: m.Awaited, LostRegions: m.LostRegions, LostWrites: m.LostWrites}
+		m, lost := &members[i], st.Lost[disks[i]]
+		r := &blockdv1.Replica{Number: uint32(disks[i]), Unproven: m.Unproven, Awaited: m.Awaited, LostRegions: lost.Regions, LostWrites: lost.Writes}
 		if p, ok := resyncPace(m, now); ok {
 			r.Resync = p.message(now)
 		}

@@ -17,6 +17,7 @@ import (
 	"blockd.dev/raftmeta/control"
 	"blockd.dev/raftmeta/director"
 	"blockd.dev/raftmeta/extmap"
+	"blockd.dev/replication/device"
 )
 
 // A disk whose machine went down may have lost what it had said to be durable. The owner of a volume
@@ -111,44 +112,42 @@ const unprovenEvery = 2 * time.Second
 func (s *sharing) reportUnproven(ctx context.Context) {
 	tick := time.NewTicker(unprovenEvery)
 	defer tick.Stop()
-	last := map[catalog.ID]*blockdv1.Volume{}
+	last, lost := map[catalog.ID]*blockdv1.Volume{}, map[catalog.ID]device.Losses{}
 	for {
 		select {
 		case <-tick.C:
-			now := map[catalog.ID]*blockdv1.Volume{}
+			now, losses := map[catalog.ID]*blockdv1.Volume{}, map[catalog.ID]device.Losses{}
 			for _, v := range s.all() {
-				if told := v.told(time.Now()); told != nil {
+				st, members, disks := v.standing()
+				losses[v.id] = st.Lost
+				s.reportLost(v.id, st.Lost.Since(lost[v.id]))
+				if told := tell(st, members, disks, time.Now()); told != nil {
 					now[v.id] = told
-					s.reportTold(v.id, last[v.id], told)
+					s.reportUnsure(v.id, last[v.id], told)
 				}
 			}
-			last = now
+			last, lost = now, losses
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// reportTold makes events of what the owner of a volume has told now and not before.
-func (s *sharing) reportTold(id catalog.ID, before, now *blockdv1.Volume) {
+// reportLost makes events of what disks had lost of their copies of a volume.
+func (s *sharing) reportLost(id catalog.ID, lost device.Losses) {
+	state, volume := s.d.catalog.State(), s.d.volumeNamed(id)
+	for disk, n := range lost {
+		name := numberName(state, disk)
+		s.d.events.add(levelError, "disk.lost-data", name, lostWords(name, volume, n.Regions, n.Writes))
+	}
+}
+
+// reportUnsure makes events of what waits for a disk that can tell what is right, by what the owner of a volume has told now and before.
+func (s *sharing) reportUnsure(id catalog.ID, before, now *blockdv1.Volume) {
 	if before.GetEpoch() != now.GetEpoch() {
-		before = nil // of another owner, who counted for himself
+		before = nil // of another owner
 	}
 	state, volume := s.d.catalog.State(), s.d.volumeNamed(id)
-	was := map[uint32]*blockdv1.Replica{}
-	for _, r := range before.GetReplicas() {
-		was[r.GetNumber()] = r
-	}
-	for _, r := range now.GetReplicas() {
-		b, name := was[r.GetNumber()], numberName(state, uint16(r.GetNumber()))
-		regions, writes := r.GetLostRegions()-b.GetLostRegions(), uint64(0)
-		if r.GetLostWrites() != b.GetLostWrites() {
-			writes = r.GetLostWrites()
-		}
-		if words := lostWords(name, volume, regions, writes); words != "" {
-			s.d.events.add(levelError, "disk.lost-data", name, words)
-		}
-	}
 	switch u := unsureOf(state, now); {
 	case u.bytes > 0 && before.GetUnsureBytes() == 0:
 		s.d.events.add(levelError, "volume.unsure", volume, strings.Join(append(u.because(), u.advice(volume)), "; "))

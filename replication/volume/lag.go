@@ -44,12 +44,17 @@ func (l *lag) behind(o *Owner, other time.Duration) bool {
 	return l.mean > o.cfg.RequestTimeout/lagPart && l.mean > lagFactor*other && l.known(o)
 }
 
-// lags returns the least and the most that writes take at one of s, as far as is known.
+// lags returns the least and the most that writes take at one of s, as far as is known. Who owes answers and has given none
+// lately is no faster than it was.
 func (o *Owner) lags(s disks) (least, most time.Duration) {
 	least = math.MaxInt64 / lagFactor
 	for ; s != 0; s &= s - 1 {
-		if l := &o.conns[s.first()].lag; l.known(o) {
-			least, most = min(least, l.mean), max(most, l.mean)
+		c := o.conns[s.first()]
+		if c.lag.known(o) {
+			least = min(least, c.lag.mean)
+		}
+		if c.lag.known(o) || c.calls.owed > 0 {
+			most = max(most, c.lag.mean)
 		}
 	}
 	return least, most

@@ -297,3 +297,14 @@ func TestReplicasThatAreNotSlowForLong(t *testing.T) {
 		t.Errorf("marked out %v, %d writes failed where all are as slow", c.out, c.failed)
 	}
 }
+
+// A needed disk that answers nothing for a while is slower than a replica that is brought back, and is somewhat slow itself.
+func TestSlowerThanWhoIsBroughtBack(t *testing.T) {
+	in, back := Member{Sync: InSync, Gen: 1}, Member{Sync: Rebuilding, Gen: 2}
+	c := newSlow(t, slowConfig, 128, in, in, back)
+	c.stores[1].io, c.stores[2].io = time.Second, 100*time.Millisecond
+	c.run(5*time.Minute, func() bool { return c.members[2].Sync == InSync })
+	if c.members[2].Sync != InSync || c.o.conns[2].session != 1 || c.failed != 0 {
+		t.Errorf("after %v replica 2 is %+v in session %d, %d writes have failed: want it in sync in the first one, and none", c.now, c.members[2], c.o.conns[2].session, c.failed)
+	}
+}

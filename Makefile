@@ -100,7 +100,7 @@ wire: ## WIRE_SEEDS=10000 simulated networks under the transport between nodes
 .PHONY: simulate
 simulate: ## simulated clusters under the replication protocol, ever new ones until ^C, or SIM_SEEDS=2000
 	@scripts/need.sh build
-	$(GO) test -count=1 -timeout 0 -run 'TestCluster$$' -v ./replication/sim -seeds $(or $(SIM_SEEDS),0)
+	$(GO) test -tags invariants -count=1 -timeout 0 -run 'TestCluster$$' -v ./replication/sim -seeds $(or $(SIM_SEEDS),0)
 
 .PHONY: simulate-mutations
 simulate-mutations: ## the simulation finds every mistake planted in the protocol

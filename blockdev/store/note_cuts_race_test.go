@@ -6,4 +6,5 @@ package store
 const (
 	cutNotesByDefault = 500
 	modelSeeds        = 6
+	reopenSeeds       = 4
 )

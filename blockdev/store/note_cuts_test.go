@@ -5,4 +5,5 @@ package store
 const (
 	cutNotesByDefault = cutsToMeetAll
 	modelSeeds        = 20
+	reopenSeeds       = 20
 )

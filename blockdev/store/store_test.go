@@ -38,7 +38,7 @@ func do(s *Store, op *Op) error {
 // the store, opens it again, and compares all of it with a plain array.
 func TestSurvivesReopen(t *testing.T) {
 	const volBytes = 3 * SpanBytes
-	for seed := range uint64(20) {
+	for seed := range uint64(reopenSeeds) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		d := sim.New(16<<20, sim.Options{NoTrace: true})
 		if err := Format(d, testFormat()); err != nil {

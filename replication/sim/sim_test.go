@@ -7,12 +7,23 @@ import (
 	"os/signal"
 	"testing"
 	"time"
+
+	"blockd.dev/internal/invariants"
 )
 
 var (
 	seed  = flag.Uint64("seed", 0, "run this seed only")
-	seeds = flag.Uint64("seeds", 200, "how many seeds to run, from 1 on; 0: ever new ones, until interrupted")
+	seeds = flag.Uint64("seeds", seedsByDefault(), "how many seeds to run, from 1 on; 0: ever new ones, until interrupted")
 )
+
+// seedsByDefault is how many seeds TestCluster runs unless told. With the race detector it is
+// few: that is slow and has no races to find in one goroutine.
+func seedsByDefault() uint64 {
+	if invariants.Enabled {
+		return 40
+	}
+	return 200
+}
 
 // sumEvery is how many seeds that run until interrupted are told of at a time.
 const sumEvery = 10000

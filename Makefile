@@ -117,7 +117,7 @@ links: ## AF_XDP and UDP links, and nodes on them, in network namespaces; needs 
 cluster-test: build ## clusters of real nodes in network namespaces, under faults; needs root
 	@scripts/need.sh cluster
 	$(GO) test -p 1 -tags e2e -count=1 -timeout 15m -v ./testenv/cluster ./testenv/clusterbench
-	$(GO) test -p 1 -tags e2e -count=1 -timeout 15m -v ./testenv/calls ./testenv/mixed
+	$(GO) test -p 2 -tags e2e -count=1 -timeout 15m -v ./testenv/calls ./testenv/mixed
 	$(GO) test -tags e2e -count=1 -timeout 15m -run TestNoAcknowledgedChangeIsLost -v ./tools/blockd/daemon
 
 .PHONY: reliability

@@ -228,7 +228,7 @@ func (c *cluster) pass(d time.Duration) int {
 }
 
 const (
-	fastIO = 5 * time.Millisecond
+	fastIO = 10 * time.Millisecond
 	// slowPipeline is what a write takes at a store whose I/Os take 200 ms: its own three, and those before it of two stages.
 	slowPipeline = 5 * 200 * time.Millisecond
 	// heldUp is how much longer a write may take that waits for a region which is being copied, and has then been overtaken once.
@@ -241,7 +241,7 @@ const (
 // slow disk and not for it.)
 func TestSlowReplicaThatIsNeeded(t *testing.T) {
 	in, back := Member{Sync: InSync, Gen: 1}, Member{Sync: Rebuilding, Gen: 2}
-	for _, hosts := range []int{1, 128} {
+	for _, hosts := range []int{1, 32} {
 		c := newSlow(t, slowConfig, hosts, in, in, back)
 		c.run(20*time.Second, func() bool { return c.members[2].Sync == InSync })
 		if c.members[2].Sync != InSync || c.done == 0 {
@@ -267,7 +267,7 @@ func TestSlowReplicaThatIsNeeded(t *testing.T) {
 // Nothing can ever be written without it: hosts have what the disk can do.
 func TestSlowReplicaThatStaysNeeded(t *testing.T) {
 	in := Member{Sync: InSync, Gen: 1}
-	for _, hosts := range []int{1, 128} {
+	for _, hosts := range []int{1, 32} {
 		c := newSlow(t, slowConfig, hosts, in, in)
 		const lasts = time.Minute
 		got, want := c.pass(lasts), hosts*int(lasts/slowPipeline)*9/10
@@ -280,7 +280,7 @@ func TestSlowReplicaThatStaysNeeded(t *testing.T) {
 // A disk that is slow for a moment only, or as slow as the others, keeps its replica in sync.
 func TestReplicasThatAreNotSlowForLong(t *testing.T) {
 	in := Member{Sync: InSync, Gen: 1}
-	c := newSlow(t, slowConfig, 128, in, in, in)
+	c := newSlow(t, slowConfig, 32, in, in, in)
 	c.stores[1].io = 80 * time.Millisecond
 	c.pass(lagTimeouts * slowConfig.RequestTimeout * 9 / 10)
 	c.stores[1].io = fastIO
@@ -288,7 +288,7 @@ func TestReplicasThatAreNotSlowForLong(t *testing.T) {
 	if c.out[0]+c.out[1]+c.out[2] != 0 || c.failed != 0 {
 		t.Errorf("marked out %v, %d writes failed after a moment of slowness", c.out, c.failed)
 	}
-	c = newSlow(t, slowConfig, 128, in, in, in)
+	c = newSlow(t, slowConfig, 32, in, in, in)
 	for _, s := range c.stores {
 		s.io = 80 * time.Millisecond
 	}
@@ -301,7 +301,7 @@ func TestReplicasThatAreNotSlowForLong(t *testing.T) {
 // A needed disk that answers nothing for a while is slower than a replica that is brought back, and is somewhat slow itself.
 func TestSlowerThanWhoIsBroughtBack(t *testing.T) {
 	in, back := Member{Sync: InSync, Gen: 1}, Member{Sync: Rebuilding, Gen: 2}
-	c := newSlow(t, slowConfig, 128, in, in, back)
+	c := newSlow(t, slowConfig, 32, in, in, back)
 	c.stores[1].io, c.stores[2].io = time.Second, 100*time.Millisecond
 	c.run(5*time.Minute, func() bool { return c.members[2].Sync == InSync })
 	if c.members[2].Sync != InSync || c.o.conns[2].session != 1 || c.failed != 0 {

@@ -28,8 +28,7 @@ const (
 	paceCalmMax = 50 * time.Millisecond
 	// paceQuiet is after how long without an op of a host nobody is there whom a resync could slow down.
 	paceQuiet = time.Second
-	// paceJobs is how many regions are under way at first, and at least, where there are no hosts: two full
-	// messages, one of which is read or sent while the other is written. With hosts it is one.
+	// paceJobs is how many regions are under way at first where there are no hosts; else it is one.
 	paceJobs = 16
 	// paceUpset is the part of Config.PaceListen for which hosts' ops tell nothing after some have
 	// waited for a takeover or for a replica: what has come meanwhile follows all at once. A pause in
@@ -53,9 +52,7 @@ const (
 // each window that finds the limit by going beyond it would have them late on the whole. A
 // step that takes long by itself counts as well: the replica has more to do than it can.
 //
-// Where there are no hosts, and so nobody to find a limit for, it doubles with each window, and a step that takes
-// long halves it down to paceJobs: with smaller messages a disk that many volumes are copied to would do less, and
-// each step take no less long.
+// Where there are no hosts, and so nobody to find a limit for, it doubles with each window.
 //
 // The median is there for what the tail does not show. A host has so many ops under way and no more: where they
 // take longer than it can bear, those to come wait in the host, for long, and nobody
@@ -211,8 +208,6 @@ func (c *pacer) adapt(cfg *Config, now clock.Mono) {
 	switch {
 	case late && mutation.On(mutation.PaceForEver):
 		c.gap = time.Hour
-	case late && c.quiet(now):
-		c.jobs, c.gap = max(c.jobs/2, min(paceJobs, cfg.RebuildJobs)), 0
 	case late && c.jobs > 1:
 		c.jobs /= 2
 	case late:

@@ -23,6 +23,7 @@ var rare = map[mutation.M]uint64{
 	mutation.StaleArrival:     62,
 	mutation.TrustArrivedTail: 242,
 	mutation.MarkAfterFinish:  3434,
+	mutation.ArrivalHolds:     1361,
 	mutation.CopyEarly:        899,
 	mutation.ProofNotAsked:    2192,
 	mutation.UnheardCounts:    2585,

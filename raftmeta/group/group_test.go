@@ -158,7 +158,7 @@ func TestLeaderDies(t *testing.T) {
 
 // Followers know at once what is committed, however long the library would let them wait.
 func TestFollowersLearnOfCommits(t *testing.T) {
-	c := start(t, 3, func(cfg *Config) { cfg.Heartbeat = time.Minute }) // it would for 7.5 to 15 s each time
+	c := start(t, 3, func(cfg *Config) { cfg.Heartbeat = 20 * time.Second }) // it would for 10 to 20 s each time, also while the group begins
 	ctx := c.ctx()
 	for i := range 20 {
 		r, err := c.leader().Apply(ctx, Command{Version: 1, Data: fmt.Appendf(nil, "c%d", i)})

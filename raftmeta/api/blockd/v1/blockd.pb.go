@@ -355,9 +355,9 @@ type Replica struct {
 	Unproven bool `protobuf:"varint,6,opt,name=unproven,proto3" json:"unproven,omitempty"`
 	// It is away, and extents that are unsure wait for it.
 	Awaited bool `protobuf:"varint,7,opt,name=awaited,proto3" json:"awaited,omitempty"`
-	// Regions of 64 KiB that this owner found lost on it, though it had said that they were durable.
+	// Regions of 64 KiB that this node, as the owner, found lost on it, though it had said that they were durable.
 	LostRegions int64 `protobuf:"varint,8,opt,name=lost_regions,json=lostRegions,proto3" json:"lost_regions,omitempty"`
-	// It came back to this owner without about so many writes that it had said to be durable.
+	// It came back to owners on this node without about so many writes that it had said to be durable.
 	LostWrites    uint64 `protobuf:"varint,9,opt,name=lost_writes,json=lostWrites,proto3" json:"lost_writes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -137,6 +137,8 @@ type Config struct {
 	// if that is more than PaceFactor times what it was before. Defaults 1 ms, 2.
 	Pace       time.Duration
 	PaceFactor float64
+	// Share is that of the node's owners and stores. nil is for a volume that is alone.
+	Share *volume.Share
 	// RebuildJobs are comparisons, and regions copied, at a time, per replica that is
 	// brought back, while hosts do not wait for them. Default 64.
 	RebuildJobs int
@@ -204,7 +206,7 @@ func (c *Config) owner() volume.Config {
 		OpTimeout: c.Timeouts.Op, RequestTimeout: c.Timeouts.Request, HedgeAfter: c.Timeouts.Hedge,
 		RetryAfter: c.Timeouts.Retry, OutAfter: c.Timeouts.Out, GoneAfter: c.Timeouts.Gone, StableAfter: c.Timeouts.Stable,
 		CompareRegions: compareRegions, CopyRegions: message.DataMax / regionBytes, RebuildJobs: c.RebuildJobs,
-		Pace: c.Pace, PaceFactor: c.PaceFactor, PaceListen: paceListen, PaceMax: paceMax,
+		Pace: c.Pace, PaceFactor: c.PaceFactor, PaceListen: paceListen, PaceMax: paceMax, Share: c.Share,
 	}
 }
 

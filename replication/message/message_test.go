@@ -18,7 +18,7 @@ var (
 		Ver: replica.Version{Epoch: 10, Seq: 11}, Vers: []replica.Version{{Epoch: 12, Seq: 13}, replica.NoVersion}, Data: []byte("data"),
 	}
 	someResponse = replica.Response{
-		ID: 1, Status: replica.OldEpoch, Epoch: 2, Boot: 3, Stable: 4, Last: 5, Data: []byte("read"),
+		ID: 1, Status: replica.OldEpoch, Epoch: 2, Boot: 3, Stable: 4, Last: 5, Hosts: true, Data: []byte("read"),
 		Tail:   []replica.Entry{{Ver: replica.Version{Epoch: 6, Seq: 7}, Off: 8, Len: 9}, {Off: 4096, Len: 4096}},
 		Vers:   []replica.Version{{Epoch: 10, Seq: 11}},
 		Differ: []int64{12, 13, 14},

@@ -71,6 +71,10 @@ const (
 	proofUnproven = 2
 )
 
+// lastHosts is Response.Hosts in the number that says how long the node had the request: no time is
+// that long, and owners of older versions leave out what can't be.
+const lastHosts = 1 << 63
+
 // AppendResponse appends what follows resp.Data in the answer to a request of the given kind.
 func AppendResponse(dst []byte, kind replica.Kind, resp *replica.Response) []byte {
 	be := binary.BigEndian
@@ -99,7 +103,11 @@ func AppendResponse(dst []byte, kind replica.Kind, resp *replica.Response) []byt
 	for _, n := range [...]int{len(resp.Vers), differ, len(resp.Tail)} {
 		dst = be.AppendUint32(dst, uint32(n))
 	}
-	for _, v := range [...]uint64{resp.ID, resp.Epoch, resp.Boot, resp.Stable, resp.Last} {
+	last := resp.Last
+	if kind != replica.Fence && resp.Hosts {
+		last |= lastHosts
+	}
+	for _, v := range [...]uint64{resp.ID, resp.Epoch, resp.Boot, resp.Stable, last} {
 		dst = be.AppendUint64(dst, v)
 	}
 	return seal(dst, ReplicaResponse)
@@ -114,6 +122,9 @@ func DecodeResponse(m []byte, kind replica.Kind, resp *replica.Response) error {
 	*resp = replica.Response{Status: replica.Status(r.u8())}
 	vers, differ, tail := r.u32(), r.u32(), r.u32()
 	resp.ID, resp.Epoch, resp.Boot, resp.Stable, resp.Last = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
+	if kind != replica.Fence {
+		resp.Hosts, resp.Last = resp.Last&lastHosts != 0, resp.Last&^lastHosts
+	}
 	m, list, err := cut(m, tail, entryBytes)
 	if err != nil {
 		return err

@@ -98,9 +98,12 @@ type Response struct {
 	// network it is how long the replica's node had the request, in nanoseconds; 0 is not told, as by
 	// nodes of older versions.
 	Last uint64
-	Tail []Entry   // Fence; the receiver owns it
-	Data []byte    // Read; the receiver owns it. None, though bytes were asked for, is zeroes
-	Vers []Version // Read, Versions: one per region touched
+	// Hosts says, in an answer that came over the network, that hosts use the replica's node: what is copied there for
+	// other volumes gives way to them. Nodes of older versions say nothing.
+	Hosts bool
+	Tail  []Entry   // Fence; the receiver owns it
+	Data  []byte    // Read; the receiver owns it. None, though bytes were asked for, is zeroes
+	Vers  []Version // Read, Versions: one per region touched
 	// Differ has the byte offsets of the regions that are not clean, after Confirm. After Fence
 	// it has one number, the most bytes that a Copy may be about; none means one region.
 	Differ []int64

@@ -12,6 +12,7 @@ import (
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/message/inbox"
 	"blockd.dev/replication/replica"
+	"blockd.dev/replication/volume"
 	"blockd.dev/replication/wire/endpoint"
 )
 
@@ -25,6 +26,7 @@ type hosted struct {
 	ending sync.Once
 	anew   func(why error) // has the service begin the replica anew, in a while
 	soon   turn.Soon
+	share  *volume.Share
 
 	// Of whoever works at the inbox.
 	r       *replica.Replica
@@ -70,8 +72,11 @@ type asked struct {
 
 var askedPool sync.Pool
 
-// fast tells how long requests take here: of no use to leases.
-var fast clock.Fast
+// fast tells how long requests take here: of no use to leases. owners is the clock that owners and their Share go by.
+var (
+	fast   clock.Fast
+	owners clock.Boot
+)
 
 func (s *Service) newAsked() *asked {
 	a, _ := askedPool.Get().(*asked)
@@ -137,6 +142,7 @@ func (h *hosted) take(batch []event) {
 		clear(h.ops)
 		h.ops = h.ops[:0]
 	}
+	h.tell()
 	for i, a := range h.ended {
 		h.ended[i] = nil
 		a.finish()
@@ -172,6 +178,26 @@ func (h *hosted) handle(a *asked) {
 	h.current = nil
 	if !a.taken {
 		h.end(a)
+	}
+}
+
+// tell has the node's owners know of hosts whose owners are elsewhere and have ended a change here, and owners elsewhere
+// that copy to here of all hosts of this node. Owners here hear their own hosts by themselves; reads are nearly always done on the owner's node.
+func (h *hosted) tell() {
+	var now clock.Mono
+	for _, a := range h.ended {
+		changes, copies := a.q.Kind.Changes(), a.q.Kind == replica.Copy || a.q.Kind == replica.Confirm
+		if a.net == nil || !a.ok || a.resp.Status != replica.OK || !changes && !copies {
+			continue
+		}
+		if now == 0 {
+			now = owners.Now()
+		}
+		if changes {
+			h.share.Saw(now)
+		} else {
+			a.resp.Hosts = h.share.Hosts(now)
+		}
 	}
 }
 

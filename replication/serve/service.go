@@ -10,6 +10,7 @@ import (
 	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
 	"blockd.dev/replication/replica"
+	"blockd.dev/replication/volume"
 	"blockd.dev/replication/wire"
 	"blockd.dev/replication/wire/endpoint"
 )
@@ -32,6 +33,8 @@ type Config struct {
 	// Anew is after what time a replica whose tail is full begins anew. It should be
 	// several times what an owner waits before it goes on without a replica. Default 5 s.
 	Anew time.Duration
+	// Share is that of the node's owners: it is told of hosts of volumes whose owners are elsewhere. It may be nil.
+	Share *volume.Share
 	// Log is told what went wrong in a replica, in words. It may be nil.
 	Log func(t message.Target, err error)
 }
@@ -146,7 +149,7 @@ func (s *Service) replica(t message.Target) (*hosted, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.soon = s.cfg.Soon
+	h.soon, h.share = s.cfg.Soon, s.cfg.Share
 	h.anew = func(why error) { s.anew(h, why) }
 	s.replicas[t] = h
 	return h, nil

@@ -60,6 +60,9 @@ type Config struct {
 	PaceFactor float64
 	PaceListen time.Duration
 	PaceMax    time.Duration
+	// Share is that of the node: what is copied for a volume without hosts gives way to those of others. nil is for a
+	// volume that is alone.
+	Share *Share
 }
 
 // DefaultPaceFactor is Config.PaceFactor where that is not set.

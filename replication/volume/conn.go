@@ -197,6 +197,9 @@ func (c *conn) answer(o *Owner, resp replica.Response) {
 	if k.kind.Changes() && resp.Status == replica.OK {
 		c.loss.took = max(c.loss.took, k.seq)
 	}
+	if resp.Hosts {
+		o.cfg.Share.heard(o.now)
+	}
 	switch {
 	case k.kind != replica.Read:
 	case resp.Status == replica.OK:

@@ -215,10 +215,10 @@ func (o *Owner) Deadline() clock.Mono {
 		return clock.Never
 	}
 	soon := o.now.Add(min(o.cfg.RetryAfter, o.cfg.HedgeAfter))
+	due := min(o.until, o.nextStep())
 	if len(o.waiting) > 0 || len(o.pieces.all) > 0 || len(o.unserved) > 0 || o.drain.on {
-		return min(o.until, soon)
+		return min(due, soon)
 	}
-	due := o.until
 	for d, c := range o.conns {
 		switch {
 		case c.state != up || c.calls.len() > 0 || c.re.phase != idle || len(c.arriving) > 0 || o.view.Members[d].Sync != InSync || c.doubt == o.view.Members[d].Gen+1:
@@ -228,6 +228,17 @@ func (o *Owner) Deadline() clock.Mono {
 		}
 	}
 	return due
+}
+
+// nextStep is when a resync may go on that waits for its pace.
+func (o *Owner) nextStep() clock.Mono {
+	next := clock.Never
+	for _, c := range o.conns {
+		if at := max(c.re.next, c.re.turn); c.re.phase == comparing && o.now < at {
+			next = min(next, at)
+		}
+	}
+	return next
 }
 
 // expire tells hosts of ops that took too long. What was started goes on: its

@@ -52,7 +52,8 @@ const (
 // each window that finds the limit by going beyond it would have them late on the whole. A
 // step that takes long by itself counts as well: the replica has more to do than it can.
 //
-// Where there are no hosts, and so nobody to find a limit for, it doubles with each window.
+// Where there are no hosts, and so nobody to find a limit for, it doubles with each window, unless those of
+// other volumes are there: see Share.
 //
 // The median is there for what the tail does not show. A host has so many ops under way and no more: where they
 // take longer than it can bear, those to come wait in the host, for long, and nobody
@@ -88,6 +89,7 @@ func (c *pacer) disturbed(cfg *Config, now clock.Mono) {
 // saw counts an op of a host that took d, while there was resync or not.
 func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
 	c.lastOp = now
+	cfg.Share.Saw(now)
 	if now.Add(-d) < c.upset {
 		return
 	}
@@ -110,11 +112,17 @@ func (c *pacer) saw(cfg *Config, now clock.Mono, d time.Duration, resync bool) {
 	}
 }
 
-// quiet tells whether there are no hosts, as far as their ops show.
+// quiet tells whether the volume has no hosts, as far as their ops show.
 func (c *pacer) quiet(now clock.Mono) bool { return c.lastOp == 0 || now >= c.lastOp.Add(paceQuiet) }
+
+// shares tells whether steps go in turns with those of the node's other volumes: this one has no hosts, and others have.
+func (c *pacer) shares(cfg *Config, now clock.Mono) bool {
+	return cfg.Pace > 0 && !c.off && c.quiet(now) && cfg.Share.yields(now)
+}
 
 // took counts a copy that took d.
 func (c *pacer) took(cfg *Config, d time.Duration) {
+	cfg.Share.took(d)
 	if d > cfg.RequestTimeout/4 {
 		c.slow = true
 	}
@@ -141,6 +149,11 @@ func (c *pacer) pause(cfg *Config, now clock.Mono) time.Duration {
 	}
 	if wait := c.listen(cfg, now); wait > 0 {
 		return wait
+	}
+	if c.shares(cfg, now) {
+		c.jobs, c.gap = 2*int(cfg.CopyRegions), 0
+		c.window(cfg, now)
+		return 0
 	}
 	if c.jobs == 0 || now >= c.from.Add(paceAfresh) {
 		if c.jobs, c.gap = 1, 0; c.quiet(now) {

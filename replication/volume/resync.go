@@ -33,6 +33,7 @@ type rebuild struct {
 	jobs     int        // comparisons, regions copied, and writes refused, that are under way
 	left     int64      // regions not known to be clean
 	next     clock.Mono // not before then, by the pace
+	turn     clock.Mono // when its turn is among the node's volumes without hosts; 0: it has asked for none
 	proposed clock.Mono // last proposal about this replica, whichever
 	change   Change
 	must     uint64 // none above it is copied and was not taken as a write
@@ -219,7 +220,7 @@ func (o *Owner) comparing() bool {
 
 func (r *rebuild) startJobs(o *Owner, d int) {
 	for r.jobs < o.pace.steps(&o.cfg) && o.now >= r.next {
-		if r.next = o.now.Add(o.pace.pause(&o.cfg, o.now)); o.now < o.pace.silent {
+		if r.next = o.now.Add(o.pace.pause(&o.cfg, o.now)); o.now < o.pace.silent || !r.hasTurn(o) {
 			return
 		}
 		var p *piece
@@ -239,9 +240,21 @@ func (r *rebuild) startJobs(o *Owner, d int) {
 			return
 		}
 		r.jobs += weight
+		r.turn = 0
 		p.to, p.unlocked = d, mutation.On(mutation.NoWriteBarrier)
 		o.add(p)
 	}
+}
+
+// hasTurn tells whether the next step may begin, as far as hosts of other volumes are concerned.
+func (r *rebuild) hasTurn(o *Owner) bool {
+	switch {
+	case !o.pace.shares(&o.cfg, o.now):
+		r.turn = 0
+	case r.turn == 0:
+		r.turn = o.cfg.Share.turn(o.now, o.cfg.PaceFactor)
+	}
+	return o.now >= r.turn
 }
 
 // run is how many of the next regions to copy go in one message: neighbours, of one

@@ -42,6 +42,7 @@ type sharing struct {
 	incarnation uint64
 	network     *network
 	stores      *serve.Service
+	share       *replicated.Share
 	transport   *serve.Transport
 	routes      atomic.Pointer[diskRoutes]
 	standstill  *standstill
@@ -104,7 +105,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 		return nil
 	}
 	s := &sharing{d: d, ctx: ctx, volumes: map[catalog.ID]*sharedVolume{}, leases: map[catalog.ID]heldLease{}, dirty: make(chan struct{}, 1), over: make(chan struct{}, 1),
-		standstill: newStandstill(clock.Boot{})}
+		standstill: newStandstill(clock.Boot{}), share: &replicated.Share{}}
 	var err error
 	if s.incarnation, err = pulse.NextIncarnation(d.data.join(fileIncarnation)); err != nil {
 		return err
@@ -151,7 +152,7 @@ func (s *sharing) openStores() (err error) {
 	s.stores, err = serve.New(serve.Config{
 		Boot:  s.incarnation,
 		Disks: func(number uint16) *store.Store { return s.routes.Load().stores[number] },
-		Known: s.known, Volume: s.served, Soon: s.d.soon,
+		Known: s.known, Volume: s.served, Soon: s.d.soon, Share: s.share,
 		Log: func(t message.Target, err error) {
 			if s.d.errorGate.pass("store " + catalog.ID(t.Volume).String()) {
 				s.d.events.add(levelWarning, "replica.refused", s.d.volumeNamed(t.Volume), err.Error())
@@ -224,7 +225,7 @@ func (s *sharing) open(state *catalog.State, cv *catalog.Volume) (*sharedVolume,
 	dev, err := device.New(device.Config{ID: id, SizeBytes: cv.SizeBytes, BlockSize: cv.BlockSize, Layout: layout,
 		MinInSync: int(state.Pool(cv.Pool).MinInSync), Boot: s.incarnation, Transport: s.transport, Meta: s, Soon: s.d.soon,
 		Attended: func(number uint16) blockdev.Attended { return s.routes.Load().attended[number] },
-		Guard:    guard, PaceFactor: s.d.cfg.ResyncLatency,
+		Guard:    guard, PaceFactor: s.d.cfg.ResyncLatency, Share: s.share,
 		GiveUp: func(epoch uint64) { s.gaveBack(id, epoch) }, Since: s.standstill.over,
 		Timeouts: device.Timeouts{Request: s.d.cfg.patience, Out: s.d.cfg.patience}, Late: s.d.cfg.patience})
 	if err != nil {

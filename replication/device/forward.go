@@ -139,7 +139,7 @@ func (q *request) send(session uint64) {
 	q.step, q.held, q.again, q.inDoubt, q.err = stepSend, false, false, false, nil
 	q.session = session
 	q.mu.Lock()
-	q.at, q.pending = q.r.Offset, 1
+	q.at, q.pending, q.begun = q.r.Offset, 1, false
 	q.mu.Unlock()
 	q.sendMore(1)
 }
@@ -174,7 +174,7 @@ func (q *request) sendPiece(at, n int64) {
 	p := newPiece()
 	p.q, p.off, p.len = q, at, n
 	f := &p.forward
-	f.Node, f.Gone = q.route.forward.node, r.Gone
+	f.Node, f.Stale = q.route.forward.node, staleForward
 	f.Request = message.Host{
 		Volume: v.cfg.ID, Session: q.session, Guard: q.guard, Op: r.Op, FUA: r.FUA, NoUnmap: r.NoUnmap, Off: at, Len: n,
 	}
@@ -192,6 +192,23 @@ func (q *request) sendPiece(at, n int64) {
 	v.cfg.Transport.Forward(f)
 }
 
+// staleForward tells whether a piece that was to wait for others is not to be sent any more. A request of which a piece was sent has begun:
+// the rest follows as long as the host is there.
+func staleForward(m *message.Forwarded) bool {
+	p := m.Tag.(*piece)
+	q := p.q
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.gone():
+		p.stale = errGone
+	case !q.begun:
+		p.stale = q.stale(q.v.now())
+	}
+	q.begun = p.stale == nil
+	return p.stale != nil
+}
+
 // forwarded is Done of a piece that was sent, or of an attempt to begin a
 // session.
 func forwarded(m *message.Forwarded) {
@@ -206,8 +223,8 @@ func forwarded(m *message.Forwarded) {
 	var err error
 	again, inDoubt := false, false
 	switch {
-	case m.NotSent && q.gone():
-		err = blockdev.NewError(blockdev.ErrBusy, q.r, -1, errGone)
+	case p.stale != nil:
+		err = blockdev.NewError(blockdev.ErrBusy, q.r, -1, p.stale)
 	case m.Lost:
 		again, inDoubt = true, changes && !m.NotSent
 		f.lost(q.session, m.NotSent)

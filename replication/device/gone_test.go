@@ -78,13 +78,67 @@ func TestWhatHasNoHostIsNotBegun(t *testing.T) {
 		gone.Store(false)
 		r, done = s.submitBy(&gone, op)
 		f := s.next()
-		if f.Gone != &gone {
-			t.Errorf("%v: who sends it is not told of its host", op)
+		if f.Stale(f) {
+			t.Errorf("%v: who sends it is told that its host is gone", op)
 		}
 		gone.Store(true)
 		answer(f, message.NotOwner)
 		s.wantBusy(op.String()+" that was refused elsewhere", r, done)
+
+		// It was given to who sends it, and waits for others there.
+		s = newStage(t, time.Hour)
+		s.v.Forward("b")
+		gone.Store(false)
+		r, done = s.submitBy(&gone, op)
+		answer(s.next(), message.Done)
+		f = s.next()
+		gone.Store(true)
+		notSent(t, f)
+		s.wantBusy(op.String()+" that was not sent", r, done)
 	}
+}
+
+// notSent has f end as one that is stale when it is about to be sent.
+func notSent(t *testing.T, f *message.Forwarded) {
+	t.Helper()
+	if !f.Stale(f) {
+		t.Error("who sends it is not told that it is stale")
+	}
+	f.Lost, f.NotSent = true, true
+	f.Done(f)
+}
+
+// A write that waits for long until it is sent to the owner elsewhere is not begun; one of which a piece
+// was sent goes on.
+func TestWhatIsSentLateIsNotBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStageFor(t, time.Hour, time.Second, time.Hour)
+		s.v.Forward("b")
+		var host atomic.Bool
+		r, done := s.submitBy(&host, blockdev.OpWrite)
+		answer(s.next(), message.Done)
+		f := s.next()
+		time.Sleep(time.Second) // sleep: in the bubble, where it is the time that the write waits
+		notSent(t, f)
+		s.wantBusy("a late write", r, done)
+
+		const length = 1 << 20
+		ended := make(chan struct{})
+		r = &blockdev.Request{Op: blockdev.OpWrite, Length: length, Data: [][]byte{make([]byte, length)}, Done: func(*blockdev.Request) { close(ended) }}
+		s.v.Submit([]*blockdev.Request{r})
+		for n := int64(0); n < length; {
+			f := s.next()
+			if f.Stale(f) {
+				t.Error("a write that was begun in time is not ended")
+			}
+			n += f.Request.Len
+			answer(f, message.Done)
+			time.Sleep(time.Second) // sleep: as above
+		}
+		if <-ended; r.Err != nil {
+			t.Error(r.Err)
+		}
+	})
 }
 
 // What waits and has no host any more makes room soon, reads too.

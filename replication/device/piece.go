@@ -21,6 +21,7 @@ type piece struct {
 
 	forward message.Forwarded // to the owner elsewhere
 	session *forwarder        // if forward begins a session: whose
+	stale   error             // why forward was not sent
 }
 
 var pieces sync.Pool
@@ -183,8 +184,8 @@ func (p *piece) free() {
 		p.buf.Release()
 	}
 	p.forward.Release()
-	p.forward.Gone = nil
-	p.q, p.buf, p.session, p.op = nil, nil, nil, volume.Op{}
+	p.forward.Stale = nil
+	p.q, p.buf, p.session, p.stale, p.op = nil, nil, nil, nil, volume.Op{}
 	pieces.Put(p)
 }
 

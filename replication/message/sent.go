@@ -1,7 +1,6 @@
 package message
 
 import (
-	"sync/atomic"
 	"time"
 
 	"blockd.dev/internal/turn"
@@ -50,9 +49,9 @@ type Forwarded struct {
 	Node    string
 	Request Host
 	Done    func(*Forwarded) // as of Sent
-	// Gone is that of the host's request, or nil: while it is set the message is not
-	// begun to be sent, but Lost and NotSent.
-	Gone *atomic.Bool
+	// Stale, unless nil, is asked when the message is about to be sent, which may be long after Forward:
+	// if it says so the message is not sent, but Lost and NotSent. It must be cheap, and not block.
+	Stale func(*Forwarded) bool
 	// Lost says that there is no answer and will be none. NotSent says of a
 	// lost one that the other node never saw it.
 	Lost, NotSent bool

@@ -36,8 +36,9 @@ type Transport struct {
 
 	recent atomic.Pointer[endpoint.Peer] // that was sent to last
 
-	mu      sync.Mutex
-	backlog map[*endpoint.Peer]*backlog
+	mu       sync.Mutex
+	backlog  map[*endpoint.Peer]*backlog
+	forwards map[string]*forwards // by node
 }
 
 // NewTransport returns a Transport. Its Event wants to be told of what happens
@@ -46,7 +47,7 @@ func NewTransport(cfg TransportConfig) *Transport {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 2 * time.Second
 	}
-	return &Transport{cfg: cfg, backlog: map[*endpoint.Peer]*backlog{}}
+	return &Transport{cfg: cfg, backlog: map[*endpoint.Peer]*backlog{}, forwards: map[string]*forwards{}}
 }
 
 // call is one message on its way: of a Sent, or of a Forwarded.
@@ -55,6 +56,7 @@ type call struct {
 	t         *Transport
 	sent      *message.Sent
 	forwarded *message.Forwarded
+	forwards  *forwards // that counts it
 	gather    [2][]byte
 	meta      []byte
 }
@@ -103,7 +105,12 @@ func (t *Transport) Forward(f *message.Forwarded) {
 	c := t.newCall()
 	c.forwarded, c.Timeout = f, 0 // the connection's end ends it, and the owner there has its own limit
 	c.meta = message.AppendHost(c.meta[:0], &f.Request)
-	c.start(f.Node, f.Request.Data)
+	if f.Request.Op != 0 { // what begins a session waits for no others
+		c.forwards = t.forwardsTo(f.Node)
+	}
+	if c.forwards.enter(c) {
+		c.start(f.Node, f.Request.Data)
+	}
 }
 
 func (c *call) start(node string, data []byte) {
@@ -130,13 +137,13 @@ func (c *call) start(node string, data []byte) {
 	}
 }
 
-// errGone ends a host's request whose connection has ended before it was sent.
-var errGone = errors.New("the connection of the host has ended")
+// errStale ends a host's request that is not to be sent any more.
+var errStale = errors.New("the request of the host is not to be begun any more")
 
-// send gives the call to the endpoint, unless its host is gone.
+// send gives the call to the endpoint, unless it is not to be begun any more.
 func (c *call) send(p *endpoint.Peer) error {
-	if f := c.forwarded; f != nil && f.Gone != nil && f.Gone.Load() {
-		return errGone
+	if f := c.forwarded; f != nil && f.Stale != nil && f.Stale(f) {
+		return errStale
 	}
 	return p.Go(&c.Call)
 }
@@ -190,6 +197,7 @@ func (c *call) done() {
 		}
 		f.Lost, f.NotSent = lost, errors.Is(c.Err, wire.ErrNotSent)
 		f.Free, f.Internal = freeForwarded, c
+		c.forwards.leave(c)
 		f.Done(f)
 		return
 	}
@@ -213,6 +221,6 @@ func (c *call) free() {
 		c.Response.Release()
 	}
 	c.Response, c.Err, c.Data, c.gather = wire.Message{}, nil, nil, [2][]byte{}
-	c.sent, c.forwarded, c.t = nil, nil, nil
+	c.sent, c.forwarded, c.forwards, c.t = nil, nil, nil, nil
 	calls.Put(c)
 }

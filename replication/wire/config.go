@@ -22,6 +22,12 @@ type Buffer interface {
 	Release()
 }
 
+// DefaultWindowBytes and DefaultWindowMessages are Config.WindowBytes and Config.WindowMessages where these are not set.
+const (
+	DefaultWindowBytes    = 8 << 20
+	DefaultWindowMessages = 1024
+)
+
 // Config is what a Conn is made of. What has a default may be left zero.
 type Config struct {
 	// Handshake is a fresh key exchange, of the right role. The Conn closes it.
@@ -113,8 +119,8 @@ func (c *Config) setDefaults() {
 		}
 	}
 	def(&c.DatagramMax, packet.DatagramMin)
-	def(&c.WindowBytes, 8<<20)
-	def(&c.WindowMessages, 1024)
+	def(&c.WindowBytes, DefaultWindowBytes)
+	def(&c.WindowMessages, DefaultWindowMessages)
 	def(&c.SendBytes, 16<<20)
 	def(&c.SendMessages, 4096)
 	def(&c.Requests, 8192)

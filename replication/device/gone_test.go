@@ -264,6 +264,33 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// What waits for a session with the next owner has leaveGrace for it from Leave on, however long the hand-over took.
+func TestLeaveWaitsForSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, begins := range []bool{true, false} {
+			s := newStageFor(t, time.Hour, time.Hour, time.Hour)
+			r, done := s.submit(blockdev.OpRead)
+			s.waiting(1, "for an owner")
+			time.Sleep(time.Minute) // sleep: in the bubble, where it is the time that the hand-over takes
+			s.v.Forward("b")
+			session := s.next()
+			s.v.Leave()
+			time.Sleep(100 * time.Millisecond) // sleep: as above, for the session
+			if !begins {
+				s.wantBusy("without a session", r, done)
+				continue
+			}
+			answer(session, message.Done)
+			f := s.next()
+			f.Answer = message.HostAnswer{Status: message.Done, Data: make([]byte, 4096)}
+			f.Done(f)
+			if <-done; r.Err != nil {
+				t.Errorf("a session begins 100 ms after Leave: %v", r.Err)
+			}
+		}
+	})
+}
+
 // A request whose wait is over has failed, also when an owner turns up while others are told.
 func TestTheEndOfAWaitIsJudgedOnce(t *testing.T) {
 	s := newStage(t, time.Hour)

@@ -19,7 +19,7 @@ func (v *Volume) Own(l Lease, waits clock.Mono, m Members, local int) error {
 		return fmt.Errorf("own volume %x: %d disks for %d members of its view", v.cfg.ID, len(m.Disks), len(m.View.Members))
 	}
 	v.control.Lock()
-	if v.closed.Load() || v.leaving.Load() {
+	if v.closed.Load() || v.left.Load() != 0 {
 		v.control.Unlock()
 		return errClosed
 	}

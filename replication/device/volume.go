@@ -27,7 +27,7 @@ type Volume struct {
 	drained  chan struct{}
 	drain    sync.Once
 	closed   atomic.Bool
-	leaving  atomic.Bool // nothing waits any more, but for a session
+	left     atomic.Int64 // when Leave was called, or 0: nothing waits any more, but for a session
 
 	lost losses
 
@@ -171,7 +171,7 @@ func (v *Volume) sweepAfter() time.Duration {
 	switch {
 	case v.closed.Load():
 		return 0
-	case v.leaving.Load():
+	case v.left.Load() != 0:
 		return leaveGrace / 16
 	}
 	return max(min(v.cfg.Patience, v.cfg.Late)/16, time.Millisecond)
@@ -208,14 +208,14 @@ func (v *Volume) endOfWait(q *request, now clock.Mono) error {
 		return blockdev.NewError(blockdev.ErrGone, q.r, -1, errClosed)
 	}
 	why := q.stale(now)
-	patience := v.cfg.Patience
-	if v.leaving.Load() {
-		patience = 0
+	since, patience := q.parked, v.cfg.Patience
+	if left := clock.Mono(v.left.Load()); left != 0 {
+		since, patience = max(since, left), 0
 		if v.route.Load().forward != nil {
 			patience = leaveGrace
 		}
 	}
-	if why == nil && now >= q.parked.Add(patience) {
+	if why == nil && now >= since.Add(patience) {
 		why = errNobody
 	}
 	if why == nil {
@@ -237,7 +237,7 @@ func (v *Volume) sweepNow() {
 // Disown, so that nothing waits there for replicas, and there is none any more. What was
 // forwarded goes on.
 func (v *Volume) Leave() {
-	v.leaving.Store(true)
+	v.left.CompareAndSwap(0, int64(v.now()))
 	v.Disown()
 	v.sweepNow()
 }

@@ -215,7 +215,7 @@ func (o *Owner) Deadline() clock.Mono {
 		return clock.Never
 	}
 	soon := o.now.Add(min(o.cfg.RetryAfter, o.cfg.HedgeAfter))
-	due := min(o.until, o.nextStep())
+	due := min(o.until, o.nextTurn())
 	if len(o.waiting) > 0 || len(o.pieces.all) > 0 || len(o.unserved) > 0 || o.drain.on {
 		return min(due, soon)
 	}
@@ -230,12 +230,13 @@ func (o *Owner) Deadline() clock.Mono {
 	return due
 }
 
-// nextStep is when a resync may go on that waits for its pace.
-func (o *Owner) nextStep() clock.Mono {
+// nextTurn is when a resync may go on that waits for its turn (Share). One that gives way to the volume's own hosts is
+// called often enough by what these do.
+func (o *Owner) nextTurn() clock.Mono {
 	next := clock.Never
 	for _, c := range o.conns {
-		if at := max(c.re.next, c.re.turn); c.re.phase == comparing && o.now < at {
-			next = min(next, at)
+		if c.re.phase == comparing && o.now < c.re.turn {
+			next = min(next, c.re.turn)
 		}
 	}
 	return next

@@ -158,19 +158,20 @@ func (v *Volume) Status() Status {
 	s := Status{Waiting: len(v.mu.parked)}
 	to := v.route.Load()
 	v.mu.Unlock()
-	s.Lost = v.lost.with(standing{})
+	var now standing
 	switch {
 	case to.run != nil:
 		s.Owner, s.Epoch = true, to.run.epoch
 		answer := make(chan standing, 1)
 		to.run.inbox.Post(event{kind: evStatus, status: answer})
-		now := <-answer
-		s.Volume, s.Lost = now.Status, v.lost.with(now)
+		now = <-answer
+		s.Volume = now.Status
 		s.Queued = to.run.queued.times()
 	case to.forward != nil:
 		s.Forward = to.forward.node
 		s.Sent = to.forward.took.times()
 	}
+	s.Lost = v.lost.with(now)
 	return s
 }
 

@@ -234,10 +234,8 @@ func (t *Trial) awaitCopies(ctx context.Context, node string) error {
 		if err != nil {
 			return err
 		}
-		for _, c := range r.Msg.GetVolume().GetReplicas() {
-			if c.GetNode() == node && c.GetState() != "in-sync" {
-				return fmt.Errorf("one is %s", c.GetState())
-			}
+		if c := outOfSync(r.Msg.GetVolume(), node); c != nil {
+			return fmt.Errorf("one is %s", c.GetState())
 		}
 		return nil
 	})

@@ -74,10 +74,7 @@ func (t *Trial) missedWrites(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	out := slices.ContainsFunc(v.GetReplicas(), func(r *blockdv1.Replica) bool {
-		return slices.Contains(names, r.GetNode()) && r.GetState() != "in-sync"
-	})
-	if out && len(names) < copies {
+	if outOfSync(v, names...) != nil && len(names) < copies {
 		return nil
 	}
 	disks, err := t.disks(ctx)

@@ -273,6 +273,16 @@ func inSync(v *blockdv1.Volume) error {
 	return nil
 }
 
+// outOfSync is one of the copies on these nodes that is not in sync; nil if all are.
+func outOfSync(v *blockdv1.Volume, nodes ...string) *blockdv1.Replica {
+	for _, r := range v.GetReplicas() {
+		if slices.Contains(nodes, r.GetNode()) && r.GetState() != "in-sync" {
+			return r
+		}
+	}
+	return nil
+}
+
 // protocol is what a host speaks.
 type protocol string
 

@@ -3,6 +3,8 @@
 // disks, Meta and hosts, all decided by one seed, and checks what the hosts
 // saw. The same seed gives the same run.
 //
+// What owners and replicas send each other goes through the encoding of package message, as between real nodes.
+//
 // Faults: messages between any two parts are lost, doubled, delayed by up to
 // many timeouts and so reordered; links are cut in one or both directions,
 // Meta's too; nodes are killed, and then each operation that their disks

@@ -191,10 +191,11 @@ func (e replicaEnv) Submit(op *replica.Op) {
 // Answer sends resp.
 func (e replicaEnv) Answer(to int, resp replica.Response) {
 	w, d := e.n.w, e.n.index
+	arrives := responseSent(resp)
 	w.send(d, to, func() {
 		w.nodes[to].do(func() {
 			if o := w.nodes[to].owner; o != nil {
-				o.Answer(w.nodes[to].clock(), d, resp)
+				o.Answer(w.nodes[to].clock(), d, arrives())
 			}
 		})
 	})
@@ -210,10 +211,10 @@ func (e ownerEnv) Send(disk int, q replica.Request) {
 	if q.Kind == replica.Fence && q.Session > 1 {
 		e.n.w.sessions++
 	}
-	q.Data = slices.Clone(q.Data)
 	to := e.n.w.nodes[disk]
 	from := e.n.index
-	e.n.w.send(from, disk, func() { to.do(func() { to.replica.Handle(from, q) }) })
+	arrives := requestSent(q)
+	e.n.w.send(from, disk, func() { to.do(func() { to.replica.Handle(from, arrives()) }) })
 	if w := e.n.w; !w.calm && (!to.alive && w.chance(0.3) || w.chance(w.hinty)) { // true, and not
 		epoch := e.n.epoch
 		w.after(w.between(100*time.Microsecond, time.Millisecond), func() {

@@ -298,6 +298,22 @@ func TestReadRepair(t *testing.T) {
 	}
 }
 
+// TestRepairOfAHole: what has no data is a hole, whether it comes from this node, as nothing, or from another one, as what is
+// left of a message.
+func TestRepairOfAHole(t *testing.T) {
+	for _, none := range [][]byte{nil, {}} {
+		b := serves(t)
+		b.o.Submit(b.now, &Op{Kind: Read, Data: make([]byte, 8)})
+		b.answer(b.take(replica.Read)[0], replica.Response{Status: replica.Medium})
+		for range 2 { // for the host, and for the repair
+			b.answer(b.take(replica.Read)[0], replica.Response{Status: replica.OK, Data: none})
+		}
+		if len(b.take(replica.Clear)) != 3 {
+			t.Errorf("a hole that was read as %#v is not made on all three replicas", none)
+		}
+	}
+}
+
 // A read fails only when a block of it can't be read anywhere: of three replicas
 // that each have another bad block, all three are asked for every block.
 func TestReadOfBlocksThatDifferentReplicasLack(t *testing.T) {

@@ -46,7 +46,7 @@ type piece struct {
 	unlocked bool // only by mutation
 	group    *group
 	off, len int64
-	data     []byte
+	data     []byte // rewrite: none is a hole
 	old      []byte // compareWrite: what must be there
 	sources  disks  // rewrite: who has it; 0 is everyone in sync
 	asked    disks  // reads that are on their way

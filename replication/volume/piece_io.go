@@ -88,7 +88,7 @@ func (o *Owner) split(p *piece, unit int64) {
 		b.sources, b.takeover, b.to, b.unlocked = p.sources, p.takeover, p.to, p.unlocked
 		if b.op = p.op; b.op != nil {
 			b.op.pieces++
-			if p.data != nil { // what a scrub repairs is not read yet
+			if len(p.data) > 0 { // what a scrub repairs is not read yet
 				b.data = p.data[at : at+b.len]
 			}
 		}
@@ -145,7 +145,7 @@ func (p *piece) send(o *Owner, d int) {
 	case zero:
 		q.Kind = replica.Zero
 	case rewrite:
-		if q.Data = p.data; p.data == nil {
+		if q.Data = p.data; len(p.data) == 0 {
 			q.Kind = replica.Clear
 		}
 	case write, compareWrite:

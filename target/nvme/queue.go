@@ -420,12 +420,12 @@ func (q *Queue) Disconnect() {
 	q.abortAll(nil, AbortedSQDeletion, nil)
 }
 
-// close ends the queue from this side.
+// close ends the queue from this side. A host that has other paths sends by one of these what it hears the end of.
 func (q *Queue) close(reason error) {
 	if q.gone.Swap(true) {
 		return
 	}
-	q.abortAll(nil, AbortedSQDeletion, nil)
+	q.abortAll(nil, q.over(), nil)
 	if q.closed != nil {
 		q.closed(reason)
 	}

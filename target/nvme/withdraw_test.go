@@ -53,6 +53,19 @@ func TestAbortOfWhatIsHeldBack(t *testing.T) {
 	}
 }
 
+// What ends with its controller, while the connection may yet carry the answer, is a matter of the path: a host
+// with another one sends it there, rather than fail it.
+func TestHeldBackAtTheEndOfTheController(t *testing.T) {
+	b := newBed(t, func(c *Config, _ *Deps) {
+		c.Namespaces[0].Device = &devtest.Holding{Device: c.Namespaces[0].Device}
+	})
+	r := b.start(b.host.io, rw(OpRead, 0, 1, 0), nil, bedBlock)
+	b.host.admin.Disconnect()
+	if s := r.wait().status; s != InternalPathError {
+		t.Errorf("a read ended with %v", s)
+	}
+}
+
 // Half of a fused pair whose partner is being ended does not run, neither alone nor as the
 // pair, even before the two have been parted.
 func TestFusedHalfWhilePartnerEnds(t *testing.T) {

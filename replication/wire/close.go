@@ -148,7 +148,7 @@ func (c *Conn) failAll(err error) {
 		}
 	}
 	o.byID, o.spare, o.alarms = table[outMsg]{}, nil, nil
-	o.starting, o.active, o.resend = msgList{}, msgList{}, pieceList{}
+	o.starting, o.answers, o.active, o.resend = msgList{}, msgList{}, msgList{}, pieceList{}
 	c.pieces = pieces{} // the ledger names some, and is not asked any more
 	c.dropIncoming()
 }

@@ -59,7 +59,7 @@ type Config struct {
 	WindowBytes    int
 	WindowMessages int
 	// SendBytes and SendMessages bound what Send takes and the peer has not
-	// acknowledged; Requests how many may wait for their answer. Defaults
+	// acknowledged, and answers by themselves; Requests how many may wait for their answer. Defaults
 	// 16 MiB, 4096 and 8192. One message is always taken when there is none.
 	SendBytes    int
 	SendMessages int

@@ -108,7 +108,7 @@ func (c *Conn) onProven() {
 		return
 	}
 	c.params = p
-	c.out.credit = p.Credit
+	c.out.credit, c.out.reserve = p.Credit, reserved(p.Credit)
 	if !c.client {
 		c.goUp()
 		c.paths[c.active].ping = true // so that the client knows

@@ -67,6 +67,7 @@ type outgoing struct {
 	byID      table[outMsg]
 	spare     []*outMsg
 	starting  msgList           // no byte sent yet
+	answers   msgList           // the same, answers in no channel
 	active    msgList           // some bytes sent, others not yet
 	turn      bool              // active's, rather than starting's
 	restsTurn bool              // of active's turns: not for the first, but for one behind it
@@ -75,12 +76,14 @@ type outgoing struct {
 	sequences map[uint16]uint64 // next, by channel
 
 	credit, used packet.Credit // granted by the peer, and consumed
+	reserve      packet.Credit // of the peer's window, what only answers use
 	toldBlocked  packet.Credit // the credit that the peer was told to be too little
 
-	bytes, messages int // taken and not settled
-	unanswered      int
-	askedAt         clock.Mono // when the first of those unanswered was taken
-	full            bool       // ErrQueueFull was returned
+	bytes, messages             int // taken and not settled
+	answerBytes, answerMessages int // of these, answers
+	unanswered                  int
+	askedAt                     clock.Mono // when the first of those unanswered was taken
+	full, answersFull           bool       // ErrQueueFull was returned, and for an answer
 }
 
 // Send queues m. Its errors are ErrQueueFull, ErrTooLong, ErrClosed (or what
@@ -99,16 +102,19 @@ func (c *Conn) Send(now clock.Mono, m Outgoing) (MessageID, error) {
 		return 0, err
 	}
 	o := &c.out
-	if !c.hasRoom(total) || m.Kind == Request && o.unanswered >= c.cfg.Requests {
-		o.full = true
+	if !c.hasRoom(m.Kind, total) || m.Kind == Request && o.unanswered >= c.cfg.Requests {
+		if m.Kind == Response {
+			o.answersFull = true
+		} else {
+			o.full = true
+		}
 		return 0, ErrQueueFull
 	}
 	msg := o.take()
 	*msg = outMsg{Outgoing: m, id: o.nextID, total: total}
 	o.nextID++
 	o.byID.put(uint64(msg.id), msg)
-	o.bytes += total
-	o.messages++
+	o.count(msg, 1)
 	if m.Kind == Request {
 		msg.unanswered = true
 		if o.unanswered == 0 {
@@ -119,9 +125,23 @@ func (c *Conn) Send(now clock.Mono, m Outgoing) (MessageID, error) {
 	if m.Deadline != 0 {
 		o.setAlarm(msg)
 	}
-	o.starting.push(msg)
+	if m.Kind == Response && m.Channel == 0 {
+		o.answers.push(msg)
+	} else {
+		o.starting.push(msg)
+	}
 	c.stats.TxMessages++
 	return msg.id, nil
+}
+
+// count adds m to what is taken and not settled, or takes it off by -1.
+func (o *outgoing) count(m *outMsg, n int) {
+	o.messages += n
+	o.bytes += n * m.total
+	if m.Kind == Response {
+		o.answerMessages += n
+		o.answerBytes += n * m.total
+	}
 }
 
 func (m *Outgoing) check(total int) error {
@@ -138,9 +158,20 @@ func (m *Outgoing) check(total int) error {
 	return nil
 }
 
-func (c *Conn) hasRoom(total int) bool {
+// queued is what counts for the room of a message of this kind: answers have as much as requests and notices together. Were they to
+// wait until the peer has this side's requests, which it may be able to take only when it has these answers, both would wait for ever.
+func (o *outgoing) queued(kind Kind) (messages, bytes int) {
+	if kind == Response {
+		return o.answerMessages, o.answerBytes
+	}
+	return o.messages - o.answerMessages, o.bytes - o.answerBytes
+}
+
+func (c *Conn) hasRoom(kind Kind, total int) bool {
 	o := &c.out
-	return o.messages == 0 || o.messages < c.cfg.SendMessages && o.bytes+total <= c.cfg.SendBytes && o.done.fits(uint64(o.nextID))
+	messages, bytes := o.queued(kind)
+	return o.messages == 0 || o.done.fits(uint64(o.nextID)) &&
+		(messages == 0 || messages < c.cfg.SendMessages && bytes+total <= c.cfg.SendBytes)
 }
 
 func (o *outgoing) take() *outMsg {
@@ -195,10 +226,8 @@ func (c *Conn) fail(m *outMsg, err error) {
 
 // settle notes that m's Data is the caller's again.
 func (c *Conn) settle(m *outMsg) {
-	o := &c.out
 	m.settled = true
-	o.bytes -= m.total
-	o.messages--
+	c.out.count(m, -1)
 }
 
 // pieceAcked notes that n bytes of m arrived.
@@ -263,31 +292,51 @@ func (c *Conn) letGo(m *outMsg) {
 // signalRoom tells a caller of Send, who was refused, to try again.
 func (c *Conn) signalRoom() {
 	o := &c.out
-	if o.full && c.state == up && o.messages <= c.cfg.SendMessages*3/4 && o.bytes <= c.cfg.SendBytes*3/4 &&
-		o.unanswered < c.cfg.Requests && o.done.fits(uint64(o.nextID)+64) {
-		o.full = false
+	if o.full && c.roomy(Request) && o.unanswered < c.cfg.Requests || o.answersFull && c.roomy(Response) {
+		o.full, o.answersFull = false, false
 		c.events.push(Event{Kind: EventRoom})
 	}
 }
 
-// startable returns the first message that has not started, if the peer's
-// credit covers it.
+// roomy tells whether there is room for several messages of this kind.
+func (c *Conn) roomy(kind Kind) bool {
+	messages, bytes := c.out.queued(kind)
+	return c.state == up && messages <= c.cfg.SendMessages*3/4 && bytes <= c.cfg.SendBytes*3/4 && c.out.done.fits(uint64(c.out.nextID)+64)
+}
+
+// startable returns the oldest message that has not started, if the peer's credit covers it. Answers don't wait for requests
+// and notices that it does not cover, and the last of the peer's window is theirs. Else two ends that each hold as many requests as their
+// windows take could answer none of them: the peer takes answers whatever else it has to do, so these always find room again.
 func (c *Conn) startable() *outMsg {
 	o := &c.out
-	m := o.starting.head
-	if m == nil || c.mutant.ignoreCredit {
+	m, answer := o.starting.head, o.answers.head
+	if m != nil && (answer == nil || m.id < answer.id) && c.covers(m, o.reserve) {
 		return m
 	}
-	if o.used.Messages >= o.credit.Messages || o.used.Bytes+uint64(m.total) > o.credit.Bytes {
-		return nil
+	if answer != nil && c.covers(answer, packet.Credit{}) {
+		return answer
 	}
-	return m
+	return nil
+}
+
+// covers tells whether m may start, and leave so much of the peer's window.
+func (c *Conn) covers(m *outMsg, reserve packet.Credit) bool {
+	o := &c.out
+	return o.used.Messages+reserve.Messages < o.credit.Messages && o.used.Bytes+uint64(m.total)+reserve.Bytes <= o.credit.Bytes ||
+		c.mutant.ignoreCredit
+}
+
+// reserved is what answers alone may use of a window: an eighth, and room for the longest one. A window of
+// one message, or of the longest message, has none to spare.
+func reserved(window packet.Credit) packet.Credit {
+	spare := window.Bytes - min(window.Bytes, MessageMax)
+	return packet.Credit{Bytes: min(max(window.Bytes/8, MessageMax), spare), Messages: window.Messages / 8}
 }
 
 // start uses up credit for m, and gives it its place in its channel.
 func (c *Conn) start(m *outMsg) {
 	o := &c.out
-	o.starting.remove(m)
+	m.list.remove(m)
 	o.used.Bytes += uint64(m.total)
 	o.used.Messages++
 	if m.Channel != 0 {

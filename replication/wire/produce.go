@@ -176,7 +176,7 @@ func (c *Conn) urgent(id PathID, p *path) bool {
 // blocked tells that a message waits for credit, and the peer doesn't know it.
 func (c *Conn) blocked() bool {
 	o := &c.out
-	return o.starting.head != nil && o.toldBlocked != o.credit && c.startable() == nil
+	return (o.starting.head != nil || o.answers.head != nil) && o.toldBlocked != o.credit && c.startable() == nil
 }
 
 func (c *Conn) appendAck(d *draft, active bool) {

@@ -32,6 +32,7 @@ type run struct {
 	until    clock.Mono // the lease's end as the owner knows it
 	sets     func(int64) []int
 	revision uint64 // of sets
+	bytes    int64  // that the extents of the volume cover; see known
 	timer    *time.Timer
 	armed    clock.Mono                // when the timer fires
 	bufs     map[*byte]*message.Buffer // of ops in the owner, by their first byte
@@ -112,7 +113,8 @@ func newRun(v *Volume, l Lease, waits clock.Mono, m Members, local int) *run {
 	r.timer = time.AfterFunc(time.Hour, func() { r.inbox.Post(event{kind: evTick}) })
 	r.timer.Stop()
 	cfg := v.cfg.owner()
-	cfg.VolumeBytes = (*v.layout.Load()).SizeBytes()
+	r.bytes = (*v.layout.Load()).SizeBytes()
+	cfg.VolumeBytes = r.known()
 	if m.Sets != nil {
 		cfg.Sets = func(extent int64) []int { return r.sets(extent) }
 	}
@@ -182,6 +184,7 @@ func (r *run) one(now clock.Mono, e *event) {
 			r.revision, r.disks, r.sets = e.members.View.Revision, e.members.Disks, e.members.Sets
 		}
 		o.Meta(now, e.members.View)
+		o.Grow(r.known())
 	case evTick:
 		r.armed = clock.Never
 		o.Tick(now)
@@ -193,7 +196,8 @@ func (r *run) one(now clock.Mono, e *event) {
 		r.drained = append(r.drained, e.done)
 		o.Drain(now)
 	case evGrow:
-		o.Grow(e.bytes)
+		r.bytes = max(r.bytes, e.bytes)
+		o.Grow(r.known())
 	case evStatus:
 		e.status <- standing{o.Status(), r.disks}
 	case evTrust:
@@ -205,6 +209,16 @@ func (r *run) one(now clock.Mono, e *event) {
 			}
 		}
 	}
+}
+
+// known is how much of the volume has members that a view has told of. Who has the volume grow may be ahead of who tells that,
+// and to the owner an extent of which it knows no members when it hears of it would be one that nobody keeps, for its whole time.
+func (r *run) known() int64 {
+	bytes := r.bytes
+	for r.sets != nil && bytes > 0 && len(r.sets(bytes/extentBytes-1)) == 0 {
+		bytes -= extentBytes
+	}
+	return bytes
 }
 
 // end is what follows the end of the owner. It may be called again. An owner

@@ -283,7 +283,8 @@ func (v *Volume) leave() {
 	}
 }
 
-// Grow makes the volume larger; layout covers the new size.
+// Grow makes the volume larger; layout covers the new size. An extent that keeps some of it is served once
+// View has told of its members, if Grow comes first.
 func (v *Volume) Grow(sizeBytes int64, layout Layout) error {
 	if err := checkSize(sizeBytes, layout); err != nil {
 		return fmt.Errorf("grow replicated volume %x: %w", v.cfg.ID, err)

@@ -139,7 +139,7 @@ func (q *request) send(session uint64) {
 	q.step, q.held, q.again, q.inDoubt, q.err = stepSend, false, false, false, nil
 	q.session = session
 	q.mu.Lock()
-	q.at, q.pending, q.begun = q.r.Offset, 1, false
+	q.at, q.pending, q.begun = q.r.Offset, 1, 0
 	q.mu.Unlock()
 	q.sendMore(1)
 }
@@ -199,14 +199,20 @@ func staleForward(m *message.Forwarded) bool {
 	q := p.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if p.begun { // and there was no room for it
+		p.begun = false
+		q.begun--
+	}
 	switch {
 	case q.gone():
 		p.stale = errGone
-	case !q.begun:
+	case q.begun == 0:
 		p.stale = q.stale(q.v.now())
 	}
-	q.begun = p.stale == nil
-	return p.stale != nil
+	if p.begun = p.stale == nil; p.begun {
+		q.begun++
+	}
+	return !p.begun
 }
 
 // forwarded is Done of a piece that was sent, or of an attempt to begin a

@@ -122,6 +122,14 @@ func TestWhatIsSentLateIsNotBegun(t *testing.T) {
 		notSent(t, f)
 		s.wantBusy("a late write", r, done)
 
+		r, done = s.submitBy(&host, blockdev.OpWrite)
+		if f = s.next(); f.Stale(f) {
+			t.Error("a write that has just come is late")
+		}
+		time.Sleep(time.Second) // sleep: as above: there was no room for it
+		notSent(t, f)
+		s.wantBusy("a write that was to be sent in time, and had no room", r, done)
+
 		const length = 1 << 20
 		ended := make(chan struct{})
 		r = &blockdev.Request{Op: blockdev.OpWrite, Length: length, Data: [][]byte{make([]byte, length)}, Done: func(*blockdev.Request) { close(ended) }}

@@ -22,6 +22,7 @@ type piece struct {
 	forward message.Forwarded // to the owner elsewhere
 	session *forwarder        // if forward begins a session: whose
 	stale   error             // why forward was not sent
+	begun   bool              // it was about to be: it counts in request.begun
 }
 
 var pieces sync.Pool
@@ -185,7 +186,7 @@ func (p *piece) free() {
 	}
 	p.forward.Release()
 	p.forward.Stale = nil
-	p.q, p.buf, p.session, p.stale, p.op = nil, nil, nil, nil, volume.Op{}
+	p.q, p.buf, p.session, p.stale, p.begun, p.op = nil, nil, nil, nil, false, volume.Op{}
 	pieces.Put(p)
 }
 

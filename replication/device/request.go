@@ -66,7 +66,7 @@ type request struct {
 
 	mu      sync.Mutex // guards what follows: pieces end on any goroutine
 	at      int64      // of the step: the next byte that no piece has yet
-	begun   bool       // a piece was sent to the owner elsewhere
+	begun   int        // pieces that were sent to the owner elsewhere
 	pending int        // pieces under way, plus one while they are being started
 	err     error      // why the step has failed: the first error
 	again   bool       // pieces have ended without an answer, or were refused

@@ -50,7 +50,7 @@ type Forwarded struct {
 	Request Host
 	Done    func(*Forwarded) // as of Sent
 	// Stale, unless nil, is asked when the message is about to be sent, which may be long after Forward:
-	// if it says so the message is not sent, but Lost and NotSent. It must be cheap, and not block.
+	// if it says so the message is not sent, but Lost and NotSent. It is asked again if there was no room. It must be cheap, and not block.
 	Stale func(*Forwarded) bool
 	// Lost says that there is no answer and will be none. NotSent says of a
 	// lost one that the other node never saw it.

@@ -24,7 +24,7 @@ type hosted struct {
 	vol    *store.Vol
 	inbox  inbox.Inbox[event]
 	ending sync.Once
-	anew   func(why error) // has the service begin the replica anew, in a while
+	broken func(*store.Op) // tells the service of a change by which the replica has failed
 	soon   turn.Soon
 	share  *volume.Share
 
@@ -36,7 +36,7 @@ type hosted struct {
 	ops     []*store.Op
 	ended   []*asked
 	running int           // ops in the store
-	full    bool          // the store has refused a change for its tail
+	failed  bool          // the replica takes no changes any more
 	freeing *freeing      // extents that are being freed, or nil
 	held    []*asked      // what waits for that
 	newest  uint64        // epoch of a request that was handled
@@ -127,9 +127,9 @@ func (h *hosted) take(batch []event) {
 			h.ops = append(h.ops, &e.op.Op)
 		case e.op != nil:
 			h.running--
-			if e.op.Note != nil && errors.Is(e.op.Err, blockdev.ErrBusy) && !h.full {
-				h.full = true
-				h.anew(e.op.Err)
+			if e.op.Note != nil && statusOf(&e.op.Op) == replica.Failed && !h.failed {
+				h.failed = true
+				h.broken(&e.op.Op)
 			}
 			h.r.Done(e.op.done())
 			e.op.free()

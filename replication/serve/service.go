@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"blockd.dev/blockdev"
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/turn"
 	"blockd.dev/replication/message"
@@ -30,7 +31,7 @@ type Config struct {
 	// Soon is the endpoint's: what a turn of a pump brings for a replica goes to the store
 	// at once. nil has each request go by itself.
 	Soon turn.Soon
-	// Anew is after what time a replica whose tail is full begins anew. It should be
+	// Anew is after what time a replica begins anew that has failed though its disk is well. It should be
 	// several times what an owner waits before it goes on without a replica. Default 5 s.
 	Anew time.Duration
 	// Share is that of the node's owners: it is told of hosts of volumes whose owners are elsewhere. It may be nil.
@@ -150,18 +151,37 @@ func (s *Service) replica(t message.Target) (*hosted, error) {
 		return nil, err
 	}
 	h.soon, h.share = s.cfg.Soon, s.cfg.Share
-	h.anew = func(why error) { s.anew(h, why) }
+	h.broken = func(op *store.Op) { s.broken(h, op) }
 	s.replicas[t] = h
 	return h, nil
 }
 
-// anew begins a replica anew, from what its store remembers, after cfg.Anew. Its store has
-// refused a change because the tail is as long as it may be, and is well. Owners
-// keep far below that while they serve; takeovers that end early, one after the other,
-// may not. Until then the replica counts as failed, for an owner to go on without it: it
-// can't tell a watermark in a takeover, but the rebuild that follows empties the tail.
-func (s *Service) anew(h *hosted, why error) {
+// broken is what follows when a store has refused a change for another reason than want of space. The replica counts as failed
+// then, for an owner to go on without it; it can't tell a watermark in a takeover, and is rebuilt when it is back. That is
+// after cfg.Anew, from what its store remembers, where the store is well, and what it refused was not done:
+//   - its tail was as long as it may be, which the rebuild empties. Owners keep far below that while they
+//     serve; takeovers that end early, one after the other, may not.
+//   - the disk could not write data to new chunks, which the store does not use any more.
+//
+// Else what the store has of the volume can't be used, until somebody does something about it.
+func (s *Service) broken(h *hosted, op *store.Op) {
+	why := op.Err
+	if op.Cause != nil {
+		why = fmt.Errorf("%w: %w", op.Err, op.Cause)
+	}
+	if state, _ := h.store.State(); state != store.StateOnline {
+		return // of all its volumes, and told of by itself
+	}
+	if !errors.Is(op.Err, blockdev.ErrBusy) && !errors.Is(op.Err, blockdev.ErrIO) {
+		s.cfg.Log(h.target, fmt.Errorf("the copy of the volume on disk %d takes no changes any more, and stays out of sync: empty the disk (blockctl disk drain), so that another has the copy: %w", h.target.Disk, why))
+		return
+	}
 	s.cfg.Log(h.target, fmt.Errorf("the replica refuses changes, and begins anew in %v: %w", s.cfg.Anew, why))
+	s.anew(h)
+}
+
+// anew begins a replica anew after cfg.Anew.
+func (s *Service) anew(h *hosted) {
 	time.AfterFunc(s.cfg.Anew, func() {
 		h.close() // before another has its place
 		s.mu.Lock()

@@ -3,9 +3,12 @@ package serve
 import (
 	"bytes"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"blockd.dev/blockdev/disk"
+	"blockd.dev/blockdev/disk/faulty"
 	"blockd.dev/blockdev/disk/sim"
 	"blockd.dev/blockdev/store"
 	"blockd.dev/internal/turn"
@@ -267,19 +270,44 @@ func TestFullTailIsNoFault(t *testing.T) {
 	}
 	h.want("one more than the tail takes", write(store.TailMax+1), replica.Failed)
 
-	session := uint64(2)
-	for end := time.Now().Add(10 * time.Second); h.fence(7, session).Status != replica.OK; session++ {
+	h.beginsAnew(7)
+	h.want("one more still", write(store.TailMax+2), replica.Failed)
+	h.beginsAnew(7)
+	h.want("the beginning of a rebuild", h.ask(replica.Request{Kind: replica.Begin, Gen: 1}), replica.OK)
+	h.want("after it", write(store.TailMax+3), replica.OK)
+}
+
+// beginsAnew waits until a replica that has failed opens a session.
+func (h *host) beginsAnew(epoch uint64) {
+	h.Helper()
+	for end := time.Now().Add(10 * time.Second); h.fence(epoch, h.session+1).Status != replica.OK; {
 		if time.Now().After(end) {
-			t.Fatal("the replica stays as it is")
+			h.Fatal("the replica stays as it is")
 		}
 		time.Sleep(5 * time.Millisecond) // sleep: until the replica has begun anew
 	}
-	h.want("one more still", write(store.TailMax+2), replica.Failed)
-	for session++; h.fence(7, session).Status != replica.OK; session++ {
-		time.Sleep(5 * time.Millisecond) // sleep: until the replica has begun anew
+}
+
+// A disk that can't write to one place is well for all else, and its store does not write there again. So
+// the replica is of use again, without a restart.
+func TestOneWriteThatFailsIsNotTheEnd(t *testing.T) {
+	h := newHost(t)
+	h.fence(7, 1)
+	write := func(seq uint64) *message.Sent {
+		return h.ask(replica.Request{Kind: replica.Write, Len: 65536, Data: bytes.Repeat([]byte{byte(seq)}, 65536), Ver: replica.Version{Epoch: 7, Seq: seq}})
 	}
-	h.want("the beginning of a rebuild", h.ask(replica.Request{Kind: replica.Begin, Gen: 1}), replica.OK)
-	h.want("after it", write(store.TailMax+3), replica.OK)
+	h.want("write", write(1), replica.OK)
+	h.d.Rules().Add(faulty.Rule{Op: disk.Write, Count: 1, Err: syscall.EIO})
+	h.want("one that the disk refuses", write(2), replica.Failed)
+	h.want("the next one", write(3), replica.Failed)
+	h.beginsAnew(7)
+	m := h.ask(replica.Request{Kind: replica.Read, Len: 65536})
+	h.want("read", m, replica.OK)
+	if !bytes.Equal(m.Response.Data, bytes.Repeat([]byte{1}, 65536)) {
+		t.Error("what was written before is not there")
+	}
+	m.Release()
+	h.want("write again", write(4), replica.OK)
 }
 
 // What an owner sends together, within a turn, goes to the log together.

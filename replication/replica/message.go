@@ -82,7 +82,7 @@ const (
 	OK         Status = iota + 1
 	OldEpoch          // there is a newer owner; Response.Epoch is its epoch
 	OldSession        // the request's session, boot or generation is over
-	Medium            // the data can't be read
+	Medium            // the data, or the versions, can't be read
 	Failed            // the store has failed and takes no more writes
 	NoSpace           // the disk is full: nothing was changed, and the replica goes on
 )

@@ -366,6 +366,9 @@ func (r *Replica) answerOp(op *Op) {
 	if op.all != nil {
 		resp.Status = op.all.status
 	}
+	if resp.Status == Medium && q.Kind == Confirm { // it can't be made the same, and no other source would help
+		resp.Status = Failed
+	}
 	if resp.Status != OK {
 		r.answer(op.from, q, resp)
 		return

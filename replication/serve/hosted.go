@@ -24,7 +24,7 @@ type hosted struct {
 	vol    *store.Vol
 	inbox  inbox.Inbox[event]
 	ending sync.Once
-	broken func(*store.Op) // tells the service of a change by which the replica has failed
+	broken func(*store.Op) // tells the service what has made the replica useless
 	soon   turn.Soon
 	share  *volume.Share
 
@@ -37,6 +37,7 @@ type hosted struct {
 	ended   []*asked
 	running int           // ops in the store
 	failed  bool          // the replica takes no changes any more
+	told    bool          // the service knows of versions that can't be read
 	freeing *freeing      // extents that are being freed, or nil
 	held    []*asked      // what waits for that
 	newest  uint64        // epoch of a request that was handled
@@ -127,10 +128,7 @@ func (h *hosted) take(batch []event) {
 			h.ops = append(h.ops, &e.op.Op)
 		case e.op != nil:
 			h.running--
-			if e.op.Note != nil && statusOf(&e.op.Op) == replica.Failed && !h.failed {
-				h.failed = true
-				h.broken(&e.op.Op)
-			}
+			h.look(&e.op.Op)
 			h.r.Done(e.op.done())
 			e.op.free()
 		case e.close != nil:
@@ -154,6 +152,18 @@ func (h *hosted) take(batch []event) {
 		default:
 			close(h.closing)
 		}
+	}
+}
+
+// look tells of the first change by which the replica has failed, and of the first versions that can't be read.
+func (h *hosted) look(op *store.Op) {
+	switch {
+	case op.Note != nil && statusOf(op) == replica.Failed && !h.failed:
+		h.failed = true
+		h.broken(op)
+	case op.Kind == store.OpVersions && errors.Is(op.Err, blockdev.ErrMedium) && !h.told:
+		h.told = true
+		h.broken(op)
 	}
 }
 
@@ -273,7 +283,7 @@ func statusOf(op *store.Op) replica.Status {
 	switch {
 	case op.Err == nil:
 		return replica.OK
-	case op.Kind == store.OpRead && errors.Is(op.Err, blockdev.ErrMedium):
+	case op.Note == nil && errors.Is(op.Err, blockdev.ErrMedium):
 		return replica.Medium
 	case errors.Is(op.Err, blockdev.ErrNoSpace):
 		return replica.NoSpace

@@ -156,14 +156,14 @@ func (s *Service) replica(t message.Target) (*hosted, error) {
 	return h, nil
 }
 
-// broken is what follows when a store has refused a change for another reason than want of space. The replica counts as failed
-// then, for an owner to go on without it; it can't tell a watermark in a takeover, and is rebuilt when it is back. That is
+// broken is what follows when a store has refused a change for another reason than want of space, or can't tell versions. After a
+// change the replica counts as failed, for an owner to go on without it; it can't tell a watermark in a takeover, and is rebuilt when it is back. That is
 // after cfg.Anew, from what its store remembers, where the store is well, and what it refused was not done:
 //   - its tail was as long as it may be, which the rebuild empties. Owners keep far below that while they
 //     serve; takeovers that end early, one after the other, may not.
 //   - the disk could not write data to new chunks, which the store does not use any more.
 //
-// Else what the store has of the volume can't be used, until somebody does something about it.
+// Else what the store knows of the volume can't be read.
 func (s *Service) broken(h *hosted, op *store.Op) {
 	why := op.Err
 	if op.Cause != nil {
@@ -173,7 +173,7 @@ func (s *Service) broken(h *hosted, op *store.Op) {
 		return // of all its volumes, and told of by itself
 	}
 	if !errors.Is(op.Err, blockdev.ErrBusy) && !errors.Is(op.Err, blockdev.ErrIO) {
-		s.cfg.Log(h.target, fmt.Errorf("the copy of the volume on disk %d takes no changes any more, and stays out of sync: empty the disk (blockctl disk drain), so that another has the copy: %w", h.target.Disk, why))
+		s.cfg.Log(h.target, fmt.Errorf("the copy of the volume on disk %d can't be kept in sync, nor be brought back: have other disks get what is on it (blockctl disk drain): %w", h.target.Disk, why))
 		return
 	}
 	s.cfg.Log(h.target, fmt.Errorf("the replica refuses changes, and begins anew in %v: %w", s.cfg.Anew, why))

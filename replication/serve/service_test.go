@@ -3,6 +3,7 @@ package serve
 import (
 	"bytes"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -308,6 +309,26 @@ func TestOneWriteThatFailsIsNotTheEnd(t *testing.T) {
 	}
 	m.Release()
 	h.want("write again", write(4), replica.OK)
+}
+
+// What a disk has noted of a part of a volume may be unreadable. As a source of a rebuild the replica is as one of which data is: another is
+// asked, and no session ends. It can't be brought back itself. Somebody is told, once.
+func TestVersionsThatCannotBeRead(t *testing.T) {
+	h := newHost(t)
+	h.fence(7, 1)
+	h.want("write", h.ask(replica.Request{Kind: replica.Write, Len: 4096, Data: make([]byte, 4096), Ver: replica.Version{Epoch: 7, Seq: 1}}), replica.OK)
+	h.restart()
+	h.fence(7, 2)
+	var told atomic.Int32
+	h.svc.cfg.Log = func(message.Target, error) { told.Add(1) }
+	h.d.Rules().Add(faulty.Rule{Op: disk.Read, Err: syscall.EIO})
+	for range 2 {
+		h.want("versions", h.ask(replica.Request{Kind: replica.Versions, Len: 65536}), replica.Medium)
+		h.want("a comparison", h.ask(replica.Request{Kind: replica.Confirm, Len: 65536, Vers: make([]replica.Version, 1)}), replica.Failed)
+	}
+	if n := told.Load(); n != 1 {
+		t.Errorf("somebody was told %d times", n)
+	}
 }
 
 // What an owner sends together, within a turn, goes to the log together.

@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"errors"
+	"math"
 	"reflect"
 	"slices"
 	"sync"
@@ -139,6 +140,11 @@ func TestDamageIsRefused(t *testing.T) {
 	long := AppendHost(nil, &Host{Op: blockdev.OpRead, Len: DataMax + 1})
 	if _, err := DecodeHost(long); err == nil {
 		t.Error("a read is taken whose answer fits into no message")
+	}
+	for _, q := range []replica.Request{{Kind: replica.Read, Len: DataMax + 1}, {Kind: replica.Read, Len: math.MaxInt64}, {Kind: replica.Versions, Len: math.MaxInt64}} {
+		if _, err := DecodeRequest(AppendRequest(nil, someTarget, &q), &replica.Request{}); !errors.Is(err, ErrMalformed) {
+			t.Errorf("kind %d of %d bytes: %v", q.Kind, q.Len, err)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package message
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"blockd.dev/replication/replica"
 )
@@ -61,8 +62,14 @@ func DecodeRequest(m []byte, q *replica.Request) (t Target, err error) {
 		}
 		q.Vers = nil
 	}
+	if q.Kind == replica.Read && q.Len > DataMax || q.Kind == replica.Versions && q.Len > versionsMax {
+		return t, fmt.Errorf("%w: kind %d of %d bytes at %d", ErrMalformed, q.Kind, q.Len, q.Off)
+	}
 	return t, err
 }
+
+// versionsMax is the longest range, in bytes, of which versions are told: many times what owners ask for.
+const versionsMax = 1 << 30
 
 // What a replica says of itself after a Fence is the second number of Differ in a message, of which
 // owners of older versions read the first one only, and which replicas of older versions leave out.

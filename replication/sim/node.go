@@ -195,7 +195,11 @@ func (e replicaEnv) Answer(to int, resp replica.Response) {
 	w.send(d, to, func() {
 		w.nodes[to].do(func() {
 			if o := w.nodes[to].owner; o != nil {
-				o.Answer(w.nodes[to].clock(), d, arrives())
+				resp := arrives()
+				o.Answer(w.nodes[to].clock(), d, resp)
+				for i := range resp.Data {
+					resp.Data[i] = 0xdd // it is the network's again
+				}
 			}
 		})
 	})

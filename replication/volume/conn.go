@@ -41,9 +41,10 @@ type conn struct {
 
 	doubt uint64 // MarkOut was proposed for the generation before this one; 0: for none
 
-	patient clock.Mono // no rebuild before then: the disk was full, or slow
-	refused uint64     // answers that the disk was full
-	lag     lag
+	patient  clock.Mono // no rebuild before then: the disk was full, or slow
+	refused  uint64     // answers that the disk was full
+	lag      lag
+	obstacle obstacle
 
 	arriving []replica.Range // extents that are moved to it
 	copyMax  int64           // the most that a copy may be about, in bytes; 0 is one region
@@ -171,14 +172,14 @@ func (c *conn) judge(o *Owner) {
 		return
 	}
 	if late(oldest.sent, requestLimit*o.cfg.RequestTimeout) && !mutation.On(mutation.HangsForEver) {
-		c.giveUp(o)
+		c.giveUp(o, Hung, o.now.Sub(oldest.sent))
 		if oldest.kind.Changes() {
 			c.since = oldest.sent
 		}
 		return
 	}
 	if c.calls.owed > 0 && late(c.calls.silent, o.cfg.RequestTimeout) {
-		c.giveUp(o)
+		c.giveUp(o, Silent, o.now.Sub(c.calls.silent))
 	}
 }
 
@@ -282,7 +283,9 @@ func (c *conn) opened(o *Owner, resp replica.Response) {
 		c.turnAway(o)
 		return
 	}
+	anew := resp.Boot != c.boot
 	c.state, c.boot, c.gone = up, resp.Boot, false
+	c.unhindered(o, anew)
 	c.copyMax = 0
 	if len(resp.Differ) > 0 {
 		c.copyMax = resp.Differ[0]

@@ -83,18 +83,22 @@ func (c *conn) watchLag(o *Owner) {
 	case c.state != up || !o.drags(c):
 		c.lag.since = 0
 	case c.re.phase == comparing && !c.re.arrival:
-		c.giveUp(o)
+		c.giveUp(o, Slow, c.lag.mean)
 	case since == 0:
 		c.lag.since = o.now
 	case o.required.has(c.disk) && o.now >= since.Add(lagTimeouts*o.cfg.RequestTimeout) && o.spares(c.disk, o.there()&^one(c.disk)):
-		c.giveUp(o)
+		c.giveUp(o, Slow, c.lag.mean)
 		c.since = since // so it is marked out at once
 	}
 }
 
-// giveUp ends the session with a replica that is slow, or hangs. If it is being brought back
+// giveUp ends the session with a replica that is slow, or hangs: took says how slow. If it is being brought back
 // that is tried again later, and later each time, since hosts wait for it meanwhile.
-func (c *conn) giveUp(o *Owner) {
+func (c *conn) giveUp(o *Owner, what Hinders, took time.Duration) {
+	if c.state == up { // else nothing new is known
+		_, others := o.lags(o.required &^ one(c.disk))
+		c.obstacle.met(o.now, what, took, others)
+	}
 	if c.re.phase == comparing && !c.re.arrival {
 		c.patient = o.now.Add(o.cfg.FullAfter << c.lag.tries)
 		c.lag.tries = min(c.lag.tries+1, lagDoublings)

@@ -41,6 +41,7 @@ func (o *Owner) count() {
 		if c.re.phase == entering && !c.re.arrival && !mutation.On(mutation.MarkInLate) {
 			o.required |= one(d)
 		}
+		c.unhindered(o, false)
 		if o.required.has(d) {
 			c.lag.tries = 0
 		} else {

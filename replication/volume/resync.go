@@ -130,10 +130,12 @@ func (o *Owner) rebuild() {
 		case r.phase == comparing:
 			o.pace.off = o.dragged()
 			r.startJobs(o, d)
-			switch {
-			case !r.compared(o):
+			if !r.compared(o) {
 				r.proof, r.proven = 0, false
-			case !r.arrival && r.prove(o, c):
+				continue
+			}
+			c.obstacle.now = false
+			if !r.arrival && r.prove(o, c) {
 				r.phase = entering
 				o.count()
 				o.propose()

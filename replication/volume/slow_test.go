@@ -22,6 +22,7 @@ var slowConfig = Config{
 type cluster struct {
 	*bench
 	events  events
+	due     clock.Mono // of the next Tick, at the latest
 	count   int
 	stores  []*store
 	members []Member
@@ -189,13 +190,15 @@ func (c *cluster) write(w *writer) {
 // run goes on for d, or until done says so.
 func (c *cluster) run(d time.Duration, done func() bool) {
 	for end := c.now.Add(d); c.now < end && !done(); {
-		at := min(c.o.Deadline(), end)
+		c.due = min(c.due, c.o.Deadline())
+		at := min(c.due, end)
 		if len(c.events) > 0 && c.events[0].at <= at {
 			e := heap.Pop(&c.events).(event)
 			c.now = e.at
 			e.do()
 		} else {
 			c.now = max(at, c.now+1)
+			c.due = clock.Never
 			c.o.Tick(c.now)
 		}
 	}
@@ -203,7 +206,7 @@ func (c *cluster) run(d time.Duration, done func() bool) {
 
 // newSlow is a cluster of three replicas, of which the second takes 200 ms for each I/O, with so many hosts.
 func newSlow(t *testing.T, cfg Config, hosts int, members ...Member) *cluster {
-	c := &cluster{bench: &bench{t: t, now: 1}, revised: 1, members: members, out: make([]int, len(members))}
+	c := &cluster{bench: &bench{t: t, now: 1}, due: clock.Never, revised: 1, members: members, out: make([]int, len(members))}
 	for i := range members {
 		c.stores = append(c.stores, &store{io: fastIO})
 		if i == 1 {

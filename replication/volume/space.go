@@ -20,6 +20,7 @@ func (c *conn) full(o *Owner, k call) {
 	switch {
 	case p == nil || k.kind == replica.Copy && !p.isJob(): // Fence, Begin, or the loss of a version
 		c.patient = o.now.Add(o.cfg.FullAfter)
+		c.obstacle.met(o.now, Full, 0, 0)
 		c.lose(o)
 	case k.kind == replica.Copy:
 		if p.state != sending {
@@ -33,6 +34,7 @@ func (c *conn) full(o *Owner, k call) {
 			c.re.refused.add(off)
 		}
 		c.re.retry = o.now.Add(o.cfg.FullAfter)
+		c.obstacle.met(o.now, Full, 0, 0)
 		c.re.jobs -= int(o.regionsIn(p))
 		o.remove(p)
 	case !k.kind.Changes() || p.state != writing || k.seq != p.seq:
@@ -49,6 +51,7 @@ func (c *conn) full(o *Owner, k call) {
 		c.miss(o, p)
 	default:
 		c.patient = o.now.Add(o.cfg.FullAfter)
+		c.obstacle.met(o.now, Full, 0, 0)
 		c.lose(o)
 	}
 }
@@ -80,6 +83,7 @@ func (c *conn) missed(o *Owner, p *piece) {
 			c.re.left++
 		}
 	}
+	c.obstacle.met(o.now, Full, 0, 0)
 	c.re.jobs--
 	c.re.must = max(c.re.must, p.seq)
 	p.acked |= one(c.disk)

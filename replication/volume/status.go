@@ -62,9 +62,10 @@ type MemberStatus struct {
 	LostRegions int64
 	LostWrites  uint64
 
-	Tail      int     // unstable writes, about
-	Refused   uint64  // writes and copies for which its disk had no space
-	Reads     Latency // of hosts, from request to answer
+	Tail      int      // unstable writes, about
+	Refused   uint64   // writes and copies for which its disk had no space
+	Obstacle  Obstacle // what keeps it from being in sync though nothing is down
+	Reads     Latency  // of hosts, from request to answer
 	Writes    Latency
 	ReadsNode Latency // of Reads, for how long the replica's node had them, where it tells
 
@@ -113,6 +114,7 @@ func (o *Owner) Status() Status {
 		}
 		x.Unproven, x.Shut, x.Awaited = c.proof.unproven, c.proof.shut != 0, awaited.has(d)
 		x.LostRegions, x.LostWrites = c.loss.regions, c.loss.writes
+		x.Obstacle = c.obstacle.status(o, c)
 		if c.state != up {
 			x.Away = o.now.Sub(c.since)
 		}

@@ -53,7 +53,8 @@ var (
 		Iqn: "iqn.2026-01.dev.blockd:e5b131bdd7ad", Nqn: "nqn.2014-08.org.nvmexpress:uuid:e5b131bd-d7ad-48c0-b3fa-ba94cd8929f0", Nsid: 1,
 		Uuid: "4ab6e09e-de2a-4040-86df-5c9d4e9d4a34", Pool: "default", State: "online", Created: when, Protection: "none", Access: "optimized", Node: "n2", Epoch: 4, MovingTo: "n1", Limits: &blockdv1.Limits{Iops: 5000, BytesPerSecond: 200 << 20, BurstSeconds: 30},
 		Replicas: []*blockdv1.Replica{{Disk: "ccb6e09ede2a404086df5c9d4e9d4a34", Number: 1, Node: "n1", State: "in-sync"}, {Disk: "ddb6e09ede2a404086df5c9d4e9d4a34", Number: 2, Node: "n2", State: "rebuilding",
-			Resync: &blockdv1.Resync{Since: when, RegionsTotal: 65536, RegionsLeft: 24576, BytesTotal: 1 << 32, BytesLeft: 3 << 29, BytesPerSecond: 80 << 20, EstimatedEnd: "2026-03-04T05:06:27Z"}}},
+			Resync:   &blockdv1.Resync{Since: when, RegionsTotal: 65536, RegionsLeft: 24576, BytesTotal: 1 << 32, BytesLeft: 3 << 29, BytesPerSecond: 80 << 20, EstimatedEnd: "2026-03-04T05:06:27Z"},
+			Obstacle: &blockdv1.Obstacle{What: "slow", Now: true, Times: 1, Since: when, TookMs: 350, OthersMs: 9}}},
 		Mappings: []*blockdv1.Mapping{{Volume: "db1", Host: "web1"}, {Volume: "db1", Host: "web2", Lun: 7}}}
 	logs = &blockdv1.Volume{Name: "logs-of-the-web-servers-in-the-east", Id: "00b6e09ede2a404086df5c9d4e9d4a35", SizeBytes: 1 << 40, BlockSize: 4096, Lun: 1,
 		Iqn: db1.Iqn, Nqn: db1.Nqn, Nsid: 2, Uuid: "00b6e09e-de2a-4040-86df-5c9d4e9d4a35", Pool: "archive", State: "failed",

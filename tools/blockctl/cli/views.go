@@ -66,6 +66,18 @@ type replicaView struct {
 	Awaited     bool   `json:"awaited,omitempty"`
 	LostRegions int64  `json:"lost_regions,omitempty"`
 	LostWrites  uint64 `json:"lost_writes,omitempty"`
+	// Of a slow or full disk.
+	Obstacle *obstacleView `json:"obstacle,omitempty"`
+}
+
+type obstacleView struct {
+	What     string  `json:"what"`
+	Now      bool    `json:"now"`
+	Times    uint64  `json:"times"`
+	Since    string  `json:"since"`
+	TookMS   float64 `json:"took_ms,omitempty"`
+	OthersMS float64 `json:"others_ms,omitempty"`
+	Again    string  `json:"again,omitempty"`
 }
 
 type resyncView struct {
@@ -79,11 +91,35 @@ type resyncView struct {
 }
 
 func viewReplica(r *blockdv1.Replica) replicaView {
-	v := replicaView{r.GetDisk(), r.GetNumber(), r.GetNode(), r.GetState(), nil, r.GetUnproven(), r.GetAwaited(), r.GetLostRegions(), r.GetLostWrites()}
+	v := replicaView{r.GetDisk(), r.GetNumber(), r.GetNode(), r.GetState(), nil, r.GetUnproven(), r.GetAwaited(), r.GetLostRegions(), r.GetLostWrites(), nil}
 	if x := r.GetResync(); x != nil {
 		v.Resync = &resyncView{x.GetSince(), x.GetRegionsTotal(), x.GetRegionsLeft(), x.GetBytesTotal(), x.GetBytesLeft(), x.GetBytesPerSecond(), x.GetEstimatedEnd()}
 	}
+	if b := r.GetObstacle(); b != nil {
+		v.Obstacle = &obstacleView{b.GetWhat(), b.GetNow(), b.GetTimes(), b.GetSince(), b.GetTookMs(), b.GetOthersMs(), b.GetAgain()}
+	}
 	return v
+}
+
+// String is what there is to say of it while it is so.
+func (b *obstacleView) String() string {
+	text := b.What
+	switch b.What {
+	case "slow":
+		text += fmt.Sprintf(": hosts' writes took %s there", stageMillis(b.TookMS))
+		if b.OthersMS > 0 {
+			text += fmt.Sprintf(", %s at most elsewhere", stageMillis(b.OthersMS))
+		}
+	case "hung", "silent":
+		text += fmt.Sprintf(": no answer for %s", stageMillis(b.TookMS))
+	case "full":
+		text += ": no space for what it is to have"
+	}
+	text += ", since " + shortTime(b.Since)
+	if b.Again != "" {
+		text += ", tried again at " + shortTime(b.Again)
+	}
+	return text
 }
 
 // doubt is what there is to say of a copy whose machine went down, or "".
@@ -182,6 +218,9 @@ func volumeDetail(v volumeView) rows {
 		t = append(t, []string{"copy", fmt.Sprintf("%s on node %s, disk %d (%s)", r.State, r.Node, r.Number, r.Disk)})
 		if r.Resync != nil {
 			t = append(t, []string{"resync", fmt.Sprintf("of disk %d: %v", r.Number, r.Resync)})
+		}
+		if r.Obstacle != nil && r.Obstacle.Now {
+			t = append(t, []string{"obstacle", fmt.Sprintf("disk %d is %v", r.Number, r.Obstacle)})
 		}
 		if doubt := r.doubt(); doubt != "" {
 			t = append(t, []string{"doubt", fmt.Sprintf("disk %d %s", r.Number, doubt)})

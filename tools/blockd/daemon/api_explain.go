@@ -26,6 +26,7 @@ func (a api) ExplainVolume(ctx context.Context, req *connect.Request[blockdv1.Ex
 		told := a.toldByOwner(ctx, req, s, v)
 		e.Because = append(e.Because, resyncWords(told)...)
 		addUnproven(&e, s, v, told)
+		a.d.shared.Load().addObstacles(&e, s, v, told)
 	} else if !v.Retired {
 		addServed(&e, s.DiskByID(v.Home), a.volumeNow(ctx, req, s, v, 0))
 	}

@@ -144,7 +144,7 @@ func tell(st device.Status, members []replicated.MemberStatus, disks []uint16, n
 	out := &blockdv1.Volume{Epoch: st.Epoch, UnsureBytes: st.Volume.Unsure}
 	for i := range members {
 		m, lost := &members[i], st.Lost[disks[i]]
-		r := &blockdv1.Replica{Number: uint32(disks[i]), Unproven: m.Unproven, Awaited: m.Awaited, LostRegions: lost.Regions, LostWrites: lost.Writes}
+		r := &blockdv1.Replica{Number: uint32(disks[i]), Unproven: m.Unproven, Awaited: m.Awaited, LostRegions: lost.Regions, LostWrites: lost.Writes, Obstacle: obstacleOf(&m.Obstacle, now)}
 		if p, ok := resyncPace(m, now); ok {
 			r.Resync = p.message(now)
 		}
@@ -185,6 +185,7 @@ func addTold(s *catalog.State, v *blockdv1.Volume, told *blockdv1.Volume) {
 		for _, t := range told.GetReplicas() {
 			if t.GetNumber() == r.GetNumber() {
 				r.Resync, r.Unproven, r.Awaited, r.LostRegions, r.LostWrites = t.GetResync(), t.GetUnproven(), t.GetAwaited(), t.GetLostRegions(), t.GetLostWrites()
+				r.Obstacle = t.GetObstacle()
 			}
 		}
 	}

@@ -129,7 +129,7 @@ func (d *Daemon) startSharing(ctx context.Context) error {
 	d.background.Go(func() { s.tellHosts(ctx) })
 	d.background.Go(func() { s.freeReplaced(ctx) })
 	d.background.Go(func() { d.reportBadDisks(ctx) })
-	d.background.Go(func() { s.reportUnproven(ctx) })
+	d.background.Go(func() { s.reportCopies(ctx) })
 	return nil
 }
 

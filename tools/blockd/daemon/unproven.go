@@ -105,12 +105,12 @@ func addUnproven(e *director.Explanation, s *catalog.State, v *catalog.Volume, t
 	e.Advice = append(e.Advice, u.advice(v.Name))
 }
 
-// unprovenEvery is the time between two looks at what the owners here have found.
-const unprovenEvery = 2 * time.Second
+// copiesEvery is the time between two looks at what the owners here have found.
+const copiesEvery = 2 * time.Second
 
-// reportUnproven makes events of it, until ctx ends.
-func (s *sharing) reportUnproven(ctx context.Context) {
-	tick := time.NewTicker(unprovenEvery)
+// reportCopies makes events of it, until ctx ends.
+func (s *sharing) reportCopies(ctx context.Context) {
+	tick := time.NewTicker(copiesEvery)
 	defer tick.Stop()
 	last, lost := map[catalog.ID]*blockdv1.Volume{}, map[catalog.ID]device.Losses{}
 	for {
@@ -123,7 +123,12 @@ func (s *sharing) reportUnproven(ctx context.Context) {
 				s.reportLost(v.id, st.Lost.Since(lost[v.id]))
 				if told := tell(st, members, disks, time.Now()); told != nil {
 					now[v.id] = told
-					s.reportUnsure(v.id, last[v.id], told)
+					before := last[v.id]
+					if before.GetEpoch() != told.GetEpoch() {
+						before = nil // of another owner
+					}
+					s.reportUnsure(v.id, before, told)
+					s.reportObstacles(v.id, before, told)
 				}
 			}
 			last, lost = now, losses
@@ -144,9 +149,6 @@ func (s *sharing) reportLost(id catalog.ID, lost device.Losses) {
 
 // reportUnsure makes events of what waits for a disk that can tell what is right, by what the owner of a volume has told now and before.
 func (s *sharing) reportUnsure(id catalog.ID, before, now *blockdv1.Volume) {
-	if before.GetEpoch() != now.GetEpoch() {
-		before = nil // of another owner
-	}
 	state, volume := s.d.catalog.State(), s.d.volumeNamed(id)
 	switch u := unsureOf(state, now); {
 	case u.bytes > 0 && before.GetUnsureBytes() == 0:

@@ -358,7 +358,10 @@ type Replica struct {
 	// Regions of 64 KiB that this node, as the owner, found lost on it, though it had said that they were durable.
 	LostRegions int64 `protobuf:"varint,8,opt,name=lost_regions,json=lostRegions,proto3" json:"lost_regions,omitempty"`
 	// It came back to owners on this node without about so many writes that it had said to be durable.
-	LostWrites    uint64 `protobuf:"varint,9,opt,name=lost_writes,json=lostWrites,proto3" json:"lost_writes,omitempty"`
+	LostWrites uint64 `protobuf:"varint,9,opt,name=lost_writes,json=lostWrites,proto3" json:"lost_writes,omitempty"`
+	// What keeps it from being in sync though its disk and its node are there, or did when it last was so in this
+	// owner's time; unset when nothing did.
+	Obstacle      *Obstacle `protobuf:"bytes,10,opt,name=obstacle,proto3" json:"obstacle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,6 +459,113 @@ func (x *Replica) GetLostWrites() uint64 {
 	return 0
 }
 
+func (x *Replica) GetObstacle() *Obstacle {
+	if x != nil {
+		return x.Obstacle
+	}
+	return nil
+}
+
+// Obstacle is why the owner of a volume did without a copy, or could not bring it back.
+type Obstacle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// slow: hosts' writes took much longer there than at others; hung: it kept a request without an answer;
+	// silent: it answered nothing; full: its disk has no space for what it is to have.
+	What string `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
+	// It still is so; else the copy has got everything since.
+	Now bool `protobuf:"varint,2,opt,name=now,proto3" json:"now,omitempty"`
+	// How often it began, in this owner's time, and when it last did.
+	Times uint64 `protobuf:"varint,3,opt,name=times,proto3" json:"times,omitempty"`
+	Since string `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// What writes of hosts took there, on average, if it is slow, and for how long there was no answer if it hung or
+	// was silent; and the most that writes took at another copy in sync, 0 when that is not known.
+	TookMs   float64 `protobuf:"fixed64,5,opt,name=took_ms,json=tookMs,proto3" json:"took_ms,omitempty"`
+	OthersMs float64 `protobuf:"fixed64,6,opt,name=others_ms,json=othersMs,proto3" json:"others_ms,omitempty"`
+	// It is not tried again before; empty: it is as soon as there is a connection.
+	Again         string `protobuf:"bytes,7,opt,name=again,proto3" json:"again,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Obstacle) Reset() {
+	*x = Obstacle{}
+	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Obstacle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Obstacle) ProtoMessage() {}
+
+func (x *Obstacle) ProtoReflect() protoreflect.Message {
+	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Obstacle.ProtoReflect.Descriptor instead.
+func (*Obstacle) Descriptor() ([]byte, []int) {
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Obstacle) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Obstacle) GetNow() bool {
+	if x != nil {
+		return x.Now
+	}
+	return false
+}
+
+func (x *Obstacle) GetTimes() uint64 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *Obstacle) GetSince() string {
+	if x != nil {
+		return x.Since
+	}
+	return ""
+}
+
+func (x *Obstacle) GetTookMs() float64 {
+	if x != nil {
+		return x.TookMs
+	}
+	return 0
+}
+
+func (x *Obstacle) GetOthersMs() float64 {
+	if x != nil {
+		return x.OthersMs
+	}
+	return 0
+}
+
+func (x *Obstacle) GetAgain() string {
+	if x != nil {
+		return x.Again
+	}
+	return ""
+}
+
 // Resync is how far a copy has come that is being brought back.
 type Resync struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -475,7 +585,7 @@ type Resync struct {
 
 func (x *Resync) Reset() {
 	*x = Resync{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +597,7 @@ func (x *Resync) String() string {
 func (*Resync) ProtoMessage() {}
 
 func (x *Resync) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[3]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +610,7 @@ func (x *Resync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resync.ProtoReflect.Descriptor instead.
 func (*Resync) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{3}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Resync) GetSince() string {
@@ -569,7 +679,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +691,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[4]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +704,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{4}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateVolumeRequest) GetRequestId() string {
@@ -656,7 +766,7 @@ type CreateVolumeResponse struct {
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +778,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[5]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +791,7 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{5}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
@@ -706,7 +816,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +828,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[6]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +841,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{6}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{7}
 }
 
 type ListVolumesResponse struct {
@@ -743,7 +853,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +865,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[7]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +878,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{7}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -787,7 +897,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +909,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[8]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +922,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{8}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetVolumeRequest) GetName() string {
@@ -831,7 +941,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +953,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[9]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +966,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{9}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -879,7 +989,7 @@ type ResizeVolumeRequest struct {
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1001,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[10]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1014,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{10}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResizeVolumeRequest) GetRequestId() string {
@@ -945,7 +1055,7 @@ type ResizeVolumeResponse struct {
 
 func (x *ResizeVolumeResponse) Reset() {
 	*x = ResizeVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1067,7 @@ func (x *ResizeVolumeResponse) String() string {
 func (*ResizeVolumeResponse) ProtoMessage() {}
 
 func (x *ResizeVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[11]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1080,7 @@ func (x *ResizeVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{11}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResizeVolumeResponse) GetVolume() *Volume {
@@ -1001,7 +1111,7 @@ type ProtectVolumeRequest struct {
 
 func (x *ProtectVolumeRequest) Reset() {
 	*x = ProtectVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1123,7 @@ func (x *ProtectVolumeRequest) String() string {
 func (*ProtectVolumeRequest) ProtoMessage() {}
 
 func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[12]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1136,7 @@ func (x *ProtectVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ProtectVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{12}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProtectVolumeRequest) GetRequestId() string {
@@ -1067,7 +1177,7 @@ type ProtectVolumeResponse struct {
 
 func (x *ProtectVolumeResponse) Reset() {
 	*x = ProtectVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1189,7 @@ func (x *ProtectVolumeResponse) String() string {
 func (*ProtectVolumeResponse) ProtoMessage() {}
 
 func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[13]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1202,7 @@ func (x *ProtectVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProtectVolumeResponse.ProtoReflect.Descriptor instead.
 func (*ProtectVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{13}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProtectVolumeResponse) GetVolume() *Volume {
@@ -1120,7 +1230,7 @@ type TrustVolumeRequest struct {
 
 func (x *TrustVolumeRequest) Reset() {
 	*x = TrustVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1242,7 @@ func (x *TrustVolumeRequest) String() string {
 func (*TrustVolumeRequest) ProtoMessage() {}
 
 func (x *TrustVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[14]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1255,7 @@ func (x *TrustVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustVolumeRequest.ProtoReflect.Descriptor instead.
 func (*TrustVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{14}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TrustVolumeRequest) GetRequestId() string {
@@ -1179,7 +1289,7 @@ type TrustVolumeResponse struct {
 
 func (x *TrustVolumeResponse) Reset() {
 	*x = TrustVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1301,7 @@ func (x *TrustVolumeResponse) String() string {
 func (*TrustVolumeResponse) ProtoMessage() {}
 
 func (x *TrustVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[15]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1314,7 @@ func (x *TrustVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustVolumeResponse.ProtoReflect.Descriptor instead.
 func (*TrustVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{15}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TrustVolumeResponse) GetChanges() []string {
@@ -1223,7 +1333,7 @@ type GetVolumeLatencyRequest struct {
 
 func (x *GetVolumeLatencyRequest) Reset() {
 	*x = GetVolumeLatencyRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1345,7 @@ func (x *GetVolumeLatencyRequest) String() string {
 func (*GetVolumeLatencyRequest) ProtoMessage() {}
 
 func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[16]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1358,7 @@ func (x *GetVolumeLatencyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeLatencyRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeLatencyRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{16}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetVolumeLatencyRequest) GetName() string {
@@ -1270,7 +1380,7 @@ type GetVolumeLatencyResponse struct {
 
 func (x *GetVolumeLatencyResponse) Reset() {
 	*x = GetVolumeLatencyResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1392,7 @@ func (x *GetVolumeLatencyResponse) String() string {
 func (*GetVolumeLatencyResponse) ProtoMessage() {}
 
 func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[17]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1405,7 @@ func (x *GetVolumeLatencyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeLatencyResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeLatencyResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{17}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetVolumeLatencyResponse) GetVolume() string {
@@ -1353,7 +1463,7 @@ type LatencyStage struct {
 
 func (x *LatencyStage) Reset() {
 	*x = LatencyStage{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1475,7 @@ func (x *LatencyStage) String() string {
 func (*LatencyStage) ProtoMessage() {}
 
 func (x *LatencyStage) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[18]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1488,7 @@ func (x *LatencyStage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LatencyStage.ProtoReflect.Descriptor instead.
 func (*LatencyStage) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{18}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LatencyStage) GetName() string {
@@ -1452,7 +1562,7 @@ type SetVolumeLimitsRequest struct {
 
 func (x *SetVolumeLimitsRequest) Reset() {
 	*x = SetVolumeLimitsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1574,7 @@ func (x *SetVolumeLimitsRequest) String() string {
 func (*SetVolumeLimitsRequest) ProtoMessage() {}
 
 func (x *SetVolumeLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[19]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1587,7 @@ func (x *SetVolumeLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLimitsRequest.ProtoReflect.Descriptor instead.
 func (*SetVolumeLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{19}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetVolumeLimitsRequest) GetRequestId() string {
@@ -1532,7 +1642,7 @@ type SetVolumeLimitsResponse struct {
 
 func (x *SetVolumeLimitsResponse) Reset() {
 	*x = SetVolumeLimitsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1654,7 @@ func (x *SetVolumeLimitsResponse) String() string {
 func (*SetVolumeLimitsResponse) ProtoMessage() {}
 
 func (x *SetVolumeLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[20]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1667,7 @@ func (x *SetVolumeLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetVolumeLimitsResponse.ProtoReflect.Descriptor instead.
 func (*SetVolumeLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{20}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetVolumeLimitsResponse) GetVolume() *Volume {
@@ -1585,7 +1695,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1707,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[21]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1720,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{21}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteVolumeRequest) GetRequestId() string {
@@ -1643,7 +1753,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1765,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[22]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1778,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{22}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteVolumeResponse) GetChanges() []string {
@@ -1702,7 +1812,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1824,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[23]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1837,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{23}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Pool) GetName() string {
@@ -1829,7 +1939,7 @@ type CreatePoolRequest struct {
 
 func (x *CreatePoolRequest) Reset() {
 	*x = CreatePoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1951,7 @@ func (x *CreatePoolRequest) String() string {
 func (*CreatePoolRequest) ProtoMessage() {}
 
 func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[24]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1964,7 @@ func (x *CreatePoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolRequest.ProtoReflect.Descriptor instead.
 func (*CreatePoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{24}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreatePoolRequest) GetRequestId() string {
@@ -1923,7 +2033,7 @@ type CreatePoolResponse struct {
 
 func (x *CreatePoolResponse) Reset() {
 	*x = CreatePoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2045,7 @@ func (x *CreatePoolResponse) String() string {
 func (*CreatePoolResponse) ProtoMessage() {}
 
 func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[25]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2058,7 @@ func (x *CreatePoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePoolResponse.ProtoReflect.Descriptor instead.
 func (*CreatePoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{25}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreatePoolResponse) GetPool() *Pool {
@@ -1973,7 +2083,7 @@ type ListPoolsRequest struct {
 
 func (x *ListPoolsRequest) Reset() {
 	*x = ListPoolsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2095,7 @@ func (x *ListPoolsRequest) String() string {
 func (*ListPoolsRequest) ProtoMessage() {}
 
 func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[26]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2108,7 @@ func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
 func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{26}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 type ListPoolsResponse struct {
@@ -2010,7 +2120,7 @@ type ListPoolsResponse struct {
 
 func (x *ListPoolsResponse) Reset() {
 	*x = ListPoolsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2132,7 @@ func (x *ListPoolsResponse) String() string {
 func (*ListPoolsResponse) ProtoMessage() {}
 
 func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[27]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2145,7 @@ func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
 func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{27}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListPoolsResponse) GetPools() []*Pool {
@@ -2054,7 +2164,7 @@ type GetPoolRequest struct {
 
 func (x *GetPoolRequest) Reset() {
 	*x = GetPoolRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2176,7 @@ func (x *GetPoolRequest) String() string {
 func (*GetPoolRequest) ProtoMessage() {}
 
 func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[28]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2189,7 @@ func (x *GetPoolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolRequest.ProtoReflect.Descriptor instead.
 func (*GetPoolRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{28}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetPoolRequest) GetName() string {
@@ -2098,7 +2208,7 @@ type GetPoolResponse struct {
 
 func (x *GetPoolResponse) Reset() {
 	*x = GetPoolResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2220,7 @@ func (x *GetPoolResponse) String() string {
 func (*GetPoolResponse) ProtoMessage() {}
 
 func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[29]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2233,7 @@ func (x *GetPoolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPoolResponse.ProtoReflect.Descriptor instead.
 func (*GetPoolResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{29}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetPoolResponse) GetPool() *Pool {
@@ -2144,7 +2254,7 @@ type Chap struct {
 
 func (x *Chap) Reset() {
 	*x = Chap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2266,7 @@ func (x *Chap) String() string {
 func (*Chap) ProtoMessage() {}
 
 func (x *Chap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[30]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2279,7 @@ func (x *Chap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chap.ProtoReflect.Descriptor instead.
 func (*Chap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{30}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Chap) GetUser() string {
@@ -2212,7 +2322,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2334,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[31]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2347,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{31}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Host) GetName() string {
@@ -2329,7 +2439,7 @@ type DhChap struct {
 
 func (x *DhChap) Reset() {
 	*x = DhChap{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2451,7 @@ func (x *DhChap) String() string {
 func (*DhChap) ProtoMessage() {}
 
 func (x *DhChap) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[32]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2464,7 @@ func (x *DhChap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DhChap.ProtoReflect.Descriptor instead.
 func (*DhChap) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{32}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DhChap) GetKey() string {
@@ -2387,7 +2497,7 @@ type CreateHostRequest struct {
 
 func (x *CreateHostRequest) Reset() {
 	*x = CreateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2399,7 +2509,7 @@ func (x *CreateHostRequest) String() string {
 func (*CreateHostRequest) ProtoMessage() {}
 
 func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[33]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2412,7 +2522,7 @@ func (x *CreateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostRequest.ProtoReflect.Descriptor instead.
 func (*CreateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{33}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateHostRequest) GetRequestId() string {
@@ -2481,7 +2591,7 @@ type CreateHostResponse struct {
 
 func (x *CreateHostResponse) Reset() {
 	*x = CreateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2603,7 @@ func (x *CreateHostResponse) String() string {
 func (*CreateHostResponse) ProtoMessage() {}
 
 func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[34]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2616,7 @@ func (x *CreateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateHostResponse.ProtoReflect.Descriptor instead.
 func (*CreateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{34}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateHostResponse) GetHost() *Host {
@@ -2531,7 +2641,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +2653,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[35]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +2666,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{35}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 type ListHostsResponse struct {
@@ -2568,7 +2678,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2690,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[36]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2703,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{36}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -2612,7 +2722,7 @@ type GetHostRequest struct {
 
 func (x *GetHostRequest) Reset() {
 	*x = GetHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2734,7 @@ func (x *GetHostRequest) String() string {
 func (*GetHostRequest) ProtoMessage() {}
 
 func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[37]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2747,7 @@ func (x *GetHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostRequest.ProtoReflect.Descriptor instead.
 func (*GetHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{37}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetHostRequest) GetName() string {
@@ -2656,7 +2766,7 @@ type GetHostResponse struct {
 
 func (x *GetHostResponse) Reset() {
 	*x = GetHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2778,7 @@ func (x *GetHostResponse) String() string {
 func (*GetHostResponse) ProtoMessage() {}
 
 func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[38]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2791,7 @@ func (x *GetHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHostResponse.ProtoReflect.Descriptor instead.
 func (*GetHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{38}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetHostResponse) GetHost() *Host {
@@ -2710,7 +2820,7 @@ type UpdateHostRequest struct {
 
 func (x *UpdateHostRequest) Reset() {
 	*x = UpdateHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2722,7 +2832,7 @@ func (x *UpdateHostRequest) String() string {
 func (*UpdateHostRequest) ProtoMessage() {}
 
 func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[39]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2735,7 +2845,7 @@ func (x *UpdateHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostRequest.ProtoReflect.Descriptor instead.
 func (*UpdateHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{39}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UpdateHostRequest) GetRequestId() string {
@@ -2804,7 +2914,7 @@ type UpdateHostResponse struct {
 
 func (x *UpdateHostResponse) Reset() {
 	*x = UpdateHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +2926,7 @@ func (x *UpdateHostResponse) String() string {
 func (*UpdateHostResponse) ProtoMessage() {}
 
 func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[40]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +2939,7 @@ func (x *UpdateHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateHostResponse.ProtoReflect.Descriptor instead.
 func (*UpdateHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{40}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UpdateHostResponse) GetHost() *Host {
@@ -2857,7 +2967,7 @@ type DeleteHostRequest struct {
 
 func (x *DeleteHostRequest) Reset() {
 	*x = DeleteHostRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +2979,7 @@ func (x *DeleteHostRequest) String() string {
 func (*DeleteHostRequest) ProtoMessage() {}
 
 func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[41]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2992,7 @@ func (x *DeleteHostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostRequest.ProtoReflect.Descriptor instead.
 func (*DeleteHostRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{41}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteHostRequest) GetRequestId() string {
@@ -2915,7 +3025,7 @@ type DeleteHostResponse struct {
 
 func (x *DeleteHostResponse) Reset() {
 	*x = DeleteHostResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3037,7 @@ func (x *DeleteHostResponse) String() string {
 func (*DeleteHostResponse) ProtoMessage() {}
 
 func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[42]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3050,7 @@ func (x *DeleteHostResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteHostResponse.ProtoReflect.Descriptor instead.
 func (*DeleteHostResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{42}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeleteHostResponse) GetChanges() []string {
@@ -2963,7 +3073,7 @@ type Mapping struct {
 
 func (x *Mapping) Reset() {
 	*x = Mapping{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3085,7 @@ func (x *Mapping) String() string {
 func (*Mapping) ProtoMessage() {}
 
 func (x *Mapping) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[43]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3098,7 @@ func (x *Mapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mapping.ProtoReflect.Descriptor instead.
 func (*Mapping) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{43}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Mapping) GetVolume() string {
@@ -3026,7 +3136,7 @@ type MapVolumeRequest struct {
 
 func (x *MapVolumeRequest) Reset() {
 	*x = MapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3148,7 @@ func (x *MapVolumeRequest) String() string {
 func (*MapVolumeRequest) ProtoMessage() {}
 
 func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[44]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3161,7 @@ func (x *MapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*MapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{44}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MapVolumeRequest) GetRequestId() string {
@@ -3099,7 +3209,7 @@ type MapVolumeResponse struct {
 
 func (x *MapVolumeResponse) Reset() {
 	*x = MapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3111,7 +3221,7 @@ func (x *MapVolumeResponse) String() string {
 func (*MapVolumeResponse) ProtoMessage() {}
 
 func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[45]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3124,7 +3234,7 @@ func (x *MapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*MapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{45}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MapVolumeResponse) GetMapping() *Mapping {
@@ -3153,7 +3263,7 @@ type UnmapVolumeRequest struct {
 
 func (x *UnmapVolumeRequest) Reset() {
 	*x = UnmapVolumeRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3275,7 @@ func (x *UnmapVolumeRequest) String() string {
 func (*UnmapVolumeRequest) ProtoMessage() {}
 
 func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[46]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3288,7 @@ func (x *UnmapVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{46}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UnmapVolumeRequest) GetRequestId() string {
@@ -3218,7 +3328,7 @@ type UnmapVolumeResponse struct {
 
 func (x *UnmapVolumeResponse) Reset() {
 	*x = UnmapVolumeResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3340,7 @@ func (x *UnmapVolumeResponse) String() string {
 func (*UnmapVolumeResponse) ProtoMessage() {}
 
 func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[47]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3353,7 @@ func (x *UnmapVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmapVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UnmapVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{47}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UnmapVolumeResponse) GetChanges() []string {
@@ -3261,7 +3371,7 @@ type ListMappingsRequest struct {
 
 func (x *ListMappingsRequest) Reset() {
 	*x = ListMappingsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3383,7 @@ func (x *ListMappingsRequest) String() string {
 func (*ListMappingsRequest) ProtoMessage() {}
 
 func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[48]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3396,7 @@ func (x *ListMappingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsRequest.ProtoReflect.Descriptor instead.
 func (*ListMappingsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{48}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
 }
 
 type ListMappingsResponse struct {
@@ -3298,7 +3408,7 @@ type ListMappingsResponse struct {
 
 func (x *ListMappingsResponse) Reset() {
 	*x = ListMappingsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3310,7 +3420,7 @@ func (x *ListMappingsResponse) String() string {
 func (*ListMappingsResponse) ProtoMessage() {}
 
 func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[49]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3323,7 +3433,7 @@ func (x *ListMappingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMappingsResponse.ProtoReflect.Descriptor instead.
 func (*ListMappingsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{49}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListMappingsResponse) GetMappings() []*Mapping {
@@ -3356,7 +3466,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3478,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[50]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3491,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{50}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Node) GetName() string {
@@ -3476,7 +3586,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3598,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[51]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3611,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{51}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
 }
 
 type ListNodesResponse struct {
@@ -3513,7 +3623,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3525,7 +3635,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[52]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3648,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{52}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -3582,7 +3692,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3594,7 +3704,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[53]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3607,7 +3717,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{53}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Disk) GetName() string {
@@ -3751,7 +3861,7 @@ type Scrub struct {
 
 func (x *Scrub) Reset() {
 	*x = Scrub{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3763,7 +3873,7 @@ func (x *Scrub) String() string {
 func (*Scrub) ProtoMessage() {}
 
 func (x *Scrub) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[54]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3776,7 +3886,7 @@ func (x *Scrub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
 func (*Scrub) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{54}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Scrub) GetRunning() bool {
@@ -3829,7 +3939,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3841,7 +3951,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[55]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3854,7 +3964,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{55}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
 }
 
 type ListDisksResponse struct {
@@ -3866,7 +3976,7 @@ type ListDisksResponse struct {
 
 func (x *ListDisksResponse) Reset() {
 	*x = ListDisksResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3878,7 +3988,7 @@ func (x *ListDisksResponse) String() string {
 func (*ListDisksResponse) ProtoMessage() {}
 
 func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[56]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3891,7 +4001,7 @@ func (x *ListDisksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksResponse.ProtoReflect.Descriptor instead.
 func (*ListDisksResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{56}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListDisksResponse) GetDisks() []*Disk {
@@ -3921,7 +4031,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3933,7 +4043,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[57]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3946,7 +4056,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{57}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Session) GetId() string {
@@ -4020,7 +4130,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4032,7 +4142,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[58]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4045,7 +4155,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{58}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
 }
 
 type ListSessionsResponse struct {
@@ -4057,7 +4167,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4069,7 +4179,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[59]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4082,7 +4192,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{59}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -4107,7 +4217,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4119,7 +4229,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[60]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4132,7 +4242,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{60}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Finding) GetLevel() string {
@@ -4171,7 +4281,7 @@ type DiagnoseRequest struct {
 
 func (x *DiagnoseRequest) Reset() {
 	*x = DiagnoseRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4183,7 +4293,7 @@ func (x *DiagnoseRequest) String() string {
 func (*DiagnoseRequest) ProtoMessage() {}
 
 func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[61]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4196,7 +4306,7 @@ func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
 func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{61}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
 }
 
 type DiagnoseResponse struct {
@@ -4208,7 +4318,7 @@ type DiagnoseResponse struct {
 
 func (x *DiagnoseResponse) Reset() {
 	*x = DiagnoseResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4220,7 +4330,7 @@ func (x *DiagnoseResponse) String() string {
 func (*DiagnoseResponse) ProtoMessage() {}
 
 func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[62]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4233,7 +4343,7 @@ func (x *DiagnoseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiagnoseResponse.ProtoReflect.Descriptor instead.
 func (*DiagnoseResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{62}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DiagnoseResponse) GetFindings() []*Finding {
@@ -4259,7 +4369,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4271,7 +4381,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[63]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4284,7 +4394,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{63}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -4338,7 +4448,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4350,7 +4460,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[64]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4363,7 +4473,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{64}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WatchEventsRequest) GetFollow() bool {
@@ -4382,7 +4492,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4394,7 +4504,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[65]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4407,7 +4517,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{65}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -4436,7 +4546,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4448,7 +4558,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[66]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4461,7 +4571,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{66}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *AuditEntry) GetRevision() uint64 {
@@ -4528,7 +4638,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[67]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4540,7 +4650,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[67]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4553,7 +4663,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{67}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{68}
 }
 
 type ListAuditResponse struct {
@@ -4565,7 +4675,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_blockd_v1_blockd_proto_msgTypes[68]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4577,7 +4687,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_blockd_v1_blockd_proto_msgTypes[68]
+	mi := &file_blockd_v1_blockd_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4590,7 +4700,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{68}
+	return file_blockd_v1_blockd_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4638,7 +4748,7 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\x06Limits\x12\x12\n" +
 	"\x04iops\x18\x01 \x01(\x04R\x04iops\x12(\n" +
 	"\x10bytes_per_second\x18\x02 \x01(\x04R\x0ebytesPerSecond\x12#\n" +
-	"\rburst_seconds\x18\x03 \x01(\rR\fburstSeconds\"\x84\x02\n" +
+	"\rburst_seconds\x18\x03 \x01(\rR\fburstSeconds\"\xb5\x02\n" +
 	"\aReplica\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\rR\x06number\x12\x12\n" +
@@ -4649,7 +4759,17 @@ const file_blockd_v1_blockd_proto_rawDesc = "" +
 	"\aawaited\x18\a \x01(\bR\aawaited\x12!\n" +
 	"\flost_regions\x18\b \x01(\x03R\vlostRegions\x12\x1f\n" +
 	"\vlost_writes\x18\t \x01(\x04R\n" +
-	"lostWrites\"\xf5\x01\n" +
+	"lostWrites\x12/\n" +
+	"\bobstacle\x18\n" +
+	" \x01(\v2\x13.blockd.v1.ObstacleR\bobstacle\"\xa8\x01\n" +
+	"\bObstacle\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12\x10\n" +
+	"\x03now\x18\x02 \x01(\bR\x03now\x12\x14\n" +
+	"\x05times\x18\x03 \x01(\x04R\x05times\x12\x14\n" +
+	"\x05since\x18\x04 \x01(\tR\x05since\x12\x17\n" +
+	"\atook_ms\x18\x05 \x01(\x01R\x06tookMs\x12\x1b\n" +
+	"\tothers_ms\x18\x06 \x01(\x01R\bothersMs\x12\x14\n" +
+	"\x05again\x18\a \x01(\tR\x05again\"\xf5\x01\n" +
 	"\x06Resync\x12\x14\n" +
 	"\x05since\x18\x01 \x01(\tR\x05since\x12#\n" +
 	"\rregions_total\x18\x02 \x01(\x03R\fregionsTotal\x12!\n" +
@@ -5021,173 +5141,175 @@ func file_blockd_v1_blockd_proto_rawDescGZIP() []byte {
 	return file_blockd_v1_blockd_proto_rawDescData
 }
 
-var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_blockd_v1_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_blockd_v1_blockd_proto_goTypes = []any{
 	(*Volume)(nil),                   // 0: blockd.v1.Volume
 	(*Limits)(nil),                   // 1: blockd.v1.Limits
 	(*Replica)(nil),                  // 2: blockd.v1.Replica
-	(*Resync)(nil),                   // 3: blockd.v1.Resync
-	(*CreateVolumeRequest)(nil),      // 4: blockd.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),     // 5: blockd.v1.CreateVolumeResponse
-	(*ListVolumesRequest)(nil),       // 6: blockd.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 7: blockd.v1.ListVolumesResponse
-	(*GetVolumeRequest)(nil),         // 8: blockd.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),        // 9: blockd.v1.GetVolumeResponse
-	(*ResizeVolumeRequest)(nil),      // 10: blockd.v1.ResizeVolumeRequest
-	(*ResizeVolumeResponse)(nil),     // 11: blockd.v1.ResizeVolumeResponse
-	(*ProtectVolumeRequest)(nil),     // 12: blockd.v1.ProtectVolumeRequest
-	(*ProtectVolumeResponse)(nil),    // 13: blockd.v1.ProtectVolumeResponse
-	(*TrustVolumeRequest)(nil),       // 14: blockd.v1.TrustVolumeRequest
-	(*TrustVolumeResponse)(nil),      // 15: blockd.v1.TrustVolumeResponse
-	(*GetVolumeLatencyRequest)(nil),  // 16: blockd.v1.GetVolumeLatencyRequest
-	(*GetVolumeLatencyResponse)(nil), // 17: blockd.v1.GetVolumeLatencyResponse
-	(*LatencyStage)(nil),             // 18: blockd.v1.LatencyStage
-	(*SetVolumeLimitsRequest)(nil),   // 19: blockd.v1.SetVolumeLimitsRequest
-	(*SetVolumeLimitsResponse)(nil),  // 20: blockd.v1.SetVolumeLimitsResponse
-	(*DeleteVolumeRequest)(nil),      // 21: blockd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),     // 22: blockd.v1.DeleteVolumeResponse
-	(*Pool)(nil),                     // 23: blockd.v1.Pool
-	(*CreatePoolRequest)(nil),        // 24: blockd.v1.CreatePoolRequest
-	(*CreatePoolResponse)(nil),       // 25: blockd.v1.CreatePoolResponse
-	(*ListPoolsRequest)(nil),         // 26: blockd.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),        // 27: blockd.v1.ListPoolsResponse
-	(*GetPoolRequest)(nil),           // 28: blockd.v1.GetPoolRequest
-	(*GetPoolResponse)(nil),          // 29: blockd.v1.GetPoolResponse
-	(*Chap)(nil),                     // 30: blockd.v1.Chap
-	(*Host)(nil),                     // 31: blockd.v1.Host
-	(*DhChap)(nil),                   // 32: blockd.v1.DhChap
-	(*CreateHostRequest)(nil),        // 33: blockd.v1.CreateHostRequest
-	(*CreateHostResponse)(nil),       // 34: blockd.v1.CreateHostResponse
-	(*ListHostsRequest)(nil),         // 35: blockd.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),        // 36: blockd.v1.ListHostsResponse
-	(*GetHostRequest)(nil),           // 37: blockd.v1.GetHostRequest
-	(*GetHostResponse)(nil),          // 38: blockd.v1.GetHostResponse
-	(*UpdateHostRequest)(nil),        // 39: blockd.v1.UpdateHostRequest
-	(*UpdateHostResponse)(nil),       // 40: blockd.v1.UpdateHostResponse
-	(*DeleteHostRequest)(nil),        // 41: blockd.v1.DeleteHostRequest
-	(*DeleteHostResponse)(nil),       // 42: blockd.v1.DeleteHostResponse
-	(*Mapping)(nil),                  // 43: blockd.v1.Mapping
-	(*MapVolumeRequest)(nil),         // 44: blockd.v1.MapVolumeRequest
-	(*MapVolumeResponse)(nil),        // 45: blockd.v1.MapVolumeResponse
-	(*UnmapVolumeRequest)(nil),       // 46: blockd.v1.UnmapVolumeRequest
-	(*UnmapVolumeResponse)(nil),      // 47: blockd.v1.UnmapVolumeResponse
-	(*ListMappingsRequest)(nil),      // 48: blockd.v1.ListMappingsRequest
-	(*ListMappingsResponse)(nil),     // 49: blockd.v1.ListMappingsResponse
-	(*Node)(nil),                     // 50: blockd.v1.Node
-	(*ListNodesRequest)(nil),         // 51: blockd.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),        // 52: blockd.v1.ListNodesResponse
-	(*Disk)(nil),                     // 53: blockd.v1.Disk
-	(*Scrub)(nil),                    // 54: blockd.v1.Scrub
-	(*ListDisksRequest)(nil),         // 55: blockd.v1.ListDisksRequest
-	(*ListDisksResponse)(nil),        // 56: blockd.v1.ListDisksResponse
-	(*Session)(nil),                  // 57: blockd.v1.Session
-	(*ListSessionsRequest)(nil),      // 58: blockd.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),     // 59: blockd.v1.ListSessionsResponse
-	(*Finding)(nil),                  // 60: blockd.v1.Finding
-	(*DiagnoseRequest)(nil),          // 61: blockd.v1.DiagnoseRequest
-	(*DiagnoseResponse)(nil),         // 62: blockd.v1.DiagnoseResponse
-	(*Event)(nil),                    // 63: blockd.v1.Event
-	(*WatchEventsRequest)(nil),       // 64: blockd.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),      // 65: blockd.v1.WatchEventsResponse
-	(*AuditEntry)(nil),               // 66: blockd.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 67: blockd.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 68: blockd.v1.ListAuditResponse
-	nil,                              // 69: blockd.v1.Session.ParametersEntry
+	(*Obstacle)(nil),                 // 3: blockd.v1.Obstacle
+	(*Resync)(nil),                   // 4: blockd.v1.Resync
+	(*CreateVolumeRequest)(nil),      // 5: blockd.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),     // 6: blockd.v1.CreateVolumeResponse
+	(*ListVolumesRequest)(nil),       // 7: blockd.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 8: blockd.v1.ListVolumesResponse
+	(*GetVolumeRequest)(nil),         // 9: blockd.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),        // 10: blockd.v1.GetVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 11: blockd.v1.ResizeVolumeRequest
+	(*ResizeVolumeResponse)(nil),     // 12: blockd.v1.ResizeVolumeResponse
+	(*ProtectVolumeRequest)(nil),     // 13: blockd.v1.ProtectVolumeRequest
+	(*ProtectVolumeResponse)(nil),    // 14: blockd.v1.ProtectVolumeResponse
+	(*TrustVolumeRequest)(nil),       // 15: blockd.v1.TrustVolumeRequest
+	(*TrustVolumeResponse)(nil),      // 16: blockd.v1.TrustVolumeResponse
+	(*GetVolumeLatencyRequest)(nil),  // 17: blockd.v1.GetVolumeLatencyRequest
+	(*GetVolumeLatencyResponse)(nil), // 18: blockd.v1.GetVolumeLatencyResponse
+	(*LatencyStage)(nil),             // 19: blockd.v1.LatencyStage
+	(*SetVolumeLimitsRequest)(nil),   // 20: blockd.v1.SetVolumeLimitsRequest
+	(*SetVolumeLimitsResponse)(nil),  // 21: blockd.v1.SetVolumeLimitsResponse
+	(*DeleteVolumeRequest)(nil),      // 22: blockd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 23: blockd.v1.DeleteVolumeResponse
+	(*Pool)(nil),                     // 24: blockd.v1.Pool
+	(*CreatePoolRequest)(nil),        // 25: blockd.v1.CreatePoolRequest
+	(*CreatePoolResponse)(nil),       // 26: blockd.v1.CreatePoolResponse
+	(*ListPoolsRequest)(nil),         // 27: blockd.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),        // 28: blockd.v1.ListPoolsResponse
+	(*GetPoolRequest)(nil),           // 29: blockd.v1.GetPoolRequest
+	(*GetPoolResponse)(nil),          // 30: blockd.v1.GetPoolResponse
+	(*Chap)(nil),                     // 31: blockd.v1.Chap
+	(*Host)(nil),                     // 32: blockd.v1.Host
+	(*DhChap)(nil),                   // 33: blockd.v1.DhChap
+	(*CreateHostRequest)(nil),        // 34: blockd.v1.CreateHostRequest
+	(*CreateHostResponse)(nil),       // 35: blockd.v1.CreateHostResponse
+	(*ListHostsRequest)(nil),         // 36: blockd.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),        // 37: blockd.v1.ListHostsResponse
+	(*GetHostRequest)(nil),           // 38: blockd.v1.GetHostRequest
+	(*GetHostResponse)(nil),          // 39: blockd.v1.GetHostResponse
+	(*UpdateHostRequest)(nil),        // 40: blockd.v1.UpdateHostRequest
+	(*UpdateHostResponse)(nil),       // 41: blockd.v1.UpdateHostResponse
+	(*DeleteHostRequest)(nil),        // 42: blockd.v1.DeleteHostRequest
+	(*DeleteHostResponse)(nil),       // 43: blockd.v1.DeleteHostResponse
+	(*Mapping)(nil),                  // 44: blockd.v1.Mapping
+	(*MapVolumeRequest)(nil),         // 45: blockd.v1.MapVolumeRequest
+	(*MapVolumeResponse)(nil),        // 46: blockd.v1.MapVolumeResponse
+	(*UnmapVolumeRequest)(nil),       // 47: blockd.v1.UnmapVolumeRequest
+	(*UnmapVolumeResponse)(nil),      // 48: blockd.v1.UnmapVolumeResponse
+	(*ListMappingsRequest)(nil),      // 49: blockd.v1.ListMappingsRequest
+	(*ListMappingsResponse)(nil),     // 50: blockd.v1.ListMappingsResponse
+	(*Node)(nil),                     // 51: blockd.v1.Node
+	(*ListNodesRequest)(nil),         // 52: blockd.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),        // 53: blockd.v1.ListNodesResponse
+	(*Disk)(nil),                     // 54: blockd.v1.Disk
+	(*Scrub)(nil),                    // 55: blockd.v1.Scrub
+	(*ListDisksRequest)(nil),         // 56: blockd.v1.ListDisksRequest
+	(*ListDisksResponse)(nil),        // 57: blockd.v1.ListDisksResponse
+	(*Session)(nil),                  // 58: blockd.v1.Session
+	(*ListSessionsRequest)(nil),      // 59: blockd.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),     // 60: blockd.v1.ListSessionsResponse
+	(*Finding)(nil),                  // 61: blockd.v1.Finding
+	(*DiagnoseRequest)(nil),          // 62: blockd.v1.DiagnoseRequest
+	(*DiagnoseResponse)(nil),         // 63: blockd.v1.DiagnoseResponse
+	(*Event)(nil),                    // 64: blockd.v1.Event
+	(*WatchEventsRequest)(nil),       // 65: blockd.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),      // 66: blockd.v1.WatchEventsResponse
+	(*AuditEntry)(nil),               // 67: blockd.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 68: blockd.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 69: blockd.v1.ListAuditResponse
+	nil,                              // 70: blockd.v1.Session.ParametersEntry
 }
 var file_blockd_v1_blockd_proto_depIdxs = []int32{
-	43, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
+	44, // 0: blockd.v1.Volume.mappings:type_name -> blockd.v1.Mapping
 	2,  // 1: blockd.v1.Volume.replicas:type_name -> blockd.v1.Replica
 	1,  // 2: blockd.v1.Volume.limits:type_name -> blockd.v1.Limits
-	3,  // 3: blockd.v1.Replica.resync:type_name -> blockd.v1.Resync
-	1,  // 4: blockd.v1.CreateVolumeRequest.limits:type_name -> blockd.v1.Limits
-	0,  // 5: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 6: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
-	0,  // 7: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 8: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
-	0,  // 9: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
-	18, // 10: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
-	0,  // 11: blockd.v1.SetVolumeLimitsResponse.volume:type_name -> blockd.v1.Volume
-	23, // 12: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
-	23, // 13: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
-	23, // 14: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
-	43, // 15: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
-	30, // 16: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
-	30, // 17: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	32, // 18: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	31, // 19: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
-	31, // 20: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
-	31, // 21: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
-	30, // 22: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
-	30, // 23: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
-	32, // 24: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
-	31, // 25: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
-	43, // 26: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
-	43, // 27: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
-	50, // 28: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
-	54, // 29: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
-	53, // 30: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
-	69, // 31: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
-	57, // 32: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
-	60, // 33: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
-	63, // 34: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
-	66, // 35: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
-	4,  // 36: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
-	6,  // 37: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
-	8,  // 38: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
-	10, // 39: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
-	12, // 40: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
-	19, // 41: blockd.v1.VolumeService.SetVolumeLimits:input_type -> blockd.v1.SetVolumeLimitsRequest
-	21, // 42: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
-	14, // 43: blockd.v1.VolumeService.TrustVolume:input_type -> blockd.v1.TrustVolumeRequest
-	16, // 44: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
-	24, // 45: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
-	26, // 46: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
-	28, // 47: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
-	33, // 48: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
-	35, // 49: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
-	37, // 50: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
-	39, // 51: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
-	41, // 52: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
-	44, // 53: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
-	46, // 54: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
-	48, // 55: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
-	51, // 56: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
-	55, // 57: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
-	58, // 58: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
-	61, // 59: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
-	64, // 60: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
-	67, // 61: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
-	5,  // 62: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
-	7,  // 63: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
-	9,  // 64: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
-	11, // 65: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
-	13, // 66: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
-	20, // 67: blockd.v1.VolumeService.SetVolumeLimits:output_type -> blockd.v1.SetVolumeLimitsResponse
-	22, // 68: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
-	15, // 69: blockd.v1.VolumeService.TrustVolume:output_type -> blockd.v1.TrustVolumeResponse
-	17, // 70: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
-	25, // 71: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
-	27, // 72: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
-	29, // 73: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
-	34, // 74: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
-	36, // 75: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
-	38, // 76: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
-	40, // 77: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
-	42, // 78: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
-	45, // 79: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
-	47, // 80: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
-	49, // 81: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
-	52, // 82: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
-	56, // 83: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
-	59, // 84: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
-	62, // 85: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
-	65, // 86: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
-	68, // 87: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
-	62, // [62:88] is the sub-list for method output_type
-	36, // [36:62] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	4,  // 3: blockd.v1.Replica.resync:type_name -> blockd.v1.Resync
+	3,  // 4: blockd.v1.Replica.obstacle:type_name -> blockd.v1.Obstacle
+	1,  // 5: blockd.v1.CreateVolumeRequest.limits:type_name -> blockd.v1.Limits
+	0,  // 6: blockd.v1.CreateVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 7: blockd.v1.ListVolumesResponse.volumes:type_name -> blockd.v1.Volume
+	0,  // 8: blockd.v1.GetVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 9: blockd.v1.ResizeVolumeResponse.volume:type_name -> blockd.v1.Volume
+	0,  // 10: blockd.v1.ProtectVolumeResponse.volume:type_name -> blockd.v1.Volume
+	19, // 11: blockd.v1.GetVolumeLatencyResponse.stages:type_name -> blockd.v1.LatencyStage
+	0,  // 12: blockd.v1.SetVolumeLimitsResponse.volume:type_name -> blockd.v1.Volume
+	24, // 13: blockd.v1.CreatePoolResponse.pool:type_name -> blockd.v1.Pool
+	24, // 14: blockd.v1.ListPoolsResponse.pools:type_name -> blockd.v1.Pool
+	24, // 15: blockd.v1.GetPoolResponse.pool:type_name -> blockd.v1.Pool
+	44, // 16: blockd.v1.Host.mappings:type_name -> blockd.v1.Mapping
+	31, // 17: blockd.v1.CreateHostRequest.chap:type_name -> blockd.v1.Chap
+	31, // 18: blockd.v1.CreateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	33, // 19: blockd.v1.CreateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	32, // 20: blockd.v1.CreateHostResponse.host:type_name -> blockd.v1.Host
+	32, // 21: blockd.v1.ListHostsResponse.hosts:type_name -> blockd.v1.Host
+	32, // 22: blockd.v1.GetHostResponse.host:type_name -> blockd.v1.Host
+	31, // 23: blockd.v1.UpdateHostRequest.chap:type_name -> blockd.v1.Chap
+	31, // 24: blockd.v1.UpdateHostRequest.mutual_chap:type_name -> blockd.v1.Chap
+	33, // 25: blockd.v1.UpdateHostRequest.dhchap:type_name -> blockd.v1.DhChap
+	32, // 26: blockd.v1.UpdateHostResponse.host:type_name -> blockd.v1.Host
+	44, // 27: blockd.v1.MapVolumeResponse.mapping:type_name -> blockd.v1.Mapping
+	44, // 28: blockd.v1.ListMappingsResponse.mappings:type_name -> blockd.v1.Mapping
+	51, // 29: blockd.v1.ListNodesResponse.nodes:type_name -> blockd.v1.Node
+	55, // 30: blockd.v1.Disk.scrub:type_name -> blockd.v1.Scrub
+	54, // 31: blockd.v1.ListDisksResponse.disks:type_name -> blockd.v1.Disk
+	70, // 32: blockd.v1.Session.parameters:type_name -> blockd.v1.Session.ParametersEntry
+	58, // 33: blockd.v1.ListSessionsResponse.sessions:type_name -> blockd.v1.Session
+	61, // 34: blockd.v1.DiagnoseResponse.findings:type_name -> blockd.v1.Finding
+	64, // 35: blockd.v1.WatchEventsResponse.event:type_name -> blockd.v1.Event
+	67, // 36: blockd.v1.ListAuditResponse.entries:type_name -> blockd.v1.AuditEntry
+	5,  // 37: blockd.v1.VolumeService.CreateVolume:input_type -> blockd.v1.CreateVolumeRequest
+	7,  // 38: blockd.v1.VolumeService.ListVolumes:input_type -> blockd.v1.ListVolumesRequest
+	9,  // 39: blockd.v1.VolumeService.GetVolume:input_type -> blockd.v1.GetVolumeRequest
+	11, // 40: blockd.v1.VolumeService.ResizeVolume:input_type -> blockd.v1.ResizeVolumeRequest
+	13, // 41: blockd.v1.VolumeService.ProtectVolume:input_type -> blockd.v1.ProtectVolumeRequest
+	20, // 42: blockd.v1.VolumeService.SetVolumeLimits:input_type -> blockd.v1.SetVolumeLimitsRequest
+	22, // 43: blockd.v1.VolumeService.DeleteVolume:input_type -> blockd.v1.DeleteVolumeRequest
+	15, // 44: blockd.v1.VolumeService.TrustVolume:input_type -> blockd.v1.TrustVolumeRequest
+	17, // 45: blockd.v1.VolumeService.GetVolumeLatency:input_type -> blockd.v1.GetVolumeLatencyRequest
+	25, // 46: blockd.v1.PoolService.CreatePool:input_type -> blockd.v1.CreatePoolRequest
+	27, // 47: blockd.v1.PoolService.ListPools:input_type -> blockd.v1.ListPoolsRequest
+	29, // 48: blockd.v1.PoolService.GetPool:input_type -> blockd.v1.GetPoolRequest
+	34, // 49: blockd.v1.HostService.CreateHost:input_type -> blockd.v1.CreateHostRequest
+	36, // 50: blockd.v1.HostService.ListHosts:input_type -> blockd.v1.ListHostsRequest
+	38, // 51: blockd.v1.HostService.GetHost:input_type -> blockd.v1.GetHostRequest
+	40, // 52: blockd.v1.HostService.UpdateHost:input_type -> blockd.v1.UpdateHostRequest
+	42, // 53: blockd.v1.HostService.DeleteHost:input_type -> blockd.v1.DeleteHostRequest
+	45, // 54: blockd.v1.MappingService.MapVolume:input_type -> blockd.v1.MapVolumeRequest
+	47, // 55: blockd.v1.MappingService.UnmapVolume:input_type -> blockd.v1.UnmapVolumeRequest
+	49, // 56: blockd.v1.MappingService.ListMappings:input_type -> blockd.v1.ListMappingsRequest
+	52, // 57: blockd.v1.NodeService.ListNodes:input_type -> blockd.v1.ListNodesRequest
+	56, // 58: blockd.v1.NodeService.ListDisks:input_type -> blockd.v1.ListDisksRequest
+	59, // 59: blockd.v1.NodeService.ListSessions:input_type -> blockd.v1.ListSessionsRequest
+	62, // 60: blockd.v1.NodeService.Diagnose:input_type -> blockd.v1.DiagnoseRequest
+	65, // 61: blockd.v1.EventService.WatchEvents:input_type -> blockd.v1.WatchEventsRequest
+	68, // 62: blockd.v1.EventService.ListAudit:input_type -> blockd.v1.ListAuditRequest
+	6,  // 63: blockd.v1.VolumeService.CreateVolume:output_type -> blockd.v1.CreateVolumeResponse
+	8,  // 64: blockd.v1.VolumeService.ListVolumes:output_type -> blockd.v1.ListVolumesResponse
+	10, // 65: blockd.v1.VolumeService.GetVolume:output_type -> blockd.v1.GetVolumeResponse
+	12, // 66: blockd.v1.VolumeService.ResizeVolume:output_type -> blockd.v1.ResizeVolumeResponse
+	14, // 67: blockd.v1.VolumeService.ProtectVolume:output_type -> blockd.v1.ProtectVolumeResponse
+	21, // 68: blockd.v1.VolumeService.SetVolumeLimits:output_type -> blockd.v1.SetVolumeLimitsResponse
+	23, // 69: blockd.v1.VolumeService.DeleteVolume:output_type -> blockd.v1.DeleteVolumeResponse
+	16, // 70: blockd.v1.VolumeService.TrustVolume:output_type -> blockd.v1.TrustVolumeResponse
+	18, // 71: blockd.v1.VolumeService.GetVolumeLatency:output_type -> blockd.v1.GetVolumeLatencyResponse
+	26, // 72: blockd.v1.PoolService.CreatePool:output_type -> blockd.v1.CreatePoolResponse
+	28, // 73: blockd.v1.PoolService.ListPools:output_type -> blockd.v1.ListPoolsResponse
+	30, // 74: blockd.v1.PoolService.GetPool:output_type -> blockd.v1.GetPoolResponse
+	35, // 75: blockd.v1.HostService.CreateHost:output_type -> blockd.v1.CreateHostResponse
+	37, // 76: blockd.v1.HostService.ListHosts:output_type -> blockd.v1.ListHostsResponse
+	39, // 77: blockd.v1.HostService.GetHost:output_type -> blockd.v1.GetHostResponse
+	41, // 78: blockd.v1.HostService.UpdateHost:output_type -> blockd.v1.UpdateHostResponse
+	43, // 79: blockd.v1.HostService.DeleteHost:output_type -> blockd.v1.DeleteHostResponse
+	46, // 80: blockd.v1.MappingService.MapVolume:output_type -> blockd.v1.MapVolumeResponse
+	48, // 81: blockd.v1.MappingService.UnmapVolume:output_type -> blockd.v1.UnmapVolumeResponse
+	50, // 82: blockd.v1.MappingService.ListMappings:output_type -> blockd.v1.ListMappingsResponse
+	53, // 83: blockd.v1.NodeService.ListNodes:output_type -> blockd.v1.ListNodesResponse
+	57, // 84: blockd.v1.NodeService.ListDisks:output_type -> blockd.v1.ListDisksResponse
+	60, // 85: blockd.v1.NodeService.ListSessions:output_type -> blockd.v1.ListSessionsResponse
+	63, // 86: blockd.v1.NodeService.Diagnose:output_type -> blockd.v1.DiagnoseResponse
+	66, // 87: blockd.v1.EventService.WatchEvents:output_type -> blockd.v1.WatchEventsResponse
+	69, // 88: blockd.v1.EventService.ListAudit:output_type -> blockd.v1.ListAuditResponse
+	63, // [63:89] is the sub-list for method output_type
+	37, // [37:63] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_blockd_v1_blockd_proto_init() }
@@ -5195,16 +5317,16 @@ func file_blockd_v1_blockd_proto_init() {
 	if File_blockd_v1_blockd_proto != nil {
 		return
 	}
-	file_blockd_v1_blockd_proto_msgTypes[19].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[39].OneofWrappers = []any{}
-	file_blockd_v1_blockd_proto_msgTypes[44].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[20].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[40].OneofWrappers = []any{}
+	file_blockd_v1_blockd_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_blockd_v1_blockd_proto_rawDesc), len(file_blockd_v1_blockd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   70,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

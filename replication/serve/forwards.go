@@ -14,7 +14,8 @@ const (
 
 // forwards are the hosts' requests that one node was sent and has not answered. They lie in its window of the connection until the
 // owner there has done them, for which it may need answers of the replicas here, and these go
-// through the same window: so requests never have all of it, but wait here. A nil one has room for everything.
+// through the same window: so requests never have all of it, but wait here. Here what has waited for too long is not sent any more
+// (message.Forwarded.Stale), while what a connection has taken, and has no credit for, is sent whenever that comes. A nil one has room for everything.
 type forwards struct {
 	mu              sync.Mutex
 	bytes, messages int

@@ -3,14 +3,16 @@ package device_test
 import (
 	"sync"
 	"testing"
+	"time"
 
 	"blockd.dev/blockdev"
+	"blockd.dev/replication/device"
 )
 
 // A node that keeps a copy forwards more than the window of its connection to the owner holds. The owner
 // needs the answers of the copy, which come by that connection too.
 func TestForwardedWritesLeaveRoomForAnswers(t *testing.T) {
-	c := newCluster(t, options{blockSize: 4096})
+	c := newCluster(t, options{blockSize: 4096, change: func(cfg *device.Config) { cfg.Late = time.Minute }}) // a slow machine takes seconds for all
 	c.meta.grant(c.nodes[0])
 	const length, count = 256 << 10, 96
 	var all sync.WaitGroup

@@ -377,10 +377,12 @@ func (s *sharing) gaveBack(id catalog.ID, epoch uint64) {
 }
 
 // members are the replicas of a volume as the state machine of its owner takes
-// them, and which of them is on this node, or -1. ok is false while it has none.
+// them, and which of them is on this node, or -1. ok is false for one that has none, since it is
+// deleted. One that grows may have no disks yet for what is new, for as long as a node is down; what it had before
+// is served meanwhile, and has an owner only since all of that had disks.
 func (s *sharing) members(state *catalog.State, id catalog.ID) (m device.Members, local int, ok bool) {
 	v := state.Map().Volume(id)
-	if v == nil || !state.Allocated(id) {
+	if v == nil {
 		return m, -1, false
 	}
 	owner, _ := state.Lease(id)

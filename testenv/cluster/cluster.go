@@ -176,6 +176,9 @@ func (s *state) fillDisks(p *Place) error {
 		var err error
 		if s.Config.OnDisk {
 			_, err = disk.Create(p.disk(i), s.Config.DiskSize)
+			if err == nil && s.Config.Written {
+				err = writeAll(p.disk(i), s.Config.DiskSize)
+			}
 		} else {
 			err = makeSparse(p.disk(i), s.Config.DiskSize)
 		}
@@ -184,6 +187,19 @@ func (s *state) fillDisks(p *Place) error {
 		}
 	}
 	return nil
+}
+
+// writeAll writes zeroes to all of a file, past the page cache.
+func writeAll(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	zeroes := disk.NewAligned(4 << 20)
+	for off := int64(0); off < size && err == nil; off += int64(len(zeroes)) {
+		_, err = f.WriteAt(zeroes[:min(int64(len(zeroes)), size-off)], off)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // makeSparse makes a file that takes room as it fills.

@@ -34,6 +34,9 @@ type Config struct {
 	// system, where a sync costs what it costs there. DiskFull needs the tmpfs that
 	// they have otherwise.
 	OnDisk bool
+	// Written writes all blocks of the disks once, with OnDisk: a file system notes of each block that is reserved whether it was
+	// written, and the first sync after that waits for its journal, of which a disk has none.
+	Written bool
 	// Volatile gives the disks a write cache in the memory of blockd, so that Kill is a
 	// power cut to them: what was not synced is lost. What else a node keeps (its log of the Raft
 	// group, small files) survives as with any process that is killed.

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestOnDisk finds the disks in plain files, which are reserved, and none of it after Down.
+// TestOnDisk finds the disks in plain files, which are reserved and written, and none of it after Down.
 func TestOnDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cluster")
-	c, err := Up(t.Context(), Config{Dir: dir, Nodes: 1, Standalone: true, OnDisk: true, DiskSize: 256 << 20})
+	c, err := Up(t.Context(), Config{Dir: dir, Nodes: 1, Standalone: true, OnDisk: true, Written: true, DiskSize: 256 << 20})
 	must(t, err)
 	defer func() {
 		if err := c.Down(); err != nil {
@@ -31,6 +31,12 @@ func TestOnDisk(t *testing.T) {
 	must(t, unix.Stat(n1.disk(0), &st))
 	if st.Blocks*512 < 256<<20 {
 		t.Errorf("%d bytes of the disk are reserved", st.Blocks*512)
+	}
+	f, err := os.Open(n1.disk(0))
+	must(t, err)
+	defer f.Close()
+	if hole, err := f.Seek(0, unix.SEEK_HOLE); hole != 256<<20 || err != nil { // what is reserved and not written counts as one
+		t.Errorf("the disk is written up to %d, %v", hole, err)
 	}
 	if _, err := c.Ctl(t.Context(), "n1", "volume", "create", "v", "--size", "64MiB"); err != nil {
 		t.Error(err)

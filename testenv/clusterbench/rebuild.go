@@ -77,7 +77,7 @@ func lost(ctx context.Context, cfg Config, w io.Writer) (_ *Lost, err error) {
 		return nil, err
 	}
 	fmt.Fprintf(w, "four nodes, disks in files of %s\n", cfg.Dir)
-	c, err := cluster.Up(ctx, cluster.Config{Dir: filepath.Join(cfg.Dir, "rebuild"), BinDir: cfg.BinDir, Nodes: 4, OnDisk: true, DiskSize: durableDisk,
+	c, err := cluster.Up(ctx, cluster.Config{Dir: filepath.Join(cfg.Dir, "rebuild"), BinDir: cfg.BinDir, Nodes: 4, OnDisk: true, Written: true, DiskSize: durableDisk,
 		Args: []string{"--rebuild-after", lostAfter.String()}})
 	if err != nil {
 		return nil, err

@@ -80,7 +80,7 @@ func resync(ctx context.Context, cfg Config, w io.Writer) (_ *Resync, err error)
 		return nil, err
 	}
 	fmt.Fprintf(w, "four nodes, disks in files of %s\n", cfg.Dir)
-	c, err := cluster.Up(ctx, cluster.Config{Dir: filepath.Join(cfg.Dir, "resync"), BinDir: cfg.BinDir, Nodes: 4, OnDisk: true, DiskSize: durableDisk})
+	c, err := cluster.Up(ctx, cluster.Config{Dir: filepath.Join(cfg.Dir, "resync"), BinDir: cfg.BinDir, Nodes: 4, OnDisk: true, Written: true, DiskSize: durableDisk})
 	if err != nil {
 		return nil, err
 	}

@@ -101,10 +101,12 @@ func (n *Nexus) Detach() {
 	}
 }
 
-// drop ends an I_T_L nexus and its tasks, in the way that kind says.
+// drop ends an I_T_L nexus and its tasks, in the way that kind says. The unit knows it until the
+// last of these has ended: PREEMPT AND ABORT and resets, by other nexuses, wait for them.
 func (i *itl) drop(kind abortKind) {
-	i.lu.leave(i)
-	i.set.close(kind)
+	w := newAbortWait(func() { i.lu.leave(i) })
+	i.set.close(kind, w)
+	w.release()
 	i.lu.reservationsNexusLost(i.nexus)
 }
 

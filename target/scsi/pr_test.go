@@ -400,6 +400,56 @@ func TestPreemptAndAbortEndsTasks(t *testing.T) {
 	}
 }
 
+// TestTasksOfALostNexus: a write that a nexus had at the device when it was lost has ended when a preemption, or
+// a reset, by another nexus is answered: after that it changes nothing.
+func TestTasksOfALostNexus(t *testing.T) {
+	for name, end := range map[string]func(b *prBed, c *Nexus) (over chan struct{}){
+		"PREEMPT AND ABORT": func(b *prBed, c *Nexus) chan struct{} {
+			preempt, _ := b.prepare(c, prOutCDB(prOutPreemptAndAbort, 5, prOutBasicLen), prOutBasic(2, 1, 0))
+			b.t.Cleanup(preempt.data.Release)
+			c.Execute(preempt.task)
+			return preempt.done
+		},
+		"LOGICAL UNIT RESET": func(_ *prBed, c *Nexus) chan struct{} {
+			over := make(chan struct{})
+			c.TaskManagement(TMFLUNReset, 0, nil, func(TMFResult) { close(over) })
+			return over
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newPRBed(t, nil)
+			a, c := b.attach("a", 1, 1), b.attach("c", 1, 1)
+			b.out(a, "good", prOutRegister, 0, 0, 1, 0)
+			b.out(c, "good", prOutRegister, 0, 0, 2, 0)
+			b.out(a, "good", prOutReserve, 5, 1, 0, 0)
+			b.device.setHold(true)
+			write, _ := b.prepare(a, cdbWrite, make([]byte, 512))
+			a.Execute(write.task)
+			lu, set := write.task.state.itl.lu, &write.task.state.itl.set
+			a.Detach()
+			over := end(b, c)
+			for waits := 0; waits < 2; { // the end of the nexus, and c
+				select {
+				case <-over:
+					t.Error("answered while the write was at the device")
+					waits = 2
+				default:
+					runtime.Gosched()
+					set.mu.Lock()
+					waits = len(write.task.state.waits)
+					set.mu.Unlock()
+				}
+			}
+			b.device.setHold(false)
+			<-over
+			write.result()
+			if n := len(lu.each()); n != 1 {
+				t.Errorf("the unit knows %d nexuses", n)
+			}
+		})
+	}
+}
+
 // gatedReserve is a backend in which RESERVE waits for the test, as it may for other nodes.
 type gatedReserve struct {
 	reservation.Memory

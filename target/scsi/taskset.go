@@ -265,10 +265,10 @@ func (s *taskSet) busy() bool {
 	return s.oldest != nil
 }
 
-// close aborts everything and lets no task in any more.
-func (s *taskSet) close(kind abortKind) {
+// close aborts everything and lets no task in any more; w waits for what the device works on.
+func (s *taskSet) close(kind abortKind, w *abortWait) {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.abort(nil, kind, nil)
+	s.abort(nil, kind, w)
 }

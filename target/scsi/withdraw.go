@@ -49,7 +49,7 @@ func (t *Target) EachTended(fn func(initiator string, unit UnitID)) {
 	for _, lu := range units {
 		for _, i := range lu.each() {
 			at := clock.Mono(i.lookedAt.Load())
-			if now.Sub(at) <= tendedFor && at.Sub(i.nexus.since) >= tendedAfter {
+			if !i.nexus.gone.Load() && now.Sub(at) <= tendedFor && at.Sub(i.nexus.since) >= tendedAfter {
 				fn(i.nexus.id.InitiatorName, lu.id)
 			}
 		}

@@ -269,6 +269,10 @@ func (q *Queue) Cancel(c *Command) {
 func (q *Queue) enter(c *Command) Status {
 	st := &c.state
 	q.mu.Lock()
+	if q.gone.Load() { // since decode: what ended all commands of the queue did not find c
+		q.mu.Unlock()
+		return q.over()
+	}
 	if q.mu.leaving {
 		if s := c.turnedAway(); s != Success {
 			q.mu.Unlock()

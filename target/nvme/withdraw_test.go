@@ -66,6 +66,27 @@ func TestHeldBackAtTheEndOfTheController(t *testing.T) {
 	}
 }
 
+// A command that was let pass right before its queue ended is ended with the others: the first half of a pair
+// would wait for a second that never comes, and its connection for it.
+func TestCommandMeetsTheEndOfItsQueue(t *testing.T) {
+	b := newBed(t)
+	was := ioTable[OpCompare]
+	defer func() { ioTable[OpCompare] = was }()
+	ends := *was
+	ends.prepare = func(c *Command) Status {
+		b.host.admin.Disconnect()
+		return was.prepare(c)
+	}
+	ioTable[OpCompare] = &ends
+	c := b.start(b.host.io, fuse(rw(OpCompare, 0, 1, 0), fuseFirst), fill(bedBlock, 0), 0)
+	if !c.finished() {
+		t.Fatal("it waits on")
+	}
+	if s := c.wait().status; s != InternalPathError {
+		t.Errorf("it ended with %v", s)
+	}
+}
+
 // Half of a fused pair whose partner is being ended does not run, neither alone nor as the
 // pair, even before the two have been parted.
 func TestFusedHalfWhilePartnerEnds(t *testing.T) {

@@ -34,16 +34,10 @@ func abort(c *Command) {
 		ctrl.aborts.Add(-1)
 		c.good()
 	})
-	matched := target.abortAll(func(o *Command) bool { return o != c && o.CID() == cid && o.abortable() }, CommandAborted, w)
+	matched := target.abortAll(func(o *Command) bool { return o != c && o.CID() == cid && o.stoppable() }, CommandAborted, w)
 	found.Store(matched > 0)
 	w.release()
 }
 
 // abortLimit is how many aborts may run at once: ACL + 1.
 const abortLimit = 4
-
-// abortable reports whether c can still be made to end otherwise than its
-// device says. Called with the queue's mu.
-func (c *Command) abortable() bool {
-	return c.state.phase != phaseRunning || c.state.entry.flags&flagSteps != 0 && c.state.work != nil || c.withdraw()
-}

@@ -135,9 +135,9 @@ func fusedDone(r *blockdev.Request) {
 	}
 }
 
-// endFused ends the halves in the order of the queue.
+// endFused ends the halves in the order of the queue. Each is half of a pair to its end: who looks for what can
+// still be stopped finds none.
 func endFused(first, second *Command, a, b Status) {
-	first.state.partner, second.state.partner = nil, nil
 	first.complete(a)
 	second.complete(b)
 }

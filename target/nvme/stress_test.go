@@ -92,3 +92,32 @@ func TestEverythingAtOnce(t *testing.T) {
 		t.Errorf("next tick after %v", next.Sub(b.clock()))
 	}
 }
+
+// Abort and Divert look at commands of several steps, and at fused pairs, while these go on.
+func TestAbortWhileStepsGoOn(t *testing.T) {
+	b := newBed(t)
+	h := b.host
+	var ends sync.WaitGroup
+	stop := make(chan struct{})
+	ends.Add(1)
+	go func() {
+		defer ends.Done()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				h.io.abortAll(func(c *Command) bool { _ = c.stoppable(); return false }, CommandAborted, nil)
+			}
+		}
+	}()
+	for range 200 {
+		b.start(h.io, rw(OpVerify, 0, bedBlocks, 0), nil, 0).wait()
+		x := b.start(h.io, fuse(rw(OpCompare, 0, 1, 0), fuseFirst), fill(bedBlock, 0), 0)
+		y := b.start(h.io, fuse(rw(OpWrite, 0, 1, 0), fuseSecond), fill(bedBlock, 0), 0)
+		x.wait()
+		y.wait()
+	}
+	close(stop)
+	ends.Wait()
+}

@@ -139,8 +139,8 @@ type Config struct {
 	PaceFactor float64
 	// Share is that of the node's owners and stores. nil is for a volume that is alone.
 	Share *volume.Share
-	// RebuildJobs are comparisons, and regions copied, at a time, per replica that is
-	// brought back, while hosts do not wait for them. Default 64.
+	// RebuildJobs are comparisons, and regions copied, at a time, while hosts do not wait for them: for all replicas
+	// together that are brought back, but for 16 each. Default 64.
 	RebuildJobs int
 }
 

@@ -49,7 +49,7 @@ type Config struct {
 	FullAfter      time.Duration // a rebuild tries again on a disk that was full; 0 is 1 s
 	CompareRegions int64         // regions compared at a time
 	CopyRegions    int64         // neighbouring regions copied by one message, at most; 0 is one
-	RebuildJobs    int           // comparisons, and regions copied, at a time, per replica, at most
+	RebuildJobs    int           // comparisons, and regions copied, at a time, at most: replicas share it down to 16 each
 	TailMax        int           // unstable writes of a replica at which new ones wait; 0 is 1024
 
 	// Resync goes slower while the hosts' 99th percentile is above Pace, and above PaceFactor times

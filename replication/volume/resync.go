@@ -210,18 +210,24 @@ func (c *conn) isFull(o *Owner) bool { return o.now < c.patient || len(c.re.refu
 // regionsIn is how many regions a job is about.
 func (o *Owner) regionsIn(p *piece) int64 { return p.len / o.cfg.RegionBytes }
 
-// comparing tells whether any replica is being brought back.
-func (o *Owner) comparing() bool {
+// comparing counts the replicas that are being brought back.
+func (o *Owner) comparing() (n int) {
 	for _, c := range o.conns {
 		if c.re.phase == comparing {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
+}
+
+// steps is how many comparisons, and regions that are copied, may be under way for each replica. Those that are brought back at a time share
+// what may be under way at most, as long as messages stay full: more of it only waits in the same disks and the same memory.
+func (o *Owner) steps() int {
+	return min(o.pace.steps(&o.cfg), max(paceJobs, o.cfg.RebuildJobs/max(1, o.comparing())))
 }
 
 func (r *rebuild) startJobs(o *Owner, d int) {
-	for r.jobs < o.pace.steps(&o.cfg) && o.now >= r.next {
+	for r.jobs < o.steps() && o.now >= r.next {
 		if r.next = o.now.Add(o.pace.pause(&o.cfg, o.now)); o.now < o.pace.silent || !r.hasTurn(o) {
 			return
 		}

@@ -237,3 +237,17 @@ func TestRefusedLossOfAVersionEndsTheRebuild(t *testing.T) {
 		t.Errorf("proposed %+v, want another rebuild", r.proposed)
 	}
 }
+
+// TestReplicasShareWhatIsUnderWay: of several that are brought back at a time each has its part of RebuildJobs, and at least two full messages.
+func TestReplicasShareWhatIsUnderWay(t *testing.T) {
+	for count, want := range map[int]int{1: 64, 2: 32, 3: 21, 4: 16, 9: 16} {
+		o := &Owner{cfg: Config{RebuildJobs: 64}}
+		for range count {
+			o.conns = append(o.conns, &conn{re: rebuild{phase: comparing}})
+		}
+		o.conns = append(o.conns, &conn{})
+		if n := o.steps(); n != want {
+			t.Errorf("%d are brought back with %d regions each under way, want %d", count, n, want)
+		}
+	}
+}

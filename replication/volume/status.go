@@ -168,7 +168,7 @@ func (s *stats) finished(o *Owner, op *Op) {
 		s.writes.add(took)
 	}
 	if op.Err != ErrNotOwner && op.Kind != Scrub {
-		o.pace.saw(&o.cfg, o.now, took, o.comparing())
+		o.pace.saw(&o.cfg, o.now, took, o.comparing() > 0)
 	}
 }
 

@@ -149,11 +149,11 @@ func (c *Controller) end(reason error) {
 	lost := c.view.Swap(&nsView{})
 	c.mu.Unlock()
 	s.mu.Unlock()
+	for _, q := range queues { // while namespaces know it
+		q.close(reason)
+	}
 	for _, a := range lost.list {
 		a.ns.leave(a)
-	}
-	for _, q := range queues {
-		q.close(reason)
 	}
 	if errors.As(reason, new(keepAliveError)) {
 		s.keepAliveTimeouts.Add(1)
@@ -182,13 +182,10 @@ func (c *Controller) forget(q *Queue) {
 func (c *Controller) closeIO(reason error) {
 	c.mu.Lock()
 	queues := slices.Collect(maps.Values(c.mu.queues))
-	for _, q := range queues {
-		delete(c.mu.queues, q.id)
-		c.mu.past.add(&q.counts)
-	}
 	c.mu.Unlock()
 	for _, q := range queues {
 		q.close(reason)
+		c.forget(q)
 	}
 }
 

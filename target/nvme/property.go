@@ -169,7 +169,9 @@ func prepareDisconnect(c *Command) Status {
 func disconnect(c *Command) {
 	q := c.state.queue
 	q.gone.Store(true)
+	w := q.ends()
 	q.ctrl.forget(q)
-	q.abortAll(func(o *Command) bool { return o != c }, AbortedSQDeletion, nil)
+	q.abortAll(func(o *Command) bool { return o != c }, AbortedSQDeletion, w)
+	w.release()
 	c.good()
 }

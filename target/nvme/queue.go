@@ -416,20 +416,27 @@ func (q *Queue) Disconnect() {
 	if q.gone.Swap(true) {
 		return
 	}
+	w := q.ends()
 	if q.id == 0 {
 		q.ctrl.end(errDisconnected)
 	} else {
 		q.ctrl.forget(q)
 	}
-	q.abortAll(nil, AbortedSQDeletion, nil)
+	q.abortAll(nil, AbortedSQDeletion, w)
+	w.release()
 }
+
+// ends notes that q ends, before anything forgets it; what is returned waits for its commands.
+func (q *Queue) ends() *abortWait { return newAbortWait(q.ctrl.sub.ending.add(q)) }
 
 // close ends the queue from this side. A host that has other paths sends by one of these what it hears the end of.
 func (q *Queue) close(reason error) {
 	if q.gone.Swap(true) {
 		return
 	}
-	q.abortAll(nil, q.over(), nil)
+	w := q.ends()
+	q.abortAll(nil, q.over(), w)
+	w.release()
 	if q.closed != nil {
 		q.closed(reason)
 	}

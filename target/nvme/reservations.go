@@ -146,25 +146,25 @@ func (ns *namespace) reservationsChanged(ch *reservation.Change) {
 			}
 		}
 	}
-	var preempted []*attachment
+	preempted := func(c *Controller) bool { return slices.Contains(ch.Aborts, c.party) }
+	var queues []*Queue
 	for _, a := range attached {
-		if slices.Contains(ch.Aborts, a.ctrl.party) {
-			preempted = append(preempted, a)
+		if preempted(a.ctrl) {
+			queues = append(queues, a.ctrl.allQueues()...)
 		}
 	}
-	if len(preempted) == 0 {
+	queues = append(queues, ns.sub.ending.of(preempted)...)
+	if len(queues) == 0 {
 		return
 	}
 	release := ch.Hold()
 	go func() {
 		w := newAbortWait(release)
-		for _, a := range preempted {
-			for _, q := range a.ctrl.allQueues() {
-				// Reservation commands wait in Apply; see reservation.Change.
-				q.abortAll(func(c *Command) bool {
-					return c.state.att == a && c.state.entry.access != reservation.AccessAny
-				}, AbortedPreempt, w)
-			}
+		for _, q := range queues {
+			// Reservation commands wait in Apply; see reservation.Change.
+			q.abortAll(func(c *Command) bool {
+				return c.state.att != nil && c.state.att.ns == ns && c.state.entry.access != reservation.AccessAny
+			}, AbortedPreempt, w)
 		}
 		w.release()
 	}()

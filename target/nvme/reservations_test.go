@@ -182,6 +182,50 @@ func TestPreemptAndAbort(t *testing.T) {
 	}
 }
 
+// What a host had at the device when its connection was lost, or closed, may yet change the volume: Preempt and Abort waits for that as well.
+func TestPreemptAndAbortOfALostHost(t *testing.T) {
+	for name, lose := range map[string]func(*host){
+		"the I/O connection":   func(o *host) { o.io.Disconnect() },
+		"the admin connection": func(o *host) { o.admin.Disconnect() },
+		"a disconnect": func(o *host) {
+			e := sqe(OpFabrics, 0)
+			e[4] = FabricsDisconnect
+			o.want(Success, e, nil, 0)
+		},
+		"a reset": func(o *host) { o.io.Controller().closeIO(errReset) },
+	} {
+		b := newBed(t)
+		h, o := b.host, b.connect(hostB)
+		h.want(Success, register(0, 0), keys(0, 1), 0)
+		o.want(Success, register(0, 0), keys(0, 2), 0)
+		o.want(Success, acquire(0, 1), keys(2, 0), 0)
+		b.fault("write hang")
+		running := b.start(o.io, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
+		lose(o)
+		pre := b.start(h.io, acquire(2, 1), keys(1, 2), 0)
+		waits := func() int {
+			o.io.mu.Lock()
+			defer o.io.mu.Unlock()
+			return len(running.state.waits)
+		}
+		for !pre.finished() && waits() < 2 { // who ended the queue, and who preempts
+			runtime.Gosched()
+		}
+		if pre.finished() {
+			t.Errorf("%s: Preempt and Abort completed before the write in the device", name)
+		}
+		b.faults.Clear()
+		b.faults.Resume()
+		if s := pre.wait().status; s != Success {
+			t.Errorf("%s: preempt: %v", name, s)
+		}
+		running.wait()
+		if list := b.sub.ending.of(func(*Controller) bool { return true }); len(list) != 0 {
+			t.Errorf("%s: %d queues are ending for ever", name, len(list))
+		}
+	}
+}
+
 // A command that was allowed when it was prepared is stopped by a reservation
 // that came before it was executed.
 func TestReservationBetweenPrepareAndExecute(t *testing.T) {

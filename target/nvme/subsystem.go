@@ -28,6 +28,7 @@ type Subsystem struct {
 	told              [eventKinds]atomic.Uint64  // asynchronous events
 	keepAliveTimeouts atomic.Uint64
 	spare             atomic.Pointer[spare]
+	ending            ending
 
 	mu struct {
 		sync.Mutex

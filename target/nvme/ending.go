@@ -24,7 +24,7 @@ func (e *ending) add(q *Queue) (left func()) {
 	}
 }
 
-// of are those of a host that match accepts.
+// of are those of controllers that match accepts.
 func (e *ending) of(match func(*Controller) bool) (list []*Queue) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -45,8 +45,9 @@ type network struct {
 	reason   string    // why no better one
 	end      sync.Once
 
-	mu    sync.Mutex
-	peers map[catalog.ID]networkPeer // the other nodes
+	mu       sync.Mutex
+	peers    map[catalog.ID]networkPeer // the other nodes
+	admitted admitted                   // by device
 }
 
 type networkPeer struct {
@@ -69,7 +70,7 @@ func (d *Daemon) openNetwork(handle func(*endpoint.Request), told func(endpoint.
 	if err != nil {
 		return nil, err
 	}
-	n := &network{local: local, peers: map[catalog.ID]networkPeer{}}
+	n := &network{local: local, peers: map[catalog.ID]networkPeer{}, admitted: admitted{}}
 	n.endpoint, err = endpoint.Open(endpoint.Config{
 		Credentials: creds, Handler: handle, Events: told, Poll: adaptive.Config{Mode: mode},
 		Accept: func(node string) bool { return d.catalog.State().NodeByID(parseID(node)) != nil },
@@ -238,23 +239,19 @@ func (n *network) follow(s *catalog.State, self catalog.ID) error {
 			continue
 		}
 		if n.device != nil {
-			for _, a := range addrs {
-				errs = append(errs, n.device.AllowPeer(a.Addr()))
-			}
+			errs = append(errs, n.admitted.admit(n.device, addrs))
 		}
 		n.peers[node.ID] = networkPeer{n.endpoint.Peer(node.ID.String(), addrs...), addrs}
 	}
-	for id, p := range n.peers {
+	for id := range n.peers {
 		if s.NodeByID(id) != nil {
 			continue
 		}
-		if n.device != nil {
-			for _, a := range p.addrs {
-				errs = append(errs, n.device.RemovePeer(a.Addr()))
-			}
-		}
 		n.endpoint.Forget(id.String())
 		delete(n.peers, id)
+	}
+	if n.device != nil {
+		errs = append(errs, n.admitted.only(n.device, n.peers))
 	}
 	return errors.Join(errs...)
 }

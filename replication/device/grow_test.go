@@ -25,8 +25,8 @@ func TestVolumeGrowsBeforeItsMembersAreTold(t *testing.T) {
 		name  string
 		steps func(s *stage)
 	}{
-		{"with an owner", func(s *stage) { s.ownAs(members(1, 2)); s.grow(t) }},
-		{"without an owner", func(s *stage) { s.grow(t); s.ownAs(members(1, 2)) }},
+		{"with an owner", func(s *stage) { s.ownAs(members(1, 2)); s.grow() }},
+		{"without an owner", func(s *stage) { s.grow(); s.ownAs(members(1, 2)) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStage(t, time.Hour)
@@ -58,10 +58,10 @@ func (s *stage) ownAs(m device.Members) {
 	}
 }
 
-func (s *stage) grow(t *testing.T) {
-	t.Helper()
+func (s *stage) grow() {
+	s.t.Helper()
 	if err := s.v.Grow(2*volumeBytes, appended{}); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 }
 

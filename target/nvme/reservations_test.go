@@ -132,16 +132,23 @@ func TestReservationFromTheOtherProtocol(t *testing.T) {
 	b.host.want(Success, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
 }
 
+// holderAtTheDevice is another host, with key 2, that holds a reservation and has a write at the device that hangs until the fault is
+// cleared; that of the bed is registered with key 1.
+func (b *bed) holderAtTheDevice() (o *host, running *call) {
+	o = b.connect(hostB)
+	b.host.want(Success, register(0, 0), keys(0, 1), 0)
+	o.want(Success, register(0, 0), keys(0, 2), 0)
+	o.want(Success, acquire(0, 1), keys(2, 0), 0)
+	b.fault("write hang")
+	return o, b.start(o.io, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
+}
+
 // Preemption tells the preempted host, unless it masked that; Preempt and
 // Abort ends its commands before it completes (NVMe Base 2.0 §8.19.6).
 func TestPreemptAndAbort(t *testing.T) {
 	b := newBed(t)
-	h, o := b.host, b.connect(hostB)
-	h.want(Success, register(0, 0), keys(0, 1), 0)
-	o.want(Success, register(0, 0), keys(0, 2), 0)
-	o.want(Success, acquire(0, 1), keys(2, 0), 0)
-	b.fault("write hang")
-	running := b.start(o.io, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
+	h := b.host
+	o, running := b.holderAtTheDevice()
 	held := b.prepare(o.io, rw(OpWrite, 1, 1, 0), fill(bedBlock, 1), 0)
 	x := o.aer()
 	pre := b.start(h.io, acquire(2, 1), keys(1, 2), 0)
@@ -195,12 +202,8 @@ func TestPreemptAndAbortOfALostHost(t *testing.T) {
 		"a reset": func(o *host) { o.io.Controller().closeIO(errReset) },
 	} {
 		b := newBed(t)
-		h, o := b.host, b.connect(hostB)
-		h.want(Success, register(0, 0), keys(0, 1), 0)
-		o.want(Success, register(0, 0), keys(0, 2), 0)
-		o.want(Success, acquire(0, 1), keys(2, 0), 0)
-		b.fault("write hang")
-		running := b.start(o.io, rw(OpWrite, 0, 1, 0), fill(bedBlock, 1), 0)
+		h := b.host
+		o, running := b.holderAtTheDevice()
 		lose(o)
 		pre := b.start(h.io, acquire(2, 1), keys(1, 2), 0)
 		waits := func() int {
